@@ -1,0 +1,1 @@
+"""What data is: keys, schemas, vocabularies. Imports nothing of ours."""

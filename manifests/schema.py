@@ -1,0 +1,111 @@
+"""Arrow schemas of every dataset that normpipe writes.
+
+Rows of all stages start with the same five columns. ``image`` follows the Hugging Face layout
+(``struct<bytes, path>`` with feature metadata), so ``datasets`` shows pictures without our code.
+"""
+
+import json
+
+import pyarrow as pa
+
+#: Raised with every incompatible change; a reader refuses a newer one.
+SCHEMA_VERSION = 1
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+POINTS = pa.list_(pa.list_(pa.float32()))
+
+#: key: of this row. parent_key: of the input it came from (equal unless one image has several
+#: faces). status, reason: see vocabularies. decided_by: the stage that gave the status.
+COMMON: list[tuple[str, pa.DataType]] = [
+    ("key", pa.string()),
+    ("parent_key", pa.string()),
+    ("status", pa.string()),
+    ("reason", pa.string()),
+    ("decided_by", pa.string()),
+]
+
+
+def schema(
+    columns: list[tuple[str, pa.DataType]], metadata: dict[str, str] | None = None
+) -> pa.Schema:
+    """Return COMMON + ``columns`` as a schema with version and Hugging Face image metadata."""
+    fields = [*COMMON, *columns]
+    images = {name: {"_type": "Image"} for name, kind in fields if kind == IMAGE}
+    words = {"normpipe_schema_version": str(SCHEMA_VERSION), **(metadata or {})}
+    if images:
+        words["huggingface"] = json.dumps({"info": {"features": images}})
+    return pa.schema(fields, metadata=words)
+
+
+#: ingest: references. ``path`` is relative to the input root; boxes and landmarks only where the
+#: list supplies them, in upright original pixels (x, y).
+MANIFEST = schema(
+    [
+        ("path", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("modified_ns", pa.int64()),
+        ("bbox_xyxy", pa.list_(pa.float32())),
+        ("landmarks", POINTS),
+    ]
+)
+
+#: align: one crop per face. ``transform`` (2×3) maps original upright pixels to crop pixels.
+ALIGNED = schema(
+    [
+        ("image", IMAGE),
+        ("image_sha256", pa.string()),
+        ("source_sha256", pa.string()),
+        ("source_width_px", pa.int32()),
+        ("source_height_px", pa.int32()),
+        ("bbox_xyxy", pa.list_(pa.float32())),
+        ("landmarks", POINTS),
+        ("landmarks_from", pa.string()),
+        ("transform", POINTS),
+        ("detection_score", pa.float32()),
+        ("sharpness", pa.float32()),
+        ("brightness", pa.float32()),
+        ("face_size_px", pa.float32()),
+        ("faces_found", pa.int32()),
+    ]
+)
+
+#: normalize: the face of one identity with the original's expression.
+NORMALIZED = schema(
+    [
+        ("image", IMAGE),
+        ("image_sha256", pa.string()),
+        ("network", pa.string()),
+        ("weights_sha256", pa.string()),
+        ("brightness", pa.float32()),
+        ("contrast", pa.float32()),
+        ("saturated_share", pa.float32()),
+    ]
+)
+
+_PLACE = [("shard", pa.int32()), ("row_group", pa.int32()), ("row", pa.int32())]
+
+#: pair: an index into both datasets; ``row`` counts within the row group.
+PAIRS = schema(
+    [
+        ("variant", pa.string()),
+        *[(f"aligned_{name}", kind) for name, kind in _PLACE],
+        *[(f"normalized_{name}", kind) for name, kind in _PLACE],
+    ]
+)
+
+#: The derived ``index.parquet`` of an image dataset.
+INDEX = schema([*_PLACE, ("image_sha256", pa.string())])
+
+#: Label columns that normpipe knows. AU columns (``AU1`` … occurrence 0/1 or intensity 0–5, see
+#: ``labels.py``) come beside them, by name; null where unknown.
+LABEL_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("key", pa.string()),
+    ("subject", pa.string()),
+    ("split", pa.string()),
+    ("fold", pa.int32()),
+    ("sequence", pa.string()),
+    ("frame", pa.int64()),
+    ("emotion", pa.string()),
+    ("valence", pa.float32()),
+    ("arousal", pa.float32()),
+]

@@ -1,0 +1,112 @@
+"""The fixed words of normpipe: statuses, reasons, emotions, action units.
+
+Names, never bare indices, cross a boundary: datasets number their classes differently.
+"""
+
+from typing import Literal
+
+Status = Literal["ok", "rejected", "failed"]
+
+#: Every reason a row may carry, with its status and what a user reads.
+#: ``rejected``: the input was fine and was judged unusable. ``failed``: it could not be processed.
+REASONS: dict[str, tuple[Status, str]] = {
+    # ingest, and reading in align
+    "missing_file": ("failed", "the listed file does not exist"),
+    "empty_file": ("failed", "the file has no bytes"),
+    "not_a_file": ("failed", "the path is a folder or a device"),
+    "outside_root": ("failed", "the path leaves the input folder"),
+    "unreadable": ("failed", "the file cannot be read (permissions, input/output error)"),
+    "not_an_image": ("failed", "the bytes are no image of a known format"),
+    "truncated": ("failed", "the image data ends early or is damaged"),
+    "too_many_pixels": ("failed", "the image is larger than the limit on pixels"),
+    "too_many_bytes": ("failed", "the file is larger than the limit on bytes"),
+    "several_frames": ("failed", "the file is an animation or has several pages"),
+    "path_not_utf8": ("failed", "the file name is not valid UTF-8; rename it"),
+    "changed_since_ingest": ("failed", "the file was changed after it was ingested"),
+    "quarantined": ("failed", "its shard could not be processed after several tries"),
+    # align
+    "no_face": ("rejected", "no face was found"),
+    "face_too_small": ("rejected", "the face is smaller than the least size"),
+    "low_score": ("rejected", "the detection score is below the threshold"),
+    "no_landmarks": ("rejected", "the list gives neither landmarks nor a box"),
+    "bad_supplied_box": ("rejected", "the listed box or landmarks are no face within the image"),
+    # normalize
+    "black_output": ("rejected", "the normalized image is nearly black"),
+    "saturated_output": ("rejected", "the normalized image is mostly white or clipped"),
+    "flat_output": ("rejected", "the normalized image has almost no contrast"),
+    "not_finite_output": ("rejected", "the network returned NaN or infinite values"),
+    # pair
+    "no_normalized": ("rejected", "the aligned row has no normalized row"),
+    "no_original": ("rejected", "the normalized row has no aligned row"),
+}
+
+#: Emotion names in the order of AffectNet's release (its numbers 0 to 7).
+EMOTIONS = (
+    "neutral",
+    "happiness",
+    "sadness",
+    "surprise",
+    "fear",
+    "disgust",
+    "anger",
+    "contempt",
+)
+
+#: Other spellings that occur in label files, mapped to the names above.
+EMOTION_SYNONYMS = {
+    "happy": "happiness",
+    "sad": "sadness",
+    "surprised": "surprise",
+    "fearful": "fear",
+    "afraid": "fear",
+    "disgusted": "disgust",
+    "angry": "anger",
+    "none": "neutral",
+}
+
+#: Action units of the Facial Action Coding System that normpipe names (Ekman & Friesen 1978).
+ACTION_UNITS: dict[str, str] = {
+    "AU1": "inner brow raiser",
+    "AU2": "outer brow raiser",
+    "AU4": "brow lowerer",
+    "AU5": "upper lid raiser",
+    "AU6": "cheek raiser",
+    "AU7": "lid tightener",
+    "AU9": "nose wrinkler",
+    "AU10": "upper lip raiser",
+    "AU11": "nasolabial deepener",
+    "AU12": "lip corner puller",
+    "AU13": "sharp lip puller",
+    "AU14": "dimpler",
+    "AU15": "lip corner depressor",
+    "AU16": "lower lip depressor",
+    "AU17": "chin raiser",
+    "AU18": "lip pucker",
+    "AU19": "tongue show",
+    "AU20": "lip stretcher",
+    "AU22": "lip funneler",
+    "AU23": "lip tightener",
+    "AU24": "lip pressor",
+    "AU25": "lips part",
+    "AU26": "jaw drop",
+    "AU27": "mouth stretch",
+    "AU28": "lip suck",
+    "AU33": "cheek blow",
+    "AU43": "eyes closed",
+    "AU45": "blink",
+    "AU61": "eyes turn left",
+    "AU62": "eyes turn right",
+    "AU63": "eyes up",
+    "AU64": "eyes down",
+}
+
+
+def status_of(reason: str) -> Status:
+    """Return the status (``rejected`` or ``failed``) that a reason stands for."""
+    return REASONS[reason][0]
+
+
+def emotion_name(text: str) -> str:
+    """Return the emotion's standard name, or the text in lower case where it is not a known one."""
+    word = text.strip().lower()
+    return EMOTION_SYNONYMS.get(word, word)

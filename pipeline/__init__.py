@@ -1,0 +1,1 @@
+"""How any stage is run: config, plan, commit, shards, runner, progress. Knows no faces."""

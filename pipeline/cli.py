@@ -1,0 +1,244 @@
+"""The command line. The only place that knows both the engine and the stages."""
+
+import functools
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ..stages import CONFIGS, FLOW, build_flow
+from . import status as status_module
+from .config import Job, load_job, template
+from .errors import InputError, Interrupted, NormpipeError, nearest
+from .runner import Options, Runner
+from .stage import Stage
+
+log = logging.getLogger("normpipe")
+app = typer.Typer(
+    help="Turn any face dataset into an identity-normalized one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+#: Exit statuses: 0 done, 1 verify found differences, 2 the user must act, 3 run it again.
+DIFFERENCES, USER, AGAIN = 1, 2, 3
+
+
+def handled(command: Command) -> Command:
+    """Give errors that a user can mend as one line, without a traceback."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (Interrupted, KeyboardInterrupt):
+            typer.echo(
+                "normpipe: stopped; what is finished is kept. Run the same command to go on.", err=True
+            )
+            raise typer.Exit(AGAIN) from None
+        except NormpipeError as error:
+            typer.echo(f"normpipe: {error}", err=True)
+            raise typer.Exit(USER) from None
+
+    return wrapper  # type: ignore[return-value]
+
+
+OutputArgument = Annotated[Path, typer.Argument(help="output folder of a run")]
+
+
+@app.command()
+@handled
+def run(
+    job_file: Annotated[Path | None, typer.Argument(help="job file (.toml)")] = None,
+    input: Annotated[Path | None, typer.Option(help="folder of images, or .csv/.parquet list")] = None,
+    output: Annotated[Path | None, typer.Option(help="output folder")] = None,
+    dataset: Annotated[str | None, typer.Option(help="first part of every key")] = None,
+    stage: Annotated[str | None, typer.Option(help="run this stage alone")] = None,
+    first: Annotated[str | None, typer.Option("--from", help="first stage to run")] = None,
+    until: Annotated[str | None, typer.Option(help="last stage to run")] = None,
+    set: Annotated[list[str] | None, typer.Option(help="stage.key=value, repeatable")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="take the first N inputs")] = None,
+    max_rejected: Annotated[
+        float | None, typer.Option(help="stop when this share is rejected or failed")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan; write nothing")] = False,
+    overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="redo shards that hold failed rows")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="warnings and errors only")] = False,
+) -> None:
+    """Run the job: ingest, align, normalize, pair. Kill it at any time; the same command goes on."""
+    start_logging(quiet)
+    overrides = list(set or [])
+    if limit is not None:
+        overrides.append(f"ingest.limit={limit}")
+    if max_rejected is not None:
+        overrides.append(f"run.max_rejected={max_rejected}")
+    given = {"input": input, "output": output, "dataset": dataset}
+    job = load_job(job_file, given, overrides, CONFIGS)
+    if job.input is None:
+        raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
+    flow = build_flow(job)
+    selected = select(flow, stage, first, until)
+    if dry_run:
+        from . import estimate
+
+        typer.echo(estimate.table(estimate.estimate(job.output, selected, job.run.threads)))
+        return
+    execute(job, flow, selected, Options(overwrite, retry_failed, identity(job, flow)))
+    finish(job)
+
+
+def identity(job: Job, flow: list[Stage]) -> dict[str, str]:
+    """Return what makes an output folder this job's and no other's."""
+    root = getattr(flow[0], "root", "")
+    return {
+        "dataset": job.dataset,
+        "input": str(job.input.resolve() if job.input else ""),
+        "input_root": str(root),
+    }
+
+
+def select(flow: list[Stage], only: str | None, first: str | None, until: str | None) -> list[Stage]:
+    """Return the stages to run. Raises InputError for an unknown name or an empty choice."""
+    names = [stage.name for stage in flow]
+    if only is not None and (first is not None or until is not None):
+        raise InputError("--stage goes without --from and --until")
+    for name in (only, first, until):
+        if name is not None and name not in names:
+            raise InputError(f"unknown stage '{name}'{nearest(name, names)}")
+    start = names.index(only or first or names[0])
+    end = names.index(only or until or names[-1])
+    if end < start:
+        raise InputError(f"--until {until} comes before --from {first}: the order is {', '.join(names)}")
+    return flow[start : end + 1]
+
+
+def execute(job: Job, flow: list[Stage], selected: list[Stage], options: Options) -> None:
+    """Run stages with signals handled: the first one stops cleanly, a second one at once."""
+    runner = Runner(job.output, flow, job.run, options)
+
+    def on_signal(number: int, _frame: Any) -> None:
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(kind, lambda *_: os._exit(128 + number))
+        typer.echo("normpipe: stopping; once more to stop at once", err=True)
+        runner.stop()
+
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, on_signal)
+    with logging_redirect_tqdm([log]):
+        runner.run(selected)
+
+
+def finish(job: Job) -> None:
+    """Print where things are and what became of every input."""
+    state = status_module.status(job.output)
+    typer.echo(status_module.table(state))
+    normalized = job.output / f"normalized/{job.stage('normalize').variant_name}"
+    if (normalized / "manifest.json").is_file():
+        typer.echo(f"normalized dataset: {normalized}")
+    if status_module.incomplete(state) and all(s["shards"] for s in state["stages"]):
+        typer.echo("normpipe: some shards are quarantined; run again with --retry-failed", err=True)
+        raise typer.Exit(AGAIN)
+
+
+@app.command()
+@handled
+def status(
+    output: OutputArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say what is done, left, rejected and failed, by stage and reason."""
+    state = status_module.status(output)
+    typer.echo(json.dumps(state, indent=2) if as_json else status_module.table(state))
+
+
+@app.command()
+@handled
+def verify(
+    output: OutputArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Recount rows and rehash shards; exit 1 where anything differs from the records."""
+    from .verify import verify as check
+
+    report = check(output, os.cpu_count() or 1)
+    if as_json:
+        typer.echo(json.dumps(vars(report), indent=2))
+    else:
+        for line in report.differences:
+            typer.echo(line)
+        typer.echo(
+            f"{report.shards} shards, {report.rows} rows, {report.bytes:,} bytes: "
+            + (f"{len(report.differences)} differences" if report.differences else "all as recorded")
+        )
+    if report.differences:
+        raise typer.Exit(DIFFERENCES)
+
+
+@app.command()
+@handled
+def init(
+    path: Annotated[Path, typer.Argument(help="where to write it")] = Path("job.toml"),
+) -> None:
+    """Write a commented job file that states every setting with its default."""
+    if path.exists():
+        raise InputError(f"{path} exists: choose another name, or remove it first")
+    try:
+        path.write_text(template({name: CONFIGS[name] for name in FLOW}), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    typer.echo(f"wrote {path}: edit it, then run: normpipe run {path}")
+
+
+@app.command()
+@handled
+def sheet(
+    output: OutputArgument,
+    rows: Annotated[int, typer.Option(min=1, help="faces on the sheet")] = 16,
+    variant: Annotated[str | None, typer.Option(help="normalized variant")] = None,
+) -> None:
+    """Draw a contact sheet: original | aligned | normalized."""
+    from ..stages.sheet import draw_sheet
+
+    typer.echo(f"contact sheet: {draw_sheet(output, rows, variant)}")
+
+
+@app.command()
+@handled
+def demo(
+    output: Annotated[Path, typer.Option(help="folder for the demo")] = Path("demo-out"),
+) -> None:
+    """Run the whole job on the sample set inside the package: no downloads, no settings."""
+    from ..stages.demo import sample_list
+    from ..stages.sheet import draw_sheet
+
+    start_logging(False)
+    photographs = sample_list(output / "photographs")
+    job = load_job(None, {"input": photographs, "output": output / "job", "dataset": "samples"}, ["ingest.au_columns=intensity"], CONFIGS)
+    flow = build_flow(job)
+    execute(job, flow, flow, Options(identity=identity(job, flow)))
+    finish(job)
+    typer.echo(f"contact sheet: {draw_sheet(job.output, 16, None)}")
+
+
+def start_logging(quiet: bool) -> None:
+    """Log plain lines to stderr."""
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler(sys.stderr))
+    log.propagate = False
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="normpipe")

@@ -1,0 +1,81 @@
+"""Writing that survives a kill at any instant: temporary name, fsync, rename, fsync the folder."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import OutputError
+
+#: Suffix of what is being written; such a file is never read and is removed at the next start.
+TEMPORARY = ".tmp"
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        what = os.strerror(error.errno or 0)
+        raise OutputError(
+            f"cannot write {path}: {what}; make room (or mend the permissions) and run the same "
+            "command again: what is committed is kept"
+        ) from error
+
+
+def temporary(path: Path) -> Path:
+    """Return the name under which ``path`` is written before its commit."""
+    return path.with_name(path.name + TEMPORARY)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def commit_file(path: Path) -> None:
+    """Give ``temporary(path)``, already flushed and fsynced, its final name, durably."""
+    temporary(path).replace(path)
+    fsync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file so that it is there whole or not at all."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary(path).open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        commit_file(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys, whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_if_changed(path: Path, data: bytes) -> None:
+    """Write a derived file unless it already holds these bytes."""
+    if not path.is_file() or path.read_bytes() != data:
+        write_bytes(path, data)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a killed run left unfinished."""
+    if folder.is_dir():
+        for path in sorted(folder.rglob("*" + TEMPORARY)):
+            if path.is_file():
+                path.unlink()

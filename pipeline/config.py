@@ -1,0 +1,179 @@
+"""The job file: TOML checked by pydantic, ``--set`` overrides, and errors of one line."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import InputError, nearest
+from .stage import StageConfig
+
+
+class RunConfig(BaseModel):
+    """How the job runs; nothing here changes a byte of what it writes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threads: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="threads that read, decode, encode and, on a CPU, compute",
+    )
+    prefetch: int = Field(
+        2, ge=1, description="batches in flight before and after each network: bounds the memory"
+    )
+    retries: int = Field(2, ge=0, description="tries of a broken shard before it is quarantined")
+    max_rejected: float = Field(
+        1.0, ge=0, le=1, description="stop when this share of a stage's inputs is rejected or failed"
+    )
+    log_seconds: float = Field(
+        10.0, gt=0, description="seconds between log lines when there is no terminal"
+    )
+
+
+class Job(BaseModel):
+    """A checked job: where from, where to, and the settings of every stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    input: Path | None = None
+    output: Path
+    dataset: str
+    run: RunConfig
+    stages: dict[str, StageConfig]
+
+    def stage(self, name: str) -> Any:
+        """Return the settings of a stage."""
+        return self.stages[name]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+TOP_LEVEL = ("input", "output", "dataset", "run")
+
+
+def load_job(
+    file: Path | None,
+    settings: Mapping[str, Any],
+    overrides: list[str],
+    known: Mapping[str, type[StageConfig]],
+) -> Job:
+    """Return the job of a file (or none), with ``settings`` of the command line over it.
+
+    ``overrides`` are ``stage.key=value``; ``known`` names every stage's settings class. Relative
+    paths in a job file count from the file's folder. Raises InputError with one line.
+    """
+    values = _read(file) if file else {}
+    values.update({key: value for key, value in settings.items() if value is not None})
+    for override in overrides:
+        _apply(values, override, known)
+    for key in values:
+        if key not in (*TOP_LEVEL, *known):
+            raise InputError(f"unknown key '{key}' in the job{nearest(key, [*TOP_LEVEL, *known])}")
+    if not values.get("output"):
+        raise InputError("no output folder: give --output OUT, or output = '…' in the job file")
+    source = Path(values["input"]) if values.get("input") else None
+    dataset = str(values.get("dataset") or (source.resolve().stem if source else "dataset"))
+    if "/" in dataset or "#" in dataset:
+        raise InputError(f"dataset = '{dataset}' may not contain '/' or '#': choose a plain name")
+    return Job(
+        input=source,
+        output=Path(values["output"]),
+        dataset=dataset,
+        run=check(RunConfig, values.get("run", {}), "run"),
+        stages={name: check(model, values.get(name, {}), name) for name, model in known.items()},
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Read a job file; its relative ``input`` and ``output`` count from its folder."""
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"no job file {file}: write one with 'normpipe init', or give --input and --output"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from None
+    for key in ("input", "output"):
+        if isinstance(values.get(key), str):
+            values[key] = file.parent / values[key]
+    return values
+
+
+def _apply(
+    values: dict[str, Any], override: str, known: Mapping[str, type[StageConfig]]
+) -> None:
+    """Put one ``stage.key=value`` into the job's values; the value is TOML, or else a string."""
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"--set {override}: expected stage.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table, dot, key = name.strip().partition(".")
+    if not dot:
+        raise InputError(f"--set {override}: expected stage.key=value, such as align.size_px=224")
+    if table not in ("run", *known):
+        raise InputError(f"--set {override}: unknown stage '{table}'{nearest(table, ['run', *known])}")
+    section = values.setdefault(table, {})
+    if not isinstance(section, dict):
+        raise InputError(f"'{table}' in the job file must be a table: [{table}]")
+    section[key] = value
+
+
+def check(model: type[Model], values: Any, table: str) -> Model:
+    """Return ``model(**values)``, or raise InputError with one line that names the nearest key."""
+    if not isinstance(values, dict):
+        raise InputError(f"'{table}' in the job file must be a table: [{table}]")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in (table, *problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            hint = nearest(str(problem["loc"][-1]), list(model.model_fields))
+            raise InputError(f"unknown key '{where}' in the job{hint}") from None
+        message = problem["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where} = {problem['input']!r}: {message}") from None
+
+
+def template(known: Mapping[str, type[StageConfig]]) -> str:
+    """Return a commented job file that states every key with its default."""
+    lines = [
+        "# A normpipe job: normpipe run job.toml",
+        "# Every key is shown with its default; uncomment what you change.",
+        "",
+        'input = "photos"          # a folder of images, or a .csv/.parquet list',
+        'output = "out"',
+        '# dataset = "photos"      # the first part of every key; default: the name of input',
+    ]
+    for name, model in {"run": RunConfig, **known}.items():
+        lines += ["", f"[{name}]"]
+        for key, info in model.model_fields.items():
+            if info.description:
+                lines.append(f"# {info.description}")
+            default = info.get_default(call_default_factory=True)  # type: ignore[call-arg]
+            lines.append(f"# {key} = {_toml(default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """Return a default as TOML; None and empty values as a word that says they are unset."""
+    if value is None:
+        return '""  # unset'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f'"{k}" = {_toml(v)}' for k, v in value.items()) + "}"
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,38 @@
+"""The errors a user can cause, and the two that the engine acts on."""
+
+from ..manifests.vocabularies import REASONS
+
+
+class NormpipeError(Exception):
+    """Something the user can mend. The message is one line that says what to do."""
+
+
+class InputError(NormpipeError):
+    """Input, job file, options or weights that cannot be used as given."""
+
+
+class OutputError(NormpipeError):
+    """The output folder cannot be written, or belongs to something else."""
+
+
+class Interrupted(NormpipeError):
+    """The job was asked to stop; what is committed stays, the rest is left to do."""
+
+
+class SampleError(Exception):
+    """One sample cannot be used; its row carries the reason and the rest of its batch goes on."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        if reason not in REASONS:
+            raise ValueError(f"{reason!r} is not in the vocabulary of reasons")
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known word nearest to ``word``, or the known ones."""
+    from difflib import get_close_matches
+
+    match = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(sorted(known))}"

@@ -1,0 +1,87 @@
+"""Runs a join stage, shard by shard, in one thread."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+
+from .feed import ShardFeed
+from .mapping import Context, guarded
+from .shards import ShardFolder, ShardWriter
+from .stage import JoinStage
+
+log = logging.getLogger("normpipe")
+
+
+class JoinWorker:
+    """The thread of one join stage."""
+
+    def __init__(
+        self,
+        stage: JoinStage,
+        root: Path,
+        feed: ShardFeed,
+        wanted: Callable[[int], str | None],
+        context: Context,
+    ) -> None:
+        self._stage = stage
+        self._root = root
+        self._feed = feed
+        self._wanted = wanted
+        self._context = context
+
+    def start(self) -> list[threading.Thread]:
+        """Start and return the thread; it ends when the feed does, or with the job's stop."""
+        thread = threading.Thread(
+            target=guarded, args=(self._run, self._context.stop), name=self._stage.name
+        )
+        thread.start()
+        return [thread]
+
+    def _run(self) -> None:
+        target = ShardFolder(self._root / self._stage.writes)
+        while (number := self._feed.get()) is not None:
+            wanted = self._wanted(number)
+            record = target.record(number)
+            if wanted is None and record is not None:
+                self._context.progress.skip(self._stage.name, record.inputs)
+            else:
+                self._join(target, number, wanted or "")
+            self._feed.done(number)
+        self._context.progress.finish(self._stage.name)
+
+    def _join(self, target: ShardFolder, number: int, wanted: str) -> None:
+        inputs = [self._input(name, number) for name in self._stage.reads]
+        writer = ShardWriter(target, number, self._stage.schema)
+        committed = False
+        try:
+            for table in self._stage.join(number, inputs):
+                self._context.stop.check()
+                writer.add_table(table)
+            record = writer.commit(wanted, None)
+            committed = True
+        finally:
+            if not committed:
+                writer.drop()
+        self._context.progress.advance(
+            self._stage.name, record.inputs, Counter(record.statuses)
+        )
+        self._context.committed(self._stage.name, record)
+
+    def _input(self, name: str, number: int) -> pa.Table:
+        """Return a shard's wanted columns; an absent shard (a partial variant) has no rows."""
+        folder = ShardFolder(self._root / name)
+        columns = self._stage.columns
+        if folder.record(number) is not None:
+            return folder.read(number, None if columns is None else list(columns))
+        template = next(iter(folder.records()), None)
+        if template is None:
+            from .errors import OutputError
+
+            raise OutputError(
+                f"pair reads {folder.path}, which has no finished shard: run that variant first"
+            )
+        return folder.read(template, None if columns is None else list(columns)).slice(0, 0)

@@ -1,0 +1,70 @@
+"""Where the labels of a dataset are, and which of its rows they belong to."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from ..manifests.schema import LABEL_COLUMNS
+from .errors import InputError
+
+# pyarrow makes these functions at run time; no type checker sees them.
+pc: Any = pyarrow.compute
+
+#: Schema metadata that names the label columns of shards which hold their labels themselves.
+LABELS_METADATA = "normpipe_label_columns"
+
+#: Name of the label table that ingest writes, and of the file that marks a job's folder.
+LABELS_FILE = "labels.parquet"
+JOB_FILE = "job.json"
+
+# Levels above a dataset at which its job's folder can be (``OUT/normalized/compact``: two).
+_LEVELS = 3
+
+
+def find_labels(folder: Path) -> Path | None:
+    """Return a dataset's ``labels.parquet``: its own, else the nearest up to its job's folder."""
+    above = [folder, *folder.resolve().parents[:_LEVELS]]
+    job = next((i for i, path in enumerate(above) if (path / JOB_FILE).is_file()), 0)
+    found = (path / LABELS_FILE for path in above[: job + 1])
+    return next((path for path in found if path.is_file()), None)
+
+
+def read_labels(path: Path) -> pa.Table:
+    """Read a label table. Raises InputError where it is none."""
+    try:
+        labels = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"cannot read the labels {path}: {str(error).splitlines()[0]}") from None
+    if "key" not in labels.column_names:
+        raise InputError(f"the labels {path} have no column 'key'")
+    return labels
+
+
+def label_rows(keys: pa.Array, parents: pa.Array, labels: pa.Table) -> pa.Array:
+    """Return for each row the position of its labels, int64, null where there are none.
+
+    A row's labels are those of its key, else of its ``parent_key``, else of the image that it came
+    from: several faces of an image, and all that is made of them, share its labels.
+    """
+    known = labels["key"].combine_chunks().cast(pa.string())
+    found = pc.index_in(keys, known)
+    # At most face and frame stand behind an image's name, once for the list and once for align.
+    for _ in range(4):
+        if not found.null_count:
+            break
+        found = pc.coalesce(found, pc.index_in(parents, known))
+        parents = pc.replace_substring_regex(parents, r"#[^#]*$", "")
+    return found.cast(pa.int64())
+
+
+def own_label_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns of a shard that are labels: those it says, else those known by name."""
+    said = (schema.metadata or {}).get(LABELS_METADATA.encode())
+    if said is not None:
+        return [str(name) for name in json.loads(said)]
+    known = {name for name, _ in LABEL_COLUMNS if name != "key"}
+    return [name for name in schema.names if name in known]

@@ -1,0 +1,322 @@
+"""Runs a map stage over shards: read and prepare, compute, finish and write, all at once.
+
+Three threads and a pool, joined by bounded queues: the reader cuts batches and hands rows to the
+pool, the computer runs the network batch by batch, the writer collects rows in order and commits.
+Order and batches are the plan's, so timing never changes a byte.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from .errors import Interrupted, NormpipeError, SampleError
+from .feed import Channel, ShardFeed, Stop
+from .progress import Progress
+from .shards import ShardFolder, ShardRecord, ShardWriter
+from .stage import MapStage, Row
+
+log = logging.getLogger("normpipe")
+
+#: Shards of one stage that may be quarantined in a row before the job stops: then it is no shard's
+#: fault.
+QUARANTINES_IN_A_ROW = 3
+
+
+@dataclass
+class Context:
+    """What the workers of one job share."""
+
+    stop: Stop
+    pool: Executor
+    progress: Progress
+    prefetch: int
+    retries: int
+    #: Called with stage name and record after every commit, e.g. to watch the rejected share.
+    committed: Callable[[str, ShardRecord], None]
+
+
+@dataclass
+class Attempt:
+    """One try at one shard."""
+
+    number: int
+    fingerprint: str
+    keys: set[str] = field(default_factory=lambda: set[str]())
+    error: Exception | None = None
+    inputs: int = 0
+    statuses: Counter[str] = field(default_factory=lambda: Counter[str]())
+
+
+class Batch(NamedTuple):
+    """Rows of one batch and what the pool or the network is making of them; None ends a try."""
+
+    attempt: Attempt
+    rows: list[Row] | None
+    futures: list[Future[Any]]
+
+
+def read_batches(
+    folder: ShardFolder, number: int, size: int
+) -> Iterator[list[Row]]:
+    """Yield a shard's rows in batches of ``size``, a row group in memory at a time."""
+    rest: list[Row] = []
+    with pq.ParquetFile(folder.shard(number)) as file:
+        for group in range(file.num_row_groups):
+            rest += file.read_row_group(group).to_pylist()
+            while len(rest) >= size:
+                yield rest[:size]
+                rest = rest[size:]
+    if rest:
+        yield rest
+
+
+def prepare(stage: MapStage, row: Row) -> Any:
+    """Return the prepared item, or the SampleError that decides the row; None: passed on."""
+    if row["status"] != "ok":
+        return None
+    try:
+        return stage.prepare(row)
+    except SampleError as error:
+        return error
+
+
+def finish(stage: MapStage, row: Row, item: Any, result: Any) -> list[Row]:
+    """Return the output rows of one input row, whatever became of it."""
+    if item is None:
+        return [stage.pass_on(row)]
+    if not isinstance(item, SampleError):
+        try:
+            return stage.finish_row(row, item, result)
+        except SampleError as error:
+            item = error
+    if item.detail:
+        log.debug("%s: %s: %s (%s)", stage.name, row["key"], item.reason, item.detail)
+    return [stage.refuse(row, item.reason)]
+
+
+def compute(stage: MapStage, items: list[Any]) -> list[Any]:
+    """Return a result for each item; those that were decided already get None."""
+    live = [i for i, item in enumerate(items) if item is not None and not _decided(item)]
+    results: list[Any] = [None] * len(items)
+    if live:
+        outputs = stage.compute([items[i] for i in live])
+        for i, output in zip(live, outputs, strict=True):
+            results[i] = output
+    return results
+
+
+def _decided(item: Any) -> bool:
+    return isinstance(item, SampleError)
+
+
+def process(stage: MapStage, rows: list[Row]) -> list[Row]:
+    """Run one batch in the calling thread: the contract in one line, for tests and estimates."""
+    items = [prepare(stage, row) for row in rows]
+    results = compute(stage, items)
+    return [
+        out
+        for row, item, result in zip(rows, items, results, strict=True)
+        for out in finish(stage, row, item, result)
+    ]
+
+
+class MapWorker:
+    """The threads of one map stage."""
+
+    def __init__(
+        self,
+        stage: MapStage,
+        folders: tuple[ShardFolder, ShardFolder],
+        feeds: tuple[ShardFeed, ShardFeed | None],
+        wanted: Callable[[int], str | None],
+        context: Context,
+    ) -> None:
+        """``wanted`` gives the fingerprint of a shard to make, or None where it is current."""
+        self._stage = stage
+        self._source, self._target = folders
+        self._feed, self._next = feeds
+        self._wanted = wanted
+        self._context = context
+        self._tries: Counter[int] = Counter()
+        self._quarantines = 0
+        self._ready: Channel[Batch | None] = Channel(context.prefetch, context.stop)
+        self._made: Channel[Batch | None] = Channel(context.prefetch, context.stop)
+
+    def start(self) -> list[threading.Thread]:
+        """Start and return the threads; they end when the feed does, or with the job's stop."""
+        threads = [
+            threading.Thread(
+                target=guarded, args=(loop, self._context.stop), name=f"{self._stage.name}-{loop.__name__}"
+            )
+            for loop in (self._read, self._compute, self._write)
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _read(self) -> None:
+        while (number := self._feed.get()) is not None:
+            wanted = self._wanted(number)
+            if wanted is None:
+                record = self._target.record(number)
+                self._context.progress.skip(self._stage.name, record.inputs if record else 0)
+                self._pass_on(number)
+                self._feed.done(number)
+                continue
+            self._read_shard(Attempt(number, wanted))
+        self._ready.put(None)
+
+    def _read_shard(self, attempt: Attempt) -> None:
+        try:
+            for rows in read_batches(self._source, attempt.number, self._stage.batch_size):
+                if attempt.error is not None:
+                    break
+                attempt.keys.update(row["parent_key"] for row in rows)
+                pool = self._context.pool
+                futures = [pool.submit(prepare, self._stage, row) for row in rows]
+                self._ready.put(Batch(attempt, rows, futures))
+        except Interrupted:
+            raise
+        except Exception as error:
+            attempt.error = error
+        self._ready.put(Batch(attempt, None, []))
+
+    def _compute(self) -> None:
+        while (batch := self._ready.get()) is not None:
+            rows, attempt = batch.rows, batch.attempt
+            if rows is None or attempt.error is not None:
+                self._made.put(batch._replace(futures=[]))
+                continue
+            try:
+                items = [future.result() for future in batch.futures]
+                results = compute(self._stage, items)
+                pool = self._context.pool
+                futures = [
+                    pool.submit(finish, self._stage, row, item, result)
+                    for row, item, result in zip(rows, items, results, strict=True)
+                ]
+            except Exception as error:
+                attempt.error, futures = error, []
+            self._made.put(Batch(attempt, rows, futures))
+        self._made.put(None)
+
+    def _write(self) -> None:
+        writer: ShardWriter | None = None
+        try:
+            while (batch := self._made.get()) is not None:
+                attempt = batch.attempt
+                if writer is None:
+                    writer = ShardWriter(self._target, attempt.number, self._stage.schema)
+                if attempt.error is None and batch.rows is not None:
+                    self._add(writer, batch)
+                if batch.rows is None:
+                    self._end(writer, attempt)
+                    writer = None
+        finally:
+            if writer is not None:
+                writer.drop()
+        if self._next is not None:
+            self._next.close()
+        self._context.progress.finish(self._stage.name)
+
+    def _add(self, writer: ShardWriter, batch: Batch) -> None:
+        attempt = batch.attempt
+        try:
+            rows = [row for future in batch.futures for row in future.result()]
+            writer.add(rows)
+        except NormpipeError:
+            raise
+        except Exception as error:
+            attempt.error = error
+            return
+        statuses = Counter(row["status"] for row in rows)
+        attempt.statuses.update(statuses)
+        attempt.inputs += len(batch.rows or [])
+        self._context.progress.advance(self._stage.name, len(batch.rows or []), statuses)
+
+    def _end(self, writer: ShardWriter, attempt: Attempt) -> None:
+        """Commit a shard, or try it again, or quarantine it."""
+        number, error = attempt.number, attempt.error
+        if error is None:
+            self._quarantines = 0
+            self._commit(writer, attempt, quarantined=False)
+            return
+        writer.drop()
+        takeback = Counter({status: -count for status, count in attempt.statuses.items()})
+        self._context.progress.advance(self._stage.name, -attempt.inputs, takeback)
+        if isinstance(error, NormpipeError) or is_fatal(error):
+            raise error
+        self._tries[number] += 1
+        again = self._tries[number] <= self._context.retries
+        log.warning(
+            "%s: shard %d broke (%s: %s), %s",
+            self._stage.name, number, type(error).__name__, one_line(error),
+            "trying again" if again else "quarantined: its rows are failed(quarantined)",
+        )
+        if again:
+            self._feed.done(number, again=True)
+            return
+        self._quarantines += 1
+        if self._quarantines >= QUARANTINES_IN_A_ROW:
+            raise NormpipeError(
+                f"{self._stage.name}: {self._quarantines} shards in a row broke, the last with "
+                f"{type(error).__name__}: {one_line(error)}: this is not about the data; mend the "
+                "cause and run again with --retry-failed"
+            ) from error
+        self._quarantine(attempt)
+
+    def _quarantine(self, attempt: Attempt) -> None:
+        writer = ShardWriter(self._target, attempt.number, self._stage.schema)
+        attempt.keys, attempt.statuses, attempt.inputs = set(), Counter(), 0
+        for rows in read_batches(self._source, attempt.number, self._stage.batch_size):
+            attempt.keys.update(row["parent_key"] for row in rows)
+            out = [
+                self._stage.refuse(row, "quarantined")
+                if row["status"] == "ok"
+                else self._stage.pass_on(row)
+                for row in rows
+            ]
+            writer.add(out)
+            statuses = Counter(row["status"] for row in out)
+            self._context.progress.advance(self._stage.name, len(rows), statuses)
+        self._commit(writer, attempt, quarantined=True)
+
+    def _commit(self, writer: ShardWriter, attempt: Attempt, quarantined: bool) -> None:
+        record = writer.commit(attempt.fingerprint, attempt.keys, quarantined)
+        self._context.committed(self._stage.name, record)
+        self._pass_on(attempt.number)
+        self._feed.done(attempt.number)
+
+    def _pass_on(self, number: int) -> None:
+        if self._next is not None:
+            self._next.put(number)
+
+
+def guarded(loop: Callable[[], None], stop: Stop) -> None:
+    """Run a thread's loop; an error stops the whole job and is raised in the main thread."""
+    try:
+        loop()
+    except Interrupted:
+        pass
+    except BaseException as error:
+        stop.set(error)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message as one short line."""
+    return " ".join(str(error).split())[:300]
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Say whether an error makes every further try in this process pointless.
+
+    A failed CUDA kernel leaves the process's CUDA context unusable; out-of-memory does not.
+    """
+    text = str(error)
+    return isinstance(error, RuntimeError) and "CUDA error" in text and "out of memory" not in text

@@ -1,0 +1,128 @@
+"""What is left to do: fingerprints decide, never times."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..manifests.schema import SCHEMA_VERSION
+from .errors import OutputError
+from .shards import ShardFolder, ShardRecord
+from .stage import Stage
+
+
+def describe(stage: Stage) -> dict[str, Any]:
+    """Return all that shapes a stage's results, its input's bytes apart (open the stage first)."""
+    versions: dict[str, str] = {}
+    for name in stage.libraries:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "stage": stage.name,
+        "version": stage.version,
+        "settings": stage.config.shaping(),
+        "digests": stage.digests(),
+        "libraries": versions,
+        "device_class": stage.device_class,
+        "reads": list(stage.reads),
+    }
+
+
+def fingerprint(description: dict[str, Any], inputs: Sequence[str]) -> str:
+    """Return the hex sha256 of a description and the sha256 of each input shard."""
+    text = json.dumps([description, list(inputs)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return lines ``settings.detector: opencv → insightface`` for all that differs."""
+    lines: list[str] = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {_short(before)} → {_short(after)}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:10] + "…"
+
+
+def read_description(folder: ShardFolder) -> dict[str, Any] | None:
+    """Return what made a dataset, or None where nothing (readable) is there."""
+    try:
+        return json.loads(folder.stage_path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def refuse_other(stage: Stage, folder: ShardFolder, description: dict[str, Any]) -> None:
+    """Raise where ``folder`` was made otherwise, naming the first differences."""
+    old = read_description(folder)
+    if old is None or not folder.records():
+        return
+    changed = differences(old, json.loads(json.dumps(description)))
+    if changed:
+        raise OutputError(
+            f"{folder.path} was made otherwise ({'; '.join(changed[:3])}): choose another "
+            f"--output{_variant_hint(stage)}, go back to the old settings, or redo the stage with "
+            "--overwrite"
+        )
+
+
+def _variant_hint(stage: Stage) -> str:
+    return " or another variant name" if "/" in stage.writes else ""
+
+
+@dataclass
+class StagePlan:
+    """A stage's shards: committed and current, to be made, and made from other input."""
+
+    done: dict[int, ShardRecord] = field(default_factory=lambda: dict[int, ShardRecord]())
+    todo: list[int] = field(default_factory=lambda: list[int]())
+    stale: list[int] = field(default_factory=lambda: list[int]())
+
+
+def input_digests(root: Path, stage: Stage, number: int) -> list[str]:
+    """Return the sha256 of shard ``number`` in every dataset that the stage reads."""
+    digests: list[str] = []
+    for name in stage.reads:
+        record = ShardFolder(root / name).record(number)
+        digests.append(record.sha256 if record else "absent")
+    return digests
+
+
+def current(
+    record: ShardRecord | None, wanted: str, retry_failed: bool
+) -> bool:
+    """Say whether a committed shard is what this job would write."""
+    if record is None or record.fingerprint != wanted:
+        return False
+    return not (retry_failed and (record.quarantined or record.statuses.get("failed", 0)))
+
+
+def plan_stage(
+    root: Path, stage: Stage, description: dict[str, Any], retry_failed: bool = False
+) -> StagePlan:
+    """Compare a stage's shards with its input's; reads records only."""
+    plan = StagePlan()
+    own = ShardFolder(root / stage.writes).records()
+    for number in ShardFolder(root / stage.reads[0]).records():
+        wanted = fingerprint(description, input_digests(root, stage, number))
+        record = own.get(number)
+        if record is not None and current(record, wanted, retry_failed):
+            plan.done[number] = record
+        else:
+            plan.todo.append(number)
+            if record is not None and record.fingerprint != wanted:
+                plan.stale.append(number)
+    return plan

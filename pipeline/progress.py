@@ -1,0 +1,97 @@
+"""Progress: a bar for each stage on a terminal, plain log lines in a pipe."""
+
+import logging
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+log = logging.getLogger("normpipe")
+
+
+@dataclass
+class _Lane:
+    total: int
+    start: float
+    skipped: int = 0
+    counts: Counter[str] = field(default_factory=lambda: Counter[str]())
+    inputs: int = 0
+    spoke: float = 0.0
+    bar: "tqdm[None] | None" = None
+
+
+class Progress:
+    """Counts inputs by stage. Thread-safe; bars where ``stderr`` is a terminal."""
+
+    def __init__(self, log_seconds: float = 10.0, bars: bool | None = None) -> None:
+        self._seconds = log_seconds
+        self._bars = sys.stderr.isatty() if bars is None else bars
+        self._lanes: dict[str, _Lane] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, stage: str, total: int) -> None:
+        """Announce a stage and how many inputs it has in all."""
+        with self._lock:
+            lane = _Lane(total, time.monotonic())
+            lane.spoke = lane.start
+            if self._bars:
+                lane.bar = tqdm(
+                    total=total, desc=f"{stage:<10}", unit="img", position=len(self._lanes)
+                )
+            self._lanes[stage] = lane
+
+    def skip(self, stage: str, inputs: int) -> None:
+        """Count inputs that an earlier run has done."""
+        with self._lock:
+            lane = self._lanes[stage]
+            lane.skipped += inputs
+            if lane.bar is not None:
+                # ``initial`` keeps what was done before out of the rate.
+                lane.bar.initial += inputs
+                lane.bar.update(inputs)
+
+    def advance(self, stage: str, inputs: int, statuses: Mapping[str, int]) -> None:
+        """Count inputs done now (negative when a shard is dropped) with their rows' statuses."""
+        with self._lock:
+            lane = self._lanes[stage]
+            lane.inputs += inputs
+            lane.counts.update(statuses)
+            if lane.bar is not None:
+                lane.bar.set_postfix_str(self._verdicts(lane), refresh=False)
+                lane.bar.update(inputs)
+            elif time.monotonic() - lane.spoke >= self._seconds:
+                lane.spoke = time.monotonic()
+                log.info(self._line(stage, lane))
+
+    def finish(self, stage: str) -> None:
+        """Say that a stage is through."""
+        with self._lock:
+            lane = self._lanes[stage]
+            if lane.bar is not None:
+                lane.bar.close()
+            else:
+                log.info("%s, through", self._line(stage, lane))
+
+    def close(self) -> None:
+        """Close bars that are still open."""
+        for lane in self._lanes.values():
+            if lane.bar is not None:
+                lane.bar.close()
+
+    @staticmethod
+    def _verdicts(lane: _Lane) -> str:
+        return f"rejected {lane.counts['rejected']}, failed {lane.counts['failed']}"
+
+    def _line(self, stage: str, lane: _Lane) -> str:
+        passed = max(time.monotonic() - lane.start, 1e-6)
+        rate = lane.inputs / passed
+        left = lane.total - lane.skipped - lane.inputs
+        remaining = f"{left / rate:.0f} s left" if rate > 0 and left > 0 else "0 s left"
+        return (
+            f"{stage}: {lane.skipped + lane.inputs}/{lane.total} inputs, {rate:.1f}/s, "
+            f"{remaining if rate > 0 or left == 0 else 'no rate yet'}, {self._verdicts(lane)}"
+        )

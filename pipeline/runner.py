@@ -1,0 +1,272 @@
+"""Runs the selected stages over an output folder: sources first, then maps and joins together.
+
+Consecutive stages work on different shards at the same time; what is committed is kept, whatever
+happens, and the same command goes on from there.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..manifests.schema import SCHEMA_VERSION
+from . import derive
+from .commit import remove_temporaries, storage_errors, write_if_changed, write_json
+from .config import RunConfig
+from .errors import InputError, Interrupted, NormpipeError, OutputError
+from .feed import ShardFeed, Stop
+from .joining import JoinWorker
+from .mapping import Context, MapWorker
+from .plan import (
+    StagePlan,
+    current,
+    describe,
+    fingerprint,
+    input_digests,
+    plan_stage,
+    refuse_other,
+)
+from .progress import Progress
+from .shards import ShardFolder, ShardRecord, require_dataset
+from .sources import run_source
+from .stage import JoinStage, MapStage, SourceStage, Stage
+
+log = logging.getLogger("normpipe")
+
+#: Inputs that must be decided before --max-rejected may stop a job.
+REJECTED_SAMPLE = 100
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks of a run, beside the job's settings."""
+
+    overwrite: bool = False
+    retry_failed: bool = False
+    #: The input as an absolute path, and the dataset's name: an output folder belongs to one job.
+    identity: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+
+
+class Runner:
+    """One run of one job in one process. ``stop()`` may be called from a signal handler."""
+
+    def __init__(
+        self,
+        root: Path,
+        flow: Sequence[Stage],
+        run: RunConfig,
+        options: Options,
+        progress: Progress | None = None,
+    ) -> None:
+        """``flow``: all stages of the job in order; ``run`` is given those to run."""
+        self.root = root
+        self._flow = list(flow)
+        self._settings = run
+        self._options = options
+        self._progress = progress or Progress(run.log_seconds)
+        self._stop = Stop()
+        self._rejected: dict[str, list[int]] = {}
+        self._descriptions: dict[str, dict[str, Any]] = {}
+        self._plans: dict[str, StagePlan] = {}
+
+    def stop(self) -> None:
+        """Ask the run to end soon: shards in hand are dropped, committed ones kept."""
+        self._stop.set()
+
+    def run(self, selected: Sequence[Stage]) -> None:
+        """Run stages. Raises NormpipeError (the user must act) or Interrupted (run it again)."""
+        with ExitStack() as stack:
+            stack.enter_context(self._lock())
+            claim(self.root, self._options.identity, self._flow)
+            remove_temporaries(self.root)
+            for stage in selected:
+                self._stop.check()
+                if isinstance(stage, SourceStage):
+                    self._open(stage)
+                    run_source(
+                        stage, self.root, self._descriptions[stage.name], self._options.overwrite
+                    )
+            workers = [stage for stage in selected if not isinstance(stage, SourceStage)]
+            if workers:
+                self._run_workers(workers)
+            for stage in selected:
+                derive.derive(self.root, stage)
+
+    def _lock(self) -> FileLock:
+        lock = FileLock(self.root / ".normpipe.lock")
+        with storage_errors(self.root):
+            if not self.root.exists():
+                self.root.mkdir(parents=True)
+            refuse_foreign(self.root)
+        try:
+            with storage_errors(self.root):
+                lock.acquire(timeout=0)
+        except Timeout:
+            raise OutputError(
+                f"another normpipe is at work in {self.root}: wait for it, or stop it first"
+            ) from None
+        return lock
+
+    def _open(self, stage: Stage) -> None:
+        """Load a stage's models and refuse to mix its results with others."""
+        stage.open()
+        description = describe(stage)
+        self._descriptions[stage.name] = description
+        folder = ShardFolder(self.root / stage.writes)
+        if not self._options.overwrite:
+            refuse_other(stage, folder, description)
+        # While old shards remain after --overwrite, the old description must not vouch for them:
+        # every shard carries its own fingerprint, so the new one can be written at once.
+        write_if_changed(folder.stage_path, derive.to_json(description))
+
+    def _run_workers(self, stages: list[Stage]) -> None:
+        made = {stage.writes for stage in stages}
+        for stage in stages:
+            for name in stage.reads:
+                if name not in made:
+                    require_dataset(ShardFolder(self.root / name), stage.name)
+            self._open(stage)
+        self._refuse_stale(stages)
+        with ThreadPoolExecutor(self._settings.threads, "pool") as pool:
+            context = Context(
+                self._stop, pool, self._progress, self._settings.prefetch,
+                self._settings.retries, self._watch_rejected,
+            )
+            threads = self._start(stages, context)
+            for thread in threads:
+                # Joined in glances, so that the main thread takes signals.
+                while thread.is_alive():
+                    thread.join(0.2)
+            pool.shutdown(wait=True, cancel_futures=True)
+        self._progress.close()
+        if self._stop.is_set():
+            raise self._stop.error or Interrupted("stopped")
+
+    def _start(self, stages: list[Stage], context: Context) -> list[threading.Thread]:
+        total = self._inputs(stages[0])
+        feeds = [ShardFeed(self._stop) for _ in stages]
+        threads: list[threading.Thread] = []
+        for i, (stage, feed) in enumerate(zip(stages, feeds, strict=True)):
+            self._progress.begin(stage.name, total)
+            chained = i > 0 and stages[i - 1].writes in stage.reads
+            following = i + 1 < len(stages) and stage.writes in stages[i + 1].reads
+            if not chained:
+                for number in ShardFolder(self.root / stage.reads[0]).records():
+                    feed.put(number)
+                feed.close()
+            next_feed = feeds[i + 1] if following else None
+            threads += self._worker(stage, feed, next_feed, context).start()
+        return threads
+
+    def _worker(
+        self, stage: Stage, feed: ShardFeed, next_feed: ShardFeed | None, context: Context
+    ) -> MapWorker | JoinWorker:
+        def wanted(number: int) -> str | None:
+            return self._wanted(stage, number)
+
+        if isinstance(stage, JoinStage):
+            return JoinWorker(stage, self.root, feed, wanted, context)
+        if isinstance(stage, MapStage):
+            folders = (ShardFolder(self.root / stage.reads[0]), ShardFolder(self.root / stage.writes))
+            return MapWorker(stage, folders, (feed, next_feed), wanted, context)
+        raise TypeError(f"{stage.name} is no stage that the engine can run")
+
+    def _wanted(self, stage: Stage, number: int) -> str | None:
+        """Return the fingerprint of a shard to make; None where it is committed and current."""
+        mark = fingerprint(
+            self._descriptions[stage.name], input_digests(self.root, stage, number)
+        )
+        record = ShardFolder(self.root / stage.writes).record(number)
+        if record is not None and current(record, mark, self._options.retry_failed):
+            self._count(stage.name, record)
+            return None
+        return mark
+
+    def _refuse_stale(self, stages: list[Stage]) -> None:
+        """Refuse to overwrite shards made from another input, before any work is done."""
+        for stage in stages:
+            plan = plan_stage(
+                self.root, stage, self._descriptions[stage.name], self._options.retry_failed
+            )
+            self._plans[stage.name] = plan
+            if plan.stale and not (self._options.overwrite or self._options.retry_failed):
+                raise OutputError(
+                    f"{stage.writes}: {len(plan.stale)} shards were made from other input than "
+                    f"what {', '.join(stage.reads)} holds now: redo them with --overwrite"
+                )
+
+    def _inputs(self, stage: Stage) -> int:
+        return sum(r.rows for r in ShardFolder(self.root / stage.reads[0]).records().values())
+
+    def _watch_rejected(self, stage: str, record: ShardRecord) -> None:
+        self._count(stage, record)
+        bad, rows = self._rejected[stage]
+        limit = self._settings.max_rejected
+        total = sum(plan_total(self._plans.get(stage)))
+        if rows and bad / rows > limit and (rows >= REJECTED_SAMPLE or rows >= total):
+            raise NormpipeError(
+                f"stopped: {bad} of {rows} rows of {stage} are rejected or failed, more than "
+                f"--max-rejected {limit:g}; see 'normpipe status {self.root}' for the reasons, "
+                "then change the settings or raise the share"
+            )
+
+    def _count(self, stage: str, record: ShardRecord) -> None:
+        counts = self._rejected.setdefault(stage, [0, 0])
+        counts[0] += record.rows - record.statuses.get("ok", 0)
+        counts[1] += record.rows
+
+
+def plan_total(plan: StagePlan | None) -> tuple[int, int]:
+    """Return the shards done and to do."""
+    return (len(plan.done), len(plan.todo)) if plan else (0, 0)
+
+
+def refuse_foreign(root: Path) -> None:
+    """Raise where the output folder holds something that is no job of ours."""
+    if not root.is_dir():
+        raise OutputError(f"{root} is a file: choose a folder for --output")
+    ours = (root / "job.json").is_file()
+    if not ours and any(path.name != ".normpipe.lock" for path in root.iterdir()):
+        raise OutputError(f"{root} is not empty and holds no normpipe job: choose another --output")
+
+
+def claim(root: Path, identity: dict[str, str], flow: Sequence[Stage]) -> None:
+    """Write ``job.json``, or refuse a folder of another job."""
+    path = root / "job.json"
+    card = {
+        "schema_version": SCHEMA_VERSION,
+        **identity,
+        "flow": [
+            {"stage": stage.name, "reads": list(stage.reads), "writes": stage.writes}
+            for stage in flow
+        ],
+    }
+    if path.is_file():
+        old = read_job(root)
+        for name, value in identity.items():
+            if old.get(name) != value:
+                raise OutputError(
+                    f"{root} belongs to another job ({name}: {old.get(name)}, here {value}): "
+                    "choose another --output (or, if the input only moved, edit job.json in it)"
+                )
+        if old == card:
+            return
+    write_json(path, card)
+
+
+def read_job(root: Path) -> dict[str, Any]:
+    """Return a folder's ``job.json``. Raises InputError where it is no job's folder."""
+    path = root / "job.json"
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{root} holds no normpipe job (no job.json): give the --output of a run") from None
+    except (ValueError, NotADirectoryError) as error:
+        raise InputError(f"{path} cannot be read ({error}): restore it, or start over") from None

@@ -1,0 +1,299 @@
+"""A dataset on disk: numbered Parquet shards, a record for each, and what is derived from them.
+
+::
+
+    normalized/compact/
+      shard-00000.parquet …   the rows
+      records/shard-00000.json …   written last: a shard without its record does not exist
+      stage.json              what made it: stage, version, settings, digests, library versions
+      index.parquet, manifest.json, README.md   derived when the stage is through
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from ..manifests.schema import IMAGE, SCHEMA_VERSION
+from .commit import commit_file, storage_errors, temporary, write_if_changed, write_json
+from .errors import InputError, OutputError
+
+#: Rows of a row group in a shard with images: small, so that one row can be read at random.
+ROW_GROUP_ROWS = 64
+
+
+class ShardRecord(BaseModel):
+    """What a committed shard holds. No times: the same data gives the same record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    shard: int
+    file: str
+    #: Rows, and the distinct input keys (``parent_key``) they stand for.
+    rows: int
+    inputs: int
+    #: Rows by status, and rows that are not ok by ``stage:reason``.
+    statuses: dict[str, int]
+    reasons: dict[str, int]
+    bytes: int
+    sha256: str
+    fingerprint: str
+    quarantined: bool = False
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard, without suffix."""
+    return f"shard-{number:05d}"
+
+
+class ShardFolder:
+    """The files of one dataset. Reading and naming; nothing is cached."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def shard(self, number: int) -> Path:
+        """Return the path of a shard."""
+        return self.path / f"{shard_name(number)}.parquet"
+
+    def record_path(self, number: int) -> Path:
+        """Return the path of a shard's record."""
+        return self.path / "records" / f"{shard_name(number)}.json"
+
+    @property
+    def stage_path(self) -> Path:
+        """Return the path of the description of what made the dataset."""
+        return self.path / "stage.json"
+
+    @property
+    def index_path(self) -> Path:
+        """Return the path of the derived index."""
+        return self.path / "index.parquet"
+
+    def record(self, number: int) -> ShardRecord | None:
+        """Return a shard's record, or None where it is not committed (or its record is torn)."""
+        path = self.record_path(number)
+        try:
+            record = ShardRecord.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            if is_newer(path):
+                raise InputError(
+                    f"{path} was written by a newer normpipe: upgrade normpipe to read it"
+                ) from error
+            return None
+        return record if self.shard(number).is_file() else None
+
+    def records(self) -> dict[int, ShardRecord]:
+        """Return the records of all committed shards, in order."""
+        found: dict[int, ShardRecord] = {}
+        for path in sorted((self.path / "records").glob("shard-*.json")):
+            number = int(path.stem.removeprefix("shard-"))
+            record = self.record(number)
+            if record is not None:
+                found[number] = record
+        return found
+
+    def read(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        """Return a shard's rows with their place: columns shard, row_group, row (within it)."""
+        with pq.ParquetFile(self.shard(number)) as file:
+            groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+            table = file.read(columns=columns)
+        group = [g for g, rows in enumerate(groups) for _ in range(rows)]
+        row = [r for rows in groups for r in range(rows)]
+        place = {"shard": [number] * len(row), "row_group": group, "row": row}
+        for name, values in place.items():
+            table = table.append_column(name, pa.array(values, pa.int32()))
+        return table
+
+    def schema_names(self, number: int) -> list[str]:
+        """Return the column names of a shard."""
+        return list(pq.read_schema(self.shard(number)).names)
+
+    def remove(self, number: int) -> None:
+        """Remove a shard; its record goes first, so that it never speaks of a missing shard."""
+        self.record_path(number).unlink(missing_ok=True)
+        self.shard(number).unlink(missing_ok=True)
+
+
+def is_newer(path: Path) -> bool:
+    """Say whether a JSON file states a schema version that this release cannot read."""
+    try:
+        return int(json.loads(path.read_bytes())["schema_version"]) > SCHEMA_VERSION
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
+
+
+class _HashedFile:
+    """A file that hashes what is written to it, so that no byte is read a second time."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("wb")
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        self._hash.update(view)
+        self.size += view.nbytes
+        return self._stream.write(view)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    @property
+    def closed(self) -> bool:
+        return self._stream.closed
+
+    def finish(self) -> str:
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        return self._hash.hexdigest()
+
+    def drop(self) -> None:
+        self._stream.close()
+
+
+class ShardWriter:
+    """Writes one shard and commits it; until ``commit`` nothing has happened."""
+
+    def __init__(self, folder: ShardFolder, number: int, schema: pa.Schema) -> None:
+        self._folder = folder
+        self._number = number
+        self._schema = schema
+        self._path = folder.shard(number)
+        self._pending: list[dict[str, Any]] = []
+        self._rows = 0
+        self._keys: set[str] = set()
+        self._parents: set[str] = set()
+        self._statuses: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        with storage_errors(self._path):
+            folder.record_path(number).parent.mkdir(parents=True, exist_ok=True)
+            self._file = _HashedFile(temporary(self._path))
+            self._parquet = pq.ParquetWriter(
+                pa.PythonFile(self._file, mode="w"), schema, **_layout(schema)
+            )
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Append rows; a full row group is written at once, so memory stays flat."""
+        self._pending.extend(rows)
+        while len(self._pending) >= ROW_GROUP_ROWS:
+            head, self._pending = (
+                self._pending[:ROW_GROUP_ROWS],
+                self._pending[ROW_GROUP_ROWS:],
+            )
+            self.add_table(pa.Table.from_pylist(head, self._schema))
+
+    def add_table(self, table: pa.Table) -> None:
+        """Append a table as one row group."""
+        self._count(table)
+        with storage_errors(self._path):
+            self._parquet.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def _count(self, table: pa.Table) -> None:
+        columns = ("key", "parent_key", "status", "reason", "decided_by")
+        values = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        for key, parent, status, reason, stage in values:
+            if key in self._keys:
+                raise AssertionError(f"two rows with the key {key}")
+            self._keys.add(key)
+            self._parents.add(parent)
+            self._statuses[status] += 1
+            if status != "ok":
+                self._reasons[f"{stage}:{reason}"] += 1
+        self._rows += table.num_rows
+
+    def commit(
+        self, fingerprint: str, expected: set[str] | None, quarantined: bool = False
+    ) -> ShardRecord:
+        """Make the shard exist: data, then record. ``expected``: the input keys it must cover."""
+        if self._pending:
+            self.add_table(pa.Table.from_pylist(self._pending, self._schema))
+            self._pending = []
+        if expected is not None and self._parents != expected:
+            lost = sorted(expected - self._parents)[:3]
+            self.drop()
+            raise AssertionError(f"rows lost or made up in {self._path.name}: {lost}")
+        with storage_errors(self._path):
+            self._parquet.close()
+            digest = self._file.finish()
+            # The old record, if any, must not speak of the new bytes for an instant.
+            self._folder.record_path(self._number).unlink(missing_ok=True)
+            commit_file(self._path)
+        record = ShardRecord(
+            shard=self._number,
+            file=self._path.name,
+            rows=self._rows,
+            inputs=len(self._parents),
+            statuses=dict(sorted(self._statuses.items())),
+            reasons=dict(sorted(self._reasons.items())),
+            bytes=self._file.size,
+            sha256=digest,
+            fingerprint=fingerprint,
+            quarantined=quarantined,
+        )
+        write_json(self._folder.record_path(self._number), record.model_dump(mode="json"))
+        return record
+
+    def drop(self) -> None:
+        """Forget the shard and remove what was written of it."""
+        self._file.drop()
+        temporary(self._path).unlink(missing_ok=True)
+
+
+def _layout(schema: pa.Schema) -> dict[str, Any]:
+    """Return the Parquet settings: images plain and uncompressed, the rest small and indexed."""
+    images = [field.name for field in schema if field.type == IMAGE]
+    paths = [f"{name}.{part}" for name in images for part in ("bytes", "path")]
+    others = [field.name for field in schema if field.name not in images]
+    return {
+        "compression": {
+            **{name: "NONE" for name in paths},
+            **{name: "ZSTD" for name in _leaves(schema, others)},
+        },
+        "use_dictionary": _leaves(schema, others),
+        "write_statistics": others,
+        "write_page_index": True,
+        "data_page_version": "1.0",
+    }
+
+
+def _leaves(schema: pa.Schema, names: list[str]) -> list[str]:
+    """Return the Parquet column paths of top-level fields that are plain or lists."""
+    paths: list[str] = []
+    for name in names:
+        path, kind = name, schema.field(name).type
+        while pa.types.is_list(kind):
+            path, kind = path + ".list.element", kind.value_type
+        if pa.types.is_struct(kind):
+            paths += [f"{path}.{kind.field(i).name}" for i in range(kind.num_fields)]
+        else:
+            paths.append(path)
+    return paths
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a small derived or label table, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="ZSTD", write_page_index=True)
+    write_if_changed(path, sink.getvalue().to_pybytes())
+
+
+def require_dataset(folder: ShardFolder, needed_by: str) -> None:
+    """Raise where a dataset that a stage reads has no committed shard."""
+    if not folder.records():
+        raise OutputError(
+            f"{needed_by} reads {folder.path}, which has no finished shard: run the earlier "
+            f"stages first (normpipe run --until …, or without --stage)"
+        )

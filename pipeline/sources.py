@@ -1,0 +1,102 @@
+"""Runs a source: its rows become shards once; later inputs become further shards."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from .errors import InputError
+from .plan import fingerprint
+from .shards import ShardFolder, ShardWriter, write_table
+from .stage import Scan, SourceStage
+
+log = logging.getLogger("normpipe")
+
+#: Rows of a row group in a shard of references.
+_GROUP = 1024
+
+
+def run_source(
+    stage: SourceStage, root: Path, description: dict[str, Any], overwrite: bool
+) -> None:
+    """Scan, and append what is new as shards; nothing committed is renumbered.
+
+    Raises InputError where an input was changed since its shard was written (or rewrites those
+    shards with ``overwrite``).
+    """
+    folder = ShardFolder(root / stage.writes)
+    mark = fingerprint(description, [])
+    scan = stage.scan()
+    for suffix, count in sorted(scan.ignored.items()):
+        log.info("%s: %d files ignored (%s)", stage.name, count, suffix)
+    records = folder.records()
+    if overwrite and any(record.fingerprint != mark for record in records.values()):
+        for number in sorted(records, reverse=True):
+            folder.remove(number)
+        records = {}
+    rows = scan.rows
+    if records:
+        rows = _new_rows(stage, folder, scan, list(records), mark, overwrite)
+    first = max(records, default=-1) + 1
+    for i in range(0, rows.num_rows, stage.shard_rows):
+        _write(stage, folder, first + i // stage.shard_rows, rows.slice(i, stage.shard_rows), mark)
+    if scan.labels is not None:
+        write_table(root / "labels.parquet", scan.labels)
+    log.info(
+        "%s: %d inputs, %d of them new, in %d shards",
+        stage.name, scan.rows.num_rows, rows.num_rows, len(folder.records()),
+    )
+
+
+def _write(
+    stage: SourceStage, folder: ShardFolder, number: int, rows: pa.Table, mark: str
+) -> None:
+    writer = ShardWriter(folder, number, stage.schema)
+    for i in range(0, rows.num_rows, _GROUP):
+        writer.add_table(rows.slice(i, _GROUP).cast(stage.schema))
+    writer.commit(mark, None)
+
+
+def _new_rows(
+    stage: SourceStage,
+    folder: ShardFolder,
+    scan: Scan,
+    numbers: list[int],
+    mark: str,
+    overwrite: bool,
+) -> pa.Table:
+    """Return the scan's rows that no shard has; settle those that changed or are gone."""
+    place = {key: i for i, key in enumerate(scan.rows["key"].to_pylist())}
+    changed: list[str] = []
+    gone = 0
+    known: set[str] = set()
+    for number in numbers:
+        table = folder.read(number, stage.schema.names).select(stage.schema.names)
+        keys = table["key"].to_pylist()
+        known.update(keys)
+        here = [i for i, key in enumerate(keys) if key in place]
+        gone += len(keys) - len(here)
+        found = scan.rows.take([place[keys[i]] for i in here])
+        differing = stage.changed(table.take(here), found)
+        if differing and overwrite:
+            fresh = {key: i for i, key in enumerate(found["key"].to_pylist())}
+            rows = [
+                found.slice(fresh[key], 1) if key in fresh else table.slice(i, 1)
+                for i, key in enumerate(keys)
+            ]
+            _write(stage, folder, number, pa.concat_tables(rows), mark)
+        changed += differing
+    if changed and not overwrite:
+        raise InputError(
+            f"{len(changed)} inputs were changed since they were ingested (first: {changed[0]}): "
+            "redo them with --overwrite, or put the old files back"
+        )
+    if gone and scan.complete:
+        log.warning(
+            "%s: %d ingested inputs are no longer there; their finished rows stay, the others "
+            "become failed(missing_file)",
+            stage.name, gone,
+        )
+    fresh_rows = [i for key, i in place.items() if key not in known]
+    return scan.rows.take(fresh_rows)

@@ -1,0 +1,179 @@
+"""The contract between the engine and a stage.
+
+Four kinds: a *source* makes rows from outside, a *map* turns each row into one or more rows, a
+*join* reads two datasets shard by shard, and a *sink* (a plain function) makes an artifact. The
+engine receives stages; it never imports one.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from ..manifests.vocabularies import status_of
+
+Row = dict[str, Any]
+
+
+class StageConfig(BaseModel):
+    """Base of every stage's settings: frozen, and an unknown key is an error.
+
+    A field that does not change what is written (a path whose file's digest counts instead, a
+    device index) is marked ``Field(json_schema_extra={"shapes_results": False})``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def shaping(self) -> dict[str, Any]:
+        """Return the settings that shape results, ready for JSON."""
+        hidden: set[str] = set()
+        for name, info in type(self).model_fields.items():
+            extra = info.json_schema_extra
+            if isinstance(extra, dict) and extra.get("shapes_results") is False:
+                hidden.add(name)
+        return self.model_dump(mode="json", exclude=hidden)
+
+
+class Stage(ABC):
+    """What every stage says of itself."""
+
+    #: As on the command line, in the job file and in ``decided_by``.
+    name: ClassVar[str]
+    #: Raised when the same input and settings give other bytes than before.
+    version: ClassVar[int] = 1
+    #: Distributions whose version shapes the bytes.
+    libraries: ClassVar[tuple[str, ...]] = ("pyarrow",)
+    config: StageConfig
+    #: Folders of the datasets it reads and writes, relative to the output folder.
+    reads: tuple[str, ...] = ()
+    writes: str
+    schema: pa.Schema
+    #: Shown on the dataset card.
+    description: str = ""
+
+    def open(self) -> None:  # noqa: B027 - most stages load nothing
+        """Load models, once per worker. Raises InputError for what the user must mend."""
+
+    def digests(self) -> dict[str, str]:
+        """Return name → sha256 of every file outside the input that shapes results (open first)."""
+        return {}
+
+    @property
+    def device_class(self) -> str:
+        """Return ``cpu`` or ``cuda``, resolved (open first)."""
+        return "cpu"
+
+
+@dataclass
+class Scan:
+    """What a source found: rows in their final order, their labels, and what it passed over."""
+
+    rows: pa.Table
+    labels: pa.Table | None = None
+    ignored: dict[str, int] = field(default_factory=lambda: dict[str, int]())
+    #: False where only the first inputs were looked at (--limit).
+    complete: bool = True
+
+
+class SourceStage(Stage):
+    """Makes rows from outside."""
+
+    @property
+    @abstractmethod
+    def shard_rows(self) -> int:
+        """Return how many rows make a shard; fixed here, it holds to the end of the flow."""
+
+    @abstractmethod
+    def scan(self) -> Scan:
+        """Return all rows, in order."""
+
+    def changed(self, known: pa.Table, found: pa.Table) -> list[str]:
+        """Return the keys of inputs that differ from when their shard was written.
+
+        ``known`` and ``found`` have the stage's schema and the same keys in the same order.
+        """
+        return []
+
+
+class MapStage(Stage):
+    """Turns each input row into one or more rows, in batches.
+
+    The engine cuts batches of ``batch_size`` rows within a shard, so that they never depend on
+    workers or order; it calls ``prepare`` and ``finish`` for single rows in a thread pool and
+    ``compute`` in one thread. Input rows that are not ``ok`` pass through with their reason.
+    A SampleError from prepare or finish becomes the row's status; anything else stops the shard.
+    """
+
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Return the rows of a batch; the last one of a shard may be shorter (pad it)."""
+
+    @abstractmethod
+    def prepare(self, row: Row) -> Any:
+        """Read and decode one row."""
+
+    @abstractmethod
+    def compute(self, items: list[Any]) -> Sequence[Any]:
+        """Run the network over prepared items; one result for each, in order."""
+
+    @abstractmethod
+    def finish(self, row: Row, item: Any, result: Any) -> list[Row]:
+        """Return the output rows (≥ 1) of one input row; encode here."""
+
+    def finish_row(self, row: Row, item: Any, result: Any) -> list[Row]:
+        """Return ``finish``'s rows with the common columns filled in."""
+        rows = self.finish(row, item, result)
+        if not rows:
+            raise AssertionError(f"{self.name} lost {row['key']}")
+        for out in rows:
+            out.setdefault("key", row["key"])
+            out.setdefault("parent_key", row["parent_key"])
+            out.setdefault("status", "ok")
+            out.setdefault("decided_by", self.name)
+        return rows
+
+    def refuse(self, row: Row, reason: str) -> Row:
+        """Return the output row of an input that this stage could not use."""
+        return {
+            "key": row["key"],
+            "parent_key": row["parent_key"],
+            "status": status_of(reason),
+            "reason": reason,
+            "decided_by": self.name,
+        }
+
+    def pass_on(self, row: Row) -> Row:
+        """Return the output row of an input that an earlier stage decided."""
+        return {
+            "key": row["key"],
+            "parent_key": row["parent_key"],
+            "status": row["status"],
+            "reason": row["reason"],
+            "decided_by": row["decided_by"],
+        }
+
+
+class JoinStage(Stage):
+    """Joins shard n of several datasets into shard n of its own."""
+
+    #: Columns wanted of each dataset in ``reads``; None for all.
+    columns: Sequence[str] | None = None
+
+    @abstractmethod
+    def join(self, number: int, inputs: list[pa.Table]) -> Iterable[pa.Table]:
+        """Return the rows of shard ``number`` as tables, each becoming one row group.
+
+        Each input has, beside its own columns, ``shard``, ``row_group`` and ``row``.
+        """
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

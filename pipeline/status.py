@@ -1,0 +1,75 @@
+"""What is done, left, rejected and failed, from the records alone."""
+
+from pathlib import Path
+from typing import Any
+
+from .derive import totals
+from .runner import read_job
+from .shards import ShardFolder
+
+
+def status(root: Path) -> dict[str, Any]:
+    """Return the state of a job's folder, ready for JSON. Raises InputError for no such folder."""
+    job = read_job(root)
+    stages: list[dict[str, Any]] = []
+    total: int | None = None
+    for entry in job["flow"]:
+        folder = ShardFolder(root / entry["writes"])
+        sums = totals(folder.records())
+        if total is None:
+            total = sums["inputs"]
+        verdicts: dict[str, dict[str, int]] = {}
+        for name, count in sums["reasons"].items():
+            decided_by, _, reason = name.partition(":")
+            verdicts.setdefault(decided_by, {})[reason] = count
+        stages.append(
+            {
+                "stage": entry["stage"],
+                "dataset": entry["writes"],
+                "shards": sums["shards"],
+                "inputs_done": sums["inputs"],
+                "inputs_left": total - sums["inputs"],
+                "rows": sums["rows"],
+                "ok": sums["statuses"].get("ok", 0),
+                "rejected": sums["statuses"].get("rejected", 0),
+                "failed": sums["statuses"].get("failed", 0),
+                "reasons": verdicts,
+                "bytes": sums["bytes"],
+            }
+        )
+    return {"output": str(root), "dataset": job.get("dataset"), "stages": stages}
+
+
+def table(state: dict[str, Any]) -> str:
+    """Return the state as a table, with the reasons below it."""
+    head = ["stage", "dataset", "done", "left", "ok", "rejected", "failed", "MB"]
+    rows = [
+        [
+            stage["stage"], stage["dataset"], *(str(stage[name]) for name in (
+                "inputs_done", "inputs_left", "ok", "rejected", "failed")),
+            f"{stage['bytes'] / 1e6:.1f}",
+        ]
+        for stage in state["stages"]
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    ]
+    for stage in state["stages"]:
+        for decided_by, reasons in stage["reasons"].items():
+            if decided_by == stage["stage"]:
+                listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+                lines.append(f"{decided_by}: {listed}")
+    return "\n".join(lines)
+
+
+def incomplete(state: dict[str, Any]) -> bool:
+    """Say whether a shard was quarantined or inputs are left."""
+    return any(
+        stage["inputs_left"] or "quarantined" in stage["reasons"].get(stage["stage"], {})
+        for stage in state["stages"]
+    )

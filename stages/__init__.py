@@ -1,0 +1,39 @@
+"""What each stage does. One module per stage, named as on the command line."""
+
+from ..pipeline.config import Job
+from ..pipeline.errors import InputError
+from ..pipeline.stage import Stage, StageConfig
+from .align import Align, AlignConfig
+from .ingest import Ingest, IngestConfig
+from .normalize import Normalize, NormalizeConfig
+from .pair import Pair, PairConfig
+
+#: Settings of every stage of the job, by the name of its table in the job file.
+CONFIGS: dict[str, type[StageConfig]] = {
+    "ingest": IngestConfig,
+    "align": AlignConfig,
+    "normalize": NormalizeConfig,
+    "pair": PairConfig,
+}
+
+#: The order in which ``normpipe run`` walks.
+FLOW = ("ingest", "align", "normalize", "pair")
+
+
+def build_flow(job: Job) -> list[Stage]:
+    """Return the job's stages, in order, not yet opened."""
+    if job.input is None:
+        raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
+    ingest = Ingest(job.stage("ingest"), job.input, job.dataset)
+    normalize = Normalize(job.stage("normalize"), job.run.threads)
+    pair_config: PairConfig = job.stage("pair")
+    if not pair_config.variants:
+        pair_config = pair_config.model_copy(
+            update={"variants": (job.stage("normalize").variant_name,)}
+        )
+    return [
+        ingest,
+        Align(job.stage("align"), ingest.root, job.run.threads),
+        normalize,
+        Pair(pair_config),
+    ]

@@ -1,0 +1,257 @@
+"""align: photographs to faces of one size in one place.
+
+Reads ``manifest``, writes ``aligned``: for each face its crop, where it was, and how good it is.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import cv2
+import numpy as np
+from pydantic import Field
+from pydantic.config import JsonDict
+
+from ..manifests.keys import face_key
+from ..manifests.schema import ALIGNED
+from ..manifests.vocabularies import status_of
+from ..pipeline.errors import InputError, nearest
+from ..pipeline.stage import MapStage, Row, StageConfig
+from .faces import geometry, pixels
+from .faces.detectors import DETECTORS, Detection, Detector, DetectorSettings, Look
+from .faces.files import read_source
+from .faces.geometry import Matrix
+
+FROM_DIGEST: JsonDict = {"shapes_results": False}
+
+
+class AlignConfig(StageConfig):
+    """Settings of the align stage."""
+
+    detector: str = Field("opencv", description="opencv, insightface, supplied or none")
+    pack: str = Field(
+        "",
+        description="insightface model pack: a name below model_root/models, or a directory",
+        json_schema_extra=FROM_DIGEST,
+    )
+    model_root: str = Field(
+        "~/.insightface",
+        description="folder that holds models/<pack>, for packs given by name",
+        json_schema_extra=FROM_DIGEST,
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="insightface: auto (CUDA if ONNX Runtime has it), cpu or cuda",
+        json_schema_extra=FROM_DIGEST,  # the device class does
+    )
+    threshold: float = Field(0.5, ge=0.2, le=1, description="least detection score (insightface)")
+    canvases: tuple[float, ...] = Field(
+        (2.0, 1.0, 3.0),
+        min_length=1,
+        description="insightface: paddings to try in turn; 2 shows the picture at half the canvas",
+    )
+    faces: Literal["largest", "centre", "all"] = Field(
+        "largest", description="which of several faces: largest, centre (nearest to it) or all"
+    )
+    min_face_px: int = Field(
+        0, ge=0, description="reject faces whose crop spans fewer original pixels than this"
+    )
+    size_px: int = Field(224, ge=32, le=2048, description="side of the square crop")
+    border: Literal["black", "replicate", "reflect"] = Field(
+        "black",
+        description="where the crop reaches beyond the picture: black, replicate or reflect",
+    )
+    format: Literal["jpeg", "png"] = Field("jpeg", description="jpeg or png")
+    quality: int = Field(95, ge=1, le=100, description="JPEG quality")
+    max_pixels: int = Field(
+        64_000_000, ge=1, le=pixels.PILLOW_MAX_PIXELS, description="larger images are not decoded"
+    )
+    max_bytes: int = Field(64 * 2**20, ge=1, description="larger files are not read")
+    batch_size: int = Field(
+        16, ge=1, description="images handed to the detector at once; each is judged on its own"
+    )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A row's picture between reading and writing."""
+
+    look: Look
+    source_sha256: str
+
+
+class Align(MapStage):
+    """The align stage."""
+
+    name: ClassVar[str] = "align"
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = (
+        "pyarrow",
+        "pillow",
+        "opencv-python",
+        "numpy",
+        "onnxruntime",
+    )
+    reads = ("manifest",)
+    writes = "aligned"
+    schema = ALIGNED
+    description = "Faces cut out and aligned by the eyes and the tip of the nose."
+
+    def __init__(self, config: AlignConfig, root: Path, threads: int | None = None) -> None:
+        """``root``: folder the rows' paths count from. ``threads``: pictures detected side by side.
+
+        Raises:
+            InputError: an unknown detector, or a pack that is not there.
+        """
+        self.config: AlignConfig = config
+        self._root = root.resolve()
+        self._limits = pixels.Limits(config.max_pixels, config.max_bytes)
+        self._open = False
+        self._detector = make_detector(config, threads or len(os.sched_getaffinity(0)))
+
+    @property
+    def batch_size(self) -> int:
+        """Return the rows of a batch."""
+        return self.config.batch_size
+
+    @property
+    def device_class(self) -> str:
+        """Return ``cpu`` or ``cuda``."""
+        return self._detector.device_class
+
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of the detector's files."""
+        return self._detector.digests()
+
+    def open(self) -> None:
+        """Load the detector. Raises InputError for what the user must mend."""
+        if self._open:
+            return
+        # Images are worked on side by side; OpenCV's own threads would only get in their way.
+        cv2.setNumThreads(1)
+        self._detector.open()
+        self._open = True
+
+    def prepare(self, row: Row) -> Picture:
+        """Read and decode a picture, and make it ready for the detector."""
+        data = read_source(
+            self._root,
+            row["path"],
+            self.config.max_bytes,
+            size_bytes=row.get("size_bytes"),
+            modified_ns=row.get("modified_ns"),
+        )
+        look = self._detector.look(pixels.decode(data, self._limits), row)
+        return Picture(look, hashlib.sha256(data).hexdigest())
+
+    def compute(self, items: list[Picture]) -> Sequence[list[Detection]]:
+        """Return the faces of each picture, best first."""
+        return self._detector.detect([item.look for item in items])
+
+    def finish(self, row: Row, item: Picture, result: list[Detection]) -> list[Row]:
+        """Return one row for each chosen face, or one that says why there is none."""
+        height, width = item.look.pixels.shape[:2]
+        faces = [f for f in result if f.score is None or f.score >= self.config.threshold]
+        common: Row = {
+            "source_sha256": item.source_sha256,
+            "source_width_px": width,
+            "source_height_px": height,
+            "faces_found": len(faces),
+        }
+        if not faces:
+            best = max((f.score or 0.0 for f in result), default=None)
+            reason = "no_face" if best is None else "low_score"
+            return [common | {"detection_score": best} | _rejected(reason)]
+        chosen = choose(faces, self.config.faces, width, height)
+        rows = [common | self._face_row(item, face) for face in chosen]
+        for number, out in enumerate(rows):
+            out["key"] = face_key(row["key"], number) if len(rows) > 1 else row["key"]
+            if out.get("image") is not None:
+                suffix = "jpg" if self.config.format == "jpeg" else "png"
+                out["image"]["path"] = f"{out['key']}.{suffix}"
+        return rows
+
+    def _face_row(self, item: Picture, face: Detection) -> Row:
+        size = self.config.size_px
+        transform = self._transform(item, face)
+        span = size / geometry.scale_of(transform)
+        columns: Row = {
+            "bbox_xyxy": None if face.bbox_xyxy is None else face.bbox_xyxy.tolist(),
+            "landmarks": None if face.landmarks is None else face.landmarks.tolist(),
+            "landmarks_from": face.origin,
+            "transform": transform.tolist(),
+            "detection_score": face.score,
+            "face_size_px": span,
+        }
+        if span < self.config.min_face_px:
+            return columns | _rejected("face_too_small")
+        crop = geometry.warp(item.look.pixels, transform, size, self.config.border)
+        sharpness, brightness = pixels.measures(crop)
+        data = pixels.encode(crop, self.config.format, self.config.quality)
+        return columns | {
+            "image": {"bytes": data, "path": None},
+            "image_sha256": hashlib.sha256(data).hexdigest(),
+            "sharpness": sharpness,
+            "brightness": brightness,
+        }
+
+    def _transform(self, item: Picture, face: Detection) -> Matrix:
+        """Return the frame from the best that is known of a face."""
+        size = self.config.size_px
+        if face.landmarks is not None:
+            return geometry.transform_from_landmarks(face.landmarks, size)
+        if face.eyes is not None:
+            return geometry.transform_from_eyes(face.eyes, size)
+        if face.bbox_xyxy is not None:
+            return geometry.transform_from_box(face.bbox_xyxy, size, self._detector.box_frame)
+        height, width = item.look.pixels.shape[:2]
+        return geometry.transform_of_whole(width, height, size)
+
+
+def make_detector(config: AlignConfig, threads: int) -> Detector:
+    """Return the detector that the settings name, not yet open."""
+    if config.detector not in DETECTORS:
+        raise InputError(
+            f"unknown detector '{config.detector}'{nearest(config.detector, list(DETECTORS))}"
+        )
+    return DETECTORS[config.detector](
+        DetectorSettings(
+            pack=config.pack,
+            model_root=config.model_root,
+            threshold=config.threshold,
+            canvases=config.canvases,
+            every_canvas=config.faces == "all",
+            device=config.device,
+            threads=threads,
+        )
+    )
+
+
+def choose(
+    faces: Sequence[Detection],
+    which: Literal["largest", "centre", "all"],
+    width_px: int,
+    height_px: int,
+) -> list[Detection]:
+    """Return the faces to keep, all of them from left to right.
+
+    ``largest`` is by box area, ``centre`` by the distance of the box's centre from the picture's.
+    Ties go to the detector's own order. Faces without boxes come alone.
+    """
+    if len(faces) == 1:
+        return list(faces)
+    boxes = np.array([face.bbox_xyxy for face in faces])
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    if which == "all":
+        return [faces[i] for i in np.lexsort((middles[:, 1], middles[:, 0]))]
+    if which == "largest":
+        return [faces[int(np.argmax(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)))]]
+    away = np.linalg.norm(middles - (width_px / 2, height_px / 2), axis=1)
+    return [faces[int(np.argmin(away))]]
+
+
+def _rejected(reason: str) -> Row:
+    return {"status": status_of(reason), "reason": reason}

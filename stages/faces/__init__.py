@@ -1,0 +1,1 @@
+"""Faces in pictures: finding them, their geometry, their pixels, and drawing them."""

@@ -1,0 +1,18 @@
+"""Detectors by name. To add one: a module here, and a line in ``DETECTORS``."""
+
+from typing import Final
+
+from .base import Canvas, Detection, Detector, DetectorSettings, Look
+from .insightface import InsightFace
+from .none import AlreadyAligned
+from .opencv import OpenCV
+from .supplied import Supplied
+
+DETECTORS: Final[dict[str, type[Detector]]] = {
+    "opencv": OpenCV,
+    "insightface": InsightFace,
+    "supplied": Supplied,
+    "none": AlreadyAligned,
+}
+
+__all__ = ["DETECTORS", "Canvas", "Detection", "Detector", "DetectorSettings", "Look"]

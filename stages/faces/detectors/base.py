@@ -1,0 +1,198 @@
+"""What a detector is, and the canvas on which detectors look at a picture."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..geometry import TIGHT_BOX, BoxFrame, Pixels, Points
+from ..onnx import Device
+
+Origin = Literal["detector", "eyes", "box", "supplied", "none"]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One face, in original upright coordinates (see ``faces.geometry``).
+
+    Attributes:
+        bbox_xyxy: (4,) float64, may reach beyond the image; None where only landmarks are known.
+        landmarks: (5, 2) float64 in the order of ``LANDMARK_NAMES``, or None.
+        eyes: (2, 2) float64, left-image eye first, where only the eyes are known.
+        score: 0–1, or None where the detector has no meaningful one.
+        origin: what the frame rests on; written as ``landmarks_from``.
+    """
+
+    bbox_xyxy: Points | None
+    landmarks: Points | None
+    eyes: Points | None
+    score: float | None
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Look:
+    """A picture, made ready for a detector off the thread that detects.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, upright.
+        ready: the detector's own: a first canvas, or what the row supplied.
+    """
+
+    pixels: Pixels
+    ready: Any
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """What a detector is told; each one reads the part that concerns it.
+
+    Attributes:
+        pack: insightface model pack, a name below ``model_root`` or a directory.
+        model_root: folder that holds ``models/<pack>``.
+        threshold: least score of a face, for detectors that have scores.
+        canvases: paddings to try in this order until a face is found.
+        every_canvas: look at all canvases and merge what they show, instead of stopping early.
+        device: what networks run on; ``auto`` is settled when they are opened.
+        threads: pictures looked at side by side; never changes a result.
+    """
+
+    pack: str = ""
+    model_root: str = "~/.insightface"
+    threshold: float = 0.5
+    canvases: tuple[float, ...] = (2.0, 1.0, 3.0)
+    every_canvas: bool = False
+    device: Device = "auto"
+    threads: int = 1
+
+
+class Detector(ABC):
+    """Finds faces. One object serves a worker; ``detect`` runs on one thread, ``look`` on many.
+
+    What a detector finds in one picture never depends on the other pictures of the batch.
+    """
+
+    name: ClassVar[str]
+    # How its boxes lie in the canonical frame, for faces without landmarks.
+    box_frame: ClassVar[BoxFrame] = TIGHT_BOX
+
+    def __init__(self, settings: DetectorSettings) -> None:
+        self.settings = settings
+
+    @property
+    def device_class(self) -> Literal["cpu", "cuda"]:
+        """What the results are computed on; part of the fingerprint, known once open."""
+        return "cpu"
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of the model files by name; readable before ``open``."""
+        return {}
+
+    def open(self) -> None:  # noqa: B027 - most detectors load nothing
+        """Load models, once a worker."""
+
+    def close(self) -> None:  # noqa: B027
+        """Give back threads and memory."""
+
+    def look(self, pixels: Pixels, row: Mapping[str, Any]) -> Look:
+        """Prepare a picture; may refuse its row with a ``SampleError``."""
+        return Look(pixels, None)
+
+    @abstractmethod
+    def detect(self, looks: Sequence[Look]) -> list[list[Detection]]:
+        """The faces of each picture, best first."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Where a picture lies on a square black canvas.
+
+    Detectors are trained on faces with surroundings. A face that fills its picture is larger than
+    their largest anchor and is not found at all; with ``padding`` 2 the picture's longer side takes
+    half of the canvas, and it is.
+
+    Attributes:
+        side_px: side of the canvas.
+        left_px, top_px, width_px, height_px: the picture's place on it.
+        scale_x, scale_y: canvas pixels per original pixel; they differ by rounding only.
+    """
+
+    side_px: int
+    left_px: int
+    top_px: int
+    width_px: int
+    height_px: int
+    scale_x: float
+    scale_y: float
+
+    @classmethod
+    def centred(cls, width_px: int, height_px: int, side_px: int, padding: float) -> Canvas:
+        """Place a picture in the middle, its longer side ``side_px / padding``."""
+        scale = side_px / (padding * max(width_px, height_px))
+        width, height = max(1, round(width_px * scale)), max(1, round(height_px * scale))
+        return cls(
+            side_px,
+            (side_px - width) // 2,
+            (side_px - height) // 2,
+            width,
+            height,
+            width / width_px,
+            height / height_px,
+        )
+
+    def patch(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The picture at its size on the canvas, resized once from the original.
+
+        Averaging where it shrinks: bilinear sampling alone would alias and cost recall on large
+        photographs.
+        """
+        shrinks = self.scale_x < 1
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        size = (self.width_px, self.height_px)
+        return np.asarray(cv2.resize(pixels, size, interpolation=how), np.uint8)
+
+    def to_original(self, points: NDArray[Any]) -> Points:
+        """Canvas coordinates (..., 2) → original coordinates, float64."""
+        offset = (self.left_px, self.top_px)
+        return (np.asarray(points, np.float64) - offset) / (self.scale_x, self.scale_y)
+
+
+def overlap(box: Points, others: Points) -> Points:
+    """Intersection over union of one box (4,) with others (N, 4), (N,) float64."""
+    corner = np.maximum(box[:2], others[:, :2])
+    opposite = np.minimum(box[2:], others[:, 2:])
+    shared = np.prod(np.clip(opposite - corner, 0, None), axis=1)
+    areas = np.prod(others[:, 2:] - others[:, :2], axis=1)
+    union = np.prod(box[2:] - box[:2]) + areas - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def merged(detections: Sequence[Detection], threshold: float = 0.4) -> list[Detection]:
+    """Best first, without the ones that overlap a better one by more than ``threshold``.
+
+    "Better" is the higher score, then the larger box, then the one further up and left, so that the
+    order never depends on how the list came about. All detections must have boxes.
+    """
+    ranked = sorted(detections, key=_rank)
+    kept: list[Detection] = []
+    boxes = np.empty((0, 4))
+    for face in ranked:
+        box = face.bbox_xyxy
+        assert box is not None
+        if not (overlap(box, boxes) > threshold).any():
+            kept.append(face)
+            boxes = np.vstack([boxes, box])
+    return kept
+
+
+def _rank(face: Detection) -> tuple[float, ...]:
+    box = face.bbox_xyxy
+    assert box is not None
+    left, top, right, bottom = (float(v) for v in box)
+    return (-(face.score or 0.0), -(right - left) * (bottom - top), top, left)

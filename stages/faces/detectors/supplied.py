@@ -1,0 +1,61 @@
+"""Boxes or landmarks that the dataset's own list gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ....pipeline.errors import SampleError
+from ..geometry import Pixels, ordered
+from .base import Detection, Detector, Look
+
+
+class Supplied(Detector):
+    """Takes each row's landmarks, or its box where it has none.
+
+    Coordinates are upright original pixels. A box is read as one drawn tightly around brow, chin
+    and cheeks; looser boxes give looser crops. A list that has both gets its frame from the
+    landmarks. One row speaks of one face.
+    """
+
+    name: ClassVar[str] = "supplied"
+
+    def look(self, pixels: Pixels, row: Mapping[str, Any]) -> Look:
+        """Check what the row supplies.
+
+        Raises:
+            SampleError: ``no_landmarks`` where the row has neither, ``bad_supplied_box`` where
+                numbers are missing, not finite, empty or wholly outside the image.
+        """
+        height, width = pixels.shape[:2]
+        box, points = row.get("bbox_xyxy"), row.get("landmarks")
+        if points is None and box is None:
+            raise SampleError("no_landmarks", "the list gives neither landmarks nor a box")
+        bbox = None if box is None else _numbers(box, (4,), "box")
+        landmarks = None if points is None else _numbers(points, (5, 2), "landmarks")
+        if landmarks is not None:
+            inside = ((landmarks >= 0) & (landmarks <= (width, height))).all(axis=1)
+            if np.ptp(landmarks[:3], axis=0).max() < 1 or not inside.any():
+                raise SampleError("bad_supplied_box", "the landmarks are no face within the image")
+            landmarks = ordered(landmarks)
+        if bbox is not None:
+            shown = np.minimum(bbox[2:], (width, height)) - np.maximum(bbox[:2], 0)
+            if (bbox[2:] <= bbox[:2]).any() or (shown <= 0).any():
+                raise SampleError("bad_supplied_box", f"{bbox.tolist()} in {width} x {height}")
+        return Look(pixels, Detection(bbox, landmarks, None, None, "supplied"))
+
+    def detect(self, looks: Sequence[Look]) -> list[list[Detection]]:
+        """What ``look`` found in each row."""
+        return [[look.ready] for look in looks]
+
+
+def _numbers(values: Any, shape: tuple[int, ...], what: str) -> np.ndarray[Any, Any]:
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise SampleError("bad_supplied_box", f"the {what} is not a list of numbers") from error
+    if array.shape != shape or not np.isfinite(array).all():
+        raise SampleError("bad_supplied_box", f"the {what} needs finite numbers of shape {shape}")
+    return array

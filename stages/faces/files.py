@@ -1,0 +1,85 @@
+"""Reads a source file that a manifest names, and nothing outside the dataset's root."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from ...pipeline.errors import SampleError
+
+# What one file can be at fault for. Anything else (EIO, ENOSPC, EMFILE …) is the machine's trouble
+# and must stop the shard, or a failing disk would be booked as a thousand bad photographs.
+_REASONS = {
+    errno.ENOENT: "missing_file",
+    errno.ENOTDIR: "missing_file",
+    errno.ENAMETOOLONG: "missing_file",
+    errno.EISDIR: "not_a_file",
+    errno.ENXIO: "not_a_file",
+    errno.ELOOP: "unreadable",
+    errno.EACCES: "unreadable",
+    errno.EPERM: "unreadable",
+}
+
+
+def read_source(
+    root: Path,
+    relative: str,
+    max_bytes: int,
+    *,
+    size_bytes: int | None = None,
+    modified_ns: int | None = None,
+) -> bytes:
+    """The bytes of ``root / relative``.
+
+    Links are followed only as far as they stay inside the root. Devices, pipes and folders are
+    never opened for reading, whatever their name.
+
+    Args:
+        root: the dataset's root, already resolved.
+        relative: path below it, as the manifest has it.
+        max_bytes: files larger than this are not read.
+        size_bytes, modified_ns: what ingest saw; None skips the comparison.
+
+    Raises:
+        SampleError: ``missing_file``, ``not_a_file``, ``outside_root``, ``unreadable``,
+            ``empty_file``, ``too_many_bytes``, ``changed_since_ingest``.
+        OSError: trouble that is not this file's own.
+    """
+    try:
+        path = (root / relative).resolve(strict=True)
+        if not path.is_relative_to(root):
+            raise SampleError("outside_root", f"{relative} leads out of {root}")
+        # A pipe without a writer would block the open itself.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _as_sample_error(error, relative) from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise SampleError("not_a_file", relative)
+        if status.st_size == 0:
+            raise SampleError("empty_file", relative)
+        if status.st_size > max_bytes:
+            raise SampleError("too_many_bytes", f"{relative}: {status.st_size} > {max_bytes}")
+        changed = (size_bytes is not None and status.st_size != size_bytes) or (
+            modified_ns is not None and status.st_mtime_ns != modified_ns
+        )
+        if changed:
+            raise SampleError("changed_since_ingest", relative)
+        # One more than allowed, so that a file that grows while it is read is noticed.
+        data = file.read(max_bytes + 1)
+    if len(data) != status.st_size:
+        raise SampleError("changed_since_ingest", relative)
+    return data
+
+
+def _as_sample_error(error: Exception, relative: str) -> Exception:
+    if isinstance(error, RuntimeError):  # pathlib's word for a loop of links
+        return SampleError("unreadable", f"{relative}: {error}")
+    if isinstance(error, ValueError):  # a null byte in the name
+        return SampleError("missing_file", f"{relative!r}: {error}")
+    if isinstance(error, OSError) and error.errno in _REASONS:
+        return SampleError(_REASONS[error.errno], f"{relative}: {error.strerror}")
+    return error

@@ -1,0 +1,125 @@
+"""The picture plane on which skin, brows, lips, beard and wrinkles are painted.
+
+A cylinder around the head: columns are the angle about the vertical axis, rows the height. Paint is
+attached to vertices at rest, so it follows identity and expression without seams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+ByteArray = NDArray[np.uint8]
+
+_HALF_ANGLE = 1.9  # radians; beyond the ears
+_TOP, _BOTTOM = 15.0, -9.5  # head units
+_SUBPIXEL_BITS = 4
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A cylinder unrolled on ``height`` x ``width`` texels; about 12-16 texels a head unit."""
+
+    height: int = 384
+    width: int = 512
+
+    def texel(self, points: FloatArray) -> FloatArray:
+        """(..., 3) head coordinates at rest → (..., 2) column, row (texel centres at integers)."""
+        angle = np.arctan2(points[..., 0], points[..., 2])
+        column = (angle / _HALF_ANGLE + 1) * 0.5 * (self.width - 1)
+        row = (_TOP - points[..., 1]) / (_TOP - _BOTTOM) * (self.height - 1)
+        return np.stack([column, row], -1).astype(np.float32)
+
+    def at(self, degrees: FloatArray | float, y: FloatArray | float) -> FloatArray:
+        """Texels of points given by angle (degrees, positive on the person's left) and height."""
+        radians = np.deg2rad(np.asarray(degrees, np.float32))
+        height = np.asarray(y, np.float32)
+        return self.texel(np.stack([np.sin(radians), height, np.cos(radians)], -1))
+
+    @cached_property
+    def degrees(self) -> FloatArray:
+        """(1, W) float32: the angle of every column."""
+        return np.rad2deg(np.linspace(-_HALF_ANGLE, _HALF_ANGLE, self.width, dtype=np.float32))[None]
+
+    @cached_property
+    def y(self) -> FloatArray:
+        """(H, 1) float32: the height of every row, in head units."""
+        return np.linspace(_TOP, _BOTTOM, self.height, dtype=np.float32)[:, None]
+
+    @property
+    def texels_per_unit(self) -> float:
+        """Rows a head unit spans."""
+        return (self.height - 1) / (_TOP - _BOTTOM)
+
+    def blank(self) -> ByteArray:
+        """An empty (H, W) uint8 mask."""
+        return np.zeros((self.height, self.width), np.uint8)
+
+    def blur(self, mask: FloatArray, units: float) -> FloatArray:
+        """Gaussian blur with a sigma given in head units."""
+        sigma = max(units * self.texels_per_unit, 0.05)
+        return cv2.GaussianBlur(mask, (0, 0), sigma).astype(np.float32)
+
+    def sample(self, texture: FloatArray, texels: FloatArray) -> FloatArray:
+        """Bilinear samples of (H, W[, C]) at (N, 2) texels → (N, C) float32."""
+        count = len(texels)
+        # remap refuses rows longer than 32767, so the points are folded into a rectangle.
+        width = 256
+        padded = np.zeros((-(-count // width) * width, 2), np.float32)
+        padded[:count] = texels
+        field = padded.reshape(-1, width, 2)
+        picked = cv2.remap(texture, field, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return picked.reshape(len(padded), -1)[:count].astype(np.float32)
+
+
+def polygon(mask: ByteArray, outline: FloatArray, value: int = 255) -> None:
+    """Fill a closed outline (N, 2), anti-aliased, in place."""
+    cv2.fillPoly(mask, [_fixed(outline)], value, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def stroke(mask: ByteArray, line: FloatArray, value: int, thickness: int = 1) -> None:
+    """Draw an open line (N, 2), anti-aliased, in place."""
+    cv2.polylines(mask, [_fixed(line)], False, value, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def strokes(mask: ByteArray, lines: Sequence[FloatArray] | FloatArray, value: int) -> None:
+    """Draw many thin open lines, anti-aliased, in place."""
+    fixed = [_fixed(line) for line in lines]
+    cv2.polylines(mask, fixed, False, value, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def _fixed(line: FloatArray) -> NDArray[np.int32]:
+    return np.round(line * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+
+
+def spline(points: FloatArray, count: int, closed: bool = False) -> FloatArray:
+    """A Catmull-Rom curve through (K, D) points, sampled at ``count`` parameters."""
+    size = len(points)
+    steps = np.linspace(0, size if closed else size - 1, count, endpoint=not closed)
+    base = np.minimum(np.floor(steps).astype(int), size - (1 if closed else 2))
+    t = (steps - base)[:, None]
+    index = base[:, None] + np.arange(-1, 3)
+    index = index % size if closed else index.clip(0, size - 1)
+    p0, p1, p2, p3 = (points[index[:, i]] for i in range(4))
+    curve = p1 + 0.5 * t * (
+        p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0))
+    )
+    return curve.astype(np.float32)
+
+
+def noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> FloatArray:
+    """Smooth noise in about [-1, 1]: a (cells) grid of uniform values, enlarged to ``shape``."""
+    coarse = rng.uniform(-1, 1, (max(cells[0], 2), max(cells[1], 2))).astype(np.float32)
+    return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+
+
+def smoothstep(low: float, high: float, value: FloatArray) -> FloatArray:
+    """0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``)."""
+    t = ((value - low) / (high - low)).clip(0, 1)
+    return (t * t * (3 - 2 * t)).astype(np.float32)

@@ -1,0 +1,86 @@
+"""Pose, perspective, and the frame of the picture.
+
+Source pictures look like what the align stage makes: a similarity transform fixed by the eyes and
+the tip of the nose, never by mouth or chin (that would hide jaw drops).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .scene import Camera
+
+FloatArray = NDArray[np.float32]
+
+# Left-image eye, right-image eye, nose tip in units of the picture's size: the template of align.
+TEMPLATE = np.array([[0.345, 0.40], [0.655, 0.40], [0.5, 0.585]], np.float32)
+_PIVOT = np.array([0.0, 0.0, 2.0], np.float32)  # about where a neck turns, head units
+_NOSE = 30  # iBUG numbering
+_EYES = (slice(36, 42), slice(42, 48))
+_MOUTH_CORNERS = (48, 54)
+
+
+@dataclass(frozen=True)
+class View:
+    """From head coordinates to pixels; ``scale``/``shift`` as a complex similarity transform."""
+
+    rotation: FloatArray
+    distance: float
+    scale: complex
+    shift: complex
+
+    def turned(self, points: FloatArray) -> FloatArray:
+        """Head coordinates (N, 3) → camera coordinates, z towards the viewer."""
+        return (points - _PIVOT) @ self.rotation.T
+
+    def pixels(self, camera_points: FloatArray) -> FloatArray:
+        """Camera coordinates (N, 3) → pixel x, y (y down) and depth (larger is nearer)."""
+        plane = _perspective(camera_points, self.distance) * self.scale + self.shift
+        return np.stack([plane.real, plane.imag, camera_points[:, 2]], 1).astype(np.float32)
+
+
+def look_through(camera: Camera, landmarks: FloatArray, size: int) -> View:
+    """Work out the view of a head whose (68, 3) landmarks are given, on ``size`` pixels."""
+    rotation = _rotation(camera.yaw_deg, camera.pitch_deg, camera.roll_deg)
+    turned = (landmarks - _PIVOT) @ rotation.T
+    anchors = five_points(_perspective(turned, camera.distance))[:3]
+    target = (TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]) * size
+    if camera.framing == "snapshot":
+        scale = complex(camera.zoom * size / 17.5)  # a head with hair is about 17.5 units high
+        middle = complex(0.5 + 2 * camera.shift[0], 0.5 + 2 * camera.shift[1]) * size
+        return View(rotation, camera.distance, scale, middle - scale * complex(anchors.mean()))
+    if camera.framing == "target":
+        # A fixed frame with room for a dropped jaw; anchored nowhere on the face, so that raising the
+        # brows or wrinkling the nose does not move the rest.
+        scale = complex(0.047 * size)
+        return View(rotation, camera.distance, scale, complex(0.5, 0.495) * size)
+    apart = abs(anchors[1] - anchors[0])
+    seen = anchors + apart * (camera.jitter[:, 0] + 1j * camera.jitter[:, 1])
+    centred, wanted = seen - seen.mean(), target - target.mean()
+    scale = complex((centred.conj() * wanted).sum() / (np.abs(centred) ** 2).sum()) * camera.zoom
+    middle = complex(target.mean()) + complex(*camera.shift) * size
+    return View(rotation, camera.distance, scale, middle - scale * complex(seen.mean()))
+
+
+def five_points(landmarks: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """68 landmarks → eye centres (image left first), nose tip, mouth corners, as x + iy."""
+    left, right = (landmarks[eye].mean() for eye in _EYES)
+    return np.array([left, right, landmarks[_NOSE], *landmarks[list(_MOUTH_CORNERS)]])
+
+
+def _perspective(points: FloatArray, distance: float) -> NDArray[np.complex128]:
+    shrink = distance / (distance - points[:, 2].astype(float))
+    return shrink * (points[:, 0] - 1j * points[:, 1])
+
+
+def _rotation(yaw_deg: float, pitch_deg: float, roll_deg: float) -> FloatArray:
+    """Yaw (to the person's left), then pitch (up), then roll (clockwise as seen)."""
+    yaw, pitch, roll = np.deg2rad([yaw_deg, -pitch_deg, -roll_deg])
+    cy, sy, cp, sp, cr, sr = (f(a) for a in (yaw, pitch, roll) for f in (np.cos, np.sin))
+    turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    nod = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    tilt = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    return (tilt @ nod @ turn).astype(np.float32)

@@ -1,0 +1,173 @@
+"""The face kit prepared for rendering: what never changes from picture to picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..facekit import FaceKit
+from .atlas import Atlas
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int32]
+
+# What a visible triangle is made of.
+SKIN, EYE, TEETH, GUMS, HAIR, BRIM = range(6)
+_PART_OF = {
+    "M_Face": SKIN,
+    "M_BackHead": SKIN,
+    "M_ScleraLeft": EYE,
+    "M_ScleraRight": EYE,
+    "M_Teeth": TEETH,
+    "M_GumsTongue": GUMS,
+}
+_LIP_GAP_TOP, _LIP_GAP_BOTTOM = 62, 66  # inner lips, iBUG numbering
+
+
+@dataclass(frozen=True)
+class Head:
+    """Static geometry.
+
+    Attributes:
+        kit: the face kit.
+        triangles: (T, 3) int32, those that can ever face the camera.
+        parts: (T,) uint8, SKIN, EYE, TEETH or GUMS.
+        canonical: (V,) vertices at the same place share a number, so that normals cross seams.
+        texels: (V, 2) float32 place on the atlas.
+        eye: (V, 2) float32 offset from the optical axis at rest, head units (0 elsewhere).
+        lids: (V, 2) float32 in [0, 1], closeness to the upper and lower lid margin.
+        scalp: (V,) bool, skin that hair may lift (no ears, no eyelids, no inner mouth).
+    """
+
+    kit: FaceKit
+    atlas: Atlas
+    triangles: IntArray
+    parts: NDArray[np.uint8]
+    canonical: NDArray[np.int64]
+    texels: FloatArray
+    eye: FloatArray
+    lids: FloatArray
+    scalp: NDArray[np.bool_]
+
+    def shape(self, identity: FloatArray) -> FloatArray:
+        """(V, 3) vertices of a person (I,) who does not move."""
+        modes = self.kit.identity.reshape(len(identity), -1)
+        moved = identity.astype(np.float32) @ modes
+        return self.kit.neutral + moved.reshape(-1, 3)
+
+    def movement(self, amounts: FloatArray) -> FloatArray:
+        """(V, 3) displacement for amounts (E,) of every expression shape."""
+        used = np.flatnonzero(amounts)
+        shapes = self.kit.expression.reshape(len(amounts), -1)
+        # Row by row: a gathered copy of the shapes would cost more than the sum.
+        total = np.zeros(shapes.shape[1], np.float32)
+        for index in used:
+            total += np.float32(amounts[index]) * shapes[index]
+        return total.reshape(-1, 3)
+
+    def lip_gap(self, coefficients: FloatArray) -> float:
+        """How much wider than at rest the lips of the mean head part, in head units."""
+        pair = self.kit.landmarks68[[_LIP_GAP_TOP, _LIP_GAP_BOTTOM]]
+        moved = np.tensordot(coefficients, self.kit.expression[:, pair], 1)
+        return float(max(0.0, moved[0, 1] - moved[1, 1]))
+
+    def normals(self, vertices: FloatArray, triangles: IntArray) -> FloatArray:
+        """(V', 3) unit vertex normals; vertices beyond the head's own are each their own."""
+        extra = np.arange(len(self.canonical), len(vertices))
+        share = np.concatenate([self.canonical, extra])
+        edge1 = vertices[triangles[:, 1]] - vertices[triangles[:, 0]]
+        edge2 = vertices[triangles[:, 2]] - vertices[triangles[:, 0]]
+        faces = _cross(edge1, edge2)
+        corners = share[triangles]
+        count = len(vertices)
+        total = np.empty((count, 3), np.float32)
+        for axis in range(3):
+            total[:, axis] = sum(
+                np.bincount(corners[:, corner], faces[:, axis], count) for corner in range(3)
+            )
+        total = total[share]
+        length = np.sqrt((total * total).sum(1, keepdims=True))
+        return (total / np.maximum(length, 1e-9)).astype(np.float32)
+
+
+def prepare_head(kit: FaceKit, atlas: Atlas) -> Head:
+    """Work out everything that does not change."""
+    part = np.array([_PART_OF.get(name, 255) for name in kit.materials], np.uint8)
+    parts = part[kit.triangle_material]
+    middle = kit.neutral[kit.triangles].mean(1)
+    edges = kit.neutral[kit.triangles]
+    facing = _cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0])
+    away = facing[:, 2] < -0.6 * np.linalg.norm(facing, axis=1)
+    # The iris mesh lies inside the eyeball mesh, on which we paint the iris; the eyeball's back and
+    # the back of the head never show at the poses we render.
+    hidden = (parts == EYE) & (middle[:, 2] < 8.4) | (parts == SKIN) & away & (middle[:, 2] < 2)
+    kept = (parts != 255) & ~hidden
+    triangles, parts = kit.triangles[kept], parts[kept]
+    places = np.unique(np.round(kit.neutral, 4), axis=0, return_inverse=True)[1]
+    first = np.full(places.max() + 1, len(places), np.int64)
+    np.minimum.at(first, places, np.arange(len(places)))
+    canonical = first[places]
+    skin = np.zeros(len(kit.neutral), bool)
+    skin[triangles[parts == SKIN]] = True
+    canonical = np.where(skin, canonical, np.arange(len(places)))
+    return Head(
+        kit=kit,
+        atlas=atlas,
+        triangles=triangles,
+        parts=parts,
+        canonical=canonical,
+        texels=atlas.texel(kit.neutral),
+        eye=_eye_offsets(kit, triangles[parts == EYE]),
+        lids=_lid_margins(kit, triangles[parts == SKIN]),
+        scalp=skin & ((np.abs(kit.neutral[:, 0]) < 7.5) | (kit.neutral[:, 1] > 4.5)),
+    )
+
+
+def _eye_offsets(kit: FaceKit, triangles: IntArray) -> FloatArray:
+    """Offset from the optical axis, in the eyeball's own frame at rest."""
+    offsets = np.zeros((len(kit.neutral), 2), np.float32)
+    vertices = np.unique(triangles)
+    for side in (-1, 1):
+        ball = vertices[side * kit.neutral[vertices, 0] > 0]
+        if len(ball):
+            apex = kit.neutral[ball][kit.neutral[ball, 2].argmax()]
+            offsets[ball] = kit.neutral[ball, :2] - apex[:2]
+    return offsets
+
+
+def _lid_margins(kit: FaceKit, triangles: IntArray) -> FloatArray:
+    """How close skin is to the rim of the eye opening, above and below its corners."""
+    closeness = np.zeros((len(kit.neutral), 2), np.float32)
+    edges = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1)
+    unique, count = np.unique(edges, axis=0, return_counts=True)
+    rim = np.unique(unique[count == 1])
+    skin = np.unique(triangles)
+    for corners in ((36, 39), (42, 45)):
+        ends = kit.neutral[kit.landmarks68[list(corners)]]
+        centre, reach = ends.mean(0), 0.75 * np.linalg.norm(ends[1] - ends[0])
+        near_rim = rim[np.linalg.norm(kit.neutral[rim] - centre, axis=1) < reach]
+        near = skin[np.linalg.norm(kit.neutral[skin] - centre, axis=1) < reach + 0.5]
+        if not len(near_rim):
+            continue
+        slope = (ends[1, 1] - ends[0, 1]) / (ends[1, 0] - ends[0, 0])
+        line = ends[0, 1] + slope * (kit.neutral[near_rim, 0] - ends[0, 0])
+        for channel, chosen in enumerate((kit.neutral[near_rim, 1] >= line, kit.neutral[near_rim, 1] < line)):
+            lid = kit.neutral[near_rim[chosen]]
+            if len(lid):
+                gap = np.linalg.norm(kit.neutral[near][:, None] - lid[None], axis=2).min(1)
+                closeness[near, channel] = np.exp(-((gap / 0.13) ** 2))
+    return closeness
+
+
+def _cross(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Row-wise cross product; several times faster than numpy's general one."""
+    return np.stack(
+        [
+            a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1],
+            a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2],
+            a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0],
+        ],
+        1,
+    )

@@ -1,0 +1,297 @@
+"""ingest: makes the manifest, references to the images of a folder or a list, and their labels.
+
+Nothing is copied and no image is opened. Every input becomes a row; what cannot be used carries
+its reason. Rows come in the natural order of their paths, so that the order of a list or of a disk
+never matters.
+"""
+
+import os
+import posixpath
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from ..manifests.keys import face_key, sample_id
+from ..manifests.schema import MANIFEST
+from ..manifests.vocabularies import status_of
+from ..pipeline.errors import InputError
+from ..pipeline.stage import Scan, SourceStage, StageConfig
+from .sources.faces import Coordinates, distinct, supplied
+from .sources.files import FileFacts, Root, is_utf8, path_order, walk
+from .sources.labels import LabelRules, folder_emotion, read_labels
+from .sources.table import LIST_SUFFIXES, assign_columns, read_list
+from .sources.values import Cells
+
+_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+    *(".gif", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
+)
+
+
+def _free(default: Any, description: str, **rules: Any) -> Any:
+    """Return a setting that may change between runs over the same output."""
+    return Field(
+        default, description=description, json_schema_extra={"shapes_results": False}, **rules
+    )
+
+
+class IngestConfig(StageConfig):
+    """What is read, and what the columns of a list mean.
+
+    Only ``shard_rows`` shapes the manifest for good. The rest decides which rows there are, and
+    those are compared with the manifest's at every run; labels are written anew every time.
+    """
+
+    shard_rows: int = Field(1024, ge=1, description="inputs a shard; holds to the end of the flow")
+    limit: int | None = _free(None, "take the first N inputs only", ge=1)
+    extensions: tuple[str, ...] = _free(_EXTENSIONS, "a folder's files so named are images")
+    follow_symlinks: bool = _free(False, "walk into links to folders within the input")
+    class_per_folder: bool = _free(False, "the folder an image lies in is named for its emotion")
+    root: Path | None = _free(
+        None, "the folder that a list's paths count from; unset: the list's own folder"
+    )
+    path_column: str = _free("path", "a list's column with the paths")
+    columns: dict[str, str] = _free(
+        {}, "normpipe's name = the list's, for columns with other names"
+    )
+    au_columns: Literal["occurrence", "intensity"] = _free(
+        "occurrence", "what a column named AU12 holds: 0 or 1, or levels 0 to 5"
+    )
+    au_missing: float | None = _free(
+        None, "the number that stands for an unknown action unit (BP4D: 9)"
+    )
+    valence_arousal_missing: float | None = _free(
+        None, "the number that stands for unknown valence or arousal (AffectNet: -2)"
+    )
+    emotion_names: tuple[str, ...] = _free(
+        (), "names for emotions given as numbers, from 0 on; '' where there is none"
+    )
+
+    @field_validator("extensions")
+    @classmethod
+    def _with_dot(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple("." + value.lower().lstrip(".") for value in values)
+
+
+@dataclass
+class _Inputs:
+    """Inputs before they are written: one entry a row in every list."""
+
+    keys: list[str] = field(default_factory=lambda: list[str]())
+    paths: list[str | None] = field(default_factory=lambda: list[str | None]())
+    facts: list[FileFacts] = field(default_factory=lambda: list[FileFacts]())
+    boxes: list[Coordinates] = field(default_factory=lambda: list[Coordinates]())
+    landmarks: list[Coordinates] = field(default_factory=lambda: list[Coordinates]())
+
+    def add(
+        self,
+        key: str,
+        path: str | None,
+        facts: FileFacts,
+        bbox: Coordinates = None,
+        landmarks: Coordinates = None,
+    ) -> None:
+        self.keys.append(key)
+        self.paths.append(path)
+        self.facts.append(facts)
+        self.boxes.append(bbox)
+        self.landmarks.append(landmarks)
+
+    def table(self, stage: str) -> pa.Table:
+        """Return the rows as a MANIFEST table."""
+        reasons = [facts.reason for facts in self.facts]
+        columns = {
+            "key": self.keys,
+            "parent_key": self.keys,
+            "status": ["ok" if reason is None else status_of(reason) for reason in reasons],
+            "reason": reasons,
+            "decided_by": [stage] * len(reasons),
+            "path": self.paths,
+            "size_bytes": [facts.size_bytes for facts in self.facts],
+            "modified_ns": [facts.modified_ns for facts in self.facts],
+            "bbox_xyxy": self.boxes,
+            "landmarks": self.landmarks,
+        }
+        arrays = [pa.array(columns[f.name], f.type) for f in MANIFEST]
+        return pa.Table.from_arrays(arrays, schema=MANIFEST)
+
+
+class Ingest(SourceStage):
+    """Source stage: a folder or a list → references.
+
+    Args:
+        config: settings.
+        source: a folder of images, or a ``.csv``, ``.tsv`` or ``.parquet`` list.
+        dataset: first part of every key.
+    """
+
+    name: ClassVar[str] = "ingest"
+    libraries: ClassVar[tuple[str, ...]] = ("natsort", "pyarrow")
+    writes = "manifest"
+    schema = MANIFEST
+    description = "References to the input images; no pixels."
+
+    def __init__(self, config: IngestConfig, source: Path, dataset: str) -> None:
+        if not dataset or "/" in dataset or "#" in dataset:
+            raise InputError(f"dataset = '{dataset}': choose a name without '/' and '#'")
+        self.config = config
+        self._settings = config
+        self.source = source
+        self.dataset = dataset
+
+    @property
+    def shard_rows(self) -> int:
+        """Return how many rows make a shard."""
+        return self._settings.shard_rows
+
+    @property
+    def root(self) -> Path:
+        """Return the folder that the manifest's paths count from, links resolved."""
+        folder = self.source if self.source.is_dir() else self._settings.root or self.source.parent
+        return folder.resolve()
+
+    def scan(self) -> Scan:
+        """Return all inputs in natural order of their paths, with their labels.
+
+        Raises InputError where there is nothing to take, or a list says what cannot be.
+        """
+        if self.source.is_dir():
+            if self._settings.root is not None:
+                raise InputError("ingest.root is for lists: leave it out, the input is a folder")
+            return self._scan_folder()
+        if not self.source.exists():
+            raise InputError(f"no folder or list {self.source}: give an existing one with --input")
+        if self.source.suffix.lower() not in LIST_SUFFIXES:
+            raise InputError(
+                f"{self.source} is neither a folder nor a list ({', '.join(LIST_SUFFIXES)}): give "
+                "the folder that the images are in"
+            )
+        if self._settings.class_per_folder:
+            raise InputError(
+                "ingest.class_per_folder is for folders: give a list an 'emotion' column instead"
+            )
+        return self._scan_list()
+
+    def changed(self, known: pa.Table, found: pa.Table) -> list[str]:
+        """Return the keys whose file, box or landmarks are not as they were."""
+        different: set[int] = set()
+        for name in MANIFEST.names:
+            before, after = known[name], found[name]
+            if not before.equals(after):
+                pairs = zip(before.to_pylist(), after.to_pylist(), strict=True)
+                different.update(i for i, (a, b) in enumerate(pairs) if a != b)
+        return [known["key"][i].as_py() for i in sorted(different)]
+
+    def _scan_folder(self) -> Scan:
+        root = Root(self.root)
+        found = walk(root, frozenset(self._settings.extensions), self._settings.follow_symlinks)
+        if not found.paths:
+            raise InputError(
+                f"no images in {self.source} ({_counts(found.ignored)}): give another folder, or "
+                f"name their endings with ingest.extensions"
+            )
+        inputs = _Inputs()
+        paths = found.paths[: self._settings.limit]
+        for path in paths:
+            key = f"{self.dataset}/{sample_id(path)}"
+            if not is_utf8(path):
+                inputs.add(key, None, FileFacts(reason="path_not_utf8"))
+            elif path in found.reasons:
+                inputs.add(key, path, FileFacts(reason=found.reasons[path]))
+            else:
+                inputs.add(key, path, root.judge(path))
+        labels = (
+            self._folder_labels(inputs.keys, paths) if self._settings.class_per_folder else None
+        )
+        return Scan(inputs.table(self.name), labels, dict(sorted(found.ignored.items())))
+
+    def _folder_labels(self, keys: list[str], paths: list[str]) -> pa.Table:
+        names = self._settings.emotion_names
+        emotions: dict[str, str | None] = {}
+        for path in paths:
+            folder = posixpath.dirname(path)
+            if not folder:
+                raise InputError(
+                    f"'{sample_id(path)}' lies in no class folder: move it into one, or leave "
+                    "ingest.class_per_folder off"
+                )
+            if folder not in emotions:
+                emotions[folder] = folder_emotion(sample_id(folder), names)
+        column = pa.array([emotions[posixpath.dirname(path)] for path in paths], pa.string())
+        return pa.table({"key": pa.array(keys, pa.string()), "emotion": column})
+
+    def _scan_list(self) -> Scan:
+        found = read_list(self.source)
+        columns = assign_columns(found, self._settings.path_column, self._settings.columns)
+        cells = Cells(found)
+        boxes, landmarks = supplied(cells, columns)
+        config = self._settings
+        rules = LabelRules(
+            config.au_columns,
+            config.au_missing,
+            config.valence_arousal_missing,
+            config.emotion_names,
+        )
+        labels = read_labels(cells, columns, rules)
+        root = Root(self.root)
+        places = self._places(cells, columns.known["path"], root)
+        rows = distinct(cells, [path for path, _ in places], (boxes, landmarks), labels)
+        repeated = found.table.num_rows - len(rows)
+        rows.sort(key=lambda row: (path_order(row.path), row.face or 0))
+        rows = rows[: self._settings.limit]
+        inputs = _Inputs()
+        for row in rows:
+            key = f"{self.dataset}/{sample_id(row.path)}"
+            key = key if row.face is None else face_key(key, row.face)
+            reason = places[row.row][1]
+            facts = FileFacts(reason=reason) if reason else root.judge(row.path)
+            inputs.add(key, row.path, facts, boxes[row.row], landmarks[row.row])
+        self._refuse_wrong_root(inputs)
+        if labels is not None:
+            labels = labels.take(pa.array([row.row for row in rows], pa.int64()))
+            labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
+        return Scan(inputs.table(self.name), labels, {"repeated row": repeated} if repeated else {})
+
+    def _places(self, cells: Cells, own: str, root: Root) -> list[tuple[str, str | None]]:
+        """Return each row's path below the root, or as listed with the reason it cannot be."""
+        texts = cells.text(own).to_pylist()
+        places: list[tuple[str, str | None]] = []
+        for row, text in enumerate(texts):
+            if text is None:
+                cells.refuse(own, "is empty: every row needs the path of its image", row)
+            path = text
+            if "\\" in path and not os.path.lexists(root.path / path):
+                path = path.replace("\\", "/")  # a list made on Windows
+            if path.startswith("/"):
+                path = os.path.relpath(path, root.path)
+            path = posixpath.normpath(path)
+            if path.startswith("../") or path == "..":
+                places.append((text, "outside_root"))
+            else:
+                places.append((path, None))
+        return places
+
+    def _refuse_wrong_root(self, inputs: _Inputs) -> None:
+        """Raise where not one listed file is there: the root is wrong, not the files."""
+        if any(facts.reason not in ("missing_file", "outside_root") for facts in inputs.facts):
+            return
+        first = inputs.paths[0] or ""
+        folders = sorted(path for path in self.root.iterdir() if path.is_dir())
+        near = next((path for path in folders if (path / first).is_file()), None)
+        hint = f"ingest.root='{near}'" if near else "ingest.root to the folder they count from"
+        raise InputError(
+            f"none of the {len(inputs.keys)} files listed in {self.source} is below {self.root} "
+            f"(the first: {first}): set {hint}"
+        )
+
+
+def _counts(ignored: Counter[str]) -> str:
+    if not ignored:
+        return "it holds no files"
+    total = sum(ignored.values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common(8))
+    return f"{total} files passed over: {kinds}"

@@ -1,0 +1,101 @@
+"""Weights on disk: safetensors only, so that loading them can never run code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ...pipeline.errors import InputError, OutputError
+
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+_SUFFIX = ".safetensors"
+
+
+def find_weights(name_or_path: str | Path) -> Path:
+    """The file of shipped weights (``compact``) or of weights given by path.
+
+    Raises:
+        InputError: nothing of that name is shipped and no such file exists.
+    """
+    path = Path(name_or_path)
+    if path.suffix == _SUFFIX and path.is_file():
+        return path
+    shipped = WEIGHTS_FOLDER / f"{name_or_path}{_SUFFIX}"
+    if len(path.parts) == 1 and shipped.is_file():
+        return shipped
+    known = ", ".join(sorted(file.stem for file in WEIGHTS_FOLDER.glob(f"*{_SUFFIX}"))) or "none"
+    raise InputError(
+        f"no weights {str(name_or_path)!r}: give the path of a {_SUFFIX} file or a shipped name ({known})"
+    )
+
+
+def weights_digest(path: Path) -> str:
+    """sha256 of a weights file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load_weights(module: nn.Module, path: Path, device: str = "cpu") -> None:
+    """Load weights into a network, every name and shape as it expects.
+
+    Raises:
+        InputError: the file is no safetensors file, or holds other names or shapes.
+    """
+    found = read_tensors(path, device)
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in found]
+    strange = [name for name in found if name not in expected]
+    shapes = [
+        f"{name} is {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    if missing or strange or shapes:
+        parts = [
+            f"{len(missing)} missing (first {missing[0]})" if missing else "",
+            f"{len(strange)} unknown (first {strange[0]})" if strange else "",
+            f"{len(shapes)} of another shape (first: {shapes[0]})" if shapes else "",
+        ]
+        what = "; ".join(part for part in parts if part)
+        raise InputError(f"{path} does not fit the network {type(module).__name__}: tensors {what}")
+    module.load_state_dict(found)
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """All tensors of a safetensors file by name."""
+    try:
+        return load_file(path, device=device)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as a safetensors file: {error}") from error
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """The text notes in the header of a safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as a safetensors file: {error}") from error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, notes: Mapping[str, object]) -> None:
+    """Write tensors and notes to a safetensors file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in notes.items()}
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(plain, temporary, metadata=text)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"weights cannot be written to {path}: {error}") from error

@@ -1,0 +1,176 @@
+"""The compact normalizer: a face's expression as coefficients, and the target face making it.
+
+Two parts with a narrow code between them, so that nothing of a person but their expression can pass:
+an encoder (aligned grey crop → one coefficient per shape of the face kit) and a decoder (coefficients
+→ picture of the target face), trained apart.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+INPUT_SIZE = 128
+OUTPUT_SIZE = 192
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_WIDTHS = (24, 48, 80, 128, 192)
+_BLOCKS = (0, 1, 2, 2, 1)
+_DECODER_WIDTHS = (96, 80, 64, 40, 24)
+_FIRST_GRID = 6
+_LARGEST_FLOW = 0.25  # of half the picture's width
+
+
+class Reading(NamedTuple):
+    """What the encoder sees in a picture.
+
+    Attributes:
+        coefficients: (B, E) expression coefficients, not yet clamped to [0, 1].
+        landmarks: (B, 136) x, y of 68 points, 0 the centre, 1 the edge; an aid in training.
+        pose: (B, 3) yaw, pitch, roll in units of 30 degrees; an aid in training.
+    """
+
+    coefficients: Tensor
+    landmarks: Tensor
+    pose: Tensor
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions beside an identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(width)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → the same shape."""
+        y = functional.relu(self.first_norm(self.first(x)))
+        return functional.relu(x + self.second_norm(self.second(y)))
+
+
+class CompactEncoder(nn.Module):
+    """Aligned face → expression coefficients."""
+
+    def __init__(self, expressions: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        for width, blocks in zip(_WIDTHS, _BLOCKS, strict=True):
+            layers += [
+                nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                *(Residual(width) for _ in range(blocks)),
+            ]
+            before = width
+        self.body = nn.Sequential(*layers)
+        self.squeeze = nn.Conv2d(before, 64, 1)
+        cells = (INPUT_SIZE // 2 ** len(_WIDTHS)) ** 2
+        self.hidden = nn.Linear(64 * cells, 320)
+        self.dropout = nn.Dropout(0.1)
+        self.coefficients = nn.Linear(320, expressions)
+        self.landmarks = nn.Linear(320, 136)
+        self.pose = nn.Linear(320, 3)
+
+    def forward(self, grey: Tensor) -> Reading:
+        """(B, 1, 128, 128) standardized grey → readings."""
+        x = self.body(grey)  # (B, 192, 4, 4)
+        x = functional.relu(self.squeeze(x))  # (B, 64, 4, 4)
+        x = self.dropout(functional.relu(self.hidden(x.flatten(1))))  # (B, 320)
+        return Reading(self.coefficients(x), self.landmarks(x), self.pose(x))
+
+
+class Grow(nn.Module):
+    """Twice the size, then two 3 x 3 convolutions."""
+
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C', 2H, 2W)."""
+        x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = functional.silu(self.first(x))
+        return functional.silu(self.second(x))
+
+
+class CompactDecoder(nn.Module):
+    """Expression coefficients → the target face.
+
+    The resting face is a learned picture; the decoder bends it (flow) and paints what bending cannot
+    bring forth (teeth, closed lids, furrows). Bending keeps skin, brows and irises sharp.
+    """
+
+    def __init__(self, expressions: int) -> None:
+        super().__init__()
+        self.template = nn.Parameter(torch.full((1, 3, OUTPUT_SIZE, OUTPUT_SIZE), 0.5))
+        self.code = nn.Sequential(nn.Linear(expressions, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU())
+        self.seed = nn.Linear(256, _DECODER_WIDTHS[0] * _FIRST_GRID**2)
+        pairs = zip(_DECODER_WIDTHS[:-1], _DECODER_WIDTHS[1:], strict=True)
+        self.grow = nn.Sequential(*(Grow(before, width) for before, width in pairs))
+        self.flow = nn.Conv2d(_DECODER_WIDTHS[-1], 2, 3, padding=1)
+        self.residual = nn.Conv2d(_DECODER_WIDTHS[-1], 12, 3, padding=1)
+        # Begins as the template, unbent and unpainted.
+        for layer in (self.flow, self.residual):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        """(B, E) in [0, 1] → (B, 3, 192, 192) RGB, about [0, 1]."""
+        x = functional.silu(self.seed(self.code(coefficients)))
+        x = self.grow(x.unflatten(1, (_DECODER_WIDTHS[0], _FIRST_GRID, _FIRST_GRID)))  # (B, 24, 96, 96)
+        size = (OUTPUT_SIZE, OUTPUT_SIZE)
+        flow = _LARGEST_FLOW * torch.tanh(self.flow(x).float())  # (B, 2, 96, 96)
+        flow = functional.interpolate(flow, size=size, mode="bilinear", align_corners=False)
+        line = (torch.arange(OUTPUT_SIZE, device=flow.device, dtype=torch.float32) + 0.5) * 2 / OUTPUT_SIZE - 1
+        rows, columns = torch.meshgrid(line, line, indexing="ij")
+        places = torch.stack([columns, rows], -1) + flow.permute(0, 2, 3, 1)  # (B, 192, 192, 2)
+        template = self.template.float().expand(len(x), -1, -1, -1)
+        bent = functional.grid_sample(template, places, padding_mode="border", align_corners=False)
+        painted = functional.pixel_shuffle(self.residual(x).float(), 2)  # (B, 3, 192, 192)
+        return bent + painted
+
+
+class CompactNormalizer(nn.Module):
+    """Aligned face → the target face with the same expression."""
+
+    input_size = INPUT_SIZE
+    output_size = OUTPUT_SIZE
+
+    grey: Tensor
+    gain: Tensor
+    offset: Tensor
+
+    def __init__(self, expressions: int = 53) -> None:
+        super().__init__()
+        self.encoder = CompactEncoder(expressions)
+        self.decoder = CompactDecoder(expressions)
+        self.register_buffer("grey", torch.tensor(_GREY).view(1, 3, 1, 1))
+        # Coefficients are displayed as (reading - offset) * gain; fitted on held-out renders.
+        self.register_buffer("gain", torch.ones(expressions))
+        self.register_buffer("offset", torch.zeros(expressions))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1], aligned, any size → (B, 3, 192, 192) RGB in [0, 1]."""
+        return self.decoder(self.read(images)).clamp(0, 1)
+
+    def read(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] → (B, E) coefficients in [0, 1]."""
+        reading = self.encoder(standardize((images * self.grey).sum(1, keepdim=True)))
+        return ((reading.coefficients.float() - self.offset) * self.gain).clamp(0, 1)
+
+
+def standardize(grey: Tensor) -> Tensor:
+    """(B, 1, H, W) → (B, 1, 128, 128) with mean 0 and deviation 1 per picture."""
+    if grey.shape[-2:] != (INPUT_SIZE, INPUT_SIZE):
+        size = (INPUT_SIZE, INPUT_SIZE)
+        grey = functional.interpolate(grey, size=size, mode="bilinear", antialias=True, align_corners=False)
+    mean = grey.mean((1, 2, 3), keepdim=True)
+    deviation = grey.std((1, 2, 3), keepdim=True)
+    return (grey - mean) / (deviation + 0.02)

@@ -1,0 +1,213 @@
+"""normalize: aligned faces through a network; the same expression on one face.
+
+Reads ``aligned``, writes ``normalized/<variant>``. Decoding and encoding run in the engine's pool,
+the network in its own thread.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from ..manifests.schema import NORMALIZED
+from ..pipeline.errors import InputError, SampleError, nearest
+from ..pipeline.stage import MapStage, Row, StageConfig
+from .faces.pixels import Limits, decode, encode
+
+Pixels = NDArray[np.uint8]
+
+#: A channel value from here on counts as saturated.
+SATURATED_FROM = 250
+
+
+class NormalizeConfig(StageConfig):
+    """Settings of the normalize stage."""
+
+    network: str = Field("compact", description="name of the network")
+    weights: str = Field(
+        "",
+        description="path of a .safetensors file; empty: the weights that ship with the network",
+        json_schema_extra={"shapes_results": False},  # their digest does
+    )
+    variant: str = Field(
+        "",
+        description="name of the output under normalized/; empty: the network's name",
+        json_schema_extra={"shapes_results": False},
+    )
+    device: str = Field(
+        "auto",
+        description="auto (a GPU if there is one), cpu, cuda or cuda:N; what is not there is an error",
+        json_schema_extra={"shapes_results": False},  # the device class does
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="fp32 or bf16")
+    batch_size: int = Field(32, ge=1, description="faces a batch; the last one is padded")
+    format: Literal["jpeg", "png"] = Field("jpeg", description="jpeg or png")
+    quality: int = Field(95, ge=1, le=100, description="JPEG quality")
+    min_brightness: float = Field(
+        0.02, ge=0, le=1, description="below this mean (0-1) an output is rejected as black"
+    )
+    min_contrast: float = Field(
+        0.02, ge=0, le=1, description="below this standard deviation (0-1) it is rejected as flat"
+    )
+    max_saturated: float = Field(
+        0.5, ge=0, le=1, description="above this share of clipped pixels it is rejected as saturated"
+    )
+
+    @field_validator("variant")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if "/" in value or value.startswith("."):
+            raise ValueError("a variant is a plain folder name")
+        return value
+
+    @property
+    def variant_name(self) -> str:
+        """Return the folder's name under ``normalized/``."""
+        return self.variant or self.network
+
+
+class Normalize(MapStage):
+    """The normalize stage."""
+
+    name: ClassVar[str] = "normalize"
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ("pyarrow", "pillow", "torch", "numpy")
+    reads = ("aligned",)
+    schema = NORMALIZED
+
+    def __init__(self, config: NormalizeConfig, threads: int | None = None) -> None:
+        """``threads``: CPU threads of the network; None leaves torch's choice."""
+        self.config: NormalizeConfig = config
+        self.writes = f"normalized/{config.variant_name}"
+        self.description = (
+            "Faces mapped to one identity, pose and background with their expression kept, by the "
+            f"network `{config.network}`. Normalized is not anonymous: see normpipe's README."
+        )
+        self._threads = threads
+        self._network: Any = None
+        self._device: Any = None
+        self._digest = ""
+
+    @property
+    def batch_size(self) -> int:
+        """Return the rows of a batch."""
+        return self.config.batch_size
+
+    @property
+    def device_class(self) -> str:
+        """Return ``cpu`` or ``cuda``."""
+        return "cpu" if self._device is None else str(self._device.type)
+
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of the weights."""
+        return {"weights": self._digest}
+
+    def open(self) -> None:
+        """Build the network and load its weights.
+
+        Raises InputError for an unknown network, a device that is not there, and weights that are
+        missing or of other shapes.
+        """
+        import torch
+
+        from .networks import NETWORKS
+        from .networks.checkpoint import find_weights, load_weights, weights_digest
+
+        if self._network is not None:
+            return
+        name = self.config.network
+        if name not in NETWORKS:
+            raise InputError(f"unknown network '{name}'{nearest(name, list(NETWORKS))}")
+        self._device = resolve_device(self.config.device)
+        if self._threads is not None and self._device.type == "cpu":
+            torch.set_num_threads(self._threads)
+        # fp32 means fp32, and the same bytes every time: no TF32, no search for kernels.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        path: Path = find_weights(self.config.weights or name)
+        network = NETWORKS[name]()
+        load_weights(network, path)
+        self._digest = weights_digest(path)
+        self._network = network.eval().requires_grad_(False).to(self._device)
+
+    def prepare(self, row: Row) -> Pixels:
+        """Return the aligned face, (H, W, 3) uint8 RGB."""
+        return decode(row["image"]["bytes"], Limits())
+
+    def compute(self, items: list[Any]) -> Sequence[Pixels | None]:
+        """Return a normalized face for each, (S, S, 3) uint8 RGB; None where it is not finite."""
+        import torch
+
+        # Padded, so that a batch always has the same shape: kernels are chosen by shape.
+        batch = np.zeros((self.config.batch_size, *items[0].shape), np.uint8)
+        batch[: len(items)] = items
+        bf16 = self.config.precision == "bf16"
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, bf16):
+            images = torch.from_numpy(batch).to(self._device)
+            images = images.permute(0, 3, 1, 2).float().div_(255)  # (B, 3, H, W)
+            faces = self._network(images)[: len(items)].float()  # (b, 3, S, S)
+            finite = torch.isfinite(faces).flatten(1).all(1)  # (b,)
+            pixels = (faces.nan_to_num().clamp(0, 1) * 255).round_().byte()
+            pixels = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        return [face if good else None for face, good in zip(pixels, finite.tolist(), strict=True)]
+
+    def finish(self, row: Row, item: Any, result: Any) -> list[Row]:
+        """Return the output row: measured, and encoded unless it is to be rejected."""
+        if result is None:
+            raise SampleError("not_finite_output")
+        brightness, contrast, saturated = measure(result)
+        if brightness < self.config.min_brightness:
+            raise SampleError("black_output", f"mean {brightness:.3f}")
+        if saturated > self.config.max_saturated:
+            raise SampleError("saturated_output", f"share {saturated:.3f}")
+        if contrast < self.config.min_contrast:
+            raise SampleError("flat_output", f"deviation {contrast:.3f}")
+        data = encode(result, self.config.format, self.config.quality)
+        suffix = "jpg" if self.config.format == "jpeg" else "png"
+        return [
+            {
+                "image": {"bytes": data, "path": f"{row['key']}.{suffix}"},
+                "image_sha256": hashlib.sha256(data).hexdigest(),
+                "network": self.config.network,
+                "weights_sha256": self._digest,
+                "brightness": brightness,
+                "contrast": contrast,
+                "saturated_share": saturated,
+            }
+        ]
+
+
+def measure(pixels_rgb_u8: Pixels) -> tuple[float, float, float]:
+    """Return mean and standard deviation (0-1) and the share of clipped channel values."""
+    return (
+        float(pixels_rgb_u8.mean()) / 255,
+        float(pixels_rgb_u8.std()) / 255,
+        float((pixels_rgb_u8 >= SATURATED_FROM).mean()),
+    )
+
+
+def resolve_device(name: str) -> Any:
+    """Return the torch device of a setting. Raises InputError where it is not there."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device '{name}': use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"unknown device '{name}': use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise InputError(
+                f"device '{name}' is not there (torch {torch.__version__} sees {count} GPUs): "
+                "install a CUDA build of torch, or set normalize.device=cpu"
+            )
+    return device

@@ -1,0 +1,209 @@
+"""pair: joins each aligned face with its normalized ones, one original to n variants.
+
+By default an index: rows say where the two pictures stand, and no picture is copied. With
+``materialize`` the shards hold both pictures and the labels, and need nothing beside them.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from ..manifests.schema import COMMON, IMAGE, PAIRS, schema
+from ..manifests.vocabularies import status_of
+from ..pipeline.labels import LABELS_METADATA, label_rows
+from ..pipeline.shards import ROW_GROUP_ROWS
+from ..pipeline.stage import JoinStage, Row, StageConfig
+
+_COMMON = [name for name, _ in COMMON]
+_PLACE = ("shard", "row_group", "row")
+
+
+class PairConfig(StageConfig):
+    """Which variants are paired, and whether their pictures are copied."""
+
+    variants: tuple[str, ...] = Field(
+        ("compact",), min_length=1, description="normalized variants, by folder name"
+    )
+    materialize: bool = Field(
+        False, description="write shards with both pictures and the labels, for use on their own"
+    )
+
+    @field_validator("variants")
+    @classmethod
+    def _plain_names(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if not re.fullmatch(r"[A-Za-z0-9._-]+", value):
+                raise ValueError(f"'{value}' is no variant name: use letters, digits, . _ -")
+        if len(set(values)) < len(values):
+            raise ValueError("a variant is named twice")
+        return values
+
+
+class Pair(JoinStage):
+    """Join stage: aligned + normalized/<variant> … → pairs.
+
+    A shard has one row for each aligned row and variant, in the order of the aligned shard. ``key``
+    is the aligned row's, with ``@variant`` behind it when there are several variants;
+    ``parent_key`` is the input image's.
+
+    ===========================  =========================  ==================
+    the aligned row              its normalized row         the pair
+    ===========================  =========================  ==================
+    ok                           ok                         ok, both places
+    ok                           not ok                     its reason, aligned place
+    ok                           none                       ``no_normalized``, aligned place
+    not ok                       any or none                the aligned reason
+    none                         any                        ``no_original``, normalized place
+    ===========================  =========================  ==================
+
+    Args:
+        config: settings.
+        labels: what ingest found, by ``key``; used with ``materialize`` only.
+    """
+
+    name: ClassVar[str] = "pair"
+    writes = "pairs"
+    description = "Originals and their normalized faces, joined by key."
+
+    def __init__(self, config: PairConfig, labels: pa.Table | None = None) -> None:
+        self.config = config
+        self._variants = config.variants
+        self._materialize = config.materialize
+        self._labels = labels if config.materialize else None
+        self.reads = ("aligned", *(f"normalized/{variant}" for variant in config.variants))
+        self.columns = [*_COMMON, "image"] if config.materialize else _COMMON
+        self.schema = _materialized(self._labels) if config.materialize else PAIRS
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of the labels, where they are written into the shards."""
+        if self._labels is None:
+            return {}
+        sink = pa.BufferOutputStream()
+        table = self._labels.combine_chunks()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return {"labels": hashlib.sha256(sink.getvalue()).hexdigest()}
+
+    def join(self, number: int, inputs: list[pa.Table]) -> Iterable[pa.Table]:
+        """Return the pairs of shard ``number``; see the class for the rules.
+
+        Args:
+            number: of the shard; its rows carry their places themselves.
+            inputs: the aligned shard and that of each variant (no rows where it is absent), with
+                the columns ``shard``, ``row_group`` and ``row``.
+        """
+        del number
+        rows = self._rows(inputs)
+        if self._materialize:
+            return self._with_pictures(rows, inputs)
+        return [pa.Table.from_pylist(rows, PAIRS)]
+
+    def _rows(self, inputs: list[pa.Table]) -> list[Row]:
+        """Return index rows, with the positions in the inputs as ``_aligned``, ``_normalized``."""
+        aligned, *variants = [_references(table) for table in inputs]
+        by_key = [{row["key"]: row for row in variant} for variant in variants]
+        rows: list[Row] = []
+        for original in aligned:
+            for variant, found in zip(self._variants, by_key, strict=True):
+                rows.append(self._pair(variant, original, found.pop(original["key"], None)))
+        # What is left has no original: an aligned dataset that was replaced beneath its variant.
+        for variant, found in zip(self._variants, by_key, strict=True):
+            rows += [self._pair(variant, None, row) for row in found.values()]
+        return rows
+
+    def _pair(self, variant: str, original: Row | None, normalized: Row | None) -> Row:
+        source = original or normalized
+        assert source is not None
+        row: Row = {
+            "key": source["key"] + (f"@{variant}" if len(self._variants) > 1 else ""),
+            "parent_key": source["parent_key"],
+            "variant": variant,
+            "_key": source["key"],
+        }
+        if original is None:
+            decided = _decision(self._decided("no_original"))
+        elif original["status"] != "ok":
+            return row | _decision(original)
+        elif normalized is None:
+            decided = _decision(self._decided("no_normalized"))
+        elif normalized["status"] != "ok":
+            decided = _decision(normalized)
+        else:
+            decided = {"status": "ok", "reason": None, "decided_by": self.name}
+        row |= decided
+        if original is not None:
+            row |= {f"aligned_{name}": original[name] for name in _PLACE}
+            row["_aligned"] = original["_position"]
+        if normalized is not None and (decided["status"] == "ok" or original is None):
+            row |= {f"normalized_{name}": normalized[name] for name in _PLACE}
+            row["_normalized"] = normalized["_position"]
+        return row
+
+    def _decided(self, reason: str) -> Row:
+        return {"status": status_of(reason), "reason": reason, "decided_by": self.name}
+
+    def _with_pictures(self, rows: list[Row], inputs: list[pa.Table]) -> Iterator[pa.Table]:
+        """Yield tables of at most one row group with both pictures and the labels."""
+        labels, places = self._labels, pa.nulls(len(rows), pa.int64())
+        if labels is not None:
+            keys = pa.array([row["_key"] for row in rows], pa.string())
+            parents = pa.array([row["parent_key"] for row in rows], pa.string())
+            places = label_rows(keys, parents, labels)
+            labels = labels.drop_columns("key")
+        originals = inputs[0]["image"]
+        pictures = {
+            variant: table["image"]
+            for variant, table in zip(self._variants, inputs[1:], strict=True)
+        }
+        # At least one table, so that a shard without rows still has its columns.
+        for start in range(0, max(1, len(rows)), ROW_GROUP_ROWS):
+            part = rows[start : start + ROW_GROUP_ROWS]
+            columns: dict[str, Any] = {
+                name: pa.array([row.get(name) for row in part], pa.string())
+                for name in [*_COMMON, "variant"]
+            }
+            columns["image"] = _pictures([(originals, row.get("_aligned")) for row in part])
+            columns["normalized"] = _pictures(
+                [(pictures[row["variant"]], row.get("_normalized")) for row in part]
+            )
+            if labels is not None:
+                known = labels.take(places.slice(start, len(part)))
+                columns.update({name: known[name] for name in known.column_names})
+            arrays = [columns[name] for name in self.schema.names]
+            yield pa.Table.from_arrays(arrays, schema=self.schema)
+
+
+def _materialized(labels: pa.Table | None) -> pa.Schema:
+    """Return the schema of shards that need nothing beside them."""
+    fields = [] if labels is None else [f for f in labels.schema if f.name != "key"]
+    columns = [("variant", pa.string()), ("image", IMAGE), ("normalized", IMAGE)]
+    return schema(
+        [*columns, *((f.name, f.type) for f in fields)],
+        {LABELS_METADATA: json.dumps([f.name for f in fields])},
+    )
+
+
+def _references(table: pa.Table) -> list[Row]:
+    """Return a shard's rows without pictures, each with its position in the table."""
+    rows = table.select([*_COMMON, *_PLACE]).to_pylist()
+    for position, row in enumerate(rows):
+        row["_position"] = position
+    return rows
+
+
+def _decision(row: Row) -> Row:
+    return {name: row[name] for name in ("status", "reason", "decided_by")}
+
+
+def _pictures(places: list[tuple[pa.ChunkedArray, int | None]]) -> pa.Array:
+    """Gather pictures by column and position; null where there is no position."""
+    pieces = [
+        pa.nulls(1, IMAGE) if position is None else column.slice(position, 1).chunk(0)
+        for column, position in places
+    ]
+    return pa.concat_arrays(pieces) if pieces else pa.array([], IMAGE)

@@ -1,0 +1,1 @@
+"""Where inputs come from: folders of images, and lists with labels."""

@@ -1,0 +1,263 @@
+"""Reads a list (CSV or Parquet) and says which of its columns means what."""
+
+import csv
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from ...manifests.schema import LABEL_COLUMNS
+from ...pipeline.errors import InputError, nearest
+
+log = logging.getLogger("normpipe")
+
+#: File name endings of lists.
+LIST_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
+
+LABELS = tuple(name for name, _ in LABEL_COLUMNS if name != "key")
+#: Corners, left top right bottom.
+CORNERS = ("x1", "y1", "x2", "y2")
+#: AffectNet's spelling of a box: left, top, width, height.
+AFFECTNET_BOX = ("face_x", "face_y", "face_width", "face_height")
+#: Five points one number a column, in the order of ``stages.faces.geometry.LANDMARK_NAMES``.
+POINT_COLUMNS = tuple(f"lm{point}_{axis}" for point in range(5) for axis in "xy")
+SETS = (CORNERS, AFFECTNET_BOX, POINT_COLUMNS)
+KNOWN = (
+    *("path", *LABELS, "bbox_xyxy", "landmarks"),
+    *(name for names in SETS for name in names),
+)
+
+#: Spellings that occur in public lists, used where the list has no column of the name itself.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "path": (
+        "image",
+        "file",
+        "filename",
+        "file_name",
+        "image_path",
+        "filepath",
+        "subdirectory_filepath",
+    ),
+    "subject": ("identity", "subject_id", "person"),
+    "split": ("part", "partition", "subset"),
+    "emotion": ("expression",),
+}
+
+# ``AU12``, ``au_01``, ``AU12_intensity``; ``_r`` and ``_c`` are OpenFace's regression and class.
+_ACTION_UNIT = re.compile(
+    r"^au_?0*(?P<number>[1-9]\d?)(?:_(?P<kind>occurrence|occ|c|intensity|int|r))?$"
+)
+
+
+@dataclass(frozen=True)
+class ListTable:
+    """A list as it was read. CSV columns are text; Parquet columns have their own types."""
+
+    path: Path
+    table: pa.Table
+    delimiter: str | None = None
+
+    def where(self, row: int) -> str:
+        """Return where a row stands, for a message: ``line 5`` of a CSV, ``row 3`` of Parquet."""
+        if self.delimiter is None:
+            return f"row {row + 1}"
+        # Read again: quoted line breaks and blank lines shift lines against rows.
+        with self.path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, delimiter=self.delimiter)
+            filled = -2
+            for cells in reader:
+                filled += bool(cells)
+                if filled == row:
+                    return f"line {reader.line_num}"
+        return f"row {row + 1}"
+
+
+@dataclass
+class Columns:
+    """Which column of a list means what.
+
+    Attributes:
+        known: normpipe's name → the list's.
+        action_units: (``AU12``, ``occurrence`` or ``intensity`` or None for a bare name) → the
+            list's name.
+        extras: the others, kept as labels under their own names.
+    """
+
+    known: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+    action_units: dict[tuple[str, str | None], str] = field(
+        default_factory=lambda: dict[tuple[str, str | None], str]()
+    )
+    extras: list[str] = field(default_factory=lambda: list[str]())
+
+
+def read_list(path: Path) -> ListTable:
+    """Read a list. Raises InputError where it is none, is empty, or names a column twice."""
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            found = ListTable(path, pq.read_table(path))
+        else:
+            found = _read_csv(path)
+    except FileNotFoundError:
+        raise InputError(
+            f"no list {path}: give a folder of images or a .csv/.parquet list"
+        ) from None
+    except UnicodeError:
+        raise InputError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        line = str(error).splitlines()[0]
+        if "UTF8" in line or "UTF-8" in line:
+            line = "it is not UTF-8 text: save it as 'CSV UTF-8'"
+        raise InputError(f"cannot read the list {path}: {line}") from None
+    names = found.table.column_names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path} has the column '{twice[0]}' twice: rename one of them")
+    if not found.table.num_rows:
+        raise InputError(f"the list {path} has no rows")
+    return found
+
+
+def _read_csv(path: Path) -> ListTable:
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(f"{path} is UTF-16 text: save it as 'CSV UTF-8'")
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        header = next((line for line in stream if line.strip()), "")
+    if not header:
+        raise InputError(f"the list {path} is empty")
+    delimiter = _delimiter(header)
+    names = next(csv.reader([header], delimiter=delimiter))
+    table = pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        # Text throughout: what a column means decides its type, not its first values.
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={name: pa.string() for name in names}
+        ),
+    )
+    return ListTable(path, table, delimiter)
+
+
+def _delimiter(header: str) -> str:
+    """Tell the delimiter from the header alone: cells may hold lists with other separators."""
+    try:
+        return csv.Sniffer().sniff(header, delimiters=",;\t").delimiter
+    except csv.Error:  # a single column
+        return ","
+
+
+def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, str]) -> Columns:
+    """Decide what each column means: by ``spellings``, then by name, then by known synonym.
+
+    Names are compared without regard to case. Logs the synonyms used and what looks misspelt.
+
+    Args:
+        found: the list.
+        path_column: the list's name of the column with paths.
+        spellings: normpipe's name → the list's, for other columns.
+
+    Raises:
+        InputError: a named column is not there, or two mean the same.
+    """
+    names = found.table.column_names
+    columns = Columns()
+    wanted = dict(spellings)
+    if path_column != "path":
+        wanted["path"] = path_column
+    for name, spelling in wanted.items():
+        if spelling not in names:
+            raise InputError(f"{found.path} has no column '{spelling}'{nearest(spelling, names)}")
+        match = _ACTION_UNIT.match(name.lower())
+        if match:
+            columns.action_units[_unit(match)] = spelling
+        elif name in KNOWN:
+            columns.known[name] = spelling
+        else:
+            raise InputError(
+                f"ingest.columns names '{name}', which is no column of normpipe"
+                f"{nearest(name, list(KNOWN))}"
+            )
+    _by_name(found, columns)
+    _by_synonym(found, columns)
+    if "path" not in columns.known:
+        raise InputError(
+            f"{found.path} has no column 'path': name the one that has the image paths with "
+            f"ingest.path_column (columns: {', '.join(names[:12])})"
+        )
+    _whole_sets_only(columns)
+    taken = {*columns.known.values(), *columns.action_units.values()}
+    columns.extras = [name for name in names if name not in taken]
+    _report(found, columns)
+    return columns
+
+
+def _by_name(found: ListTable, columns: Columns) -> None:
+    taken = {*columns.known.values(), *columns.action_units.values()}
+    for name in found.table.column_names:
+        if name in taken:
+            continue
+        plain = name.strip().lower()
+        match = _ACTION_UNIT.match(plain)
+        if match:
+            rival = columns.action_units.setdefault(_unit(match), name)
+        elif plain in KNOWN:
+            rival = columns.known.setdefault(plain, name)
+        else:
+            continue
+        if rival != name and rival not in taken:
+            raise InputError(f"{found.path}: '{rival}' and '{name}' mean the same; rename one")
+
+
+def _by_synonym(found: ListTable, columns: Columns) -> None:
+    taken = {*columns.known.values(), *columns.action_units.values()}
+    plain = {name.strip().lower(): name for name in found.table.column_names if name not in taken}
+    for name, others in SYNONYMS.items():
+        match = next((plain[other] for other in others if other in plain), None)
+        if name not in columns.known and match is not None:
+            columns.known[name] = match
+            log.info("%s: reading the column '%s' as '%s'", found.path.name, match, name)
+
+
+def _whole_sets_only(columns: Columns) -> None:
+    """Leave incomplete coordinates among the extras, and say so."""
+    for names in SETS:
+        there = [name for name in names if name in columns.known]
+        if there and len(there) < len(names):
+            missing = ", ".join(name for name in names if name not in there)
+            log.warning("columns %s are no box or landmarks without %s", ", ".join(there), missing)
+            for name in there:
+                del columns.known[name]
+
+
+def _report(found: ListTable, columns: Columns) -> None:
+    words = ["path", *LABELS, "bbox_xyxy", "landmarks"]
+    free = [word for word in words if word not in columns.known]
+    for name in columns.extras:
+        match = get_close_matches(name.strip().lower(), free, n=1, cutoff=0.8)
+        if match:
+            log.warning(
+                "%s: the column '%s' is kept as a label of that name; if it means '%s', set "
+                "ingest.columns.%s='%s'",
+                *(found.path.name, name, match[0], match[0], name),
+            )
+        elif re.match(r"au_?\d", name.lower()):
+            log.warning(
+                "%s: the column '%s' is kept as a label of that name; action units are read from "
+                "names such as AU12, AU12_occurrence and AU12_intensity",
+                *(found.path.name, name),
+            )
+    if columns.extras:
+        log.info("%s: also kept as labels: %s", found.path.name, ", ".join(columns.extras))
+
+
+def _unit(match: re.Match[str]) -> tuple[str, str | None]:
+    kinds = {"o": "occurrence", "c": "occurrence", "i": "intensity", "r": "intensity"}
+    kind = match["kind"]
+    return f"AU{int(match['number'])}", None if kind is None else kinds[kind[0]]

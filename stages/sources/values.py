@@ -1,0 +1,182 @@
+"""Cells of a list as typed values, with errors that name the line."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.compute
+
+from ...pipeline.errors import InputError
+from .table import ListTable
+
+# pyarrow makes these functions at run time; no type checker sees them.
+pc: Any = pyarrow.compute
+
+# Words for "not known" in columns of numbers. In columns of text only an empty cell and pandas'
+# "nan" are: "NA" and "none" can be names.
+_NO_NUMBER = {"", "na", "n/a", "#n/a", "nan", "null", "none"}
+_NO_TEXT = {"", "nan"}
+
+_INTEGER = r"^-?(0|[1-9]\d{0,17})$"
+_DECIMAL = r"^-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?$"
+
+
+class Cells:
+    """The columns of one list, by the list's names."""
+
+    def __init__(self, found: ListTable) -> None:
+        self.found = found
+
+    def raw(self, name: str) -> pa.Array:
+        """Return a column as it was read, in one piece and without dictionary."""
+        column = self.found.table[name]
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            column = column.cast(kind.value_type)
+        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            column = column.cast(pa.string())
+        array = column.combine_chunks()
+        return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+    def text(self, name: str) -> pa.Array:
+        """Return a column as text, null where empty; surrounding blanks are dropped."""
+        array = self.raw(name)
+        if pa.types.is_floating(array.type):
+            array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+        if not pa.types.is_string(array.type):
+            try:
+                return array.cast(pa.string())
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                self.refuse(name, "holds neither text nor numbers")
+        return _without(pc.utf8_trim_whitespace(array), _NO_TEXT)
+
+    def numbers(self, name: str) -> pa.Array:
+        """Return a column as float64, null where unknown. Raises InputError for other cells."""
+        array = self.raw(name)
+        if pa.types.is_string(array.type):
+            array = _without(pc.utf8_trim_whitespace(array), _NO_NUMBER)
+            words = pc.utf8_lower(array)
+            for word, digit in (("true", "1"), ("false", "0")):
+                array = pc.if_else(pc.equal(words, word), digit, array)
+        try:
+            numbers = array.cast(pa.float64())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            row = next((i for i, v in enumerate(array.to_pylist()) if not _is_number(v)), 0)
+            self.refuse(name, f"is {array[row].as_py()!r}, which is no number (use a point)", row)
+        return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
+
+    def integers(self, name: str, kind: pa.DataType) -> pa.Array:
+        """Return a column as whole numbers; ``0643`` is 643."""
+        numbers = self.numbers(name)
+        whole = pc.equal(pc.floor(numbers), numbers)
+        self.require(name, numbers, whole, "is {}, which is no whole number")
+        return numbers.cast(kind)
+
+    def require(self, name: str, values: pa.Array, valid: pa.Array, message: str) -> None:
+        """Raise InputError for the first value that is known and not valid.
+
+        ``message`` has a place for the value.
+        """
+        row = pc.index(pc.fill_null(valid, True), False).as_py()
+        if row >= 0:
+            value = values[row].as_py()
+            shown = f"{value:g}" if isinstance(value, float) else repr(value)
+            self.refuse(name, message.format(shown), row)
+
+    def refuse(self, name: str, message: str, row: int | None = None) -> NoReturn:
+        """Raise InputError about a column, or a cell of it."""
+        place = "" if row is None else f" in {self.found.where(row)}"
+        raise InputError(f"{self.found.path}: '{name}'{place} {message}")
+
+    def any_type(self, name: str) -> pa.Array | None:
+        """Return a column that normpipe does not know: its type, guessed where it is text.
+
+        Numbers with leading zeros stay text. None for lists and other nested values.
+        """
+        array = self.raw(name)
+        if pa.types.is_nested(array.type) or pa.types.is_binary(array.type):
+            return None
+        if not pa.types.is_string(array.type):
+            return array
+        array = self.text(name)
+        for pattern, kind in ((_INTEGER, pa.int64()), (_DECIMAL, pa.float64())):
+            fits = pc.match_substring_regex(array, pattern)
+            if array.null_count < len(array) and pc.all(fits).as_py():
+                return array.cast(kind)
+        return array
+
+    def lists(self, name: str, shape: str, take: Callable[[list[Any]], list[Any]]) -> list[Any]:
+        """Return a column of coordinates as Python lists, None where empty.
+
+        Text may be JSON, or numbers parted by blanks, commas or semicolons. ``take`` arranges the
+        flat numbers and raises ValueError where their count is not ``shape``.
+        """
+        values = self.raw(name).to_pylist()
+        for row, value in enumerate(values):
+            if value is None or (isinstance(value, str) and value.strip().lower() in _NO_TEXT):
+                values[row] = None
+                continue
+            try:
+                values[row] = take(_flat(_parsed(value)))
+            except (ValueError, TypeError):
+                self.refuse(name, f"is {str(value)[:40]!r}: expected {shape}", row)
+        return values
+
+    def together(self, names: tuple[str, ...]) -> list[list[float | None] | None]:
+        """Return several columns of numbers as one list a row, None where none is known."""
+        columns = [self.numbers(name).to_pylist() for name in names]
+        rows = zip(*columns, strict=True)
+        return [None if all(v is None for v in row) else list(row) for row in rows]
+
+
+def box(numbers: list[Any]) -> list[Any]:
+    """Check four numbers, left top right bottom."""
+    if len(numbers) != 4:
+        raise ValueError
+    return numbers
+
+
+def corners(place: list[float | None] | None) -> list[float | None] | None:
+    """Turn left, top, width, height into left, top, right, bottom."""
+    if place is None:
+        return None
+    left, top, width, height = place
+    right = None if left is None or width is None else left + width
+    return [left, top, right, None if top is None or height is None else top + height]
+
+
+def points(numbers: list[Any]) -> list[Any]:
+    """Arrange ten numbers as five points x, y."""
+    if len(numbers) != 10:
+        raise ValueError
+    return [numbers[i : i + 2] for i in range(0, 10, 2)]
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [float(word) for word in re.split(r"[\s,;]+", value.strip(" \t,;()"))]
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return [number for item in value for number in _flat(item)]
+    return [None if value is None else float(value)]
+
+
+def _without(array: pa.Array, words: set[str]) -> pa.Array:
+    """Return text with null in place of some words, compared in lower case."""
+    unknown = pc.is_in(pc.utf8_lower(array), pa.array(sorted(words)))
+    return pc.if_else(unknown, pa.scalar(None, pa.string()), array)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return value is None
+    return True

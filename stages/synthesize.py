@@ -1,0 +1,253 @@
+"""synthesize: renders paired faces with exact labels from a face kit.
+
+A source stage: its rows come from its own configuration, not from another dataset. Every row is a
+person making an expression (``image``), the target face making the same one (``target``), and
+everything that is known about them.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..manifests.schema import IMAGE, POINTS, schema
+from ..pipeline.errors import InputError, NormpipeError
+from ..pipeline.stage import MapStage, Row, Scan, SourceStage, StageConfig
+from .faces.facekit import FaceKit, load_facekit
+from .faces.render.atlas import Atlas
+from .faces.render.expressions import ACTION_UNITS
+from .faces.render.head import Head, prepare_head
+from .faces.render.pairs import Pair, PairSpec, make_pair, plan_pairs
+from .faces.render.renderer import PreparedPerson, prepare_person
+from .faces.render.scene import draw_person
+from .faces.render.target import TargetFace
+
+ByteArray = NDArray[np.uint8]
+
+
+class SynthesizeConfig(StageConfig):
+    """What to render."""
+
+    facekit: str = Field(
+        "",
+        description="path of ICT-FaceKit Light, packed as .npz",
+        json_schema_extra={"shapes_results": False},  # its digest does
+    )
+    pairs: int = Field(2000, ge=1, description="how many pairs")
+    identities: int = Field(250, ge=1, description="how many people they are shared among")
+    seed: int = Field(0, ge=0, lt=90_000, description="another seed: other people, other pictures")
+    size_px: int = Field(128, ge=32, le=1024, description="size of the source pictures")
+    target_size_px: int = Field(192, ge=32, le=1024, description="size of the target pictures")
+    targets: bool = Field(True, description="false leaves the target pictures out: a third of the time")
+    framing: Literal["aligned", "snapshot"] = Field(
+        "aligned", description="aligned (as the align stage cuts) or snapshot (a head with a margin)"
+    )
+    validation: float = Field(0.05, ge=0, lt=1, description="share of the people for validation")
+    test: float = Field(0.05, ge=0, lt=1, description="share of the people for test")
+    crossed: bool = Field(False, description="every person makes the same expressions")
+    quality: int = Field(95, ge=1, le=100, description="JPEG quality")
+    shard_rows: int = Field(500, ge=1, description="pairs a shard")
+
+
+#: One row for every pair to render; everything else follows from these numbers.
+PLAN = schema(
+    [
+        ("split", pa.string()),
+        ("identity", pa.int64()),
+        ("seed", pa.int64()),
+        ("expression_seed", pa.int64()),
+    ]
+)
+
+
+def synthesized_schema(expression_names: tuple[str, ...] = ()) -> pa.Schema:
+    """The columns of synthesized pairs; the shapes' names, in order, are in the metadata."""
+    return schema(
+        [
+            ("image", IMAGE),
+            ("target", IMAGE),
+            ("split", pa.string()),
+            ("identity", pa.int64()),
+            ("seed", pa.int64()),
+            ("emotion", pa.string()),
+            ("expression", pa.list_(pa.float32())),
+            ("action_units", pa.struct([(unit, pa.float32()) for unit in ACTION_UNITS])),
+            ("yaw_deg", pa.float32()),
+            ("pitch_deg", pa.float32()),
+            ("roll_deg", pa.float32()),
+            ("landmarks", POINTS),
+            ("landmarks68", POINTS),
+            ("target_landmarks68", POINTS),
+        ],
+        metadata={"expression_names": ",".join(expression_names)} if expression_names else None,
+    )
+
+
+class PlanPairs(SourceStage):
+    """Lists the pairs that a configuration asks for."""
+
+    name: ClassVar[str] = "plan"
+    writes = "plan"
+    schema = PLAN
+    description = "Which pairs normpipe synthesize renders: person, seed and split of each."
+
+    def __init__(self, config: SynthesizeConfig) -> None:
+        self.config: SynthesizeConfig = config
+
+    @property
+    def shard_rows(self) -> int:
+        """Return the pairs of a shard."""
+        return self.config.shard_rows
+
+    def scan(self) -> Scan:
+        """Return one row a pair, person by person."""
+        rows = [
+            {
+                "key": spec.key,
+                "parent_key": spec.key,
+                "status": "ok",
+                "decided_by": self.name,
+                "split": spec.split,
+                "identity": spec.identity,
+                "seed": spec.seed,
+                "expression_seed": spec.expression_seed,
+            }
+            for spec in plan(self.config)
+        ]
+        return Scan(pa.Table.from_pylist(rows, schema=PLAN))
+
+
+class Synthesize(MapStage):
+    """Renders the planned pairs; all work is per row, in the engine's pool."""
+
+    name: ClassVar[str] = "synthesize"
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ("pyarrow", "numpy", "opencv-python")
+    reads = ("plan",)
+    writes = "pairs"
+    description = (
+        "Rendered faces with exact labels, each with the target face making the same expression. "
+        "Heads: ICT-FaceKit Light (USC-ICT, MIT licence)."
+    )
+
+    def __init__(self, config: SynthesizeConfig) -> None:
+        self.config: SynthesizeConfig = config
+        self._renderer: PairRenderer | None = None
+        # The shapes' names are part of the schema, so the kit is read at once.
+        self._kit = load_facekit(_kit_path(config))
+        self.schema = synthesized_schema(self._kit.expression_names)
+
+    @property
+    def batch_size(self) -> int:
+        """Return the rows handed to ``compute``, which has nothing to do."""
+        return 8
+
+    def open(self) -> None:
+        """Prepare the head and the target face."""
+        if self._renderer is None:
+            self._renderer = PairRenderer(self.config, self._kit)
+
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of the face kit."""
+        return {"facekit": self._kit.digest}
+
+    def prepare(self, row: Row) -> Pair:
+        """Render the pair of a row."""
+        if self._renderer is None:
+            raise RuntimeError("open() comes before prepare()")
+        return self._renderer.pair(_spec(row))
+
+    def compute(self, items: list[Any]) -> Sequence[Any]:
+        """Nothing is left to compute."""
+        return [None] * len(items)
+
+    def finish(self, row: Row, item: Any, result: Any) -> list[Row]:
+        """Return the row of a rendered pair, encoded."""
+        return [pair_row(_spec(row), item, self.config.quality)]
+
+
+def _kit_path(config: SynthesizeConfig) -> str:
+    if not config.facekit:
+        raise InputError("synthesize needs a face kit: --facekit PATH (ICT-FaceKit Light, an .npz)")
+    return config.facekit
+
+
+def _spec(row: Row) -> PairSpec:
+    return PairSpec(row["key"], row["split"], row["identity"], row["seed"], row["expression_seed"])
+
+
+class PairRenderer:
+    """Renders pairs one after another; people are kept between their pictures."""
+
+    def __init__(self, config: SynthesizeConfig, kit: FaceKit | None = None) -> None:
+        self.config = config
+        self.head: Head = prepare_head(kit or load_facekit(_kit_path(config)), Atlas())
+        self.target = TargetFace(self.head) if config.targets else None
+        # Rows come person by person; a few threads may be at the border between two.
+        self._prepared = lru_cache(maxsize=8)(self._prepare)
+
+    def _prepare(self, identity: int) -> PreparedPerson:
+        kit = self.head.kit
+        person = draw_person(identity, kit.expression_names, len(kit.identity))
+        return prepare_person(self.head, person)
+
+    def pair(self, spec: PairSpec) -> Pair:
+        """Render one pair."""
+        config = self.config
+        sizes = (config.size_px, config.target_size_px)
+        prepared = self._prepared(spec.identity)
+        return make_pair(self.head, self.target, prepared, spec, sizes, config.framing)
+
+
+def plan(config: SynthesizeConfig) -> list[PairSpec]:
+    """The rows this configuration asks for."""
+    shares = (config.validation, config.test)
+    return list(plan_pairs(config.pairs, config.identities, config.seed, shares, config.crossed))
+
+
+def pair_row(spec: PairSpec, pair: Pair, jpeg_quality: int) -> dict[str, Any]:
+    """A pair as a row of the schema."""
+    return {
+        "key": spec.key,
+        "parent_key": spec.key,
+        "status": "ok",
+        "reason": None,
+        "decided_by": Synthesize.name,
+        "image": {"bytes": _jpeg(pair.source, jpeg_quality), "path": f"{spec.key}.jpg"},
+        "target": None
+        if pair.target is None
+        else {"bytes": _jpeg(pair.target, jpeg_quality), "path": f"{spec.key}.target.jpg"},
+        "split": spec.split,
+        "identity": spec.identity,
+        "seed": spec.seed,
+        "emotion": pair.emotion,
+        "expression": pair.coefficients.tolist(),
+        "action_units": pair.intensities,
+        "yaw_deg": pair.yaw_deg,
+        "pitch_deg": pair.pitch_deg,
+        "roll_deg": pair.roll_deg,
+        "landmarks": pair.landmarks.tolist(),
+        "landmarks68": pair.landmarks68.tolist(),
+        "target_landmarks68": None
+        if pair.target_landmarks68 is None
+        else pair.target_landmarks68.tolist(),
+    }
+
+
+def _jpeg(pixels_rgb_u8: ByteArray, quality: int) -> bytes:
+    """(H, W, 3) RGB → JPEG without chroma subsampling, which would smear lips and irises."""
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]
+    done, encoded = cv2.imencode(".jpg", pixels_rgb_u8[..., ::-1], options)
+    if not done:
+        raise NormpipeError("OpenCV could not encode a rendered picture as JPEG")
+    return encoded.tobytes()

@@ -1,0 +1,146 @@
+"""The compact network and its files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from normpipe.pipeline.errors import InputError
+from normpipe.stages.networks import NETWORKS
+from normpipe.stages.networks.checkpoint import (
+    WEIGHTS_FOLDER,
+    find_weights,
+    load_weights,
+    read_notes,
+    save_tensors,
+    weights_digest,
+)
+from normpipe.stages.networks.compact import CompactNormalizer, standardize
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return CompactNormalizer().eval()
+
+
+@pytest.mark.parametrize("size", [64, 112, 128, 224])
+@torch.inference_mode()
+def test_any_size_in_one_size_out(network, size):
+    faces = network(torch.rand(2, 3, size, size))
+    assert faces.shape == (2, 3, network.output_size, network.output_size)
+    assert faces.min() >= 0 and faces.max() <= 1
+
+
+@torch.inference_mode()
+def test_exposure_and_colour_do_not_matter(network):
+    grey = torch.rand(1, 1, 128, 128).expand(-1, 3, -1, -1) * 0.5 + 0.2
+    code = network.read(grey)
+    torch.testing.assert_close(network.read(grey * 1.3 + 0.02), code, atol=0.03, rtol=0)
+    flat = standardize(torch.full((1, 1, 128, 128), 0.3))
+    assert torch.isfinite(flat).all()
+
+
+@torch.inference_mode()
+def test_faces_of_a_batch_do_not_mix(network):
+    images = torch.rand(3, 3, 128, 128)
+    together = network(images)
+    alone = torch.cat([network(image[None]) for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+
+
+def test_weights_survive_the_file(network, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_tensors(network.state_dict(), path, {"network": "compact", "step": 3})
+    torch.manual_seed(1)
+    other = CompactNormalizer().eval()
+    load_weights(other, path)
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], tensor, rtol=0, atol=0)
+    assert read_notes(path)["network"] == "compact"
+    assert len(weights_digest(path)) == 64
+    assert not list(tmp_path.glob(".*")), "no temporary file stays behind"
+
+
+def test_weights_of_other_shapes_are_one_clear_line(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_tensors(CompactNormalizer(expressions=14).state_dict(), path, {})
+    with pytest.raises(InputError, match="another shape") as caught:
+        load_weights(CompactNormalizer(), path)
+    assert "\n" not in str(caught.value)
+    assert "gain is (14,), expected (53,)" in str(caught.value)
+
+
+def test_missing_and_strange_tensors_are_named(network, tmp_path):
+    tensors = dict(network.state_dict())
+    tensors["strange"] = tensors.pop("gain")
+    save_tensors(tensors, tmp_path / "w.safetensors", {})
+    with pytest.raises(InputError, match=r"1 missing \(first gain\).*1 unknown \(first strange\)"):
+        load_weights(CompactNormalizer(), tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04pickle"])
+def test_a_file_that_is_no_safetensors_is_one_line(network, tmp_path, content):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read as a safetensors file") as caught:
+        load_weights(network, path)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_weights_name_the_known(tmp_path):
+    with pytest.raises(InputError, match="no weights 'compcat'.*compact"):
+        find_weights("compcat")
+    with pytest.raises(InputError):
+        find_weights(tmp_path / "none.safetensors")
+
+
+def test_the_shipped_weights_fit_and_are_small():
+    path = find_weights("compact")
+    assert path.stat().st_size <= 16_000_000
+    network = NETWORKS["compact"]()
+    load_weights(network, path)
+    card = json.loads((WEIGHTS_FOLDER / "compact.json").read_text())
+    assert {"recipe", "scores"} <= card.keys()
+    assert card["sha256"] == weights_digest(path)
+    assert len(read_notes(path)["expression_names"].split(",")) == 53
+
+
+@torch.inference_mode()
+def test_the_shipped_face_moves():
+    """Different expressions give visibly different faces."""
+    network = CompactNormalizer()
+    load_weights(network, find_weights("compact"))
+    names = read_notes(find_weights("compact"))["expression_names"].split(",")
+    code = torch.zeros(3, len(names))
+    code[1, names.index("jawOpen")] = 0.7
+    code[2, [names.index("eyeBlink_L"), names.index("eyeBlink_R")]] = 1.0
+    neutral, shout, blink = network.eval().decoder(code).clamp(0, 1).mean(1)
+    mouth, eyes = slice(110, 185), slice(45, 80)
+    assert (shout - neutral)[mouth].abs().mean() > 4 * (shout - neutral)[:40].abs().mean()
+    assert (blink - neutral)[eyes].abs().mean() > 4 * (blink - neutral)[mouth].abs().mean()
+
+
+@pytest.mark.assets
+def test_the_shipped_weights_beat_the_average_face(real_kit_file):
+    """Fresh people, never rendered before: what is read is far better than a constant."""
+    from normpipe.stages.synthesize import PairRenderer, SynthesizeConfig, plan
+
+    config = SynthesizeConfig(
+        facekit=str(real_kit_file), pairs=48, identities=48, seed=77_777, targets=False
+    )
+    renderer = PairRenderer(config)
+    pairs = [renderer.pair(spec) for spec in plan(config)]
+    network = CompactNormalizer().eval()
+    load_weights(network, find_weights("compact"))
+    images = torch.from_numpy(np.stack([pair.source for pair in pairs])).permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        code = network.read(images).numpy()
+    truth = np.stack([pair.coefficients for pair in pairs])
+    error = ((code - truth) ** 2).mean()
+    average = ((truth - truth.mean(0)) ** 2).mean()
+    assert error < 0.6 * average
+    jaw = read_notes(find_weights("compact"))["expression_names"].split(",").index("jawOpen")
+    assert np.corrcoef(code[:, jaw], truth[:, jaw])[0, 1] > 0.85
+
