@@ -2,46 +2,21 @@
 
 import io
 import operator
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
-from ..manifests.schema import COMMON, IMAGE
-from .errors import InputError, nearest
-from .labels import find_labels, label_rows, own_label_columns, read_labels
-from .reading import Place, RowReader, open_parquet
-from .shards import ShardFolder
-
-# pyarrow makes these functions at run time; no type checker sees them.
-pc: Any = pyarrow.compute
+from .errors import InputError
+from .opening import Opened, Part, open_rows
+from .reading import Place
 
 Item = dict[str, Any]
-
-_COMMON = [name for name, _ in COMMON]
-_PLACE = ["shard", "row_group", "row"]
-
-
-@dataclass
-class _Part:
-    """A dataset that items take values from.
-
-    Attributes:
-        readers: one for each variant; under "" where variants do not matter.
-        names: the item's name → the column's.
-        places: (N, 3) shard, row group, row of each item's row; -1 where it has none.
-    """
-
-    readers: dict[str, RowReader]
-    names: dict[str, str]
-    places: np.ndarray[Any, np.dtype[np.int32]]
 
 
 class ShardDataset(Dataset[Any]):
@@ -54,16 +29,13 @@ class ShardDataset(Dataset[Any]):
 
     def __init__(
         self,
-        table: pa.Table,
-        parts: list[_Part],
-        pictures: Sequence[str],
-        decode: bool,
-        transform: Callable[[Item], Any] | None,
+        found: Opened,
+        decode: bool = True,
+        transform: Callable[[Item], Any] | None = None,
     ) -> None:
-        # Beside what items show: "_source", the key in the parts, and "_variant".
-        self._table = table
-        self._parts = parts
-        self._pictures = frozenset(pictures)
+        self._table = found.table
+        self._parts = found.parts
+        self._pictures = found.pictures
         self._decode = decode
         self._transform = transform
         self._by_key: dict[str, int] | None = None
@@ -111,7 +83,7 @@ class ShardDataset(Dataset[Any]):
             raise IndexError(f"row {index} of {len(self)}")
         return number
 
-    def _read(self, part: _Part, numbers: list[int], items: list[Item]) -> None:
+    def _read(self, part: Part, numbers: list[int], items: list[Item]) -> None:
         for variant, reader in part.readers.items():
             wanted = [
                 i
@@ -174,32 +146,8 @@ def open_dataset(
         InputError: there is no dataset, several could be meant, a column is unknown, or a newer
             normpipe wrote it.
     """
-    folder = _dataset_folder(Path(path))
-    shards = _shards(folder)
-    with open_parquet(shards.shard(_numbers(shards)[0])) as file:
-        schema = file.schema_arrow
-    rows = _rows(shards, schema)
-    if status != "all":
-        rows = rows.filter(pc.equal(rows["status"], status))
-    parts, available = _parts(folder, schema, rows)
-    known = _join_labels(rows, _labels(folder, labels, own_label_columns(schema)))
-    pictures = [name for name, kind in available.items() if kind == IMAGE]
-    taken = next((name for name in known if name in (*_COMMON, "variant", *pictures)), None)
-    if taken:
-        raise InputError(f"a label is named '{taken}', as a column of the dataset is: rename it")
-    wanted = _wanted(columns, available, known, own_label_columns(schema), status)
-    table = {"key": rows["key"], "_source": rows["_source"], "_variant": rows["variant"]}
-    for name in wanted:
-        if name in known:
-            table[name] = known[name]
-        elif name in rows.column_names:
-            table[name] = rows[name]
-    for part in parts:
-        part.names = {n: c for n, c in part.names.items() if n in wanted and n not in table}
-        for reader in part.readers.values():
-            reader.columns = ["key", *part.names.values()]
-    used = [part for part in parts if part.names]
-    return ShardDataset(pa.table(table).combine_chunks(), used, pictures, decode, transform)
+    found = open_rows(Path(path), labels, columns, status)
+    return ShardDataset(found, decode, transform)
 
 
 def collate(items: list[Item]) -> dict[str, Any]:
@@ -216,38 +164,3 @@ def collate(items: list[Item]) -> dict[str, Any]:
         same = None not in shapes and len(shapes) == 1
         batch[name] = default_collate(values) if numbers or same else values
     return batch
-
-
-def _dataset_folder(path: Path) -> Path:
-    """Return the folder with the shards that a path means."""
-    if path.is_file():
-        raise InputError(f"{path} is a file: give the folder that the shards are in")
-    if not path.is_dir():
-        raise InputError(f"no folder {path}: give a dataset's folder, or the --output of a run")
-    if _has_shards(path):
-        return path
-    if _has_shards(path / "pairs"):
-        return path / "pairs"
-    variants = [p for p in sorted((path / "normalized").glob("*")) if _has_shards(p)]
-    if len(variants) == 1:
-        return variants[0]
-    others = [*variants, *(p for p in sorted(path.glob("*")) if p.is_dir() and _has_shards(p))]
-    if not others:
-        raise InputError(f"{path} holds no dataset (no shard-*.parquet): run 'normpipe run' first")
-    raise InputError(f"{path} holds several datasets: open one of {', '.join(map(str, others))}")
-
-
-def _has_shards(folder: Path) -> bool:
-    return next(folder.glob("shard-*.parquet"), None) is not None
-
-
-def _numbers(shards: ShardFolder) -> list[int]:
-    """Return the numbers of the shards to read: those committed, or all of an export."""
-    if (shards.path / "records").is_dir():
-        numbers = list(shards.records())
-    else:
-        names = sorted(path.stem for path in shards.path.glob("shard-*.parquet"))
-        numbers = [int(name.removeprefix("shard-")) for name in names]
-    if not numbers:
-        raise InputError(f"{shards.path} has no finished shard: run the same command again")
-    return numbers

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from .errors import OutputError
 from .feed import ShardFeed
 from .mapping import Context, guarded
 from .shards import ShardFolder, ShardWriter
@@ -55,17 +56,11 @@ class JoinWorker:
 
     def _join(self, target: ShardFolder, number: int, wanted: str) -> None:
         inputs = [self._input(name, number) for name in self._stage.reads]
-        writer = ShardWriter(target, number, self._stage.schema)
-        committed = False
-        try:
+        with ShardWriter(target, number, self._stage.schema) as writer:
             for table in self._stage.join(number, inputs):
                 self._context.stop.check()
                 writer.add_table(table)
             record = writer.commit(wanted, None)
-            committed = True
-        finally:
-            if not committed:
-                writer.drop()
         self._context.progress.advance(
             self._stage.name, record.inputs, Counter(record.statuses)
         )
@@ -79,8 +74,6 @@ class JoinWorker:
             return folder.read(number, None if columns is None else list(columns))
         template = next(iter(folder.records()), None)
         if template is None:
-            from .errors import OutputError
-
             raise OutputError(
                 f"pair reads {folder.path}, which has no finished shard: run that variant first"
             )

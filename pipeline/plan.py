@@ -83,6 +83,10 @@ def _variant_hint(stage: Stage) -> str:
     return " or another variant name" if "/" in stage.writes else ""
 
 
+#: Stands for an input shard that is not committed.
+ABSENT = "absent"
+
+
 @dataclass
 class StagePlan:
     """A stage's shards: committed and current, to be made, and made from other input."""
@@ -97,7 +101,7 @@ def input_digests(root: Path, stage: Stage, number: int) -> list[str]:
     digests: list[str] = []
     for name in stage.reads:
         record = ShardFolder(root / name).record(number)
-        digests.append(record.sha256 if record else "absent")
+        digests.append(record.sha256 if record else ABSENT)
     return digests
 
 
@@ -117,12 +121,14 @@ def plan_stage(
     plan = StagePlan()
     own = ShardFolder(root / stage.writes).records()
     for number in ShardFolder(root / stage.reads[0]).records():
-        wanted = fingerprint(description, input_digests(root, stage, number))
+        digests = input_digests(root, stage, number)
+        wanted = fingerprint(description, digests)
         record = own.get(number)
         if record is not None and current(record, wanted, retry_failed):
             plan.done[number] = record
         else:
             plan.todo.append(number)
-            if record is not None and record.fingerprint != wanted:
+            # An input that is to be made again will most likely be the same as before.
+            if record is not None and record.fingerprint != wanted and ABSENT not in digests:
                 plan.stale.append(number)
     return plan

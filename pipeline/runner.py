@@ -25,7 +25,6 @@ from .feed import ShardFeed, Stop
 from .joining import JoinWorker
 from .mapping import Context, MapWorker
 from .plan import (
-    StagePlan,
     current,
     describe,
     fingerprint,
@@ -74,7 +73,7 @@ class Runner:
         self._stop = Stop()
         self._rejected: dict[str, list[int]] = {}
         self._descriptions: dict[str, dict[str, Any]] = {}
-        self._plans: dict[str, StagePlan] = {}
+        self._total = 0
 
     def stop(self) -> None:
         """Ask the run to end soon: shards in hand are dropped, committed ones kept."""
@@ -150,11 +149,11 @@ class Runner:
             raise self._stop.error or Interrupted("stopped")
 
     def _start(self, stages: list[Stage], context: Context) -> list[threading.Thread]:
-        total = self._inputs(stages[0])
+        self._total = self._inputs(stages[0])
         feeds = [ShardFeed(self._stop) for _ in stages]
         threads: list[threading.Thread] = []
         for i, (stage, feed) in enumerate(zip(stages, feeds, strict=True)):
-            self._progress.begin(stage.name, total)
+            self._progress.begin(stage.name, self._total)
             chained = i > 0 and stages[i - 1].writes in stage.reads
             following = i + 1 < len(stages) and stage.writes in stages[i + 1].reads
             if not chained:
@@ -195,7 +194,6 @@ class Runner:
             plan = plan_stage(
                 self.root, stage, self._descriptions[stage.name], self._options.retry_failed
             )
-            self._plans[stage.name] = plan
             if plan.stale and not (self._options.overwrite or self._options.retry_failed):
                 raise OutputError(
                     f"{stage.writes}: {len(plan.stale)} shards were made from other input than "
@@ -209,8 +207,7 @@ class Runner:
         self._count(stage, record)
         bad, rows = self._rejected[stage]
         limit = self._settings.max_rejected
-        total = sum(plan_total(self._plans.get(stage)))
-        if rows and bad / rows > limit and (rows >= REJECTED_SAMPLE or rows >= total):
+        if rows and bad / rows > limit and (rows >= REJECTED_SAMPLE or rows >= self._total):
             raise NormpipeError(
                 f"stopped: {bad} of {rows} rows of {stage} are rejected or failed, more than "
                 f"--max-rejected {limit:g}; see 'normpipe status {self.root}' for the reasons, "
@@ -221,11 +218,6 @@ class Runner:
         counts = self._rejected.setdefault(stage, [0, 0])
         counts[0] += record.rows - record.statuses.get("ok", 0)
         counts[1] += record.rows
-
-
-def plan_total(plan: StagePlan | None) -> tuple[int, int]:
-    """Return the shards done and to do."""
-    return (len(plan.done), len(plan.todo)) if plan else (0, 0)
 
 
 def refuse_foreign(root: Path) -> None:

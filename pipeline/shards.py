@@ -165,7 +165,10 @@ class _HashedFile:
 
 
 class ShardWriter:
-    """Writes one shard and commits it; until ``commit`` nothing has happened."""
+    """Writes one shard and commits it; until ``commit`` nothing has happened.
+
+    As a context manager it drops what was not committed.
+    """
 
     def __init__(self, folder: ShardFolder, number: int, schema: pa.Schema) -> None:
         self._folder = folder
@@ -247,9 +250,17 @@ class ShardWriter:
         return record
 
     def drop(self) -> None:
-        """Forget the shard and remove what was written of it."""
+        """Forget the shard and remove what was written of it; after a commit, do nothing."""
+        # pyarrow would write the footer when it collects the writer: there is no file by then.
+        self._parquet.is_open = False
         self._file.drop()
         temporary(self._path).unlink(missing_ok=True)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drop()
 
 
 def _layout(schema: pa.Schema) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Runs a source: its rows become shards once; later inputs become further shards."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,10 @@ def run_source(
 def _write(
     stage: SourceStage, folder: ShardFolder, number: int, rows: pa.Table, mark: str
 ) -> None:
-    writer = ShardWriter(folder, number, stage.schema)
-    for i in range(0, rows.num_rows, _GROUP):
-        writer.add_table(rows.slice(i, _GROUP).cast(stage.schema))
-    writer.commit(mark, None)
+    with ShardWriter(folder, number, stage.schema) as writer:
+        for i in range(0, rows.num_rows, _GROUP):
+            writer.add_table(rows.slice(i, _GROUP).cast(stage.schema))
+        writer.commit(mark, None)
 
 
 def _new_rows(
@@ -77,8 +78,8 @@ def _new_rows(
         known.update(keys)
         here = [i for i, key in enumerate(keys) if key in place]
         gone += len(keys) - len(here)
-        found = scan.rows.take([place[keys[i]] for i in here])
-        differing = stage.changed(table.take(here), found)
+        found = scan.rows.take(_places(place[keys[i]] for i in here))
+        differing = stage.changed(table.take(_places(here)), found)
         if differing and overwrite:
             fresh = {key: i for i, key in enumerate(found["key"].to_pylist())}
             rows = [
@@ -98,5 +99,8 @@ def _new_rows(
             "become failed(missing_file)",
             stage.name, gone,
         )
-    fresh_rows = [i for key, i in place.items() if key not in known]
-    return scan.rows.take(fresh_rows)
+    return scan.rows.take(_places(i for key, i in place.items() if key not in known))
+
+
+def _places(numbers: Iterable[int]) -> pa.Array:
+    return pa.array(numbers, pa.int64())

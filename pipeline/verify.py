@@ -34,18 +34,27 @@ def verify(root: Path, threads: int = 2) -> Report:
     read_job(root)
     report = Report()
     folders = [ShardFolder(path.parent) for path in sorted(root.rglob("stage.json"))]
+    damaged: set[Path] = set()
     with ThreadPoolExecutor(threads) as pool:
         for folder in folders:
             records = folder.records()
             name = folder.path.relative_to(root).as_posix()
             report.differences += [f"{name}: {line}" for line in _strays(folder, records)]
-            checked = pool.map(lambda r, f=folder: _check(root, f, r), records.values())
+            checked = pool.map(lambda r, f=folder: _check(f, r), records.values())
             for record, found in zip(records.values(), checked, strict=True):
                 report.shards += 1
                 report.rows += record.rows
                 report.bytes += record.bytes
                 report.differences += [f"{name}/{record.file}: {line}" for line in found]
+                if found:
+                    damaged.add(folder.shard(record.shard))
             report.differences += [f"{name}: {line}" for line in _derived(folder, records)]
+    # Only sound shards are compared with each other: one damage is one difference.
+    for folder in folders:
+        name = folder.path.relative_to(root).as_posix()
+        for record in folder.records().values():
+            for line in _balance(root, folder, record, damaged):
+                report.differences.append(f"{name}/{record.file}: {line}")
     return report
 
 
@@ -65,7 +74,7 @@ def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[st
         yield f"shards are missing between 0 and {max(numbers)}"
 
 
-def _check(root: Path, folder: ShardFolder, record: ShardRecord) -> list[str]:
+def _check(folder: ShardFolder, record: ShardRecord) -> list[str]:
     path = folder.shard(record.shard)
     size = path.stat().st_size
     if size != record.bytes:
@@ -88,11 +97,11 @@ def _check(root: Path, folder: ShardFolder, record: ShardRecord) -> list[str]:
     }
     if counted != record.statuses:
         lines.append(f"statuses {counted}, recorded {record.statuses}")
-    return lines + _balance(root, folder, record, parents)
+    return lines
 
 
 def _balance(
-    root: Path, folder: ShardFolder, record: ShardRecord, parents: set[str]
+    root: Path, folder: ShardFolder, record: ShardRecord, damaged: set[Path]
 ) -> list[str]:
     """Return whether every input key of the shard's source is there, and none besides."""
     reads = (read_description(folder) or {}).get("reads") or []
@@ -101,12 +110,15 @@ def _balance(
     source = ShardFolder(root / reads[0])
     if source.record(record.shard) is None:
         return [f"its input {reads[0]} is gone"]
-    inputs = set(
-        pq.read_table(source.shard(record.shard), columns=["parent_key"])["parent_key"].to_pylist()
+    paths = (source.shard(record.shard), folder.shard(record.shard))
+    if damaged.intersection(paths):
+        return []
+    inputs, parents = (
+        set(pq.read_table(path, columns=["parent_key"])["parent_key"].to_pylist()) for path in paths
     )
     lost, added = len(inputs - parents), len(parents - inputs)
-    # A join may name samples that only its second input has; a map may not.
     lines = [f"{lost} input keys have no row"] if lost else []
+    # A join may name samples that only its second input has; a map may not.
     if added and len(reads) == 1:
         lines.append(f"{added} rows stand for no input")
     return lines

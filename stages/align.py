@@ -93,7 +93,9 @@ class Align(MapStage):
         "pillow",
         "opencv-python",
         "numpy",
+        "insightface",
         "onnxruntime",
+        "onnxruntime-gpu",
     )
     reads = ("manifest",)
     writes = "aligned"

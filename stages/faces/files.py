@@ -55,10 +55,11 @@ def read_source(
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, RuntimeError, ValueError) as error:
         raise _as_sample_error(error, relative) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise SampleError("not_a_file", relative)
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise SampleError("not_a_file", relative)
         if status.st_size == 0:
             raise SampleError("empty_file", relative)
         if status.st_size > max_bytes:

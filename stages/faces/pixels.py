@@ -10,6 +10,7 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal
 
 import cv2
@@ -24,7 +25,8 @@ ImageFormat = Literal["jpeg", "png"]
 
 # Formats whose decoders are widely used and exercised. The rest of Pillow's four dozen (EPS, which
 # starts Ghostscript; FITS; WMF …) are attack surface without photographs of faces behind it.
-FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
+# Multi-picture JPEGs (MPO) come in through JPEG.
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 # Pillow warns above this many pixels; staying below keeps its own alarm silent and ours decisive.
 PILLOW_MAX_PIXELS: Final = 89_478_485
 # OpenCV's warps index with 16 bits.
@@ -89,7 +91,7 @@ def decode(data: bytes, limits: Limits) -> Pixels:
     if len(data) > limits.max_bytes:
         raise SampleError("too_many_bytes", f"{len(data)} > {limits.max_bytes}")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SampleError("too_many_pixels", str(error)) from error
     except _DAMAGE as error:
@@ -102,6 +104,13 @@ def decode(data: bytes, limits: Limits) -> Pixels:
             return _as_rgb(image)
         except _DAMAGE as error:
             raise SampleError("truncated", f"{type(error).__name__}: {error}"[:200]) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this build of Pillow has; it may lack AVIF, WEBP or JPEG2000."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _check_header(image: Image.Image, limits: Limits) -> None:

@@ -113,6 +113,8 @@ class Trainer:
             sampler=range(self.step, self.schedule.steps),
             num_workers=self.schedule.workers,
             prefetch_factor=4 if self.schedule.workers else None,
+            # Its own, or opening a loader would move the random state that dropout draws from.
+            generator=torch.Generator(),
         )
         return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 

@@ -1,0 +1,271 @@
+"""The house stays as DESIGN and docs/architecture.md describe it: rooms, imports, habits, docs."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from normpipe.manifests import schema, vocabularies
+from normpipe.pipeline.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("manifests", "pipeline", "stages")
+LONGEST_FILE = 400
+
+#: What a stage may know of the engine: the contract, and the files that it reads and writes.
+CONTRACT = {"errors", "stage", "config", "commit", "shards", "labels", "reading"}
+#: Modules of stages that may know more, with the reason.
+BEYOND_CONTRACT = {
+    "stages/sheet.py": {"runner"},  # draws from a finished job's folder: reads its job.json
+}
+#: The one room door: commands know the engine and the stages.
+BOTH_SIDES = {"pipeline/cli.py"}
+#: The only module that may import dask.
+DASK_MODULES = {"pipeline/executors.py"}
+#: What runs code on loading, and so is never used for data or weights.
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+#: Networks know no files; this module does, for them.
+NETWORK_FILES = "stages/networks/checkpoint.py"
+
+
+def sources() -> list[Path]:
+    return sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield what a module imports, as dotted names; our own start with ``normpipe``."""
+    package = ["normpipe", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (room, module in it) for each import of ours."""
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "normpipe" and len(parts) > 1:
+            yield parts[1], parts[2] if len(parts) > 2 else ""
+
+
+def called_names(path: Path) -> Iterator[str]:
+    """Yield dotted names of what a module calls: ``open``, ``torch.load``, ``x.read_bytes``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+def test_imports_go_one_way() -> None:
+    allowed = {
+        "manifests": {"manifests"},
+        "pipeline": {"manifests", "pipeline"},
+        "stages": {"manifests", "pipeline", "stages"},
+    }
+    wrong: list[str] = []
+    for path in sources():
+        name = name_of(path)
+        room = name.partition("/")[0]
+        known = CONTRACT | BEYOND_CONTRACT.get(name, set())
+        for other, module in rooms_imported(path):
+            if other not in allowed[room] and name not in BOTH_SIDES:
+                wrong.append(f"{name} imports {other}.{module}")
+            if room == "stages" and other == "pipeline" and module not in known:
+                wrong.append(f"{name} imports pipeline.{module}, which is no contract")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_that_runs_code_on_loading() -> None:
+    wrong: list[str] = []
+    for path in sources():
+        found = {name.partition(".")[0] for name in imports(path)} & UNSAFE_MODULES
+        calls = {*called_names(path)} & {"torch.load", "eval", "exec"}
+        wrong += [f"{name_of(path)}: {word}" for word in sorted(found | calls)]
+        source = path.read_text(encoding="utf-8")
+        if source.count("np.load(") != source.count("allow_pickle=False"):
+            wrong.append(f"{name_of(path)}: np.load without allow_pickle=False")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_executor_imports_dask() -> None:
+    users = [
+        name_of(path)
+        for path in sources()
+        if {name.partition(".")[0] for name in imports(path)} & {"dask", "distributed"}
+    ]
+    assert {*users} <= DASK_MODULES
+
+
+def test_networks_know_no_files() -> None:
+    files = {"pathlib", "os", "io", "shutil", "safetensors", "pyarrow", "cv2", "PIL"}
+    wrong: list[str] = []
+    for path in (ROOT / "stages/networks").glob("*.py"):
+        roots = {name.partition(".")[0] for name in imports(path)}
+        if name_of(path) != NETWORK_FILES and (roots & files or "open" in called_names(path)):
+            wrong.append(name_of(path))
+    assert not wrong
+
+
+def test_files_stay_short() -> None:
+    lines = {name_of(p): len(p.read_text(encoding="utf-8").splitlines()) for p in sources()}
+    assert not {name: count for name, count in lines.items() if count > LONGEST_FILE}
+
+
+def tracked() -> list[Path]:
+    """Return the files of the repository (those to be, too); skip outside a git checkout."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"]
+    try:
+        listed = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git checkout")
+    paths = (ROOT / name for name in listed.decode().split("\0") if name)
+    return [path for path in paths if path.is_file()]
+
+
+def test_no_file_speaks_of_a_machine() -> None:
+    # Built here so that this file does not match itself.
+    folders = "|".join(["home", "root", "work", "Users", "mnt", "opt", "tmp"])
+    absolute = re.compile(rf"(?<![\w.~/:}}])/(?:{folders})/[\w.]")
+    hosts = re.compile("|".join([r"pypi\.", r"download\.pytorch", "index" + "-url"]))
+    found: list[str] = []
+    for path in tracked():
+        if path.suffix in {".jpg", ".png", ".safetensors", ".parquet"} or path.name == "LICENSE":
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if absolute.search(line) or (hosts.search(line) and path != Path(__file__)):
+                found.append(f"{name_of(path)}:{number}: {line.strip()[:80]}")
+    assert not found, "\n".join(found)
+
+
+def commands() -> list[str]:
+    return [
+        command.name or str(command.callback.__name__).replace("_", "-")  # type: ignore[union-attr]
+        for command in app.registered_commands
+    ]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_readme_names_every_command(command: str) -> None:
+    assert f"normpipe {command}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def readme_lines() -> Iterator[str]:
+    for name in ("README.md", "CONTRIBUTING.md", "docs/data.md", "docs/architecture.md"):
+        yield from (ROOT / name).read_text(encoding="utf-8").splitlines()
+
+
+def test_docs_name_no_other_command() -> None:
+    used = {
+        match
+        for line in readme_lines()
+        for match in re.findall(r"(?:^|`|\$ )normpipe ([a-z][a-z-]*)", line)
+    }
+    assert used <= {*commands()}, used - {*commands()}
+
+
+def test_docs_name_settings_that_exist() -> None:
+    from normpipe.pipeline.config import RunConfig
+    from normpipe.stages import CONFIGS
+
+    models = {"run": RunConfig, **CONFIGS}
+    settings = "|".join(models)
+    for line in readme_lines():
+        for stage, key in re.findall(rf"\b({settings})\.([a-z_]+)(?==)", line):
+            assert key in models[stage].model_fields, f"{stage}.{key} in: {line}"
+
+
+def test_links_of_the_docs_lead_somewhere() -> None:
+    pages = [path for path in tracked() if path.suffix == ".md"]
+    assert pages
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            if "://" not in target and not target.startswith("mailto:"):
+                assert (page.parent / target).exists(), f"{name_of(page)} → {target}"
+
+
+def project() -> tuple[dict, list[str]]:  # type: ignore[type-arg]
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text), text.splitlines()
+
+
+def test_every_dependency_says_why() -> None:
+    settings, lines = project()
+    extras = settings["project"]["optional-dependencies"]
+    wanted = [*settings["project"]["dependencies"], *extras["dev"]]
+    reasons = {}
+    for line in lines:
+        if match := re.match(r'\s+"([^"]+)",\s*(#.*)?$', line):
+            reasons[match[1]] = match[2]
+    for requirement in wanted:
+        if requirement.startswith("pytest>="):
+            continue
+        assert reasons.get(requirement), f"{requirement} has no reason behind it"
+
+
+def test_every_package_is_listed() -> None:
+    settings, _ = project()
+    listed = set(settings["tool"]["setuptools"]["packages"])
+    found = {"normpipe"}
+    for room in ROOMS:
+        for init in (ROOT / room).rglob("__init__.py"):
+            found.add(".".join(["normpipe", *init.parent.relative_to(ROOT).parts]))
+    assert listed == found
+    # A folder of modules without __init__.py would be left out of the wheel.
+    for path in sources():
+        assert (path.parent / "__init__.py").is_file(), f"{name_of(path.parent)} is no package"
+
+
+def section(page: str, heading: str) -> str:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    match = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert match, f"{page} has no section '{heading}'"
+    return match[1]
+
+
+def table_words(text: str) -> list[str]:
+    """Return the words in backticks that rows of a Markdown table start with."""
+    return re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
+
+
+def test_docs_know_every_reason() -> None:
+    text = section("docs/data.md", "Reasons")
+    assert table_words(text) == list(vocabularies.REASONS)
+    for reason, (status, words) in vocabularies.REASONS.items():
+        assert f"| `{reason}` | {status} | {words} |" in text
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"),
+    [
+        ("Columns of every row", schema.schema([])),
+        ("manifest", schema.MANIFEST),
+        ("aligned", schema.ALIGNED),
+        ("normalized", schema.NORMALIZED),
+        ("pairs", schema.PAIRS),
+        ("Labels", pa.schema(schema.LABEL_COLUMNS)),
+    ],
+)
+def test_docs_know_every_column(heading: str, table: pa.Schema) -> None:
+    common = [name for name, _ in schema.COMMON]
+    wanted = [name for name in table.names if heading == "Columns of every row" or name not in common]
+    if heading == "Labels":
+        wanted = table.names
+    assert table_words(section("docs/data.md", heading))[: len(wanted)] == wanted
+
+
+def test_docs_know_every_emotion() -> None:
+    text = section("docs/data.md", "Labels")
+    for emotion in vocabularies.EMOTIONS:
+        assert f"`{emotion}`" in text
