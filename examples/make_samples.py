@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
 from normpipe.stages.faces.facekit import load_facekit
 from normpipe.stages.faces.render.atlas import Atlas
 from normpipe.stages.faces.render.background import paint_background
@@ -25,8 +24,9 @@ from normpipe.stages.faces.render.expressions import (
     from_named,
 )
 from normpipe.stages.faces.render.head import prepare_head
+from normpipe.stages.faces.render.person import draw_person, generator
 from normpipe.stages.faces.render.renderer import prepare_person, render
-from normpipe.stages.faces.render.scene import draw_person, draw_scene, generator
+from normpipe.stages.faces.render.scene import draw_scene
 
 SIZE_PX = 288
 # People chosen by eye for variety: (identity number, expressions of that person).
@@ -45,16 +45,27 @@ PEOPLE = [
 def sample_scene(person, prototype, seed, names):
     """A snapshot in ordinary light, nothing in front of the face."""
     rng = generator(77, seed)
-    spread = {stem: rng.uniform(0.35 * low + 0.65 * high, high) for stem, (low, high) in PROTOTYPES[prototype].items()}
+    spread = {
+        stem: rng.uniform(0.35 * low + 0.65 * high, high)
+        for stem, (low, high) in PROTOTYPES[prototype].items()
+    }
     expression = Expression(from_named(names, spread), EMOTION_OF.get(prototype, prototype))
     scene = draw_scene(person, seed, names, "snapshot")
-    light = replace(scene.light, exposure=0.56, contrast=1.05, shadow=min(scene.light.shadow, 0.5),
-                    key=min(scene.light.key, 1.0), ambient=max(scene.light.ambient, 0.4))
+    light = replace(
+        scene.light,
+        exposure=0.56,
+        contrast=1.05,
+        shadow=min(scene.light.shadow, 0.5),
+        key=min(scene.light.key, 1.0),
+        ambient=max(scene.light.ambient, 0.4),
+    )
     camera = replace(scene.camera, zoom=rng.uniform(0.42, 0.6))
     if seed % 8 == 5:  # a tight crop now and then
         camera = replace(camera, zoom=0.92)
     glasses = replace(scene.glasses, tint=min(scene.glasses.tint, 0.1))
-    return replace(scene, expression=expression, light=light, camera=camera, glasses=glasses, occluder="none")
+    return replace(
+        scene, expression=expression, light=light, camera=camera, glasses=glasses, occluder="none"
+    )
 
 
 def main(facekit: str, folder: str) -> None:
@@ -74,8 +85,15 @@ def main(facekit: str, folder: str) -> None:
             code = scene.expression.coefficients
             units = action_units(names, code, head.lip_gap(code))
             split = "test" if number >= 6 else "train"
-            rows.append({"path": path, "subject": f"person{number + 1:02d}", "split": split,
-                         "emotion": scene.expression.emotion, **{u: round(v, 2) for u, v in units.items()}})
+            rows.append(
+                {
+                    "path": path,
+                    "subject": f"person{number + 1:02d}",
+                    "split": split,
+                    "emotion": scene.expression.emotion,
+                    **{u: round(v, 2) for u, v in units.items()},
+                }
+            )
     room = (paint_background(generator(78, 3), "boxes", SIZE_PX) * 255).astype(np.uint8)
     cv2.imwrite(str(out / "no_face.jpg"), room[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     whole = (out / rows[0]["path"]).read_bytes()

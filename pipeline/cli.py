@@ -233,8 +233,8 @@ def demo(
 
 def start_logging(quiet: bool) -> None:
     """Log plain lines to stderr."""
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler(sys.stderr))
+    # Made anew, for stderr may be another than at the last call (in tests, in notebooks).
+    log.handlers[:] = [logging.StreamHandler(sys.stderr)]
     log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.INFO)
 

@@ -60,7 +60,11 @@ class ShardDataset(Dataset[Any]):
     def __getitems__(self, indices: Sequence[int | str]) -> list[Any]:
         """Return several items in the order asked for; each row group is read once."""
         numbers = [self._number(index) for index in indices]
-        items: list[Item] = self._table.take(pa.array(numbers, pa.int64())).to_pylist()
+        if len(numbers) == 1:
+            found = self._table.slice(numbers[0], 1)  # twice as fast as take
+        else:
+            found = self._table.take(pa.array(numbers, pa.int64()))
+        items: list[Item] = found.to_pylist()
         for part in self._parts:
             self._read(part, numbers, items)
         for item in items:
@@ -103,12 +107,13 @@ class ShardDataset(Dataset[Any]):
             return data.to_pybytes()
         try:
             with Image.open(io.BytesIO(data)) as image:
-                pixels = np.array(image.convert("RGB"))  # (H, W, 3) uint8
+                pixels = np.asarray(image.convert("RGB"))  # (H, W, 3) uint8
         except OSError as error:
             raise InputError(
                 f"the picture of {key} is damaged ({error}): see 'normpipe verify'"
             ) from error
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # (3, H, W)
+        # Turned by numpy: torch would wake its threads, which costs milliseconds on a busy machine.
+        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))  # (3, H, W)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_by_key": None}

@@ -22,6 +22,7 @@ pc: Any = pyarrow.compute
 _COMMON = [name for name, _ in COMMON]
 _PLACE = ["shard", "row_group", "row"]
 _DECISION = ["status", "reason", "decided_by"]
+STATUSES = ("ok", "rejected", "failed", "all")
 
 
 @dataclass
@@ -71,6 +72,8 @@ def open_rows(
     status: str,
 ) -> Opened:
     """Open a dataset; arguments and errors as of ``open_dataset``."""
+    if status not in STATUSES:
+        raise InputError(f"unknown status '{status}'{nearest(status, list(STATUSES))}")
     shards = ShardFolder(dataset_folder(path))
     numbers = _numbers(shards)
     schema = _schema(shards.path, numbers)
@@ -78,28 +81,26 @@ def open_rows(
     if status != "all":
         rows = rows.filter(pc.equal(rows["status"], status))
     sources, pictures = _sources(shards.path, schema, rows)
-    known = _labels(shards.path, labels, own_label_columns(schema), rows)
-    available = [name for source in sources for name in source.columns]
+    own = own_label_columns(schema)
+    known = _labels(shards.path, labels, own, rows)
     taken = next((n for n in known if n in (*_COMMON, "variant", *pictures)), None)
     if taken:
         raise InputError(f"a label is named '{taken}', as a column of the dataset is: rename it")
-    offered = [*dict.fromkeys([*_COMMON, "variant", *available, *known])]
+    available = [name for source in sources for name in source.columns]
+    offered = [*_COMMON, *available, *known, *(["variant"] if _is_pairs(schema) else [])]
     if columns is None:
-        own = [name for name in own_label_columns(schema) if name in available]
-        wanted = [*pictures, *own, *known] if pictures else [*available, *known]
+        wanted = [*pictures, *own] if pictures else available
+        wanted = [*wanted, *known, *(n for n in ("variant",) if n in offered)]
         wanted += _DECISION if status != "ok" else []
-        wanted += ["variant"] if "variant" in schema.names else []
     else:
         wanted = list(columns)
         unknown = next((name for name in wanted if name not in offered), None)
         if unknown:
             raise InputError(f"{shards.path} has no column '{unknown}'{nearest(unknown, offered)}")
-    table = {"key": rows["key"], "_source": rows["_source"], "_variant": rows["variant"]}
+    table = {name: rows[name] for name in ("key", "_source", "_variant")}
     for name in wanted:
-        if name in known:
-            table[name] = known[name]
-        elif name in (*_COMMON, "variant"):
-            table[name] = rows[name]
+        if name in known or name in rows.column_names:
+            table[name] = known[name] if name in known else rows[name]
     parts = [_part(source, rows, wanted, table) for source in sources]
     return Opened(
         pa.table(table).combine_chunks(),
@@ -154,21 +155,28 @@ def _schema(folder: Path, numbers: list[int]) -> pa.Schema:
     return schema
 
 
+def _is_pairs(schema: pa.Schema) -> bool:
+    """Say whether a dataset is an index of pairs, with the pictures in other datasets."""
+    return "aligned_shard" in schema.names
+
+
 def _rows(shards: ShardFolder, numbers: list[int], schema: pa.Schema) -> pa.Table:
     """Return all rows without their pictures, and where they stand."""
+    pairs = _is_pairs(schema)
     rows = _from_index(shards, numbers)
     if rows is None:
-        places = [n for n in schema.names if n.startswith(("aligned_", "normalized_"))]
-        names = [n for n in (*_COMMON, "variant") if n in schema.names]
+        names = schema.names if pairs else [n for n in _COMMON if n in schema.names]
         tables: list[pa.Table] = []
         for number in numbers:
             open_parquet(shards.shard(number)).close()  # refuses a newer one in plain words
-            tables.append(shards.read(number, [*names, *places]))
+            tables.append(shards.read(number, names))
         rows = pa.concat_tables(tables)
-    for name in (*_COMMON, "variant"):
+    unknown = pa.nulls(rows.num_rows, pa.string())
+    for name in _COMMON:
         if name not in rows.column_names:
-            rows = rows.append_column(name, pa.nulls(rows.num_rows, pa.string()))
-    return rows.append_column("_source", _source_keys(rows, schema))
+            rows = rows.append_column(name, unknown)
+    rows = rows.append_column("_source", _source_keys(rows) if pairs else rows["key"])
+    return rows.append_column("_variant", rows["variant"] if pairs else unknown)
 
 
 def _from_index(shards: ShardFolder, numbers: list[int]) -> pa.Table | None:
@@ -185,10 +193,9 @@ def _from_index(shards: ShardFolder, numbers: list[int]) -> pa.Table | None:
     return index if index.num_rows == rows else None
 
 
-def _source_keys(rows: pa.Table, schema: pa.Schema) -> pa.ChunkedArray:
-    """Return the keys that rows have in the datasets that hold their pictures."""
-    variants = rows["variant"].unique().drop_null()
-    if "aligned_shard" not in schema.names or len(variants) < 2:
+def _source_keys(rows: pa.Table) -> pa.ChunkedArray:
+    """Return the keys that pairs have in the datasets that hold their pictures."""
+    if len(rows["variant"].unique()) < 2:
         return rows["key"]
     # Pairs of several variants: the stage puts "@variant" behind each key.
     lengths = pc.add(pc.utf8_length(rows["variant"]), 1)
@@ -198,12 +205,12 @@ def _source_keys(rows: pa.Table, schema: pa.Schema) -> pa.ChunkedArray:
 
 def _sources(folder: Path, schema: pa.Schema, rows: pa.Table) -> tuple[list[_Source], list[str]]:
     """Return where columns can be read, and the names of those that are pictures."""
-    if "aligned_shard" not in schema.names:
-        own = {name: name for name in schema.names if name not in (*_COMMON, "variant")}
+    if not _is_pairs(schema):
+        own = {name: name for name in schema.names if name not in _COMMON}
         pictures = [field.name for field in schema if field.type == IMAGE]
         return [_Source({"": folder}, own, _PLACE)], pictures
     job = folder.resolve().parent
-    variants = sorted(rows["variant"].unique().drop_null().to_pylist())
+    variants = sorted(rows["variant"].unique().to_pylist())
     normalized = {variant: job / "normalized" / variant for variant in variants}
     originals = _columns(job / "aligned")
     faces = _columns(next(iter(normalized.values()))) if normalized else {"image": "image"}

@@ -17,9 +17,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..manifests.schema import SCHEMA_VERSION
-from . import derive
-from .commit import remove_temporaries, storage_errors, write_if_changed, write_json
+from .commit import remove_temporaries, storage_errors, write_if_changed
 from .config import RunConfig
+from .derive import derive, to_json
 from .errors import InputError, Interrupted, NormpipeError, OutputError
 from .feed import ShardFeed, Stop
 from .joining import JoinWorker
@@ -86,6 +86,10 @@ class Runner:
             claim(self.root, self._options.identity, self._flow)
             remove_temporaries(self.root)
             for stage in selected:
+                # A wrong device or weights file must show before hours of other stages, not after.
+                if isinstance(stage, MapStage):
+                    stage.open()
+            for stage in selected:
                 self._stop.check()
                 if isinstance(stage, SourceStage):
                     self._open(stage)
@@ -96,7 +100,7 @@ class Runner:
             if workers:
                 self._run_workers(workers)
             for stage in selected:
-                derive.derive(self.root, stage)
+                derive(self.root, stage)
 
     def _lock(self) -> FileLock:
         lock = FileLock(self.root / ".normpipe.lock")
@@ -123,7 +127,7 @@ class Runner:
             refuse_other(stage, folder, description)
         # While old shards remain after --overwrite, the old description must not vouch for them:
         # every shard carries its own fingerprint, so the new one can be written at once.
-        write_if_changed(folder.stage_path, derive.to_json(description))
+        write_if_changed(folder.stage_path, to_json(description))
 
     def _run_workers(self, stages: list[Stage]) -> None:
         made = {stage.writes for stage in stages}
@@ -240,7 +244,8 @@ def claim(root: Path, identity: dict[str, str], flow: Sequence[Stage]) -> None:
             for stage in flow
         ],
     }
-    if path.is_file():
+    # A first attempt that failed before any work (a mistyped input) does not claim the folder.
+    if path.is_file() and next(root.rglob("records/*.json"), None) is not None:
         old = read_job(root)
         for name, value in identity.items():
             if old.get(name) != value:
@@ -248,9 +253,7 @@ def claim(root: Path, identity: dict[str, str], flow: Sequence[Stage]) -> None:
                     f"{root} belongs to another job ({name}: {old.get(name)}, here {value}): "
                     "choose another --output (or, if the input only moved, edit job.json in it)"
                 )
-        if old == card:
-            return
-    write_json(path, card)
+    write_if_changed(path, to_json(card))
 
 
 def read_job(root: Path) -> dict[str, Any]:

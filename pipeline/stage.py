@@ -57,7 +57,10 @@ class Stage(ABC):
     description: str = ""
 
     def open(self) -> None:  # noqa: B027 - most stages load nothing
-        """Load models, once per worker. Raises InputError for what the user must mend."""
+        """Load models, once per worker; a second call does nothing.
+
+        Raises InputError for what the user must mend.
+        """
 
     def digests(self) -> dict[str, str]:
         """Return name → sha256 of every file outside the input that shapes results (open first)."""

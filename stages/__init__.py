@@ -35,5 +35,5 @@ def build_flow(job: Job) -> list[Stage]:
         ingest,
         Align(job.stage("align"), ingest.root, job.run.threads),
         normalize,
-        Pair(pair_config),
+        Pair(pair_config, job.output / "labels.parquet"),
     ]

@@ -1,7 +1,7 @@
 """fit-normalizer: trains the compact normalizer on synthesized pairs.
 
-The decoder (coefficients → target face) and the encoder (face → coefficients) learn apart, each from
-what it needs alone; the finished network is both, one after the other. Everything may be killed at
+The decoder (coefficients → target face) and the encoder (face → coefficients) learn apart, each
+from what it needs alone; the finished network is both, one after the other. All may be killed at
 any time and goes on from the last saved state as if it had not been.
 """
 
@@ -73,7 +73,7 @@ def fit(config: FitNormalizerConfig, data: list[Path], output: Path) -> FitResul
     """Train on synthesized datasets and write weights, scores and picture sheets to ``output``.
 
     Raises:
-        InputError: the data are no synthesized pairs, or ``output`` holds a state of other settings.
+        InputError: the data are no synthesized pairs, or ``output`` holds another run's state.
     """
     output.mkdir(parents=True, exist_ok=True)
     if config.threads:
@@ -125,7 +125,9 @@ def _fit_decoder(
         raise InputError("no pair has a target picture; synthesize some with targets=true")
     resting = np.median(train.target[:: max(1, len(train.target) // 256)], axis=0) / 255
     with torch.no_grad():
-        network.decoder.template.copy_(torch.from_numpy(resting.astype(np.float32)).permute(2, 0, 1)[None])
+        network.decoder.template.copy_(
+            torch.from_numpy(resting.astype(np.float32)).permute(2, 0, 1)[None]
+        )
     picture_loss = PictureLoss(train).to(fabric.device)
 
     def loss(module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -180,7 +182,7 @@ def _schedule(config: FitNormalizerConfig, steps: int, rate: float) -> Schedule:
 def calibrate(network: CompactNormalizer, held_out: PairCache, config: FitNormalizerConfig) -> None:
     """Stretch readings, which a squared error draws towards the mean, back to the truth's spread.
 
-    The offset is what the encoder reads off faces that do not make the movement; the gain is bounded.
+    The offset is what the encoder reads off faces that do not move so; the gain is bounded.
     """
     grey, truth = degraded_set(held_out, config.seed)
     reading = read_all(network, grey)
@@ -197,7 +199,7 @@ def calibrate(network: CompactNormalizer, held_out: PairCache, config: FitNormal
 
 
 def _test_pairs(data: list[Path], otherwise: PairCache) -> PairCache:
-    """People that neither training nor calibration saw; the held-out ones where a set has no test."""
+    """People that neither training nor calibration saw; the held-out ones where there are none."""
     try:
         return load_pairs(data, "test")
     except InputError:

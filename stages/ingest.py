@@ -174,6 +174,8 @@ class Ingest(SourceStage):
             raise InputError(
                 "ingest.class_per_folder is for folders: give a list an 'emotion' column instead"
             )
+        if not self.root.is_dir():
+            raise InputError(f"ingest.root = {self.root} is no folder: give the images' folder")
         return self._scan_list()
 
     def changed(self, known: pa.Table, found: pa.Table) -> list[str]:
@@ -207,7 +209,12 @@ class Ingest(SourceStage):
         labels = (
             self._folder_labels(inputs.keys, paths) if self._settings.class_per_folder else None
         )
-        return Scan(inputs.table(self.name), labels, dict(sorted(found.ignored.items())))
+        return Scan(
+            inputs.table(self.name),
+            labels,
+            dict(sorted(found.ignored.items())),
+            complete=len(paths) == len(found.paths),
+        )
 
     def _folder_labels(self, keys: list[str], paths: list[str]) -> pa.Table:
         names = self._settings.emotion_names
@@ -242,6 +249,7 @@ class Ingest(SourceStage):
         rows = distinct(cells, [path for path, _ in places], (boxes, landmarks), labels)
         repeated = found.table.num_rows - len(rows)
         rows.sort(key=lambda row: (path_order(row.path), row.face or 0))
+        complete = self._settings.limit is None or len(rows) <= self._settings.limit
         rows = rows[: self._settings.limit]
         inputs = _Inputs()
         for row in rows:
@@ -254,7 +262,8 @@ class Ingest(SourceStage):
         if labels is not None:
             labels = labels.take(pa.array([row.row for row in rows], pa.int64()))
             labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
-        return Scan(inputs.table(self.name), labels, {"repeated row": repeated} if repeated else {})
+        ignored = {"repeated row": repeated} if repeated else {}
+        return Scan(inputs.table(self.name), labels, ignored, complete)
 
     def _places(self, cells: Cells, own: str, root: Root) -> list[tuple[str, str | None]]:
         """Return each row's path below the root, or as listed with the reason it cannot be."""

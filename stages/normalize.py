@@ -131,7 +131,12 @@ class Normalize(MapStage):
         torch.backends.cudnn.deterministic = True
         path: Path = find_weights(self.config.weights or name)
         network = NETWORKS[name]()
-        load_weights(network, path)
+        try:
+            load_weights(network, path)
+        except InputError as error:
+            raise InputError(
+                f"{error}: set normalize.weights to weights of the network '{name}'"
+            ) from None
         self._digest = weights_digest(path)
         self._network = network.eval().requires_grad_(False).to(self._device)
 

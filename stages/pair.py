@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -15,7 +16,8 @@ from pydantic import Field, field_validator
 
 from ..manifests.schema import COMMON, IMAGE, PAIRS, schema
 from ..manifests.vocabularies import status_of
-from ..pipeline.labels import LABELS_METADATA, label_rows
+from ..pipeline.errors import InputError
+from ..pipeline.labels import LABELS_METADATA, label_rows, read_labels
 from ..pipeline.shards import ROW_GROUP_ROWS
 from ..pipeline.stage import JoinStage, Row, StageConfig
 
@@ -27,11 +29,16 @@ class PairConfig(StageConfig):
     """Which variants are paired, and whether their pictures are copied."""
 
     variants: tuple[str, ...] = Field(
-        ("compact",), min_length=1, description="normalized variants, by folder name"
+        (), description="normalized variants, by folder name; unset: the one this job makes"
     )
     materialize: bool = Field(
         False, description="write shards with both pictures and the labels, for use on their own"
     )
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("variants")
     @classmethod
@@ -62,22 +69,34 @@ class Pair(JoinStage):
     ===========================  =========================  ==================
 
     Args:
-        config: settings.
-        labels: what ingest found, by ``key``; used with ``materialize`` only.
+        config: settings; its variants must be set.
+        labels: what ingest found, by ``key``, or the file that it writes them to, which is read by
+            ``open`` and may be absent; used with ``materialize`` only.
     """
 
     name: ClassVar[str] = "pair"
     writes = "pairs"
     description = "Originals and their normalized faces, joined by key."
 
-    def __init__(self, config: PairConfig, labels: pa.Table | None = None) -> None:
+    def __init__(self, config: PairConfig, labels: pa.Table | Path | None = None) -> None:
+        if not config.variants:
+            raise InputError("pair.variants is empty: name the normalized variants to pair")
         self.config = config
         self._variants = config.variants
         self._materialize = config.materialize
-        self._labels = labels if config.materialize else None
+        self._labels_file = labels if isinstance(labels, Path) else None
+        self._labels: pa.Table | None = None
+        if config.materialize and not isinstance(labels, Path):
+            self._labels = labels
         self.reads = ("aligned", *(f"normalized/{variant}" for variant in config.variants))
         self.columns = [*_COMMON, "image"] if config.materialize else _COMMON
         self.schema = _materialized(self._labels) if config.materialize else PAIRS
+
+    def open(self) -> None:
+        """Read the labels, where they go into the shards. Raises InputError for other files."""
+        if self._materialize and self._labels_file is not None and self._labels_file.is_file():
+            self._labels = read_labels(self._labels_file)
+            self.schema = _materialized(self._labels)
 
     def digests(self) -> dict[str, str]:
         """Return the digest of the labels, where they are written into the shards."""

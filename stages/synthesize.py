@@ -23,8 +23,8 @@ from .faces.render.atlas import Atlas
 from .faces.render.expressions import ACTION_UNITS
 from .faces.render.head import Head, prepare_head
 from .faces.render.pairs import Pair, PairSpec, make_pair, plan_pairs
+from .faces.render.person import draw_person
 from .faces.render.renderer import PreparedPerson, prepare_person
-from .faces.render.scene import draw_person
 from .faces.render.target import TargetFace
 
 ByteArray = NDArray[np.uint8]
@@ -43,9 +43,12 @@ class SynthesizeConfig(StageConfig):
     seed: int = Field(0, ge=0, lt=90_000, description="another seed: other people, other pictures")
     size_px: int = Field(128, ge=32, le=1024, description="size of the source pictures")
     target_size_px: int = Field(192, ge=32, le=1024, description="size of the target pictures")
-    targets: bool = Field(True, description="false leaves the target pictures out: a third of the time")
+    targets: bool = Field(
+        True, description="false leaves the target pictures out: a third of the time"
+    )
     framing: Literal["aligned", "snapshot"] = Field(
-        "aligned", description="aligned (as the align stage cuts) or snapshot (a head with a margin)"
+        "aligned",
+        description="aligned (as the align stage cuts) or snapshot (a head with a margin)",
     )
     validation: float = Field(0.05, ge=0, lt=1, description="share of the people for validation")
     test: float = Field(0.05, ge=0, lt=1, description="share of the people for test")

@@ -259,7 +259,9 @@ def test_docs_know_every_reason() -> None:
 )
 def test_docs_know_every_column(heading: str, table: pa.Schema) -> None:
     common = [name for name, _ in schema.COMMON]
-    wanted = [name for name in table.names if heading == "Columns of every row" or name not in common]
+    wanted = [
+        name for name in table.names if heading == "Columns of every row" or name not in common
+    ]
     if heading == "Labels":
         wanted = table.names
     assert table_words(section("docs/data.md", heading))[: len(wanted)] == wanted

@@ -44,7 +44,8 @@ class FaceKit:
 
     Attributes:
         neutral: (V, 3) float32, the mean head at rest.
-        identity: (I, V, 3) float32 displacement modes; unit normal coefficients are plausible heads.
+        identity: (I, V, 3) float32 displacement modes; unit normal coefficients make
+            plausible heads.
         expression: (E, V, 3) float32 displacements at coefficient 1, in the order of
             ``expression_names``.
         expression_names: names such as ``browDown_L``; AU6 shapes merged, pupils dropped.
@@ -130,5 +131,7 @@ def _merge_shapes(names: list[str], shapes: FloatArray) -> tuple[tuple[str, ...]
     merged = np.stack([shapes[names.index(name)] for name in kept])
     for source, into in MERGED_SHAPES.items():
         if source in names and into in kept:
-            merged[kept.index(into)] = 0.5 * (shapes[names.index(source)] + merged[kept.index(into)])
+            merged[kept.index(into)] = 0.5 * (
+                shapes[names.index(source)] + merged[kept.index(into)]
+            )
     return tuple(kept), merged

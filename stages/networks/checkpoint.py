@@ -32,7 +32,8 @@ def find_weights(name_or_path: str | Path) -> Path:
         return shipped
     known = ", ".join(sorted(file.stem for file in WEIGHTS_FOLDER.glob(f"*{_SUFFIX}"))) or "none"
     raise InputError(
-        f"no weights {str(name_or_path)!r}: give the path of a {_SUFFIX} file or a shipped name ({known})"
+        f"no weights {str(name_or_path)!r}: give the path of a {_SUFFIX} file "
+        f"or a shipped name ({known})"
     )
 
 
@@ -88,7 +89,9 @@ def read_notes(path: Path) -> dict[str, str]:
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, notes: Mapping[str, object]) -> None:
     """Write tensors and notes to a safetensors file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in notes.items()}
+    text = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in notes.items()
+    }
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

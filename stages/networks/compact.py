@@ -1,19 +1,20 @@
 """The compact normalizer: a face's expression as coefficients, and the target face making it.
 
-Two parts with a narrow code between them, so that nothing of a person but their expression can pass:
-an encoder (aligned grey crop → one coefficient per shape of the face kit) and a decoder (coefficients
-→ picture of the target face), trained apart.
+Two parts with a narrow code between them, so that little of a person but their expression can pass:
+an encoder (aligned grey crop → one coefficient per shape of the face kit) and a decoder
+(coefficients → picture of the target face), trained apart.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-INPUT_SIZE = 128
+INPUT_SIZE = 112
 OUTPUT_SIZE = 192
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _WIDTHS = (24, 48, 80, 128, 192)
@@ -70,7 +71,7 @@ class CompactEncoder(nn.Module):
             before = width
         self.body = nn.Sequential(*layers)
         self.squeeze = nn.Conv2d(before, 64, 1)
-        cells = (INPUT_SIZE // 2 ** len(_WIDTHS)) ** 2
+        cells = (-(-INPUT_SIZE // 2 ** len(_WIDTHS))) ** 2
         self.hidden = nn.Linear(64 * cells, 320)
         self.dropout = nn.Dropout(0.1)
         self.coefficients = nn.Linear(320, expressions)
@@ -78,7 +79,7 @@ class CompactEncoder(nn.Module):
         self.pose = nn.Linear(320, 3)
 
     def forward(self, grey: Tensor) -> Reading:
-        """(B, 1, 128, 128) standardized grey → readings."""
+        """(B, 1, 112, 112) standardized grey → readings."""
         x = self.body(grey)  # (B, 192, 4, 4)
         x = functional.relu(self.squeeze(x))  # (B, 64, 4, 4)
         x = self.dropout(functional.relu(self.hidden(x.flatten(1))))  # (B, 320)
@@ -103,38 +104,54 @@ class Grow(nn.Module):
 class CompactDecoder(nn.Module):
     """Expression coefficients → the target face.
 
-    The resting face is a learned picture; the decoder bends it (flow) and paints what bending cannot
-    bring forth (teeth, closed lids, furrows). Bending keeps skin, brows and irises sharp.
+    The resting face is a learned picture; the decoder bends it (flow) and paints what bending
+    cannot bring forth (teeth, closed lids, furrows). Bending keeps skin, brows and irises sharp.
     """
 
     def __init__(self, expressions: int) -> None:
         super().__init__()
         self.template = nn.Parameter(torch.full((1, 3, OUTPUT_SIZE, OUTPUT_SIZE), 0.5))
-        self.code = nn.Sequential(nn.Linear(expressions, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU())
+        self.code = nn.Sequential(
+            nn.Linear(expressions, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU()
+        )
         self.seed = nn.Linear(256, _DECODER_WIDTHS[0] * _FIRST_GRID**2)
-        pairs = zip(_DECODER_WIDTHS[:-1], _DECODER_WIDTHS[1:], strict=True)
+        pairs = pairwise(_DECODER_WIDTHS)
         self.grow = nn.Sequential(*(Grow(before, width) for before, width in pairs))
         self.flow = nn.Conv2d(_DECODER_WIDTHS[-1], 2, 3, padding=1)
         self.residual = nn.Conv2d(_DECODER_WIDTHS[-1], 12, 3, padding=1)
+        # torch's own initialization shrinks the code to nothing on its way through ten layers.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                _zero(module.bias)
         # Begins as the template, unbent and unpainted.
         for layer in (self.flow, self.residual):
             nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            _zero(layer.bias)
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """(B, E) in [0, 1] → (B, 3, 192, 192) RGB, about [0, 1]."""
         x = functional.silu(self.seed(self.code(coefficients)))
-        x = self.grow(x.unflatten(1, (_DECODER_WIDTHS[0], _FIRST_GRID, _FIRST_GRID)))  # (B, 24, 96, 96)
+        x = self.grow(
+            x.unflatten(1, (_DECODER_WIDTHS[0], _FIRST_GRID, _FIRST_GRID))
+        )  # (B, 24, 96, 96)
         size = (OUTPUT_SIZE, OUTPUT_SIZE)
         flow = _LARGEST_FLOW * torch.tanh(self.flow(x).float())  # (B, 2, 96, 96)
         flow = functional.interpolate(flow, size=size, mode="bilinear", align_corners=False)
-        line = (torch.arange(OUTPUT_SIZE, device=flow.device, dtype=torch.float32) + 0.5) * 2 / OUTPUT_SIZE - 1
+        line = (
+            torch.arange(OUTPUT_SIZE, device=flow.device, dtype=torch.float32) + 0.5
+        ) * 2 / OUTPUT_SIZE - 1
         rows, columns = torch.meshgrid(line, line, indexing="ij")
         places = torch.stack([columns, rows], -1) + flow.permute(0, 2, 3, 1)  # (B, 192, 192, 2)
         template = self.template.float().expand(len(x), -1, -1, -1)
         bent = functional.grid_sample(template, places, padding_mode="border", align_corners=False)
         painted = functional.pixel_shuffle(self.residual(x).float(), 2)  # (B, 3, 192, 192)
         return bent + painted
+
+
+def _zero(bias: Tensor | None) -> None:
+    if bias is not None:
+        nn.init.zeros_(bias)
 
 
 class CompactNormalizer(nn.Module):
@@ -167,10 +184,16 @@ class CompactNormalizer(nn.Module):
 
 
 def standardize(grey: Tensor) -> Tensor:
-    """(B, 1, H, W) → (B, 1, 128, 128) with mean 0 and deviation 1 per picture."""
+    """(B, 1, H, W) → (B, 1, 112, 112) with mean 0 and deviation 1 in the middle of each picture.
+
+    Only where the face is: black borders of tight photographs must not change its contrast.
+    """
     if grey.shape[-2:] != (INPUT_SIZE, INPUT_SIZE):
         size = (INPUT_SIZE, INPUT_SIZE)
-        grey = functional.interpolate(grey, size=size, mode="bilinear", antialias=True, align_corners=False)
-    mean = grey.mean((1, 2, 3), keepdim=True)
-    deviation = grey.std((1, 2, 3), keepdim=True)
+        grey = functional.interpolate(
+            grey, size=size, mode="bilinear", antialias=True, align_corners=False
+        )
+    face = grey[..., INPUT_SIZE // 4 : INPUT_SIZE * 7 // 8, INPUT_SIZE // 4 : INPUT_SIZE * 3 // 4]
+    mean = face.mean((1, 2, 3), keepdim=True)
+    deviation = face.std((1, 2, 3), keepdim=True)
     return (grey - mean) / (deviation + 0.02)

@@ -113,8 +113,8 @@ def folder_emotion(folder: str, emotion_names: Sequence[str]) -> str | None:
     emotion = emotions_of([name], emotion_names, f"the class folder '{folder}'")[name]
     if emotion is not None and emotion not in EMOTIONS:
         raise InputError(
-            f"the class folder '{folder}' is no known emotion{nearest(emotion, list(EMOTIONS))} "
-            "Rename it, or leave ingest.class_per_folder off"
+            f"the class folder '{folder}' is no known emotion: rename it, or leave "
+            f"ingest.class_per_folder off{nearest(emotion, list(EMOTIONS))}"
         )
     return emotion
 

@@ -79,7 +79,8 @@ class Cells:
 
         ``message`` has a place for the value.
         """
-        row = pc.index(pc.fill_null(valid, True), False).as_py()
+        bad = pc.and_(pc.is_valid(values), pc.invert(pc.fill_null(valid, False)))
+        row = pc.index(bad, True).as_py()
         if row >= 0:
             value = values[row].as_py()
             shown = f"{value:g}" if isinstance(value, float) else repr(value)

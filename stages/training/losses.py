@@ -11,7 +11,7 @@ from torch.nn import functional
 from ..networks.compact import Reading
 from .pictures import PairCache
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 
 # Parts of the face that count alike, however little they move (iBUG numbering).
 REGIONS = {
@@ -28,14 +28,17 @@ class ExpressionLoss(nn.Module):
     """Errors of coefficients and of what they do to the face, each relative to its spread.
 
     Half of it is the mean over shapes of 1 - R², half the mean over regions of 1 - R² of landmark
-    displacement: shapes are nearly collinear, so a wrong mixture that moves the face alike is a small
-    mistake, and a lip corner matters no less than a jaw. Landmarks and pose of the source are aids.
+    displacement: shapes are nearly collinear, so a wrong mixture that moves the face alike is a
+    small mistake, and a lip corner matters no less than a jaw. Landmarks and pose of the source
+    are aids.
     """
 
     weight: Tensor
     gram: Tensor
 
-    def __init__(self, cache: PairCache, landmark_share: float = 15.0, pose_share: float = 0.1) -> None:
+    def __init__(
+        self, cache: PairCache, landmark_share: float = 15.0, pose_share: float = 0.1
+    ) -> None:
         super().__init__()
         count = cache.expression.shape[1]
         weight = 1 / np.maximum(cache.expression.var(0), _LEAST_VARIANCE) / count
@@ -55,7 +58,7 @@ class ExpressionLoss(nn.Module):
 
 
 def displacement_basis(cache: PairCache) -> FloatArray:
-    """(136, E) how the target's landmarks move with each coefficient, fitted on the target renders."""
+    """(136, E) how the target's landmarks move with each coefficient, fitted on the renders."""
     code = cache.expression[cache.target_of].astype(np.float64)
     points = cache.target_landmarks.reshape(len(code), -1).astype(np.float64)
     basis = np.linalg.lstsq(code - code.mean(0), points - points.mean(0), rcond=1e-6)[0]
@@ -67,7 +70,9 @@ def region_gram(cache: PairCache) -> FloatArray:
     count = cache.expression.shape[1]
     gram = np.zeros((count, count), np.float64)
     if len(cache.target_of) <= count:  # too few targets to tell: coefficients alone
-        return np.diag(1 / np.maximum(cache.expression.var(0), _LEAST_VARIANCE) / count).astype(np.float32)
+        return np.diag(1 / np.maximum(cache.expression.var(0), _LEAST_VARIANCE) / count).astype(
+            np.float32
+        )
     basis = displacement_basis(cache).reshape(68, 2, count)
     spread = np.cov(cache.expression.T)
     for region in REGIONS.values():
@@ -95,5 +100,7 @@ class PictureLoss(nn.Module):
         across = error[..., :, 1:] - error[..., :, :-1]
         down = error[..., 1:, :] - error[..., :-1, :]
         flat = (error.abs() * self.weight).mean()
-        edges = (across.abs() * self.weight[..., 1:]).mean() + (down.abs() * self.weight[..., 1:, :]).mean()
+        edges = (across.abs() * self.weight[..., 1:]).mean() + (
+            down.abs() * self.weight[..., 1:, :]
+        ).mean()
         return flat + 0.7 * edges

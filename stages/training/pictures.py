@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,8 +18,9 @@ from torch.utils.data import Dataset
 
 from ...pipeline.errors import InputError
 from ..faces.render.degrade import degrade
+from ..networks.compact import INPUT_SIZE
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
 
 # iBUG points after a mirror.
@@ -67,8 +69,9 @@ def load_pairs(folders: Sequence[Path], split: str, limit: int | None = None) ->
         InputError: a folder holds no synthesized shards, or the sets do not fit together.
     """
     names: tuple[str, ...] | None = None
-    columns: dict[str, list[object]] = {
-        name: [] for name in ("grey", "expression", "landmarks", "pose", "identity", "target", "of", "tl")
+    columns: dict[str, list[Any]] = {
+        name: []
+        for name in ("grey", "expression", "landmarks", "pose", "identity", "target", "of", "tl")
     }
     for shard in _shards(folders):
         found = _expression_names(shard)
@@ -83,12 +86,14 @@ def load_pairs(folders: Sequence[Path], split: str, limit: int | None = None) ->
         raise InputError(f"no {split} pairs in {', '.join(map(str, folders))}")
     return PairCache(
         expression_names=names,
-        grey=np.stack(columns["grey"]),  # type: ignore[arg-type]
+        grey=np.stack(columns["grey"]),
         expression=np.array(columns["expression"], np.float32),
         landmarks=np.array(columns["landmarks"], np.float32),
         pose_deg=np.array(columns["pose"], np.float32),
         identity=np.array(columns["identity"], np.int64),
-        target=np.stack(columns["target"]) if columns["target"] else np.zeros((0, 1, 1, 3), np.uint8),  # type: ignore[arg-type]
+        target=np.stack(columns["target"])
+        if columns["target"]
+        else np.zeros((0, 1, 1, 3), np.uint8),
         target_of=np.array(columns["of"], np.int64),
         target_landmarks=np.array(columns["tl"], np.float32).reshape(-1, 68, 2),
     )
@@ -111,7 +116,7 @@ def _expression_names(shard: Path) -> tuple[str, ...]:
     return tuple(metadata[b"expression_names"].decode().split(","))
 
 
-def _append(columns: dict[str, list[object]], table: pa.Table, limit: int | None) -> None:
+def _append(columns: dict[str, list[Any]], table: pa.Table, limit: int | None) -> None:
     for row in table.to_pylist():
         if limit is not None and len(columns["grey"]) >= limit:
             return
@@ -136,13 +141,21 @@ def _decode(encoded: bytes, mode: int) -> ByteArray:
 def mirrored(names: Sequence[str]) -> NDArray[np.int64]:
     """(E,) where each shape's mirror image is."""
     swap = {"_L": "_R", "_R": "_L"}
-    whole = {"jawLeft": "jawRight", "jawRight": "jawLeft", "mouthLeft": "mouthRight", "mouthRight": "mouthLeft"}
-    partner = [whole.get(name, name[:-2] + swap[name[-2:]] if name[-2:] in swap else name) for name in names]
+    whole = {
+        "jawLeft": "jawRight",
+        "jawRight": "jawLeft",
+        "mouthLeft": "mouthRight",
+        "mouthRight": "mouthLeft",
+    }
+    partner = [
+        whole.get(name, name[:-2] + swap[name[-2:]] if name[-2:] in swap else name)
+        for name in names
+    ]
     return np.array([names.index(name) for name in partner], np.int64)
 
 
 class Batches(Dataset[dict[str, Tensor]]):
-    """Batch number n of training, a function of (seed, n) alone, so that a resumed run sees the same."""
+    """Batch n of training, a function of (seed, n) alone: a resumed run sees the same."""
 
     def __init__(self, cache: PairCache, batch_size: int, seed: int) -> None:
         self.cache = cache
@@ -165,7 +178,7 @@ class Batches(Dataset[dict[str, Tensor]]):
         return chosen
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        size = self.cache.grey.shape[1]
+        size = INPUT_SIZE
         rows = self.chosen(step)
         grey = np.empty((len(rows), 1, size, size), np.uint8)
         expression = self.cache.expression[rows].copy()
@@ -173,7 +186,7 @@ class Batches(Dataset[dict[str, Tensor]]):
         points = np.empty((len(rows), 68, 2), np.float32)
         for place, row in enumerate(rows):
             rng = np.random.default_rng([self.seed, 12, step, place])
-            done = degrade(self.cache.grey[row], self.cache.landmarks[row], rng)
+            done = degrade(self.cache.grey[row], self.cache.landmarks[row], rng, size)
             grey[place, 0], points[place] = done.grey, done.points
             if done.flipped:
                 points[place] = done.points[MIRRORED_POINTS]

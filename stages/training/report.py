@@ -15,7 +15,7 @@ from ..networks.compact import CompactNormalizer
 from .pictures import PairCache
 from .scores import degraded_set, landmark_scores, read_all, score_readings
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
 
 _SHEET_COLUMNS = 12
@@ -28,7 +28,10 @@ def evaluate_network(
     names, average = pairs.expression_names, train.expression.mean(0)
     scores: dict[str, Any] = {"pairs": len(pairs), "identities": len(np.unique(pairs.identity))}
     degraded, moved = degraded_set(pairs, seed)
-    for kind, grey, truth in (("clean", pairs.grey, pairs.expression), ("degraded", degraded, moved)):
+    for kind, grey, truth in (
+        ("clean", pairs.grey, pairs.expression),
+        ("degraded", degraded, moved),
+    ):
         reading = read_all(network, grey)
         scores[kind] = score_readings(names, reading, truth, average)
         if len(train.target_of) > len(names):
@@ -42,22 +45,30 @@ def evaluate_network(
 
 
 @torch.inference_mode()
-def _picture_scores(network: CompactNormalizer, pairs: PairCache, average: FloatArray) -> dict[str, float]:
+def _picture_scores(
+    network: CompactNormalizer, pairs: PairCache, average: FloatArray
+) -> dict[str, float]:
     """Mean absolute error of pixels in 1/255 where the target changes, by what is decoded."""
     rows = np.arange(min(128, len(pairs.target_of)))
     target = pairs.target[rows].astype(np.float32)
     change = target.std(0).mean(-1)
     region = change > np.quantile(change, 0.8)
     code = pairs.expression[pairs.target_of[rows]]
-    picture = torch.from_numpy(pairs.grey[pairs.target_of[rows]]).float()[:, None].expand(-1, 3, -1, -1) / 255
+    picture = (
+        torch.from_numpy(pairs.grey[pairs.target_of[rows]]).float()[:, None].expand(-1, 3, -1, -1)
+        / 255
+    )
     device = network.gain.device
     drawn = {
         "normalized": network(picture.to(device)),
         "exact_code": network.decoder(torch.from_numpy(code).to(device)).clamp(0, 1),
-        "average_face": network.decoder(torch.from_numpy(np.broadcast_to(average, code.shape).copy()).to(device)),
+        "average_face": network.decoder(
+            torch.from_numpy(np.broadcast_to(average, code.shape).copy()).to(device)
+        ),
     }
     return {
-        kind: round(float(np.abs(_pixels(faces) - target)[:, region].mean()), 3) for kind, faces in drawn.items()
+        kind: round(float(np.abs(_pixels(faces) - target)[:, region].mean()), 3)
+        for kind, faces in drawn.items()
     }
 
 
@@ -76,7 +87,9 @@ def draw_sheet(network: CompactNormalizer, pairs: PairCache, path: Path) -> None
         part = range(start, min(start + _SHEET_COLUMNS, count))
         sources = [cv2.resize(np.repeat(grey[i, :, :, None], 3, 2), (size, size)) for i in part]
         lines = [sources, [made[i] for i in part], [pairs.target[rows[i]] for i in part]]
-        block = np.vstack([np.hstack([np.asarray(face, np.uint8) for face in line]) for line in lines])
+        block = np.vstack(
+            [np.hstack([np.asarray(face, np.uint8) for face in line]) for line in lines]
+        )
         blocks.append(np.pad(block, ((0, 0), (0, _SHEET_COLUMNS * size - block.shape[1]), (0, 0))))
     cv2.imwrite(str(path), np.ascontiguousarray(np.vstack(blocks)[..., ::-1]))
 

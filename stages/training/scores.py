@@ -1,4 +1,4 @@
-"""How well a network reads expressions, and how that compares with always showing the average face."""
+"""How well a network reads expressions, beside always showing the average face."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..networks.compact import CompactNormalizer, standardize
 from .losses import REGIONS, displacement_basis
 from .pictures import PairCache, mirrored
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
 
 
@@ -26,7 +26,9 @@ def degraded_set(cache: PairCache, seed: int) -> tuple[ByteArray, FloatArray]:
     grey = np.empty_like(cache.grey)
     expression = cache.expression.copy()
     for row in range(len(cache)):
-        done = degrade(cache.grey[row], cache.landmarks[row], np.random.default_rng([seed, 13, row]))
+        done = degrade(
+            cache.grey[row], cache.landmarks[row], np.random.default_rng([seed, 13, row])
+        )
         grey[row] = done.grey
         if done.flipped:
             expression[row] = expression[row][mirror]
@@ -47,7 +49,9 @@ def read_all(network: CompactNormalizer, grey: ByteArray, batch_size: int = 64) 
 def r2(prediction: FloatArray, truth: FloatArray) -> FloatArray:
     """R² by column; NaN where the truth does not vary."""
     scores = r2_score(
-        torch.from_numpy(prediction).double(), torch.from_numpy(truth).double(), multioutput="raw_values"
+        torch.from_numpy(prediction).double(),
+        torch.from_numpy(truth).double(),
+        multioutput="raw_values",
     ).numpy()
     return np.where(truth.std(0) > 1e-6, scores, np.nan).astype(np.float32)
 
@@ -66,7 +70,9 @@ def score_readings(
     constant = np.broadcast_to(average, truth.shape)
     result: dict[str, dict[str, float]] = {"shapes": {}, "action_units": {}, "average_face": {}}
     for stem in stems(names):
-        sides = [i for i, name in enumerate(names) if name.removesuffix("_L").removesuffix("_R") == stem]
+        sides = [
+            i for i, name in enumerate(names) if name.removesuffix("_L").removesuffix("_R") == stem
+        ]
         if truth[:, sides].std() > 1e-6:
             score = r2(prediction[:, sides].reshape(-1, 1), truth[:, sides].reshape(-1, 1))
             result["shapes"][stem] = _number(score[0])
@@ -84,7 +90,9 @@ def score_readings(
     return result
 
 
-def landmark_scores(cache: PairCache, prediction: FloatArray, truth: FloatArray) -> dict[str, float]:
+def landmark_scores(
+    cache: PairCache, prediction: FloatArray, truth: FloatArray
+) -> dict[str, float]:
     """Error of the target's landmarks by region, in percent of the inter-ocular distance."""
     basis = displacement_basis(cache).reshape(68, 2, -1)
     resting = cache.target_landmarks.mean(0)
@@ -103,4 +111,3 @@ def _units(names: Sequence[str], coefficients: FloatArray) -> FloatArray:
 
 def _number(value: float) -> float:
     return round(float(value), 4)
-

@@ -75,7 +75,9 @@ class Trainer:
         self.step = 0
         self.losses: list[float] = []
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = AdamW(module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+        optimizer = AdamW(
+            module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+        )
         self.module, self.optimizer = fabric.setup(module, optimizer)
         self.plain = module
         self.average = AveragedModel(
@@ -87,7 +89,7 @@ class Trainer:
         )
 
     def run(self, batches: Dataset[Batch], evaluate: Callable[[int, nn.Module], None]) -> nn.Module:
-        """Train from the saved state, if there is one, to the last step; return the averaged network."""
+        """Train from the saved state, if any, to the last step; return the averaged network."""
         self.resume()
         started, first = time.monotonic(), self.step
         for batch in self._loader(batches):
@@ -116,7 +118,8 @@ class Trainer:
             # Its own, or opening a loader would move the random state that dropout draws from.
             generator=torch.Generator(),
         )
-        return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+        ready: Any = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+        return ready
 
     def _learn(self, batch: Batch) -> None:
         self.module.train()
@@ -137,12 +140,16 @@ class Trainer:
         tensors |= {f"module.{name}": value for name, value in self.plain.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+            tensors |= {
+                f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()
+            }
         tensors["random"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random_cuda"] = torch.cuda.get_rng_state()
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        save_tensors(tensors, self.state_file, {"step": self.step, "fingerprint": self._fingerprint})
+        save_tensors(
+            tensors, self.state_file, {"step": self.step, "fingerprint": self._fingerprint}
+        )
 
     def resume(self) -> bool:
         """Load the saved state, if there is one.
@@ -155,7 +162,8 @@ class Trainer:
         notes, tensors = read_notes(self.state_file), read_tensors(self.state_file)
         if notes.get("fingerprint") != self._fingerprint:
             raise InputError(
-                f"{self.state_file} was written with other settings; use another output folder or delete it"
+                f"{self.state_file} was written with other settings: use another output folder, "
+                "or delete it"
             )
         self.plain.load_state_dict(_under("module.", tensors))
         self.average.load_state_dict(_under("average.", tensors))
@@ -175,7 +183,11 @@ class Trainer:
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _shapes(module: nn.Module) -> list[list[int]]:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from normpipe.stages.faces.facekit import FaceKit, load_facekit
 from normpipe.stages.faces.render.atlas import Atlas
 from normpipe.stages.faces.render.head import Head, prepare_head
@@ -32,7 +31,17 @@ def landmark_places() -> np.ndarray:
     inner = np.deg2rad([180, 135, 90, 45, 0, -45, -90, -135])
     mouth = np.stack([1.9 * np.cos(inner), 0.3 * np.sin(inner) - 3.4], 1)
     right = brow[::-1] * [-1, 1]
-    parts = [jaw, brow, right, bridge, nostrils, eye + [-3.1, 3.5], eye + [3.1, 3.5], lips, mouth]
+    parts = [
+        jaw,
+        brow,
+        right,
+        bridge,
+        nostrils,
+        eye + np.array([-3.1, 3.5]),
+        eye + np.array([3.1, 3.5]),
+        lips,
+        mouth,
+    ]
     return np.concatenate(parts)
 
 
@@ -67,7 +76,8 @@ def kit_arrays() -> dict[str, np.ndarray]:
     }
     sides = {"_L": 1.0, "_R": -1.0}
     shapes = [
-        moves[name.removesuffix("_L").removesuffix("_R")](sides.get(name[-2:], 0.0)) for name in SHAPES
+        moves[name.removesuffix("_L").removesuffix("_R")](sides.get(name[-2:], 0.0))
+        for name in SHAPES
     ]
     modes = [bump(0, 0, 6, (0.0, 0.3, 0.5)), 0.05 * neutral * [1, 0, 0], 0.05 * neutral * [0, 1, 0]]
     places = landmark_places()

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces.facekit import load_facekit
 

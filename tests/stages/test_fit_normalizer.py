@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.fit_normalizer import FitNormalizerConfig, fit
 from normpipe.stages.networks.checkpoint import read_tensors
@@ -134,9 +133,16 @@ def test_every_pair_comes_once_before_any_comes_again(pairs):
     cache = load_pairs([pairs], "train")
     batches = Batches(cache, 3, 0)
     seen = np.concatenate([batches.chosen(step) for step in range(-(-2 * len(cache) // 3))])
-    assert sorted(seen[: len(cache)]) == sorted(seen[len(cache) : 2 * len(cache)]) == list(range(len(cache)))
+    assert (
+        sorted(seen[: len(cache)])
+        == sorted(seen[len(cache) : 2 * len(cache)])
+        == list(range(len(cache)))
+    )
 
 
 def test_held_out_people_are_not_trained_on(pairs):
-    people = [set(load_pairs([pairs], split).identity.tolist()) for split in ("train", "validation", "test")]
+    people = [
+        set(load_pairs([pairs], split).identity.tolist())
+        for split in ("train", "validation", "test")
+    ]
     assert not (people[0] & people[1] or people[0] & people[2] or people[1] & people[2])

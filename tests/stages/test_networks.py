@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.networks import NETWORKS
 from normpipe.stages.networks.checkpoint import (
@@ -90,7 +89,7 @@ def test_a_file_that_is_no_safetensors_is_one_line(network, tmp_path, content):
 
 
 def test_unknown_weights_name_the_known(tmp_path):
-    with pytest.raises(InputError, match="no weights 'compcat'.*compact"):
+    with pytest.raises(InputError, match=r"no weights 'compcat'.*compact"):
         find_weights("compcat")
     with pytest.raises(InputError):
         find_weights(tmp_path / "none.safetensors")
@@ -143,4 +142,3 @@ def test_the_shipped_weights_beat_the_average_face(real_kit_file):
     assert error < 0.6 * average
     jaw = read_notes(find_weights("compact"))["expression_names"].split(",").index("jawOpen")
     assert np.corrcoef(code[:, jaw], truth[:, jaw])[0, 1] > 0.85
-

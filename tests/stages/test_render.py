@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from normpipe.stages.faces.render.camera import TEMPLATE, five_points, look_through
 from normpipe.stages.faces.render.degrade import degrade
 from normpipe.stages.faces.render.expressions import (
@@ -19,9 +18,10 @@ from normpipe.stages.faces.render.expressions import (
     occurring,
 )
 from normpipe.stages.faces.render.pairs import plan_pairs, split_of
+from normpipe.stages.faces.render.person import draw_person, generator
 from normpipe.stages.faces.render.rasterize import interpolate, rasterize
 from normpipe.stages.faces.render.renderer import prepare_person, render
-from normpipe.stages.faces.render.scene import draw_person, draw_scene, generator
+from normpipe.stages.faces.render.scene import draw_scene
 from normpipe.stages.faces.render.target import TargetFace
 from normpipe.stages.training.pictures import MIRRORED_POINTS, mirrored
 
@@ -39,7 +39,9 @@ def test_the_nearer_triangle_wins_whatever_the_order(near_first):
     far, triangles = square(1.0, 2, 14)
     near, _ = square(5.0, 6, 10)
     first, second = (near, far) if near_first else (far, near)
-    cover = rasterize(np.concatenate([first, second]), np.concatenate([triangles, triangles + 4]), 16)
+    cover = rasterize(
+        np.concatenate([first, second]), np.concatenate([triangles, triangles + 4]), 16
+    )
     picture = np.full(256, np.nan)
     picture[cover.pixel] = cover.depth
     picture = picture.reshape(16, 16)
@@ -66,7 +68,9 @@ def test_triangles_partly_outside_are_cut_not_dropped():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(-3, 19, width=32), min_size=6, max_size=6))
 def test_weights_reproduce_the_pixel_centre(flat):
-    points = np.column_stack([np.array(flat, np.float32).reshape(3, 2), [0, 1, 2]]).astype(np.float32)
+    points = np.column_stack([np.array(flat, np.float32).reshape(3, 2), [0, 1, 2]]).astype(
+        np.float32
+    )
     triangles = np.array([[0, 1, 2], [0, 2, 1]], np.int32)
     cover = rasterize(points, triangles, 16)
     place = interpolate(points, triangles, cover)
@@ -108,14 +112,24 @@ def test_a_person_looks_the_same_in_every_picture(fake_kit):
 def test_crossed_sets_give_many_people_one_expression(fake_kit):
     names = fake_kit.expression_names
     people = [draw_person(i, names, 3) for i in (1, 2)]
-    codes = [draw_scene(p, 40 + i, names, expression_seed=7).expression.coefficients for i, p in enumerate(people)]
+    codes = [
+        draw_scene(p, 40 + i, names, expression_seed=7).expression.coefficients
+        for i, p in enumerate(people)
+    ]
     np.testing.assert_array_equal(*codes)
 
 
 def test_the_source_is_framed_by_eyes_and_nose(fake_head):
     person = draw_person(2, fake_head.kit.expression_names, 3)
     scene = draw_scene(person, 1, fake_head.kit.expression_names)
-    camera = replace(scene.camera, jitter=np.zeros((3, 2), np.float32), zoom=1.0, shift=(0, 0), yaw_deg=0, pitch_deg=0)
+    camera = replace(
+        scene.camera,
+        jitter=np.zeros((3, 2), np.float32),
+        zoom=1.0,
+        shift=(0, 0),
+        yaw_deg=0,
+        pitch_deg=0,
+    )
     _, made = picture(fake_head, 2, 1, 100, camera=camera)
     eyes = [made.landmarks68[36:42].mean(0), made.landmarks68[42:48].mean(0)]
     found = np.stack([*eyes, made.landmarks68[30]]) / 100
@@ -187,10 +201,12 @@ def test_drawn_coefficients_are_possible(seed):
     names = SHAPES_OF_THE_KIT
     drawn = draw_expression(generator(seed), names)
     values = dict(zip(names, drawn.coefficients.tolist(), strict=True))
-    assert 0 <= drawn.coefficients.min() and drawn.coefficients.max() <= 1
+    assert drawn.coefficients.min() >= 0 and drawn.coefficients.max() <= 1
     assert values["mouthClose"] <= values["jawOpen"]
     assert min(values["jawLeft"], values["jawRight"]) < 0.5
-    assert drawn.emotion is None or drawn.emotion in PROTOTYPES and drawn.emotion not in EMOTION_OF
+    assert drawn.emotion is None or (
+        drawn.emotion in PROTOTYPES and drawn.emotion not in EMOTION_OF
+    )
 
 
 SHAPES_OF_THE_KIT = (
@@ -218,7 +234,10 @@ SHAPES_OF_THE_KIT = (
         ({"mouthRollLower": 0.8, "mouthRollUpper": 0.4}, {"AU28": 3.0}),
         ({"eyeLookOut_L": 0.4, "eyeLookIn_R": 0.2}, {"AU61": 2.0}),
         ({"eyeLookIn_L": 0.4}, {"AU62": 2.0}),
-        ({"eyeBlink": 1.0, "noseSneer": 0.2, "mouthPress": 0.4}, {"AU45": 5.0, "AU9": 1.0, "AU24": 2.0}),
+        (
+            {"eyeBlink": 1.0, "noseSneer": 0.2, "mouthPress": 0.4},
+            {"AU45": 5.0, "AU9": 1.0, "AU24": 2.0},
+        ),
     ],
 )
 def test_action_units_by_name(values, expected):
@@ -226,7 +245,9 @@ def test_action_units_by_name(values, expected):
     assert set(units) == set(ACTION_UNITS)
     for unit, value in units.items():
         assert value == pytest.approx(expected.get(unit, 0.0), abs=1e-5), unit
-    assert {u for u, on in occurring(units).items() if on} == {u for u, v in expected.items() if v >= 1}
+    assert {u for u, on in occurring(units).items() if on} == {
+        u for u, v in expected.items() if v >= 1
+    }
 
 
 def test_parted_lips_are_measured():

@@ -6,12 +6,11 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
-from pydantic import ValidationError
-
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces.render.expressions import ACTION_UNITS
 from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
+from PIL import Image
+from pydantic import ValidationError
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def test_labels_are_named_and_in_range(config, rows):
     assert "mouthSmile_L" in names and "PupilDilate_L" not in names
     for row in rows.to_pylist():
         assert len(row["expression"]) == len(names)
-        assert 0 <= min(row["expression"]) and max(row["expression"]) <= 1
+        assert min(row["expression"]) >= 0 and max(row["expression"]) <= 1
         assert list(row["action_units"]) == list(ACTION_UNITS)
         assert all(0 <= value <= 5 for value in row["action_units"].values())
         smile = [row["expression"][names.index(f"mouthSmile_{side}")] for side in "LR"]
@@ -96,7 +95,9 @@ def test_targets_can_be_left_out(config):
 
 
 def test_crossed_identities_share_expressions(config):
-    crossed = config.model_copy(update={"crossed": True, "pairs": 6, "identities": 3, "targets": False})
+    crossed = config.model_copy(
+        update={"crossed": True, "pairs": 6, "identities": 3, "targets": False}
+    )
     made = run(crossed).to_pylist()
     by_person: dict[int, list[list[float]]] = {}
     for row in made:

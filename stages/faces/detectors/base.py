@@ -149,11 +149,10 @@ class Canvas:
     def patch(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The picture at its size on the canvas, resized once from the original.
 
-        Averaging where it shrinks: bilinear sampling alone would alias and cost recall on large
-        photographs.
+        Averaging where it shrinks by more than half, for bilinear sampling would alias there and
+        cost recall on large photographs; above that bilinear is as good and five times faster.
         """
-        shrinks = self.scale_x < 1
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        how = cv2.INTER_AREA if self.scale_x < 0.5 else cv2.INTER_LINEAR
         size = (self.width_px, self.height_px)
         return np.asarray(cv2.resize(pixels, size, interpolation=how), np.uint8)
 

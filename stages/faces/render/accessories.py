@@ -10,7 +10,7 @@ from .atlas import polygon, spline, stroke
 from .camera import View
 from .scene import Glasses, Scene
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
 
 
@@ -53,7 +53,9 @@ def wear_glasses(
             polygon(shine, patch + rng.normal(0, 0.4 * unit, 2).astype(np.float32))
         hinge = rim[np.argmax(side * rim[:, 0])] + np.array([0, 0.5, 0], np.float32)
         ear = np.array([side * max(7.6, abs(hinge[0]) + 0.6), 3.9, 0.5], np.float32)
-        temple = view.turned(hinge + np.linspace(0, 1, 24, dtype=np.float32)[:, None] * (ear - hinge))
+        temple = view.turned(
+            hinge + np.linspace(0, 1, 24, dtype=np.float32)[:, None] * (ear - hinge)
+        )
         spots = view.pixels(temple)
         inside = spots[:, :2].astype(int).clip(0, len(depth) - 1)
         visible = spots[:, 2] > depth[inside[:, 1], inside[:, 0]] - 0.3

@@ -14,12 +14,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
 
 _HALF_ANGLE = 1.9  # radians; beyond the ears
 _TOP, _BOTTOM = 15.0, -9.5  # head units
 _SUBPIXEL_BITS = 4
+_NO_SECOND_MAP = np.empty(0, np.float32)  # both coordinates are in the first one
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Atlas:
     @cached_property
     def degrees(self) -> FloatArray:
         """(1, W) float32: the angle of every column."""
-        return np.rad2deg(np.linspace(-_HALF_ANGLE, _HALF_ANGLE, self.width, dtype=np.float32))[None]
+        return np.rad2deg(np.linspace(-_HALF_ANGLE, _HALF_ANGLE, self.width, dtype=np.float32))[
+            None
+        ]
 
     @cached_property
     def y(self) -> FloatArray:
@@ -74,7 +77,9 @@ class Atlas:
         padded = np.zeros((-(-count // width) * width, 2), np.float32)
         padded[:count] = texels
         field = padded.reshape(-1, width, 2)
-        picked = cv2.remap(texture, field, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        picked = cv2.remap(
+            texture, field, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
         return picked.reshape(len(padded), -1)[:count].astype(np.float32)
 
 
@@ -116,7 +121,9 @@ def spline(points: FloatArray, count: int, closed: bool = False) -> FloatArray:
 def noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> FloatArray:
     """Smooth noise in about [-1, 1]: a (cells) grid of uniform values, enlarged to ``shape``."""
     coarse = rng.uniform(-1, 1, (max(cells[0], 2), max(cells[1], 2))).astype(np.float32)
-    return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC).astype(
+        np.float32
+    )
 
 
 def smoothstep(low: float, high: float, value: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from .atlas import noise
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 
 
 def paint_background(rng: np.random.Generator, kind: str, size: int) -> FloatArray:
@@ -26,7 +26,9 @@ def paint_background(rng: np.random.Generator, kind: str, size: int) -> FloatArr
     elif kind == "blobs":
         cells = int(rng.integers(3, 10))
         coarse = np.stack([noise(rng, (size, size), (cells, cells)) for _ in range(2)], -1)
-        picture = base + 0.5 * coarse[..., :1] * (_colour(rng) - base + 0.2) + 0.25 * coarse[..., 1:]
+        picture = (
+            base + 0.5 * coarse[..., :1] * (_colour(rng) - base + 0.2) + 0.25 * coarse[..., 1:]
+        )
     else:
         picture = _boxes(rng, base, size)
     grain = rng.uniform(0, 0.04) * noise(rng, (size, size), (size // 3, size // 3))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .scene import Camera
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 
 # Left-image eye, right-image eye, nose tip in units of the picture's size: the template of align.
 TEMPLATE = np.array([[0.345, 0.40], [0.655, 0.40], [0.5, 0.585]], np.float32)
@@ -53,8 +53,8 @@ def look_through(camera: Camera, landmarks: FloatArray, size: int) -> View:
         middle = complex(0.5 + 2 * camera.shift[0], 0.5 + 2 * camera.shift[1]) * size
         return View(rotation, camera.distance, scale, middle - scale * complex(anchors.mean()))
     if camera.framing == "target":
-        # A fixed frame with room for a dropped jaw; anchored nowhere on the face, so that raising the
-        # brows or wrinkling the nose does not move the rest.
+        # A fixed frame with room for a dropped jaw; anchored nowhere on the face, so that raising
+        # the brows or wrinkling the nose does not move the rest.
         scale = complex(0.047 * size)
         return View(rotation, camera.distance, scale, complex(0.5, 0.495) * size)
     apart = abs(anchors[1] - anchors[0])

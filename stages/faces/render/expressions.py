@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 
 # Shape stems (without _L/_R) that carry out an action unit; the strongest side counts.
 ACTION_UNIT_SHAPES: dict[str, tuple[str, ...]] = {
@@ -54,41 +54,72 @@ Range = tuple[float, float]
 PROTOTYPES: dict[str, dict[str, Range]] = {
     "neutral": {},
     "happiness": {
-        "mouthSmile": (0.35, 1.0), "cheekSquint": (0.2, 1.0), "eyeSquint": (0.0, 0.35),
-        "mouthUpperUp": (0.0, 0.35), "mouthLowerDown": (0.0, 0.4), "jawOpen": (0.0, 0.25),
+        "mouthSmile": (0.35, 1.0),
+        "cheekSquint": (0.2, 1.0),
+        "eyeSquint": (0.0, 0.35),
+        "mouthUpperUp": (0.0, 0.35),
+        "mouthLowerDown": (0.0, 0.4),
+        "jawOpen": (0.0, 0.25),
         "mouthDimple": (0.0, 0.2),
     },
     "laughter": {
-        "mouthSmile": (0.6, 1.0), "cheekSquint": (0.5, 1.0), "jawOpen": (0.25, 0.65),
-        "eyeBlink": (0.0, 0.6), "mouthUpperUp": (0.1, 0.5), "mouthLowerDown": (0.0, 0.5),
+        "mouthSmile": (0.6, 1.0),
+        "cheekSquint": (0.5, 1.0),
+        "jawOpen": (0.25, 0.65),
+        "eyeBlink": (0.0, 0.6),
+        "mouthUpperUp": (0.1, 0.5),
+        "mouthLowerDown": (0.0, 0.5),
         "eyeSquint": (0.0, 0.5),
     },
     "surprise": {
-        "browInnerUp": (0.4, 1.0), "browOuterUp": (0.4, 1.0), "eyeWide": (0.2, 1.0),
-        "jawOpen": (0.1, 0.8), "mouthFunnel": (0.0, 0.3),
+        "browInnerUp": (0.4, 1.0),
+        "browOuterUp": (0.4, 1.0),
+        "eyeWide": (0.2, 1.0),
+        "jawOpen": (0.1, 0.8),
+        "mouthFunnel": (0.0, 0.3),
     },
     "anger": {
-        "browDown": (0.5, 1.0), "eyeSquint": (0.1, 0.7), "mouthPress": (0.1, 0.9),
-        "noseSneer": (0.0, 0.4), "mouthFrown": (0.0, 0.4), "mouthShrugLower": (0.0, 0.4),
+        "browDown": (0.5, 1.0),
+        "eyeSquint": (0.1, 0.7),
+        "mouthPress": (0.1, 0.9),
+        "noseSneer": (0.0, 0.4),
+        "mouthFrown": (0.0, 0.4),
+        "mouthShrugLower": (0.0, 0.4),
     },
     "shouting": {
-        "browDown": (0.4, 1.0), "eyeWide": (0.0, 0.5), "jawOpen": (0.25, 0.8),
-        "mouthUpperUp": (0.2, 0.8), "mouthLowerDown": (0.3, 0.9), "noseSneer": (0.1, 0.7),
+        "browDown": (0.4, 1.0),
+        "eyeWide": (0.0, 0.5),
+        "jawOpen": (0.25, 0.8),
+        "mouthUpperUp": (0.2, 0.8),
+        "mouthLowerDown": (0.3, 0.9),
+        "noseSneer": (0.1, 0.7),
         "mouthStretch": (0.0, 0.6),
     },
     "disgust": {
-        "noseSneer": (0.4, 1.0), "mouthUpperUp": (0.2, 0.8), "browDown": (0.1, 0.7),
-        "eyeSquint": (0.1, 0.7), "mouthFrown": (0.0, 0.5), "mouthShrugLower": (0.0, 0.5),
+        "noseSneer": (0.4, 1.0),
+        "mouthUpperUp": (0.2, 0.8),
+        "browDown": (0.1, 0.7),
+        "eyeSquint": (0.1, 0.7),
+        "mouthFrown": (0.0, 0.5),
+        "mouthShrugLower": (0.0, 0.5),
         "cheekSquint": (0.0, 0.5),
     },
     "sadness": {
-        "browInnerUp": (0.25, 1.0), "browDown": (0.1, 0.6), "mouthFrown": (0.3, 1.0),
-        "mouthShrugLower": (0.1, 0.7), "eyeSquint": (0.0, 0.4), "eyeLookDown": (0.0, 0.6),
+        "browInnerUp": (0.25, 1.0),
+        "browDown": (0.1, 0.6),
+        "mouthFrown": (0.3, 1.0),
+        "mouthShrugLower": (0.1, 0.7),
+        "eyeSquint": (0.0, 0.4),
+        "eyeLookDown": (0.0, 0.6),
         "mouthPress": (0.0, 0.4),
     },
     "fear": {
-        "browInnerUp": (0.5, 1.0), "browOuterUp": (0.2, 0.7), "browDown": (0.2, 0.6),
-        "eyeWide": (0.4, 1.0), "mouthStretch": (0.3, 1.0), "jawOpen": (0.0, 0.5),
+        "browInnerUp": (0.5, 1.0),
+        "browOuterUp": (0.2, 0.7),
+        "browDown": (0.2, 0.6),
+        "eyeWide": (0.4, 1.0),
+        "mouthStretch": (0.3, 1.0),
+        "jawOpen": (0.0, 0.5),
         "mouthLowerDown": (0.0, 0.5),
     },
     "contempt": {"mouthDimple": (0.4, 1.0), "mouthSmile": (0.0, 0.4), "mouthPress": (0.0, 0.3)},
@@ -96,9 +127,15 @@ PROTOTYPES: dict[str, dict[str, Range]] = {
 # Laughter and shouting are ways to be happy and angry.
 EMOTION_OF = {"laughter": "happiness", "shouting": "anger"}
 _MOUTH_TALKING: dict[str, Range] = {
-    "jawOpen": (0.0, 0.5), "mouthFunnel": (0.0, 0.5), "mouthPucker": (0.0, 0.6),
-    "mouthLowerDown": (0.0, 0.6), "mouthUpperUp": (0.0, 0.4), "mouthStretch": (0.0, 0.5),
-    "mouthRollLower": (0.0, 0.5), "mouthRollUpper": (0.0, 0.4), "mouthShrugUpper": (0.0, 0.4),
+    "jawOpen": (0.0, 0.5),
+    "mouthFunnel": (0.0, 0.5),
+    "mouthPucker": (0.0, 0.6),
+    "mouthLowerDown": (0.0, 0.6),
+    "mouthUpperUp": (0.0, 0.4),
+    "mouthStretch": (0.0, 0.5),
+    "mouthRollLower": (0.0, 0.5),
+    "mouthRollUpper": (0.0, 0.4),
+    "mouthShrugUpper": (0.0, 0.4),
 }
 # How scenes are shared out among the ways of drawing an expression.
 _KINDS = {"prototype": 0.5, "sparse": 0.25, "talking": 0.1, "single": 0.15}
@@ -122,7 +159,7 @@ def stems(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def from_named(names: Sequence[str], values: Mapping[str, float]) -> FloatArray:
-    """(E,) coefficients from values by name; a stem sets both sides. Unknown names raise KeyError."""
+    """(E,) coefficients from values by name; a stem sets both sides; unknown: KeyError."""
     result = np.zeros(len(names), np.float32)
     for name, value in values.items():
         found = [i for i, full in enumerate(names) if full in (name, f"{name}_L", f"{name}_R")]
@@ -144,7 +181,9 @@ def draw_expression(rng: np.random.Generator, names: Sequence[str]) -> Expressio
         for stem, (low, high) in PROTOTYPES[emotion].items():
             _set(values, names, rng, stem, strength * rng.uniform(low, high))
         if emotion == "contempt":
-            values[[i for i, name in enumerate(names) if name.endswith(rng.choice(["_L", "_R"]))]] = 0
+            values[
+                [i for i, name in enumerate(names) if name.endswith(rng.choice(["_L", "_R"]))]
+            ] = 0
         emotion = EMOTION_OF.get(emotion, emotion)
     elif kind == "talking":
         for stem, (low, high) in _MOUTH_TALKING.items():
@@ -168,7 +207,7 @@ def draw_expression(rng: np.random.Generator, names: Sequence[str]) -> Expressio
 def _set(
     values: FloatArray, names: Sequence[str], rng: np.random.Generator, stem: str, value: float
 ) -> None:
-    """Set a shape; paired shapes move together, a little unevenly, now and then on one side only."""
+    """Set a shape; paired shapes move together, a little unevenly, now and then one alone."""
     sides = [i for i, name in enumerate(names) if name in (stem, f"{stem}_L", f"{stem}_R")]
     one_sided = len(sides) == 2 and rng.random() < 0.08
     spared = int(rng.integers(2))

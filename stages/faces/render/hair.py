@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from .atlas import noise
 from .head import BRIM, HAIR
-from .scene import Person, generator
+from .person import Person, generator
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,25 @@ def _curtain(rng: np.random.Generator, long: bool) -> Sheet:
     wave = 0.35 * noise(rng, (rows, columns), (6, 10)) + 0.25 * noise(rng, (rows, columns), (4, 60))
     radius = full * crown * (1 + flare) + wave
     # Towards the opening the sheet falls in, close to the cheeks.
-    near = np.exp(-((np.minimum(angle - opening, 2 * np.pi - opening - angle)) / 0.35) ** 2)
+    near = np.exp(-(((np.minimum(angle - opening, 2 * np.pi - opening - angle)) / 0.35) ** 2))
     radius = radius - near * rng.uniform(0.2, 1.0)
     drop = y + 0.6 * noise(rng, (rows, columns), (2, 40)) * t
     vertices = np.stack(
-        [radius * np.sin(angle), np.broadcast_to(drop, radius.shape), radius * np.cos(angle) * 1.05 - 0.5],
+        [
+            radius * np.sin(angle),
+            np.broadcast_to(drop, radius.shape),
+            radius * np.cos(angle) * 1.05 - 0.5,
+        ],
         -1,
     )
-    shade = 1 + 0.45 * noise(rng, (rows, columns), (4, columns)) + 0.2 * noise(rng, (rows, columns), (3, 24))
-    return Sheet(vertices.reshape(-1, 3).astype(np.float32), _grid(rows, columns), HAIR, shade.reshape(-1))
+    shade = (
+        1
+        + 0.45 * noise(rng, (rows, columns), (4, columns))
+        + 0.2 * noise(rng, (rows, columns), (3, 24))
+    )
+    return Sheet(
+        vertices.reshape(-1, 3).astype(np.float32), _grid(rows, columns), HAIR, shade.reshape(-1)
+    )
 
 
 def _brim(rng: np.random.Generator, height: float) -> Sheet:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..facekit import FaceKit
 from .atlas import Atlas
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int32]
 
 # What a visible triangle is made of.
@@ -140,7 +140,9 @@ def _eye_offsets(kit: FaceKit, triangles: IntArray) -> FloatArray:
 def _lid_margins(kit: FaceKit, triangles: IntArray) -> FloatArray:
     """How close skin is to the rim of the eye opening, above and below its corners."""
     closeness = np.zeros((len(kit.neutral), 2), np.float32)
-    edges = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1)
+    edges = np.sort(
+        np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1
+    )
     unique, count = np.unique(edges, axis=0, return_counts=True)
     rim = np.unique(unique[count == 1])
     skin = np.unique(triangles)
@@ -153,7 +155,9 @@ def _lid_margins(kit: FaceKit, triangles: IntArray) -> FloatArray:
             continue
         slope = (ends[1, 1] - ends[0, 1]) / (ends[1, 0] - ends[0, 0])
         line = ends[0, 1] + slope * (kit.neutral[near_rim, 0] - ends[0, 0])
-        for channel, chosen in enumerate((kit.neutral[near_rim, 1] >= line, kit.neutral[near_rim, 1] < line)):
+        for channel, chosen in enumerate(
+            (kit.neutral[near_rim, 1] >= line, kit.neutral[near_rim, 1] < line)
+        ):
             lid = kit.neutral[near_rim[chosen]]
             if len(lid):
                 gap = np.linalg.norm(kit.neutral[near][:, None] - lid[None], axis=2).min(1)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from .atlas import Atlas, noise, polygon, smoothstep, spline, strokes
 from .head import Head
-from .scene import Person, generator
+from .person import Person, generator
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 
 _OUTER_LIPS = slice(48, 60)  # iBUG numbering
 _BROWS = {-1: slice(17, 22), 1: slice(22, 27)}  # image left is the person's right
@@ -65,7 +65,7 @@ def paint_person(head: Head, person: Person) -> Paint:
         relief += 0.02 * hair * strand
         gloss *= 1 - 0.4 * hair
     _blend(albedo, np.repeat(smoothstep(-8.6, -9.4, atlas.y), atlas.width, 1), person.clothes)
-    return Paint(cv2.merge(list(albedo)), relief, lift, gloss)
+    return Paint(np.stack(list(albedo), -1), relief, lift, gloss)
 
 
 def slopes(atlas: Atlas, relief: FloatArray) -> FloatArray:
@@ -98,7 +98,7 @@ def _blend(
     colour: tuple[float, float, float],
     texture: FloatArray | None = None,
 ) -> None:
-    """Lay a colour (optionally modulated by a texture in about [-1, 1]) over (3, H, W), in place."""
+    """Lay a colour, textured by about [-1, 1] if given, over (3, H, W), in place."""
     strength = None if texture is None else (1 + texture).clip(0.2, 2)
     for channel, value in zip(albedo, colour, strict=True):
         layer = value if strength is None else value * strength
@@ -144,7 +144,13 @@ def _brow_mask(head: Head, person: Person, rng: np.random.Generator) -> FloatArr
         line[:, 1] += brows.arch * np.sin(np.pi * along**1.3)
         centre = spline(atlas.texel(line), 40)
         t = np.linspace(0, 1, 40, dtype=np.float32)
-        half = 0.5 * brows.thickness * texel * (0.55 + 0.6 * np.sin(np.pi * (0.2 + 0.6 * t))) * (1 - 0.65 * t**2)
+        half = (
+            0.5
+            * brows.thickness
+            * texel
+            * (0.55 + 0.6 * np.sin(np.pi * (0.2 + 0.6 * t)))
+            * (1 - 0.65 * t**2)
+        )
         up = np.stack([np.zeros_like(half), -half], 1)
         polygon(ground, np.concatenate([centre + up * 0.9, (centre - up * 0.9)[::-1]]))
         count = int(60 + 160 * brows.density)
@@ -155,7 +161,9 @@ def _brow_mask(head: Head, person: Person, rng: np.random.Generator) -> FloatArr
         heading /= np.linalg.norm(heading, axis=1, keepdims=True) + 1e-6
         lean = np.stack([np.zeros(count), -(0.9 - 1.1 * t[root]) - 0.35 * across], 1)
         length = texel * rng.uniform(0.25, 0.5, (count, 1))
-        strokes(hairs, np.stack([start, start + (heading + lean) * length], 1).astype(np.float32), 255)
+        strokes(
+            hairs, np.stack([start, start + (heading + lean) * length], 1).astype(np.float32), 255
+        )
     soft = atlas.blur(ground.astype(np.float32) / 255, 0.12) * (0.25 + 0.45 * brows.density)
     thin = atlas.blur(hairs.astype(np.float32) / 255, 0.04) * (0.35 + 0.6 * brows.density)
     return np.maximum(soft, thin).clip(0, 1)
@@ -176,7 +184,9 @@ def _beard_mask(
     moustache = moustache * smoothstep(reach + 2, reach - 1, side)
     if rng.random() < 0.4:  # bare under the nose
         moustache = moustache * smoothstep(0.3, 2.0, side)
-    chin = smoothstep(9 + 5 * rng.random(), 7, side + 4 * wobble) * smoothstep(-4.5, -5.2, y + wobble)
+    chin = smoothstep(9 + 5 * rng.random(), 7, side + 4 * wobble) * smoothstep(
+        -4.5, -5.2, y + wobble
+    )
     # The cheek line climbs from the corners of the mouth to the sideburns.
     knots = np.array([0, 12, 18, 30, 45, 58, 66, 74, 90], np.float32)
     heights = np.array([-4.6, -3.6, -2.4, -2.6, -2.2, -0.6, 2.0, 3.0, -3.0], np.float32)
@@ -204,7 +214,9 @@ def hair_mask(atlas: Atlas, person: Person, rng: np.random.Generator) -> FloatAr
     shape = (atlas.height, atlas.width)
     if hair.style == "hat":
         tilt = rng.uniform(-0.012, 0.012) * atlas.degrees
-        return np.repeat(1.0, atlas.width)[None] * smoothstep(-0.08, 0.08, y + tilt - min(hair.hairline - 1.2, 9.2))
+        return np.repeat(1.0, atlas.width)[None] * smoothstep(
+            -0.08, 0.08, y + tilt - min(hair.hairline - 1.2, 9.2)
+        )
     top = hair.hairline
     ears = 4.6 if hair.style in ("bob", "long") else 2.2 + 1.5 * rng.random()
     knots = np.array([0, 14, 28, hair.temple, hair.temple + 8, 72, 80, 100, 110], np.float32)
@@ -212,7 +224,17 @@ def hair_mask(atlas: Atlas, person: Person, rng: np.random.Generator) -> FloatAr
     burn = rng.uniform(-1.0, 3.0)
     behind = -2.0 if hair.style == "short" else -6.0
     heights = np.array(
-        [top, top - 0.1 + 0.3 * dent, top - 0.4 + dent, top - 1.6, 5.2, burn, ears + 0.6, ears, behind],
+        [
+            top,
+            top - 0.1 + 0.3 * dent,
+            top - 0.4 + dent,
+            top - 1.6,
+            5.2,
+            burn,
+            ears + 0.6,
+            ears,
+            behind,
+        ],
         np.float32,
     )
     if hair.style == "fringe":  # combed to one side
@@ -221,6 +243,8 @@ def hair_mask(atlas: Atlas, person: Person, rng: np.random.Generator) -> FloatAr
         line = np.interp(side, knots, heights) + swing * atlas.degrees * (side < 50)
     else:
         line = np.interp(side, knots, heights)
-    ragged = hair.raggedness * (0.6 * noise(rng, shape, (4, 60)) + 0.3 * noise(rng, shape, (4, 160)))
+    ragged = hair.raggedness * (
+        0.6 * noise(rng, shape, (4, 60)) + 0.3 * noise(rng, shape, (4, 160))
+    )
     edge = 0.15 + 0.5 * rng.random()
     return smoothstep(-edge, edge, (y - line).astype(np.float32) + ragged)

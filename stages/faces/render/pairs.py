@@ -15,7 +15,7 @@ from .renderer import PreparedPerson, render
 from .scene import draw_scene
 from .target import TargetFace
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
 
 # Identity numbers of different seeds never meet, so sets of different seeds can be joined.
@@ -109,7 +109,7 @@ def make_pair(
     sizes_px: tuple[int, int],
     framing: str = "aligned",
 ) -> Pair:
-    """Render one pair; ``sizes_px`` are those of source and target, ``target`` None leaves it out."""
+    """Render one pair; ``sizes_px``: source and target; ``target`` None leaves it out."""
     names = head.kit.expression_names
     scene = draw_scene(prepared.person, spec.seed, names, framing, spec.expression_seed)
     coefficients = scene.expression.coefficients

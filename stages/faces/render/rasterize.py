@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def rasterize(points: FloatArray, triangles: NDArray[np.int32], size: int) -> Co
     z0 = near[first[kept]]
     # Weights and depth are affine in the pixel's place: six numbers a triangle.
     planes = np.stack(
-        [y2 * inverse, -x2 * inverse, -y1 * inverse, x1 * inverse, left + 0.5 - x0, top + 0.5 - y0], 1
+        [y2 * inverse, -x2 * inverse, -y1 * inverse, x1 * inverse, left + 0.5 - x0, top + 0.5 - y0],
+        1,
     ).astype(np.float32)
 
     owner = np.repeat(np.arange(len(kept), dtype=np.int32), count)
@@ -75,7 +76,9 @@ def rasterize(points: FloatArray, triangles: NDArray[np.int32], size: int) -> Co
     weight1 = x * a1 + y * b1
     weight2 = x * a2 + y * b2
     # A hair of slack closes the seams that rounding opens between neighbours.
-    inside = np.flatnonzero((weight1 >= -1e-5) & (weight2 >= -1e-5) & (weight1 + weight2 <= 1 + 1e-5))
+    inside = np.flatnonzero(
+        (weight1 >= -1e-5) & (weight2 >= -1e-5) & (weight1 + weight2 <= 1 + 1e-5)
+    )
     owner, weight1, weight2 = owner[inside], weight1[inside], weight2[inside]
     pixel = ((row[inside] + top[owner]) * size + column[inside] + left[owner]).astype(np.int64)
     rise1, rise2 = near[second[kept]] - z0, near[third[kept]] - z0
@@ -88,9 +91,7 @@ def rasterize(points: FloatArray, triangles: NDArray[np.int32], size: int) -> Co
     winner[pixel[front]] = front  # equal depths: the later triangle, always the same one
     covered = np.flatnonzero(winner >= 0)
     chosen = winner[covered]
-    weights = np.stack(
-        [1 - weight1[chosen] - weight2[chosen], weight1[chosen], weight2[chosen]], 1
-    )
+    weights = np.stack([1 - weight1[chosen] - weight2[chosen], weight1[chosen], weight2[chosen]], 1)
     return Coverage(covered, kept[owner[chosen]], weights.astype(np.float32), depth[chosen])
 
 

@@ -14,15 +14,16 @@ from .camera import View, look_through
 from .hair import Sheet, extra_sheet
 from .head import EYE, GUMS, SKIN, TEETH, Head
 from .paint import Paint, paint_person, slopes
+from .person import Person, generator
 from .rasterize import Coverage, interpolate, rasterize
-from .scene import Person, Scene, generator
+from .scene import Scene
 from .shading import Surface, cast_shadow, develop, eye_albedo, occlusion, part_albedo, shade
 from .wrinkles import wrinkle_relief
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 
-# Nothing inside the mouth shows while the lips are closer than this (head units), and a third of all
-# triangles is there.
+# Nothing inside the mouth shows while the lips are closer than this (head units), and a third of
+# all triangles is there.
 _CLOSED_LIPS = 0.02
 _INNER_LIPS = ((61, 67), (62, 66), (63, 65))  # iBUG numbering
 
@@ -118,13 +119,14 @@ def render(
     occlude(picture, scene, rng)
     pixels = (picture * 255 + 0.5).clip(0, 255).astype(np.uint8)
     if supersample > 1:
-        pixels = cv2.resize(pixels, (size_px, size_px), interpolation=cv2.INTER_AREA)
+        smaller = cv2.resize(pixels, (size_px, size_px), interpolation=cv2.INTER_AREA)
+        pixels = np.asarray(smaller, np.uint8)
     points = view.pixels(view.turned(landmarks))[:, :2] / supersample
     return Render(pixels, points.astype(np.float32))
 
 
 def movement_of(person: Person, coefficients: FloatArray) -> FloatArray:
-    """(E,) what the mesh does: the expression in the person's way of moving, on their resting face."""
+    """(E,) what the mesh does: the expression, moved as this person does, on their rest."""
     return (coefficients * person.gain + person.rest * (1 - 0.5 * coefficients)).astype(np.float32)
 
 

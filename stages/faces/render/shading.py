@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .head import EYE, GUMS, TEETH
+from .person import Eyes
 from .rasterize import Coverage
-from .scene import Eyes, Light
+from .scene import Light
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 
 _SHADOW_SIZE = 80
 _SHADOW_REACH = 15.0  # head units from the pivot that the map covers
@@ -49,7 +50,9 @@ def eye_albedo(offset: FloatArray, eyes: Eyes) -> FloatArray:
     streaks = 1 + 0.25 * np.sin(9 * np.arctan2(offset[:, 1], offset[:, 0]))
     rim = _step(eyes.iris_radius, eyes.iris_radius - 0.14, radius)
     inside = (iris * streaks[:, None]) * (0.25 + 0.75 * rim[:, None])
-    colour += _step(eyes.iris_radius + 0.03, eyes.iris_radius - 0.03, radius)[:, None] * (inside - colour)
+    colour += _step(eyes.iris_radius + 0.03, eyes.iris_radius - 0.03, radius)[:, None] * (
+        inside - colour
+    )
     pupil = _step(eyes.pupil_radius + 0.04, eyes.pupil_radius - 0.04, radius)[:, None]
     return (colour * (1 - pupil) + 0.006 * pupil).astype(np.float32)
 
@@ -115,7 +118,9 @@ def cast_shadow(vertices: FloatArray, position: FloatArray, light: Light) -> Flo
     return lit / len(steps)
 
 
-def shade(surface: Surface, openness: FloatArray, lit: FloatArray, light: Light, oil: float) -> FloatArray:
+def shade(
+    surface: Surface, openness: FloatArray, lit: FloatArray, light: Light, oil: float
+) -> FloatArray:
     """(N, 3) linear RGB radiance."""
     normal = surface.normal
     facing = normal @ light.key_direction

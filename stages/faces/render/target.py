@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from .atlas import Atlas
 from .expressions import Expression
 from .head import Head, prepare_head
+from .person import Beard, Brows, Eyes, Hair, Person
 from .renderer import PreparedPerson, Render, prepare_person, render
-from .scene import Beard, Brows, Camera, Eyes, Glasses, Hair, Light, Person, Scene
+from .scene import Camera, Glasses, Light, Scene
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 
 # The face moves exactly as the coefficients say: no resting expression, gain 1.
 _HAIR = (0.03, 0.02, 0.014)

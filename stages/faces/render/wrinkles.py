@@ -2,8 +2,8 @@
 
 Where they lie follows the anatomy of the action units: frontalis (1, 2) crosses the forehead,
 corrugator (4) stands between the brows, orbicularis (6) fans out from the eye corners, nasalis (9)
-crosses the bridge of the nose, the smile (12) and the raised lip (9, 10) deepen the fold from nose to
-mouth, frowning lips (15) go on below it, mentalis (17) dimples the chin.
+crosses the bridge of the nose, the smile (12) and the raised lip (9, 10) deepen the fold from nose
+to mouth, frowning lips (15) go on below it, mentalis (17) dimples the chin.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from .atlas import spline, stroke
 from .head import Head
-from .scene import Person, generator
+from .person import Person, generator
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 
 _DEEPEST = 0.09  # head units (about cm)
 _KINDS = ("forehead", "glabella", "crow", "bridge", "fold", "marionette", "chin", "bag")
 
 
 def wrinkle_relief(head: Head, person: Person, coefficients: FloatArray) -> FloatArray:
-    """Relief (H, W) float32 in head units, furrows negative, of a person making an expression (E,)."""
+    """Relief (H, W) float32 in head units, furrows negative, of an expression (E,)."""
     atlas = head.atlas
     rng = generator(7, person.seed)
     depth = atlas.blank()
@@ -83,7 +83,9 @@ def _lines(kind: str, side: int, rng: np.random.Generator) -> list[tuple[FloatAr
         for i in range(3):
             y = 7.4 + 0.85 * i + 0.12 * float(wobble[i])
             dip = 0.2 * float(wobble[3])
-            found.append(([(-0.5, y), (8, y + 0.1 + dip), (18, y + 0.25), (27, y - 0.25 + dip)], 0.9))
+            found.append(
+                ([(-0.5, y), (8, y + 0.1 + dip), (18, y + 0.25), (27, y - 0.25 + dip)], 0.9)
+            )
     elif kind == "glabella":
         x = 3.6 + 0.5 * float(wobble[0])
         found.append(([(x, 4.7), (x - 0.3, 5.5), (x + 0.6, 6.3)], 1.0))
@@ -91,7 +93,9 @@ def _lines(kind: str, side: int, rng: np.random.Generator) -> list[tuple[FloatAr
     elif kind == "crow":
         for i in range(3):
             rise = 0.9 - 0.85 * i + 0.1 * float(wobble[i])
-            found.append(([(29, 3.4 + 0.15 * (1 - i)), (34, 3.4 + 0.7 * rise), (40, 3.3 + 1.2 * rise)], 0.8))
+            found.append(
+                ([(29, 3.4 + 0.15 * (1 - i)), (34, 3.4 + 0.7 * rise), (40, 3.3 + 1.2 * rise)], 0.8)
+            )
     elif kind == "bridge":
         for i in range(2):
             y = 3.9 - 0.6 * i + 0.1 * float(wobble[i])
@@ -106,4 +110,7 @@ def _lines(kind: str, side: int, rng: np.random.Generator) -> list[tuple[FloatAr
         found.append(([(2.0, -6.1 + 0.1 * float(wobble[0])), (3.5, -6.5)], 0.5))
     else:
         found.append(([(10.5, 2.7), (17, 2.15), (25, 2.35), (29, 2.9)], 0.8))
-    return [(np.array(line, np.float32) * np.array([side, 1], np.float32), share) for line, share in found]
+    return [
+        (np.array(line, np.float32) * np.array([side, 1], np.float32), share)
+        for line, share in found
+    ]

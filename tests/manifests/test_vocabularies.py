@@ -1,0 +1,49 @@
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from normpipe.manifests.vocabularies import (
+    ACTION_UNITS,
+    EMOTION_SYNONYMS,
+    EMOTIONS,
+    REASONS,
+    Status,
+    emotion_name,
+    status_of,
+)
+from normpipe.pipeline.errors import SampleError
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_has_a_status_and_a_sentence(reason):
+    assert status_of(reason) in set(get_args(Status)) - {"ok"}
+    assert reason == reason.lower() and " " not in reason
+    words = REASONS[reason][1]
+    assert words and words[0].islower() and not words.endswith(".")
+
+
+def test_a_reason_outside_the_vocabulary_cannot_be_given():
+    with pytest.raises(ValueError, match="vocabulary"):
+        SampleError("bad_hair_day")
+
+
+@pytest.mark.parametrize("name", EMOTIONS)
+def test_standard_names_stay(name):
+    assert emotion_name(name) == emotion_name(f" {name.upper()} ") == name
+
+
+def test_synonyms_lead_to_standard_names():
+    assert set(EMOTION_SYNONYMS.values()) <= set(EMOTIONS)
+    assert not set(EMOTION_SYNONYMS) & set(EMOTIONS)
+    assert emotion_name("Happy") == "happiness"
+
+
+@given(st.text())
+def test_naming_twice_changes_nothing(text):
+    assert emotion_name(emotion_name(text)) == emotion_name(text)
+
+
+def test_action_units_are_named_without_leading_zeros():
+    assert all(name == f"AU{int(name[2:])}" for name in ACTION_UNITS)

@@ -1,0 +1,287 @@
+"""The command line on the real job: its promises, and one line for every bad input."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from normpipe.pipeline import cli, shards
+from normpipe.pipeline.shards import ShardFolder
+from normpipe.stages.networks.checkpoint import save_tensors
+
+INPUTS = 26  # files in the sample set that are taken for images
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def refused(result: Result, *words: str) -> str:
+    """Check that a bad input gave one line, status 2 and no traceback; return the line."""
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("normpipe: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output + result.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+    return lines[0]
+
+
+@pytest.fixture
+def finished(tmp_path: Path, settings: list[str]) -> Path:
+    result = call("run", *settings, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    return tmp_path / "out"
+
+
+def test_run_gives_counts_datasets_and_a_clean_verify(finished: Path) -> None:
+    state = json.loads(call("status", finished, "--json").stdout)
+    assert [s["stage"] for s in state["stages"]] == ["ingest", "align", "normalize", "pair"]
+    for stage in state["stages"]:
+        assert stage["inputs_done"] == INPUTS and stage["inputs_left"] == 0
+        assert stage["ok"] + stage["rejected"] + stage["failed"] == INPUTS
+    align = state["stages"][1]
+    assert align["reasons"] == {"align": {"no_face": 1, "truncated": 1}}
+    table = call("status", finished).stdout
+    assert re.search(r"align\s+aligned\s+26\s+0\s+24\s+1\s+1", table)
+    verified = call("verify", finished)
+    assert verified.exit_code == 0 and "all as recorded" in verified.stdout
+    rows = pq.read_table(finished / "normalized/compact/shard-00000.parquet").to_pylist()
+    digest = {row["weights_sha256"] for row in rows if row["status"] == "ok"}
+    assert len(digest) == 1
+    for row in rows:
+        if row["status"] == "ok":
+            assert hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["image_sha256"]
+
+
+def test_verify_exits_1_on_a_flipped_bit(finished: Path) -> None:
+    shard = finished / "aligned/shard-00002.parquet"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 4
+    shard.write_bytes(data)
+    result = call("verify", finished)
+    assert result.exit_code == 1
+    assert "aligned/shard-00002.parquet: its sha256 is not the recorded one" in result.stdout
+
+
+def test_stages_one_by_one_equal_the_whole_run(
+    tmp_path: Path, settings: list[str], finished: Path
+) -> None:
+    parts = tmp_path / "parts"
+    steps = [("--stage", "ingest"), ("--from", "align", "--until", "normalize"), ("--stage", "pair")]
+    for step in steps:
+        result = call("run", *settings, "--output", parts, *step)
+        assert result.exit_code == 0, result.stderr
+    assert _digests(parts) == _digests(finished)
+
+
+def test_limit_takes_the_first_and_the_rest_comes_later(
+    tmp_path: Path, settings: list[str]
+) -> None:
+    out = tmp_path / "out"
+    assert call("run", *settings, "--output", out, "--limit", 7).exit_code == 0
+    first = _digests(out, "shard-*.parquet")
+    state = json.loads(call("status", out, "--json").stdout)
+    assert [s["inputs_done"] for s in state["stages"]] == [7] * 4
+    assert call("run", *settings, "--output", out).exit_code == 0
+    later = _digests(out, "shard-*.parquet")
+    assert all(later[name] == value for name, value in first.items())
+    state = json.loads(call("status", out, "--json").stdout)
+    assert [s["inputs_done"] for s in state["stages"]] == [INPUTS] * 4
+
+
+def test_dry_run_prints_a_plan_and_writes_nothing(tmp_path: Path, settings: list[str]) -> None:
+    result = call("run", *settings, "--output", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    for stage in ("ingest", "align", "normalize", "pair"):
+        assert re.search(rf"^{stage}\s+26\s+0\s+6\s", result.stdout, re.MULTILINE), result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_init_writes_a_job_file_that_runs(
+    tmp_path: Path, samples: Path, random_weights: Path
+) -> None:
+    path = tmp_path / "job.toml"
+    assert call("init", path).exit_code == 0
+    text = path.read_text()
+    values = tomllib.loads(re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE))
+    assert set(values) >= {"ingest", "align", "normalize", "pair", "run"}
+    refused(call("init", path), "exists")
+    shutil.copytree(samples, tmp_path / "photos")
+    text = text.replace("[normalize]", f'[normalize]\nweights = "{random_weights}"')
+    path.write_text(text)
+    result = call("run", path, "--limit", 3)
+    assert result.exit_code == 0, result.stderr
+    # Relative paths count from the job file.
+    assert (tmp_path / "out/normalized/compact/shard-00000.parquet").is_file()
+
+
+def test_variants_lie_side_by_side_and_pair_one_to_n(
+    tmp_path: Path, settings: list[str], finished: Path
+) -> None:
+    result = call(
+        "run", *settings, "--output", finished, "--stage", "normalize",
+        "--set", "normalize.variant=png", "--set", "normalize.format=png",
+    )
+    assert result.exit_code == 0, result.stderr
+    result = call(
+        "run", *settings, "--output", finished, "--stage", "pair", "--overwrite",
+        "--set", 'pair.variants=["compact", "png"]',
+    )
+    assert result.exit_code == 0, result.stderr
+    folder = ShardFolder(finished / "pairs")
+    rows = [row for n in folder.records() for row in pq.read_table(folder.shard(n)).to_pylist()]
+    assert len(rows) == 2 * INPUTS
+    assert sum(row["status"] == "ok" for row in rows) == 48
+
+
+def test_materialized_pairs_carry_pictures_and_labels(
+    tmp_path: Path, samples: Path, random_weights: Path
+) -> None:
+    result = call(
+        "run", "--input", samples / "labels.csv", "--output", tmp_path / "out",
+        "--set", "ingest.au_columns=intensity", "--set", "pair.materialize=true",
+        "--set", f"normalize.weights={random_weights}",
+    )
+    assert result.exit_code == 0, result.stderr
+    rows = pq.read_table(tmp_path / "out/pairs/shard-00000.parquet").to_pylist()
+    good = [row for row in rows if row["status"] == "ok"]
+    assert len(good) == 24
+    for row in good:
+        assert row["image"]["bytes"][:2] == row["normalized"]["bytes"][:2] == b"\xff\xd8"
+    assert {row["emotion"] for row in good} >= {"happiness", "surprise", "anger"}
+
+
+def test_bad_outputs_are_rejected_with_their_reason(
+    tmp_path: Path, samples: Path
+) -> None:
+    from normpipe.stages.networks.compact import CompactNormalizer
+
+    network = CompactNormalizer()
+    state = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
+    cases = {"black_output": 0.0, "saturated_output": 1.0, "flat_output": 0.4}
+    for reason, level in cases.items():
+        state["decoder.template"] = torch.full_like(state["decoder.template"], level)
+        weights = tmp_path / f"{reason}.safetensors"
+        save_tensors(state, weights, {})
+        out = tmp_path / reason
+        result = call("run", "--input", samples, "--output", out, "--set", f"normalize.weights={weights}")
+        assert result.exit_code == 0, result.stderr
+        reasons = json.loads(call("status", out, "--json").stdout)["stages"][2]["reasons"]
+        assert reasons["normalize"] == {reason: 24}
+
+
+def test_bad_input_is_one_line(tmp_path: Path, settings: list[str], random_weights: Path) -> None:
+    out = tmp_path / "out"
+    rest = settings[2:]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "notes.txt").write_text("x")
+    refused(call("run", "--input", tmp_path / "none", "--output", out, *rest), "none")
+    refused(call("run", "--input", empty, "--output", out, *rest), "empty", ".txt")
+    refused(call("run", "--output", out), "--input")
+    refused(call("run", "--input", empty), "--output")
+    refused(call("run", *settings, "--output", out, "--set", "align.detektor=opencv"), "'detector'")
+    refused(call("run", *settings, "--output", out, "--set", "alin.size_px=3"), "'align'")
+    refused(call("run", *settings, "--output", out, "--set", "align.size_px=3"), "align.size_px")
+    refused(call("run", *settings, "--output", out, "--set", "align"), "stage.key=value")
+    refused(call("run", *settings, "--output", out, "--set", "align.detector=opencw"), "opencv")
+    refused(call("run", *settings, "--output", out, "--set", "normalize.network=compct"), "compact")
+    refused(call("run", *settings, "--output", out, "--set", "normalize.device=cuda:7"), "cuda:7")
+    refused(call("run", *settings, "--output", out, "--stage", "aline"), "'align'")
+    refused(call("run", *settings, "--output", out, "--from", "pair", "--until", "align"), "order")
+    refused(call("run", *settings, "--output", out, "--stage", "pair", "--from", "align"), "--stage")
+    refused(call("status", tmp_path), "no normpipe job")
+    refused(call("verify", tmp_path / "nowhere"), "no normpipe job")
+    refused(call("sheet", tmp_path), "no normpipe job")
+    job = tmp_path / "job.toml"
+    job.write_text('input = "x"\noutputt = "y"\n')
+    refused(call("run", job), "'output'")
+    job.write_text("input = \n")
+    refused(call("run", job), "not valid TOML")
+    refused(call("run", tmp_path / "no.toml"), "normpipe init")
+
+
+def test_weights_of_other_shapes_are_refused_before_any_work(
+    tmp_path: Path, settings: list[str]
+) -> None:
+    wrong = tmp_path / "wrong.safetensors"
+    save_tensors({"encoder.x": torch.zeros(3)}, wrong, {})
+    arguments = [*settings, "--set", f"normalize.weights={wrong}"]
+    refused(call("run", *arguments, "--output", tmp_path / "out"), "does not fit", "compact")
+    assert not list((tmp_path / "out").glob("aligned/shard-*"))
+    wrong.write_bytes(b"not safetensors")
+    refused(call("run", *arguments, "--output", tmp_path / "out"), "safetensors")
+
+
+def test_output_of_another_job_is_refused(
+    tmp_path: Path, settings: list[str], finished: Path
+) -> None:
+    before = _digests(finished)
+    refused(call("run", *settings, "--output", finished, "--dataset", "other"), "another job")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "x").write_text("x")
+    refused(call("run", *settings, "--output", foreign), "choose another --output")
+    refused(
+        call("run", *settings, "--output", finished, "--set", "align.size_px=64"),
+        "size_px: 224 → 64", "--overwrite",
+    )
+    assert _digests(finished) == before
+
+
+def test_no_space_left_is_one_line(
+    tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+    original = shards._HashedFile.write
+
+    def write(self: Any, data: bytes) -> int:
+        nonlocal written
+        written += len(data)
+        if written > 300_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(self, data)
+
+    monkeypatch.setattr(shards._HashedFile, "write", write)
+    out = tmp_path / "out"
+    refused(call("run", *settings, "--output", out), "No space left", "same command")
+    assert not list(out.rglob("*.tmp"))
+    monkeypatch.undo()
+    assert call("run", *settings, "--output", out).exit_code == 0
+    assert call("verify", out).exit_code == 0
+
+
+def test_max_rejected_stops_the_job(tmp_path: Path, random_weights: Path) -> None:
+    folder = tmp_path / "grey"
+    folder.mkdir()
+    from PIL import Image
+
+    for i in range(6):
+        Image.new("RGB", (120, 120), (90, 90, 90)).save(folder / f"{i}.png")
+    line = refused(
+        call(
+            "run", "--input", folder, "--output", tmp_path / "out", "--max-rejected", "0.2",
+            "--set", f"normalize.weights={random_weights}",
+        ),
+        "--max-rejected 0.2", "6 of 6",
+    )
+    assert "normpipe status" in line
+
+
+def _digests(root: Path, pattern: str = "*") -> dict[str, str]:
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob(pattern))
+        if path.is_file() and path.name != ".normpipe.lock"
+    }
