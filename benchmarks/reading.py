@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.parquet
+import torch
 from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader
 
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--reads", type=int, default=1000, help="single rows to read")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/reading.json"))
     options = parser.parse_args()
+    torch.set_num_threads(1)  # as DataLoader's workers have it
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.dataset or Path(scratch)
         if options.dataset is None:

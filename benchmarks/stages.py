@@ -254,8 +254,9 @@ def cases(args: argparse.Namespace, work: Path) -> list[Case]:
     photographs = args.input or work / "photographs"
     if not args.input:
         sample_photographs(photographs, args.images, args.size_px)
-    # Several shards, so that stages can overlap.
-    common = [f"ingest.shard_rows={max(32, args.images // 16)}", f"run.threads={args.threads}"]
+    # Several shards, so that stages can overlap; multiples of 64 rows, so that batches are full.
+    rows = max(64, args.images // 16 // 64 * 64)
+    common = [f"ingest.shard_rows={rows}", f"run.threads={args.threads}"]
     common += [f"normalize.precision={args.precision}", *args.set]
     if args.weights:
         common.append(f"normalize.weights={args.weights.resolve()}")

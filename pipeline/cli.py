@@ -241,4 +241,6 @@ def start_logging(quiet: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
+    from . import cli_training  # noqa: F401 - its commands join ``app``
+
     app(prog_name="normpipe")

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import InputError, nearest
-from .stage import StageConfig
 
 
 class RunConfig(BaseModel):
@@ -43,7 +42,7 @@ class Job(BaseModel):
     output: Path
     dataset: str
     run: RunConfig
-    stages: dict[str, StageConfig]
+    stages: dict[str, BaseModel]
 
     def stage(self, name: str) -> Any:
         """Return the settings of a stage."""
@@ -59,7 +58,7 @@ def load_job(
     file: Path | None,
     settings: Mapping[str, Any],
     overrides: list[str],
-    known: Mapping[str, type[StageConfig]],
+    known: Mapping[str, type[BaseModel]],
 ) -> Job:
     """Return the job of a file (or none), with ``settings`` of the command line over it.
 
@@ -107,7 +106,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _apply(
-    values: dict[str, Any], override: str, known: Mapping[str, type[StageConfig]]
+    values: dict[str, Any], override: str, known: Mapping[str, type[BaseModel]]
 ) -> None:
     """Put one ``stage.key=value`` into the job's values; the value is TOML, or else a string."""
     name, equals, text = override.partition("=")
@@ -144,7 +143,7 @@ def check(model: type[Model], values: Any, table: str) -> Model:
         raise InputError(f"{where} = {problem['input']!r}: {message}") from None
 
 
-def template(known: Mapping[str, type[StageConfig]]) -> str:
+def template(known: Mapping[str, type[BaseModel]]) -> str:
     """Return a commented job file that states every key with its default."""
     lines = [
         "# A normpipe job: normpipe run job.toml",

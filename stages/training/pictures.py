@@ -102,7 +102,8 @@ def load_pairs(folders: Sequence[Path], split: str, limit: int | None = None) ->
 def _shards(folders: Sequence[Path]) -> list[Path]:
     shards: list[Path] = []
     for folder in folders:
-        found = sorted(Path(folder).glob("shard-*.parquet"))
+        inner = Path(folder) / "pairs"  # the output folder of normpipe synthesize
+        found = sorted((inner if inner.is_dir() else Path(folder)).glob("shard-*.parquet"))
         if not found:
             raise InputError(f"no shards in {folder}: give a folder written by normpipe synthesize")
         shards += found

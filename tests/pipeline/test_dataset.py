@@ -297,7 +297,7 @@ def test_labels_come_from_the_dataset_or_its_job_never_from_above(tmp_path):
         open_dataset(job, labels=pa.table({"key": ["d/000.jpg"], "image": ["x"]}))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_dataloader_workers_read_the_same(paired, method):
     found = open_dataset(paired)
     before = found[5]  # files are open already when the workers start

@@ -1,0 +1,81 @@
+"""Commands that make a normalizer: render pairs, train on them. Part of the command line."""
+
+import functools
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from .cli import app, execute, handled, start_logging
+from .config import load_job
+from .errors import InputError
+from .runner import Options
+
+JobFile = Annotated[Path | None, typer.Argument(help="job file (.toml) with a table for this command")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="stage.key=value, repeatable")]
+
+
+@functools.cache
+def _configs() -> dict[str, type[BaseModel]]:
+    # Imported on use: torch and Lightning take seconds, which no other command should pay.
+    from ..stages.fit_normalizer import FitNormalizerConfig
+    from ..stages.synthesize import SynthesizeConfig
+
+    return {"synthesize": SynthesizeConfig, "fit_normalizer": FitNormalizerConfig}
+
+
+@app.command()
+@handled
+def synthesize(
+    job_file: JobFile = None,
+    output: Annotated[Path | None, typer.Option(help="output folder")] = None,
+    facekit: Annotated[Path | None, typer.Option(help="ICT-FaceKit Light, packed (.npz)")] = None,
+    pairs: Annotated[int | None, typer.Option(min=1, help="pairs to render")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="other people, other pictures")] = None,
+    crossed: Annotated[
+        bool, typer.Option("--crossed", help="every person makes the same expressions")
+    ] = False,
+    set: Settings = None,
+    overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
+) -> None:
+    """Render paired faces with exact labels. Kill it at any time; the same command goes on."""
+    from ..stages.synthesize import PlanPairs, Synthesize
+    from .status import status, table
+
+    start_logging(False)
+    overrides = list(set or [])
+    for name, value in {"pairs": pairs, "seed": seed}.items():
+        if value is not None:
+            overrides.append(f"synthesize.{name}={value}")
+    if crossed:
+        overrides.append("synthesize.crossed=true")
+    if facekit is not None:
+        overrides.append(f"synthesize.facekit={facekit}")
+    job = load_job(job_file, {"output": output}, overrides, _configs())
+    config: Any = job.stage("synthesize")
+    flow = [PlanPairs(config), Synthesize(config)]
+    execute(job, flow, flow, Options(overwrite, identity={"dataset": "synth", "input": "synthesize"}))
+    typer.echo(table(status(job.output)))
+    typer.echo(f"pairs: {job.output / 'pairs'}")
+
+
+@app.command("fit-normalizer")
+@handled
+def fit_normalizer(
+    job_file: JobFile = None,
+    data: Annotated[list[Path] | None, typer.Option(help="synthesized folder, repeatable")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for weights, scores, sheets")] = None,
+    set: Settings = None,
+) -> None:
+    """Train the compact normalizer on synthesized pairs. Kill it; the same command goes on."""
+    from ..stages.fit_normalizer import fit
+
+    start_logging(False)
+    job = load_job(job_file, {"output": output}, list(set or []), _configs())
+    if not data:
+        raise InputError("no data: give --data DIR, the output of normpipe synthesize")
+    folders = [folder / "pairs" if (folder / "pairs").is_dir() else folder for folder in data]
+    result = fit(job.stage("fit_normalizer"), folders, job.output)
+    typer.echo(f"weights: {result.weights}")
+    typer.echo(f"scores: {result.weights.with_suffix('.json')}")

@@ -1,0 +1,71 @@
+"""Job files and overrides."""
+
+from pathlib import Path
+
+import pytest
+
+from normpipe.pipeline.config import RunConfig, load_job, template
+from normpipe.pipeline.errors import InputError
+from normpipe.stages import CONFIGS
+
+
+def test_file_then_command_line_then_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text('input = "photos"\noutput = "out"\n[align]\nsize_px = 96\nquality = 80\n')
+    job = load_job(file, {"output": Path("elsewhere")}, ["align.size_px=128", "run.retries=0"], CONFIGS)
+    assert job.input == tmp_path / "photos"
+    assert job.output == Path("elsewhere")
+    assert job.dataset == "photos"
+    assert job.stage("align").size_px == 128 and job.stage("align").quality == 80
+    assert job.run.retries == 0
+
+
+def test_override_values_are_toml_or_else_words() -> None:
+    given = {"input": Path("x"), "output": Path("y")}
+    job = load_job(None, given, ["align.detector=none", 'pair.variants=["a", "b"]'], CONFIGS)
+    assert job.stage("align").detector == "none"
+    assert job.stage("pair").variants == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[align]\nsizepx = 3", "unknown key 'align.sizepx' in the job; did you mean 'size_px'?"),
+        ("[aling]\n", "unknown key 'aling' in the job; did you mean 'align'?"),
+        ("align = 3", "must be a table"),
+        ("[align]\nsize_px = 'big'", "align.size_px = 'big'"),
+        ("[run]\nthreads = 0", "run.threads = 0"),
+        ("dataset = 'a/b'", "may not contain"),
+        ("x = ", "not valid TOML"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(text)
+    with pytest.raises(InputError) as error:
+        load_job(file, {"input": Path("x"), "output": Path("y")}, [], CONFIGS)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_setting_is_described_and_in_the_template() -> None:
+    text = template(CONFIGS)
+    for name, model in {"run": RunConfig, **CONFIGS}.items():
+        assert f"\n[{name}]\n" in text
+        for key, info in model.model_fields.items():
+            assert info.description, f"{name}.{key} has no description"
+            assert f"# {key} = " in text
+
+
+def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
+    hidden = {
+        f"{name}.{key}"
+        for name, model in CONFIGS.items()
+        for key in set(model.model_fields) - set(model().shaping())
+    }
+    assert hidden == {
+        "ingest.limit", "ingest.extensions", "ingest.follow_symlinks", "ingest.class_per_folder", "ingest.root", "ingest.path_column",
+        "ingest.columns", "ingest.au_columns", "ingest.au_missing", "ingest.emotion_names",
+        "ingest.valence_arousal_missing", "align.pack", "align.model_root", "align.device",
+        "normalize.weights", "normalize.variant", "normalize.device",
+    }  # fmt: skip

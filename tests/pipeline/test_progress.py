@@ -1,0 +1,36 @@
+"""Bars on a terminal, log lines in a pipe."""
+
+import logging
+
+import pytest
+
+from normpipe.pipeline.progress import Progress
+
+
+def test_a_pipe_gets_plain_lines_with_rate_time_left_and_verdicts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "normpipe")
+    logging.getLogger("normpipe").propagate = True
+    progress = Progress(log_seconds=0.000001, bars=False)
+    progress.begin("align", 10)
+    progress.skip("align", 4)
+    progress.advance("align", 3, {"ok": 1, "rejected": 2})
+    progress.advance("align", 2, {"failed": 2})
+    progress.advance("align", -2, {"failed": -2})
+    progress.finish("align")
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0].startswith("align: 7/10 inputs, ")
+    assert "/s, " in lines[0] and " s left, rejected 2, failed 0" in lines[0]
+    assert "failed 2" in lines[1]
+    assert lines[-1].startswith("align: 7/10") and lines[-1].endswith("failed 0, through")
+
+
+def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(bars=True)
+    progress.begin("normalize", 10)
+    progress.advance("normalize", 10, {"ok": 9, "rejected": 1})
+    progress.finish("normalize")
+    shown = capsys.readouterr().err
+    assert "normalize" in shown and "10/10" in shown and "img/s" in shown
+    assert "rejected 1, failed 0" in shown

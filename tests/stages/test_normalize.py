@@ -1,0 +1,157 @@
+"""The normalize stage apart from the engine."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from normpipe.manifests.schema import NORMALIZED
+from normpipe.pipeline.errors import InputError, SampleError
+from normpipe.pipeline.mapping import process
+from normpipe.stages import networks
+from normpipe.stages.faces.pixels import encode
+from normpipe.stages.networks.checkpoint import save_tensors
+from normpipe.stages.normalize import Normalize, NormalizeConfig, measure
+
+
+class Plain(nn.Module):
+    """Gives its input back, scaled: what the stage does around a network becomes visible."""
+
+    output_size = 24
+    gain: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("gain", torch.ones(1))
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shapes.append(tuple(images.shape))
+        return images * self.gain
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setitem(networks.NETWORKS, "plain", Plain)
+
+    def make(gain: float = 1.0, **settings: Any) -> Normalize:
+        weights = tmp_path / f"{gain}.safetensors"
+        save_tensors({"gain": torch.tensor([gain])}, weights, {})
+        values = {"network": "plain", "weights": str(weights), "device": "cpu", **settings}
+        made = Normalize(NormalizeConfig(**values))
+        made.open()
+        return made
+
+    return make
+
+
+def row(pixels: np.ndarray, name: str = "a") -> dict[str, Any]:
+    key = f"set/{name}.jpg"
+    return {
+        "key": key, "parent_key": key, "status": "ok", "reason": None, "decided_by": "align",
+        "image": {"bytes": encode(pixels, "png", 95), "path": key},
+    }  # fmt: skip
+
+
+def noise(seed: int = 0, size: int = 24) -> np.ndarray:
+    return np.random.default_rng(seed).integers(20, 230, (size, size, 3), dtype=np.uint8)
+
+
+def test_pixels_pass_in_rgb_order_without_a_change(stage: Any) -> None:
+    pixels = noise()
+    (out,) = process(stage(format="png"), [row(pixels)])
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(out["image"]["bytes"]))), pixels)
+    assert set(out) <= set(NORMALIZED.names)
+    assert out["network"] == "plain" and len(out["weights_sha256"]) == 64
+    assert out["image"]["path"] == "set/a.jpg.png"
+
+
+def test_a_short_batch_is_padded_and_padding_changes_nothing(stage: Any) -> None:
+    made = stage(batch_size=8, format="png")
+    rows = [row(noise(i), str(i)) for i in range(11)]
+    together = process(made, rows[:8]) + process(made, rows[8:])
+    alone = [process(made, [r])[0] for r in rows]
+    assert [o["image_sha256"] for o in together] == [o["image_sha256"] for o in alone]
+    assert {shape[0] for shape in made._network.shapes} == {8}
+
+
+def test_quality_measures_by_hand() -> None:
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    pixels[0] = 255
+    brightness, contrast, saturated = measure(pixels)
+    assert (brightness, contrast, saturated) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("gain", "reason"),
+    [(0.0, "black_output"), (50.0, "saturated_output"), (float("nan"), "not_finite_output")],
+)
+def test_a_useless_output_is_rejected_with_its_reason(
+    stage: Any, gain: float, reason: str
+) -> None:
+    (out,) = process(stage(gain), [row(noise())])
+    assert out["status"] == "rejected" and out["reason"] == reason
+    assert out["decided_by"] == "normalize" and "image" not in out
+
+
+def test_a_flat_output_is_rejected(stage: Any) -> None:
+    (out,) = process(stage(), [row(np.full((24, 24, 3), 90, np.uint8))])
+    assert out["reason"] == "flat_output"
+
+
+def test_one_bad_picture_does_not_cost_its_batch(stage: Any) -> None:
+    rows = [row(noise(i), str(i)) for i in range(4)]
+    rows[1]["image"]["bytes"] = rows[1]["image"]["bytes"][:200]
+    rows[2] = {**rows[2], "status": "rejected", "reason": "no_face", "image": None}
+    out = process(stage(), rows)
+    assert [o["status"] for o in out] == ["ok", "failed", "rejected", "ok"]
+    assert [o["decided_by"] for o in out] == ["normalize", "normalize", "align", "normalize"]
+    assert out[1]["reason"] == "truncated"
+
+
+def test_bf16_stays_close_and_jpeg_quality_counts(stage: Any) -> None:
+    pixels = noise()
+    (out,) = process(stage(format="png", precision="bf16"), [row(pixels)])
+    made = np.asarray(Image.open(io.BytesIO(out["image"]["bytes"]))).astype(int)
+    assert np.abs(made - pixels).max() <= 2
+    small = process(stage(quality=20), [row(pixels)])[0]["image"]["bytes"]
+    large = process(stage(quality=98), [row(pixels)])[0]["image"]["bytes"]
+    assert len(small) < len(large) / 2
+
+
+def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
+    def opened(**settings: Any) -> None:
+        Normalize(NormalizeConfig(**settings)).open()
+
+    with pytest.raises(InputError, match="did you mean 'compact'"):
+        opened(network="compcat")
+    with pytest.raises(InputError, match="use auto, cpu, cuda"):
+        opened(device="abacus")
+    with pytest.raises(InputError, match="use auto, cpu, cuda"):
+        opened(device="mps")
+    with pytest.raises(InputError, match="set normalize.device=cpu"):
+        opened(device="cuda:99")
+    with pytest.raises(InputError, match="no weights"):
+        opened(weights=str(tmp_path / "absent.safetensors"))
+    with pytest.raises(ValueError, match="plain folder name"):
+        NormalizeConfig(variant="../up")
+
+
+def test_sample_error_refuses_unknown_reasons() -> None:
+    with pytest.raises(ValueError, match="vocabulary"):
+        SampleError("bad_hair_day")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_cuda_agrees_with_cpu_within_one_level(stage: Any) -> None:
+    pixels = noise()
+    results = []
+    for device in ("cpu", "cuda"):
+        (out,) = process(stage(format="png", device=device), [row(pixels)])
+        results.append(np.asarray(Image.open(io.BytesIO(out["image"]["bytes"]))).astype(int))
+    assert np.abs(results[0] - results[1]).max() <= 1
