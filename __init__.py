@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .pipeline.dataset import ShardDataset, open_dataset
+    from .pipeline.dataset import ShardDataset, collate, open_dataset
     from .pipeline.errors import NormpipeError
 
 __version__ = "0.1.0"
@@ -15,10 +15,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "open_dataset": ".pipeline.dataset",
     "ShardDataset": ".pipeline.dataset",
+    "collate": ".pipeline.dataset",
     "NormpipeError": ".pipeline.errors",
 }
 
-__all__ = ["NormpipeError", "ShardDataset", "__version__", "open_dataset"]
+__all__ = ["NormpipeError", "ShardDataset", "__version__", "collate", "open_dataset"]
 
 
 def __getattr__(name: str) -> Any:

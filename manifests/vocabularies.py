@@ -61,7 +61,6 @@ EMOTION_SYNONYMS = {
     "afraid": "fear",
     "disgusted": "disgust",
     "angry": "anger",
-    "none": "neutral",
 }
 
 #: Action units of the Facial Action Coding System that normpipe names (Ekman & Friesen 1978).

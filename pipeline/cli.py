@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -43,7 +43,8 @@ def handled(command: Command) -> Command:
             return command(*args, **kwargs)
         except (Interrupted, KeyboardInterrupt):
             typer.echo(
-                "normpipe: stopped; what is finished is kept. Run the same command to go on.", err=True
+                "normpipe: stopped; what is finished is kept. Run the same command to go on.",
+                err=True,
             )
             raise typer.Exit(AGAIN) from None
         except NormpipeError as error:
@@ -60,7 +61,9 @@ OutputArgument = Annotated[Path, typer.Argument(help="output folder of a run")]
 @handled
 def run(
     job_file: Annotated[Path | None, typer.Argument(help="job file (.toml)")] = None,
-    input: Annotated[Path | None, typer.Option(help="folder of images, or .csv/.parquet list")] = None,
+    input: Annotated[
+        Path | None, typer.Option(help="folder of images, or .csv/.parquet list")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="output folder")] = None,
     dataset: Annotated[str | None, typer.Option(help="first part of every key")] = None,
     stage: Annotated[str | None, typer.Option(help="run this stage alone")] = None,
@@ -71,12 +74,14 @@ def run(
     max_rejected: Annotated[
         float | None, typer.Option(help="stop when this share is rejected or failed")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan; write nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the plan; write nothing")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
     retry_failed: Annotated[bool, typer.Option(help="redo shards that hold failed rows")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="warnings and errors only")] = False,
 ) -> None:
-    """Run the job: ingest, align, normalize, pair. Kill it at any time; the same command goes on."""
+    """Run the job: ingest, align, normalize, pair. Killed, the same command goes on."""
     start_logging(quiet)
     overrides = list(set or [])
     if limit is not None:
@@ -108,7 +113,9 @@ def identity(job: Job, flow: list[Stage]) -> dict[str, str]:
     }
 
 
-def select(flow: list[Stage], only: str | None, first: str | None, until: str | None) -> list[Stage]:
+def select(
+    flow: list[Stage], only: str | None, first: str | None, until: str | None
+) -> list[Stage]:
     """Return the stages to run. Raises InputError for an unknown name or an empty choice."""
     names = [stage.name for stage in flow]
     if only is not None and (first is not None or until is not None):
@@ -119,11 +126,13 @@ def select(flow: list[Stage], only: str | None, first: str | None, until: str | 
     start = names.index(only or first or names[0])
     end = names.index(only or until or names[-1])
     if end < start:
-        raise InputError(f"--until {until} comes before --from {first}: the order is {', '.join(names)}")
+        raise InputError(
+            f"--until {until} comes before --from {first}: the order is {', '.join(names)}"
+        )
     return flow[start : end + 1]
 
 
-def execute(job: Job, flow: list[Stage], selected: list[Stage], options: Options) -> None:
+def execute(job: Job, flow: Sequence[Stage], selected: Sequence[Stage], options: Options) -> None:
     """Run stages with signals handled: the first one stops cleanly, a second one at once."""
     runner = Runner(job.output, flow, job.run, options)
 
@@ -179,7 +188,11 @@ def verify(
             typer.echo(line)
         typer.echo(
             f"{report.shards} shards, {report.rows} rows, {report.bytes:,} bytes: "
-            + (f"{len(report.differences)} differences" if report.differences else "all as recorded")
+            + (
+                f"{len(report.differences)} differences"
+                if report.differences
+                else "all as recorded"
+            )
         )
     if report.differences:
         raise typer.Exit(DIFFERENCES)
@@ -224,7 +237,12 @@ def demo(
 
     start_logging(False)
     photographs = sample_list(output / "photographs")
-    job = load_job(None, {"input": photographs, "output": output / "job", "dataset": "samples"}, ["ingest.au_columns=intensity"], CONFIGS)
+    job = load_job(
+        None,
+        {"input": photographs, "output": output / "job", "dataset": "samples"},
+        ["ingest.au_columns=intensity"],
+        CONFIGS,
+    )
     flow = build_flow(job)
     execute(job, flow, flow, Options(identity=identity(job, flow)))
     finish(job)
@@ -235,12 +253,12 @@ def start_logging(quiet: bool) -> None:
     """Log plain lines to stderr."""
     # Made anew, for stderr may be another than at the last call (in tests, in notebooks).
     log.handlers[:] = [logging.StreamHandler(sys.stderr)]
-    log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def main() -> None:
     """Run the command line."""
-    from . import cli_training  # noqa: F401 - its commands join ``app``
+    from . import cli_training
 
+    cli_training.register()
     app(prog_name="normpipe")

@@ -12,7 +12,9 @@ from .config import load_job
 from .errors import InputError
 from .runner import Options
 
-JobFile = Annotated[Path | None, typer.Argument(help="job file (.toml) with a table for this command")]
+JobFile = Annotated[
+    Path | None, typer.Argument(help="job file (.toml) with a table for this command")
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="stage.key=value, repeatable")]
 
 
@@ -25,7 +27,6 @@ def _configs() -> dict[str, type[BaseModel]]:
     return {"synthesize": SynthesizeConfig, "fit_normalizer": FitNormalizerConfig}
 
 
-@app.command()
 @handled
 def synthesize(
     job_file: JobFile = None,
@@ -55,12 +56,13 @@ def synthesize(
     job = load_job(job_file, {"output": output}, overrides, _configs())
     config: Any = job.stage("synthesize")
     flow = [PlanPairs(config), Synthesize(config)]
-    execute(job, flow, flow, Options(overwrite, identity={"dataset": "synth", "input": "synthesize"}))
+    execute(
+        job, flow, flow, Options(overwrite, identity={"dataset": "synth", "input": "synthesize"})
+    )
     typer.echo(table(status(job.output)))
     typer.echo(f"pairs: {job.output / 'pairs'}")
 
 
-@app.command("fit-normalizer")
 @handled
 def fit_normalizer(
     job_file: JobFile = None,
@@ -79,3 +81,9 @@ def fit_normalizer(
     result = fit(job.stage("fit_normalizer"), folders, job.output)
     typer.echo(f"weights: {result.weights}")
     typer.echo(f"scores: {result.weights.with_suffix('.json')}")
+
+
+def register() -> None:
+    """Add these commands to the command line."""
+    app.command("synthesize")(synthesize)
+    app.command("fit-normalizer")(fit_normalizer)

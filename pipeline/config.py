@@ -26,7 +26,10 @@ class RunConfig(BaseModel):
     )
     retries: int = Field(2, ge=0, description="tries of a broken shard before it is quarantined")
     max_rejected: float = Field(
-        1.0, ge=0, le=1, description="stop when this share of a stage's inputs is rejected or failed"
+        1.0,
+        ge=0,
+        le=1,
+        description="stop when this share of a stage's inputs is rejected or failed",
     )
     log_seconds: float = Field(
         10.0, gt=0, description="seconds between log lines when there is no terminal"
@@ -102,12 +105,13 @@ def _read(file: Path) -> dict[str, Any]:
     for key in ("input", "output"):
         if isinstance(values.get(key), str):
             values[key] = file.parent / values[key]
+    ingest = values.get("ingest")
+    if isinstance(ingest, dict) and ingest.get("root"):
+        ingest["root"] = file.parent / str(ingest["root"])
     return values
 
 
-def _apply(
-    values: dict[str, Any], override: str, known: Mapping[str, type[BaseModel]]
-) -> None:
+def _apply(values: dict[str, Any], override: str, known: Mapping[str, type[BaseModel]]) -> None:
     """Put one ``stage.key=value`` into the job's values; the value is TOML, or else a string."""
     name, equals, text = override.partition("=")
     if not equals:
@@ -120,7 +124,9 @@ def _apply(
     if not dot:
         raise InputError(f"--set {override}: expected stage.key=value, such as align.size_px=224")
     if table not in ("run", *known):
-        raise InputError(f"--set {override}: unknown stage '{table}'{nearest(table, ['run', *known])}")
+        raise InputError(
+            f"--set {override}: unknown stage '{table}'{nearest(table, ['run', *known])}"
+        )
     section = values.setdefault(table, {})
     if not isinstance(section, dict):
         raise InputError(f"'{table}' in the job file must be a table: [{table}]")

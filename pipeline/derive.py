@@ -97,11 +97,11 @@ def _card(stage: Stage, manifest: dict[str, Any]) -> str:
         "import datasets",
         f'rows = datasets.load_dataset("{_last(stage.writes)}", split="train")   # this folder',
         "import normpipe",
-        f'rows = normpipe.open_dataset("{_last(stage.writes)}")   # rows that are ok, labels joined',
+        f'rows = normpipe.open_dataset("{_last(stage.writes)}")   # ok rows, labels joined',
         "```",
         "",
         f"{sums['rows']} rows from {sums['inputs']} inputs in {sums['shards']} shards, "
-        f"{sums['bytes']:,} bytes. Every input has a row; `status` is `ok`, `rejected` or `failed`.",
+        f"{sums['bytes']:,} bytes. Every input has a row: `ok`, `rejected` or `failed`.",
         "",
         "| status | rows |",
         "|---|---|",

@@ -1,5 +1,7 @@
 """The errors a user can cause, and the two that the engine acts on."""
 
+from difflib import get_close_matches
+
 from ..manifests.vocabularies import REASONS
 
 
@@ -31,8 +33,6 @@ class SampleError(Exception):
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known word nearest to ``word``, or the known ones."""
-    from difflib import get_close_matches
-
+    """Return ``"; did you mean 'x'?"``, or all known words where none is near ``word``."""
     match = get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(sorted(known))}"

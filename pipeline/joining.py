@@ -61,9 +61,7 @@ class JoinWorker:
                 self._context.stop.check()
                 writer.add_table(table)
             record = writer.commit(wanted, None)
-        self._context.progress.advance(
-            self._stage.name, record.inputs, Counter(record.statuses)
-        )
+        self._context.progress.advance(self._stage.name, record.inputs, Counter(record.statuses))
         self._context.committed(self._stage.name, record)
 
     def _input(self, name: str, number: int) -> pa.Table:

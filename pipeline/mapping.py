@@ -61,9 +61,7 @@ class Batch(NamedTuple):
     futures: list[Future[Any]]
 
 
-def read_batches(
-    folder: ShardFolder, number: int, size: int
-) -> Iterator[list[Row]]:
+def read_batches(folder: ShardFolder, number: int, size: int) -> Iterator[list[Row]]:
     """Yield a shard's rows in batches of ``size``, a row group in memory at a time."""
     rest: list[Row] = []
     with pq.ParquetFile(folder.shard(number)) as file:
@@ -152,7 +150,9 @@ class MapWorker:
         """Start and return the threads; they end when the feed does, or with the job's stop."""
         threads = [
             threading.Thread(
-                target=guarded, args=(loop, self._context.stop), name=f"{self._stage.name}-{loop.__name__}"
+                target=guarded,
+                args=(loop, self._context.stop),
+                name=f"{self._stage.name}-{loop.__name__}",
             )
             for loop in (self._read, self._compute, self._write)
         ]
@@ -256,7 +256,10 @@ class MapWorker:
         again = self._tries[number] <= self._context.retries
         log.warning(
             "%s: shard %d broke (%s: %s), %s",
-            self._stage.name, number, type(error).__name__, one_line(error),
+            self._stage.name,
+            number,
+            type(error).__name__,
+            one_line(error),
             "trying again" if again else "quarantined: its rows are failed(quarantined)",
         )
         if again:

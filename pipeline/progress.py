@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ class _Lane:
     counts: Counter[str] = field(default_factory=lambda: Counter[str]())
     inputs: int = 0
     spoke: float = 0.0
-    bar: "tqdm[None] | None" = None
+    bar: "tqdm[Any] | None" = None
 
 
 class Progress:

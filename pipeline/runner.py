@@ -139,8 +139,12 @@ class Runner:
         self._refuse_stale(stages)
         with ThreadPoolExecutor(self._settings.threads, "pool") as pool:
             context = Context(
-                self._stop, pool, self._progress, self._settings.prefetch,
-                self._settings.retries, self._watch_rejected,
+                self._stop,
+                pool,
+                self._progress,
+                self._settings.prefetch,
+                self._settings.retries,
+                self._watch_rejected,
             )
             threads = self._start(stages, context)
             for thread in threads:
@@ -177,15 +181,16 @@ class Runner:
         if isinstance(stage, JoinStage):
             return JoinWorker(stage, self.root, feed, wanted, context)
         if isinstance(stage, MapStage):
-            folders = (ShardFolder(self.root / stage.reads[0]), ShardFolder(self.root / stage.writes))
+            folders = (
+                ShardFolder(self.root / stage.reads[0]),
+                ShardFolder(self.root / stage.writes),
+            )
             return MapWorker(stage, folders, (feed, next_feed), wanted, context)
         raise TypeError(f"{stage.name} is no stage that the engine can run")
 
     def _wanted(self, stage: Stage, number: int) -> str | None:
         """Return the fingerprint of a shard to make; None where it is committed and current."""
-        mark = fingerprint(
-            self._descriptions[stage.name], input_digests(self.root, stage, number)
-        )
+        mark = fingerprint(self._descriptions[stage.name], input_digests(self.root, stage, number))
         record = ShardFolder(self.root / stage.writes).record(number)
         if record is not None and current(record, mark, self._options.retry_failed):
             self._count(stage.name, record)
@@ -262,6 +267,8 @@ def read_job(root: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise InputError(f"{root} holds no normpipe job (no job.json): give the --output of a run") from None
+        raise InputError(
+            f"{root} holds no normpipe job (no job.json): give the --output of a run"
+        ) from None
     except (ValueError, NotADirectoryError) as error:
         raise InputError(f"{path} cannot be read ({error}): restore it, or start over") from None

@@ -270,8 +270,8 @@ def _layout(schema: pa.Schema) -> dict[str, Any]:
     others = [field.name for field in schema if field.name not in images]
     return {
         "compression": {
-            **{name: "NONE" for name in paths},
-            **{name: "ZSTD" for name in _leaves(schema, others)},
+            **dict.fromkeys(paths, "NONE"),
+            **dict.fromkeys(_leaves(schema, others), "ZSTD"),
         },
         "use_dictionary": _leaves(schema, others),
         "write_statistics": others,

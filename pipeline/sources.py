@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from .errors import InputError
+from .labels import LABELS_FILE, read_labels
 from .plan import fingerprint
 from .shards import ShardFolder, ShardWriter, write_table
 from .stage import Scan, SourceStage
@@ -43,16 +44,17 @@ def run_source(
     for i in range(0, rows.num_rows, stage.shard_rows):
         _write(stage, folder, first + i // stage.shard_rows, rows.slice(i, stage.shard_rows), mark)
     if scan.labels is not None:
-        write_table(root / "labels.parquet", scan.labels)
+        write_table(root / LABELS_FILE, _all_labels(root / LABELS_FILE, scan))
     log.info(
         "%s: %d inputs, %d of them new, in %d shards",
-        stage.name, scan.rows.num_rows, rows.num_rows, len(folder.records()),
+        stage.name,
+        scan.rows.num_rows,
+        rows.num_rows,
+        len(folder.records()),
     )
 
 
-def _write(
-    stage: SourceStage, folder: ShardFolder, number: int, rows: pa.Table, mark: str
-) -> None:
+def _write(stage: SourceStage, folder: ShardFolder, number: int, rows: pa.Table, mark: str) -> None:
     with ShardWriter(folder, number, stage.schema) as writer:
         for i in range(0, rows.num_rows, _GROUP):
             writer.add_table(rows.slice(i, _GROUP).cast(stage.schema))
@@ -97,9 +99,21 @@ def _new_rows(
         log.warning(
             "%s: %d ingested inputs are no longer there; their finished rows stay, the others "
             "become failed(missing_file)",
-            stage.name, gone,
+            stage.name,
+            gone,
         )
     return scan.rows.take(_places(i for key, i in place.items() if key not in known))
+
+
+def _all_labels(path: Path, scan: Scan) -> pa.Table:
+    """Return the scan's labels, and behind them those that a limited scan did not look at."""
+    labels = scan.labels
+    if scan.complete or labels is None or not path.is_file():
+        return labels
+    old = read_labels(path)
+    seen = set(labels["key"].to_pylist())
+    rest = [i for i, key in enumerate(old["key"].to_pylist()) if key not in seen]
+    return pa.concat_tables([labels, old.take(_places(rest))], promote_options="permissive")
 
 
 def _places(numbers: Iterable[int]) -> pa.Array:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from ..manifests.vocabularies import status_of
 
@@ -28,6 +28,19 @@ class StageConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: Any) -> Any:
+        """Take ``""`` for a setting that may be unset as unset: TOML has no null."""
+        if not isinstance(values, dict):
+            return values
+        unset = {
+            n
+            for n, info in cls.model_fields.items()
+            if not info.is_required() and info.default is None
+        }
+        return {n: v for n, v in values.items() if not (v == "" and n in unset)}
 
     def shaping(self) -> dict[str, Any]:
         """Return the settings that shape results, ready for JSON."""
@@ -48,7 +61,8 @@ class Stage(ABC):
     version: ClassVar[int] = 1
     #: Distributions whose version shapes the bytes.
     libraries: ClassVar[tuple[str, ...]] = ("pyarrow",)
-    config: StageConfig
+    #: The stage's StageConfig; each stage names its own class (a mutable attribute may not narrow).
+    config: Any
     #: Folders of the datasets it reads and writes, relative to the output folder.
     reads: tuple[str, ...] = ()
     writes: str

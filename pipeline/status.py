@@ -45,8 +45,12 @@ def table(state: dict[str, Any]) -> str:
     head = ["stage", "dataset", "done", "left", "ok", "rejected", "failed", "MB"]
     rows = [
         [
-            stage["stage"], stage["dataset"], *(str(stage[name]) for name in (
-                "inputs_done", "inputs_left", "ok", "rejected", "failed")),
+            stage["stage"],
+            stage["dataset"],
+            *(
+                str(stage[name])
+                for name in ("inputs_done", "inputs_left", "ok", "rejected", "failed")
+            ),
             f"{stage['bytes'] / 1e6:.1f}",
         ]
         for stage in state["stages"]

@@ -100,9 +100,7 @@ def _check(folder: ShardFolder, record: ShardRecord) -> list[str]:
     return lines
 
 
-def _balance(
-    root: Path, folder: ShardFolder, record: ShardRecord, damaged: set[Path]
-) -> list[str]:
+def _balance(root: Path, folder: ShardFolder, record: ShardRecord, damaged: set[Path]) -> list[str]:
     """Return whether every input key of the shard's source is there, and none besides."""
     reads = (read_description(folder) or {}).get("reads") or []
     if not reads:

@@ -34,7 +34,9 @@ def sample_list(folder: Path) -> Path:
             writer.writeheader()
             writer.writerows(rows)
     except OSError as error:
-        raise OutputError(f"cannot write the demo's samples to {folder}: {error.strerror}") from None
+        raise OutputError(
+            f"cannot write the demo's samples to {folder}: {error.strerror}"
+        ) from None
     return folder / "labels.csv"
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ..pipeline.errors import InputError
-from .networks.checkpoint import save_tensors
+from .networks.checkpoint import save_tensors, weights_digest
 from .networks.compact import CompactNormalizer, standardize
 from .training.losses import ExpressionLoss, PictureLoss
 from .training.pictures import Batches, PairCache, load_pairs
@@ -93,8 +93,17 @@ def fit(config: FitNormalizerConfig, data: list[Path], output: Path) -> FitResul
     weights = output / "compact.safetensors"
     notes = {"network": "compact", "expression_names": ",".join(train.expression_names)}
     save_tensors(network.state_dict(), weights, notes)
-    recipe = {"recipe": config.model_dump(mode="json"), "pairs": len(train), "scores": scores}
-    write_json(output / "compact.json", recipe)
+    card = {
+        "sha256": weights_digest(weights),
+        "recipe": config.model_dump(mode="json"),
+        "training": {
+            "pairs": len(train),
+            "target_pictures": len(train.target_of),
+            "identities": len(np.unique(train.identity)),
+        },
+        "scores": scores,
+    }
+    write_json(output / "compact.json", card)
     return FitResult(weights, scores)
 
 

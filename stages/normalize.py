@@ -40,7 +40,7 @@ class NormalizeConfig(StageConfig):
     )
     device: str = Field(
         "auto",
-        description="auto (a GPU if there is one), cpu, cuda or cuda:N; what is not there is an error",
+        description="auto (a GPU if there is one), cpu, cuda or cuda:N; none there is an error",
         json_schema_extra={"shapes_results": False},  # the device class does
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="fp32 or bf16")
@@ -54,7 +54,10 @@ class NormalizeConfig(StageConfig):
         0.02, ge=0, le=1, description="below this standard deviation (0-1) it is rejected as flat"
     )
     max_saturated: float = Field(
-        0.5, ge=0, le=1, description="above this share of clipped pixels it is rejected as saturated"
+        0.5,
+        ge=0,
+        le=1,
+        description="above this share of clipped pixels it is rejected as saturated",
     )
 
     @field_validator("variant")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageOps
 
@@ -13,6 +13,9 @@ from ..pipeline.commit import write_bytes
 from ..pipeline.errors import InputError
 from ..pipeline.runner import read_job
 from ..pipeline.shards import ShardFolder
+
+# pyarrow makes these functions at run time; no type checker sees them.
+pc: Any = pyarrow.compute
 
 #: Side of a picture on the sheet, and faces beside each other.
 TILE_PX = 144
@@ -54,7 +57,11 @@ def _variant(root: Path, variant: str | None) -> ShardFolder:
 
 
 def _triple(
-    root: Path, job: dict[str, Any], aligned: ShardFolder, normalized: ShardFolder, pick: dict[str, Any]
+    root: Path,
+    job: dict[str, Any],
+    aligned: ShardFolder,
+    normalized: ShardFolder,
+    pick: dict[str, Any],
 ) -> list[Image.Image | None]:
     """Return original, aligned and normalized picture of one row (None: no longer there)."""
     row = _find(aligned, pick["shard"], pick["key"])

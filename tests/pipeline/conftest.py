@@ -1,5 +1,7 @@
-"""The real job, small: the package's samples, the embedded detector, a network of random weights."""
+"""The real job, small: the package's samples, the embedded detector, random weights."""
 
+import logging
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -8,6 +10,13 @@ import torch
 
 from normpipe.stages.networks.checkpoint import save_tensors
 from normpipe.stages.networks.compact import CompactNormalizer
+
+
+@pytest.fixture(autouse=True)
+def _plain_logging() -> Iterator[None]:
+    """Take away the handlers that commands add: they hold on to a stderr that is gone."""
+    yield
+    logging.getLogger("normpipe").handlers.clear()
 
 
 @pytest.fixture(scope="session")

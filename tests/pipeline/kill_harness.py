@@ -79,7 +79,11 @@ def main(workdir: Path, kills: int, seed: int, *settings: str) -> None:
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         killed += os.WIFSIGNALED(status)
-        before = {n: d for n, d in digests(output).items() if n.endswith(".json") and "records/" in n} if output.exists() else {}
+        before = (
+            {n: d for n, d in digests(output).items() if n.endswith(".json") and "records/" in n}
+            if output.exists()
+            else {}
+        )
         partial += 0 < len(before) < sum("records/" in name for name in expected)
         # A record is a promise: what it speaks of must be there, and stay as it is.
         wrong = [n for n, d in before.items() if expected.get(n) != d]

@@ -78,7 +78,11 @@ def test_stages_one_by_one_equal_the_whole_run(
     tmp_path: Path, settings: list[str], finished: Path
 ) -> None:
     parts = tmp_path / "parts"
-    steps = [("--stage", "ingest"), ("--from", "align", "--until", "normalize"), ("--stage", "pair")]
+    steps = [
+        ("--stage", "ingest"),
+        ("--from", "align", "--until", "normalize"),
+        ("--stage", "pair"),
+    ]
     for step in steps:
         result = call("run", *settings, "--output", parts, *step)
         assert result.exit_code == 0, result.stderr
@@ -130,13 +134,28 @@ def test_variants_lie_side_by_side_and_pair_one_to_n(
     tmp_path: Path, settings: list[str], finished: Path
 ) -> None:
     result = call(
-        "run", *settings, "--output", finished, "--stage", "normalize",
-        "--set", "normalize.variant=png", "--set", "normalize.format=png",
+        "run",
+        *settings,
+        "--output",
+        finished,
+        "--stage",
+        "normalize",
+        "--set",
+        "normalize.variant=png",
+        "--set",
+        "normalize.format=png",
     )
     assert result.exit_code == 0, result.stderr
     result = call(
-        "run", *settings, "--output", finished, "--stage", "pair", "--overwrite",
-        "--set", 'pair.variants=["compact", "png"]',
+        "run",
+        *settings,
+        "--output",
+        finished,
+        "--stage",
+        "pair",
+        "--overwrite",
+        "--set",
+        'pair.variants=["compact", "png"]',
     )
     assert result.exit_code == 0, result.stderr
     folder = ShardFolder(finished / "pairs")
@@ -149,9 +168,17 @@ def test_materialized_pairs_carry_pictures_and_labels(
     tmp_path: Path, samples: Path, random_weights: Path
 ) -> None:
     result = call(
-        "run", "--input", samples / "labels.csv", "--output", tmp_path / "out",
-        "--set", "ingest.au_columns=intensity", "--set", "pair.materialize=true",
-        "--set", f"normalize.weights={random_weights}",
+        "run",
+        "--input",
+        samples / "labels.csv",
+        "--output",
+        tmp_path / "out",
+        "--set",
+        "ingest.au_columns=intensity",
+        "--set",
+        "pair.materialize=true",
+        "--set",
+        f"normalize.weights={random_weights}",
     )
     assert result.exit_code == 0, result.stderr
     rows = pq.read_table(tmp_path / "out/pairs/shard-00000.parquet").to_pylist()
@@ -162,9 +189,7 @@ def test_materialized_pairs_carry_pictures_and_labels(
     assert {row["emotion"] for row in good} >= {"happiness", "surprise", "anger"}
 
 
-def test_bad_outputs_are_rejected_with_their_reason(
-    tmp_path: Path, samples: Path
-) -> None:
+def test_bad_outputs_are_rejected_with_their_reason(tmp_path: Path, samples: Path) -> None:
     from normpipe.stages.networks.compact import CompactNormalizer
 
     network = CompactNormalizer()
@@ -175,7 +200,9 @@ def test_bad_outputs_are_rejected_with_their_reason(
         weights = tmp_path / f"{reason}.safetensors"
         save_tensors(state, weights, {})
         out = tmp_path / reason
-        result = call("run", "--input", samples, "--output", out, "--set", f"normalize.weights={weights}")
+        result = call(
+            "run", "--input", samples, "--output", out, "--set", f"normalize.weights={weights}"
+        )
         assert result.exit_code == 0, result.stderr
         reasons = json.loads(call("status", out, "--json").stdout)["stages"][2]["reasons"]
         assert reasons["normalize"] == {reason: 24}
@@ -200,7 +227,9 @@ def test_bad_input_is_one_line(tmp_path: Path, settings: list[str], random_weigh
     refused(call("run", *settings, "--output", out, "--set", "normalize.device=cuda:7"), "cuda:7")
     refused(call("run", *settings, "--output", out, "--stage", "aline"), "'align'")
     refused(call("run", *settings, "--output", out, "--from", "pair", "--until", "align"), "order")
-    refused(call("run", *settings, "--output", out, "--stage", "pair", "--from", "align"), "--stage")
+    refused(
+        call("run", *settings, "--output", out, "--stage", "pair", "--from", "align"), "--stage"
+    )
     refused(call("status", tmp_path), "no normpipe job")
     refused(call("verify", tmp_path / "nowhere"), "no normpipe job")
     refused(call("sheet", tmp_path), "no normpipe job")
@@ -235,7 +264,8 @@ def test_output_of_another_job_is_refused(
     refused(call("run", *settings, "--output", foreign), "choose another --output")
     refused(
         call("run", *settings, "--output", finished, "--set", "align.size_px=64"),
-        "size_px: 224 → 64", "--overwrite",
+        "size_px: 224 → 64",
+        "--overwrite",
     )
     assert _digests(finished) == before
 
@@ -271,10 +301,18 @@ def test_max_rejected_stops_the_job(tmp_path: Path, random_weights: Path) -> Non
         Image.new("RGB", (120, 120), (90, 90, 90)).save(folder / f"{i}.png")
     line = refused(
         call(
-            "run", "--input", folder, "--output", tmp_path / "out", "--max-rejected", "0.2",
-            "--set", f"normalize.weights={random_weights}",
+            "run",
+            "--input",
+            folder,
+            "--output",
+            tmp_path / "out",
+            "--max-rejected",
+            "0.2",
+            "--set",
+            f"normalize.weights={random_weights}",
         ),
-        "--max-rejected 0.2", "6 of 6",
+        "--max-rejected 0.2",
+        "6 of 6",
     )
     assert "normpipe status" in line
 

@@ -12,7 +12,9 @@ from normpipe.stages import CONFIGS
 def test_file_then_command_line_then_overrides(tmp_path: Path) -> None:
     file = tmp_path / "job.toml"
     file.write_text('input = "photos"\noutput = "out"\n[align]\nsize_px = 96\nquality = 80\n')
-    job = load_job(file, {"output": Path("elsewhere")}, ["align.size_px=128", "run.retries=0"], CONFIGS)
+    job = load_job(
+        file, {"output": Path("elsewhere")}, ["align.size_px=128", "run.retries=0"], CONFIGS
+    )
     assert job.input == tmp_path / "photos"
     assert job.output == Path("elsewhere")
     assert job.dataset == "photos"
@@ -64,7 +66,8 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
         for key in set(model.model_fields) - set(model().shaping())
     }
     assert hidden == {
-        "ingest.limit", "ingest.extensions", "ingest.follow_symlinks", "ingest.class_per_folder", "ingest.root", "ingest.path_column",
+        "ingest.limit", "ingest.extensions", "ingest.follow_symlinks", "ingest.class_per_folder",
+        "ingest.root", "ingest.path_column",
         "ingest.columns", "ingest.au_columns", "ingest.au_missing", "ingest.emotion_names",
         "ingest.valence_arousal_missing", "align.pack", "align.model_root", "align.device",
         "normalize.weights", "normalize.variant", "normalize.device",

@@ -19,7 +19,10 @@ def test_killed_at_20_random_instants_the_result_is_the_same(
 ) -> None:
     done = subprocess.run(
         [sys.executable, str(HARNESS), str(tmp_path), "20", "1", *settings],
-        capture_output=True, text=True, timeout=500, check=False,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,6 @@ def test_a_pipe_gets_plain_lines_with_rate_time_left_and_verdicts(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "normpipe")
-    logging.getLogger("normpipe").propagate = True
     progress = Progress(log_seconds=0.000001, bars=False)
     progress.begin("align", 10)
     progress.skip("align", 4)

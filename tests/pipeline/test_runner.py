@@ -216,7 +216,10 @@ def test_stop_keeps_what_is_committed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     stages = flow([f"n{i}" for i in range(200)])
     runner = Runner(
-        out, stages, RunConfig(threads=1), Options(identity={"dataset": "toy", "input": "here"}),
+        out,
+        stages,
+        RunConfig(threads=1),
+        Options(identity={"dataset": "toy", "input": "here"}),
         Progress(bars=False),
     )
     original, seen = runner._watch_rejected, threading.Event()

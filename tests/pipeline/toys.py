@@ -140,4 +140,6 @@ class ToyJoin(JoinStage):
         left, right = inputs
         keys = set(right["key"].to_pylist())
         rows = [{**row, "both": row["key"] in keys} for row in left.to_pylist()]
-        return [pa.Table.from_pylist([{n: r[n] for n in self.schema.names} for r in rows], self.schema)]
+        return [
+            pa.Table.from_pylist([{n: r[n] for n in self.schema.names} for r in rows], self.schema)
+        ]

@@ -10,6 +10,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
+from pydantic import ValidationError
+from skimage.data import astronaut
+
 from normpipe.manifests.schema import ALIGNED
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.mapping import process
@@ -17,9 +21,6 @@ from normpipe.stages.align import Align, AlignConfig, choose
 from normpipe.stages.faces import geometry as G
 from normpipe.stages.faces.detectors import Detection
 from normpipe.stages.faces.pixels import Limits, decode
-from PIL import Image
-from pydantic import ValidationError
-from skimage.data import astronaut
 
 ASSETS = Path(os.environ.get("NORMPIPE_TEST_ASSETS", Path(__file__).parents[2] / "../shared"))
 # Pupils, nose tip, mouth corners of scikit-image's photograph, read off an enlargement by eye.

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage.data import astronaut
+
 from normpipe.pipeline.errors import InputError, SampleError
 from normpipe.stages.faces import geometry, onnx
 from normpipe.stages.faces.detectors import DETECTORS, Canvas, Detection, DetectorSettings
@@ -19,7 +21,6 @@ from normpipe.stages.faces.detectors.insightface import SIDE_PX, InsightFace, fi
 from normpipe.stages.faces.detectors.opencv import OpenCV, plausible_eyes
 from normpipe.stages.faces.detectors.supplied import Supplied
 from normpipe.stages.faces.pixels import Limits, decode
-from skimage.data import astronaut
 
 ASSETS = Path(os.environ.get("NORMPIPE_TEST_ASSETS", Path(__file__).parents[2] / "../shared"))
 # The astronaut's pupils and nose tip, read off an enlargement by eye.
@@ -74,11 +75,9 @@ def drawn(canvas: Canvas, patch: np.ndarray) -> np.ndarray:
 # insightface
 
 
-@pytest.mark.assets
-@pytest.mark.parametrize("padding", [1.0, 2.0, 3.0])
-def test_boxes_and_landmarks_are_insightface_s_own(
-    scrfd: InsightFace, pack: Path, photographs: list[np.ndarray], padding: float
-) -> None:
+@pytest.fixture(scope="module")
+def judge(pack: Path) -> Any:
+    """insightface itself, as its users run it."""
     from insightface.app import FaceAnalysis
 
     judge = FaceAnalysis(
@@ -86,8 +85,18 @@ def test_boxes_and_landmarks_are_insightface_s_own(
         root=str(pack.parents[1]),
         allowed_modules=["detection"],
         providers=["CPUExecutionProvider"],
+        sess_options=onnx.session_options(1),
     )
     judge.prepare(ctx_id=0, det_thresh=0.5, det_size=(SIDE_PX, SIDE_PX))
+    return judge
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize(("padding", "step"), [(1.0, 8), (2.0, 2), (3.0, 8)])
+def test_boxes_and_landmarks_are_insightface_s_own(
+    scrfd: InsightFace, judge: Any, photographs: list[np.ndarray], padding: float, step: int
+) -> None:
+    photographs = photographs[::step]
     compared = 0
     group = np.concatenate([cv2.resize(picture, (200, 260)) for picture in photographs[:3]], axis=1)
     for picture in [*photographs, group, astronaut()]:
@@ -134,8 +143,10 @@ def test_faces_that_fill_their_picture_are_found(
         )
     )
     plain.open()
-    hits = [f for faces in found(plain, photographs) for f in faces if (f.score or 0) >= 0.5]
-    assert len(hits) <= 2  # what the padding is for
+    shown = found(plain, photographs[::4])
+    hits = [f for faces in shown for f in faces if (f.score or 0) >= 0.5]
+    plain.close()
+    assert len(hits) <= 1  # what the padding is for
 
 
 @pytest.mark.assets

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces.facekit import load_facekit
 

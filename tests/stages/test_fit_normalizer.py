@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.fit_normalizer import FitNormalizerConfig, fit
 from normpipe.stages.networks.checkpoint import read_tensors

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from normpipe.stages.faces import geometry as G
 from skimage.transform import SimilarityTransform
+
+from normpipe.stages.faces import geometry as G
 
 SIZE = 224
 coordinate = st.floats(-5000, 5000)

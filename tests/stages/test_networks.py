@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.networks import NETWORKS
 from normpipe.stages.networks.checkpoint import (

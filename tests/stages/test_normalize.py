@@ -91,9 +91,7 @@ def test_quality_measures_by_hand() -> None:
     ("gain", "reason"),
     [(0.0, "black_output"), (50.0, "saturated_output"), (float("nan"), "not_finite_output")],
 )
-def test_a_useless_output_is_rejected_with_its_reason(
-    stage: Any, gain: float, reason: str
-) -> None:
+def test_a_useless_output_is_rejected_with_its_reason(stage: Any, gain: float, reason: str) -> None:
     (out,) = process(stage(gain), [row(noise())])
     assert out["status"] == "rejected" and out["reason"] == reason
     assert out["decided_by"] == "normalize" and "image" not in out
@@ -134,7 +132,7 @@ def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
         opened(device="abacus")
     with pytest.raises(InputError, match="use auto, cpu, cuda"):
         opened(device="mps")
-    with pytest.raises(InputError, match="set normalize.device=cpu"):
+    with pytest.raises(InputError, match=r"set normalize\.device=cpu"):
         opened(device="cuda:99")
     with pytest.raises(InputError, match="no weights"):
         opened(weights=str(tmp_path / "absent.safetensors"))

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from normpipe.pipeline.errors import SampleError
 from normpipe.stages.faces.files import read_source
 from normpipe.stages.faces.pixels import Limits, decode, encode, measures
-from PIL import Image
 
 LIMITS = Limits()
 

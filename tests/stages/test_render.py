@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from normpipe.stages.faces.render.camera import TEMPLATE, five_points, look_through
 from normpipe.stages.faces.render.degrade import degrade
 from normpipe.stages.faces.render.expressions import (

@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
+from pydantic import ValidationError
+
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces.render.expressions import ACTION_UNITS
 from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
-from PIL import Image
-from pydantic import ValidationError
 
 
 @pytest.fixture(scope="module")
