@@ -323,3 +323,43 @@ def _digests(root: Path, pattern: str = "*") -> dict[str, str]:
         for path in sorted(root.rglob(pattern))
         if path.is_file() and path.name != ".normpipe.lock"
     }
+
+
+def test_the_product_opens_without_our_code(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A released folder is found through its card, as strangers will open it."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+    import duckdb
+
+    released = tmp_path / "released"
+    shutil.copytree(finished / "normalized/compact", released)
+    rows = datasets.load_dataset(str(released), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows.num_rows == INPUTS
+    pictures = [row["image"] for row in rows if row["status"] == "ok"]
+    assert len(pictures) == 24 and pictures[0].size == (192, 192)
+    counts = duckdb.sql(
+        f"select status, count(*) from '{released}/shard-*.parquet' group by status order by 1"
+    ).fetchall()
+    assert counts == [("failed", 1), ("ok", 24), ("rejected", 1)]
+
+    import normpipe
+
+    pairs = normpipe.open_dataset(finished)
+    assert len(pairs) == 24
+    item = pairs["samples/person01_happiness.jpg"]
+    assert item["image"].shape == (3, 224, 224) and item["normalized"].shape == (3, 192, 192)
+
+
+def test_threads_and_queues_change_no_byte(
+    tmp_path: Path, settings: list[str], finished: Path
+) -> None:
+    for threads, prefetch in ((1, 1), (5, 4)):
+        out = tmp_path / f"threads-{threads}"
+        result = call(
+            "run", *settings, "--output", out,
+            "--set", f"run.threads={threads}", "--set", f"run.prefetch={prefetch}",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.stderr
+        assert _digests(out) == _digests(finished)
