@@ -92,6 +92,11 @@ def run(
     job = load_job(job_file, given, overrides, CONFIGS)
     if job.input is None:
         raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
+    if job.output.resolve().is_relative_to(job.input.resolve()):
+        raise InputError(
+            f"{job.output} lies inside the input folder, where its pictures would become inputs: "
+            "choose an --output beside it"
+        )
     flow = build_flow(job)
     selected = select(flow, stage, first, until)
     if dry_run:

@@ -230,6 +230,7 @@ def test_bad_input_is_one_line(tmp_path: Path, settings: list[str], random_weigh
     refused(
         call("run", *settings, "--output", out, "--stage", "pair", "--from", "align"), "--stage"
     )
+    refused(call("run", "--input", empty, "--output", empty / "out", *rest), "inside the input")
     refused(call("status", tmp_path), "no normpipe job")
     refused(call("verify", tmp_path / "nowhere"), "no normpipe job")
     refused(call("sheet", tmp_path), "no normpipe job")
