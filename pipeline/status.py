@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .derive import totals
+from .plan import read_description
 from .runner import read_job
 from .shards import ShardFolder
 
@@ -13,7 +14,7 @@ def status(root: Path) -> dict[str, Any]:
     job = read_job(root)
     stages: list[dict[str, Any]] = []
     total: int | None = None
-    for entry in job["flow"]:
+    for entry in _datasets(root, job["flow"]):
         folder = ShardFolder(root / entry["writes"])
         sums = totals(folder.records())
         if total is None:
@@ -38,6 +39,18 @@ def status(root: Path) -> dict[str, Any]:
             }
         )
     return {"output": str(root), "dataset": job.get("dataset"), "stages": stages}
+
+
+def _datasets(root: Path, flow: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the flow's entries, each followed by what its stage wrote under other names."""
+    named = {entry["writes"] for entry in flow}
+    others: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(root.rglob("stage.json")):
+        writes = path.parent.relative_to(root).as_posix()
+        if writes not in named:
+            stage = (read_description(ShardFolder(path.parent)) or {}).get("stage", "?")
+            others.setdefault(stage, []).append({"stage": stage, "writes": writes})
+    return [one for entry in flow for one in [entry, *others.get(entry["stage"], [])]]
 
 
 def table(state: dict[str, Any]) -> str:

@@ -161,6 +161,10 @@ def test_variants_lie_side_by_side_and_pair_one_to_n(
     folder = ShardFolder(finished / "pairs")
     rows = [row for n in folder.records() for row in pq.read_table(folder.shard(n)).to_pylist()]
     assert len(rows) == 2 * INPUTS
+    state = json.loads(call("status", finished, "--json").stdout)
+    assert [s["dataset"] for s in state["stages"]] == [
+        "manifest", "aligned", "normalized/compact", "normalized/png", "pairs",
+    ]  # fmt: skip
     assert sum(row["status"] == "ok" for row in rows) == 48
 
 
