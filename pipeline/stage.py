@@ -60,7 +60,7 @@ class Stage(ABC):
     #: Raised when the same input and settings give other bytes than before.
     version: ClassVar[int] = 1
     #: Distributions whose version shapes the bytes.
-    libraries: ClassVar[tuple[str, ...]] = ("pyarrow",)
+    libraries: tuple[str, ...] = ("pyarrow",)
     #: The stage's StageConfig; each stage names its own class (a mutable attribute may not narrow).
     config: Any
     #: Folders of the datasets it reads and writes, relative to the output folder.

@@ -88,14 +88,11 @@ class Align(MapStage):
 
     name: ClassVar[str] = "align"
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = (
+    libraries: tuple[str, ...] = (
         "pyarrow",
         "pillow",
         "opencv-python",
         "numpy",
-        "insightface",
-        "onnxruntime",
-        "onnxruntime-gpu",
     )
     reads = ("manifest",)
     writes = "aligned"
@@ -112,6 +109,8 @@ class Align(MapStage):
         self._root = root.resolve()
         self._limits = pixels.Limits(config.max_pixels, config.max_bytes)
         self._open = False
+        if config.detector == "insightface":
+            self.libraries = (*self.libraries, "insightface", "onnxruntime", "onnxruntime-gpu")
         self._detector = make_detector(config, threads or len(os.sched_getaffinity(0)))
 
     @property

@@ -130,7 +130,7 @@ class Ingest(SourceStage):
     """
 
     name: ClassVar[str] = "ingest"
-    libraries: ClassVar[tuple[str, ...]] = ("natsort", "pyarrow")
+    libraries: tuple[str, ...] = ("natsort", "pyarrow")
     writes = "manifest"
     schema = MANIFEST
     description = "References to the input images; no pixels."

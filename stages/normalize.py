@@ -78,7 +78,7 @@ class Normalize(MapStage):
 
     name: ClassVar[str] = "normalize"
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ("pyarrow", "pillow", "torch", "numpy")
+    libraries: tuple[str, ...] = ("pyarrow", "pillow", "torch", "numpy")
     reads = ("aligned",)
     schema = NORMALIZED
 

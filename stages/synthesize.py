@@ -130,7 +130,7 @@ class Synthesize(MapStage):
 
     name: ClassVar[str] = "synthesize"
     version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ("pyarrow", "numpy", "opencv-python")
+    libraries: tuple[str, ...] = ("pyarrow", "numpy", "opencv-python")
     reads = ("plan",)
     writes = "pairs"
     description = (
