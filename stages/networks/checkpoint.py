@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ...pipeline.errors import InputError, OutputError
@@ -95,8 +95,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, notes: Mapping[str, 
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(plain, temporary, metadata=text)
-        with temporary.open("rb") as stream:
+        # Written by ourselves: safetensors' own files are readable by their owner alone.
+        with temporary.open("wb") as stream:
+            stream.write(save(plain, metadata=text))
+            stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
