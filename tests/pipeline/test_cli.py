@@ -104,6 +104,21 @@ def test_limit_takes_the_first_and_the_rest_comes_later(
     assert [s["inputs_done"] for s in state["stages"]] == [INPUTS] * 4
 
 
+def test_a_later_limit_cuts_no_labels_away(tmp_path: Path, samples: Path) -> None:
+    arguments = [
+        "run", "--input", samples / "labels.csv", "--output", tmp_path / "out", "--stage", "ingest",
+        "--set", "ingest.au_columns=intensity",
+    ]  # fmt: skip
+    assert call(*arguments).exit_code == 0
+    before = pq.read_table(tmp_path / "out/labels.parquet")
+    assert call(*arguments, "--limit", 3).exit_code == 0
+    after = pq.read_table(tmp_path / "out/labels.parquet")
+    assert after.num_rows == INPUTS
+    assert sorted(after.to_pylist(), key=lambda r: r["key"]) == sorted(
+        before.to_pylist(), key=lambda r: r["key"]
+    )
+
+
 def test_dry_run_prints_a_plan_and_writes_nothing(tmp_path: Path, settings: list[str]) -> None:
     result = call("run", *settings, "--output", tmp_path / "out", "--dry-run")
     assert result.exit_code == 0, result.stderr

@@ -1,0 +1,303 @@
+"""ingest from a list: columns, dialects, labels, boxes."""
+
+import logging
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from normpipe.manifests.keys import parse_key
+from normpipe.manifests.schema import LABEL_COLUMNS
+
+from .ingesting import keys, put, reasons, refused, scan, write_list
+
+
+def test_a_list_gives_references_and_typed_labels(tmp_path):
+    put(tmp_path, "a.jpg", "s/b.jpg")
+    path = write_list(
+        tmp_path,
+        "path,subject,split,fold,sequence,frame,emotion,valence,arousal,AU12,au_01,AU06_r,site,zip\n"
+        "s/b.jpg,F002,train,1,T1,0643,Happy,0.5,-1,1,0,3.5,Graz,0810\n"
+        "a.jpg,F001,,,,,,nan,,,,,,\n",
+    )
+    found = scan(path)
+    assert keys(found) == ["d/a.jpg", "d/s/b.jpg"]
+    first, second = found.labels.to_pylist()
+    assert first == dict.fromkeys(first) | {"key": "d/a.jpg", "subject": "F001"}
+    assert second == {
+        "key": "d/s/b.jpg",
+        "subject": "F002",
+        "split": "train",
+        "fold": 1,
+        "sequence": "T1",
+        "frame": 643,
+        "emotion": "happiness",
+        "valence": 0.5,
+        "arousal": -1.0,
+        "AU1": 0,
+        "AU6_intensity": 3.5,
+        "AU12": 1,
+        "site": "Graz",
+        "zip": "0810",
+    }
+    types = dict(zip(found.labels.schema.names, found.labels.schema.types, strict=True))
+    assert all(types[name] == kind for name, kind in LABEL_COLUMNS)
+    assert types["AU12"] == pa.int8() and types["AU6_intensity"] == pa.float32()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_dialects_of_csv(tmp_path, delimiter, bom):
+    put(tmp_path, "a.jpg", "b c.jpg")
+    rows = [["path", "subject", "note"], ["a.jpg", "F1", '"1;2,3\t4"'], ['"b c.jpg"', "F2", ""]]
+    text = bom + "\r\n".join(delimiter.join(row) for row in rows) + "\r\n\r\n"
+    found = scan(write_list(tmp_path, text))
+    assert found.labels["note"].to_pylist() == ["1;2,3\t4", None]
+    assert found.labels["subject"].to_pylist() == ["F1", "F2"]
+
+
+def test_a_single_column_is_a_list_without_labels(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    found = scan(write_list(tmp_path, "path\na.jpg\nb.jpg\n"))
+    assert keys(found) == ["d/a.jpg", "d/b.jpg"]
+    assert found.labels is None
+
+
+def test_parquet_says_the_same_as_csv(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    table = pa.table(
+        {
+            "path": pa.array(["a.jpg", "b.jpg"]).dictionary_encode(),
+            "subject": pa.array([1, None], pa.int64()),
+            "emotion": pa.array(["sad", None], pa.large_string()),
+            "AU1": pa.array([True, None]),
+            "valence": pa.array([float("nan"), 0.25]),
+            "bbox_xyxy": pa.array([[1, 2, 30, 40], None], pa.list_(pa.int32())),
+            "landmarks": pa.array([[[i, i + 1] for i in range(5)], None]),
+            "vector": pa.array([[1.0], [2.0]]),
+        }
+    )
+    pq.write_table(table, tmp_path / "list.parquet")
+    found = scan(tmp_path / "list.parquet")
+    assert found.labels.drop_columns("key").to_pydict() == {
+        "subject": ["1", None],
+        "emotion": ["sadness", None],
+        "valence": [None, 0.25],
+        "AU1": [1, None],
+    }
+    assert found.rows["bbox_xyxy"].to_pylist() == [[1, 2, 30, 40], None]
+    assert found.rows["landmarks"].to_pylist()[0] == [[i, i + 1] for i in range(5)]
+
+
+def test_listed_paths_are_judged_like_found_ones(tmp_path):
+    root = put(tmp_path / "in", "a.jpg", "s/b.jpg", "c.jpg", "w/d.jpg")
+    put(tmp_path, "out.jpg")
+    (root / "leaves.jpg").symlink_to(tmp_path / "out.jpg")
+    rows = [
+        "./a.jpg",
+        "s/../s/b.jpg",
+        str(root / "c.jpg"),
+        "w\\d.jpg",
+        "missing.jpg",
+        "../out.jpg",
+        str(tmp_path / "out.jpg"),
+        "leaves.jpg",
+        "s",
+    ]
+    found = scan(write_list(tmp_path, "path\n" + "\n".join(rows)), root=root)
+    assert reasons(found) == {
+        "missing.jpg": "missing_file",
+        "../out.jpg": "outside_root",
+        str(tmp_path / "out.jpg"): "outside_root",
+        "leaves.jpg": "outside_root",
+        "s": "not_a_file",
+    }
+    assert {"d/a.jpg", "d/s/b.jpg", "d/c.jpg", "d/w/d.jpg"} <= set(keys(found))
+    for key in keys(found):
+        parse_key(key)
+
+
+def test_a_wrong_root_is_said_once_not_a_million_times(tmp_path):
+    put(tmp_path, "images/a.jpg", "images/b.jpg")
+    message = refused(write_list(tmp_path, "path\na.jpg\nb.jpg\n"))
+    assert "none of the 2 files" in message
+    assert f"ingest.root='{tmp_path / 'images'}'" in message
+
+
+def test_columns_are_found_by_case_synonym_and_setting(tmp_path, caplog):
+    put(tmp_path, "a.jpg")
+    with caplog.at_level(logging.INFO, "normpipe"):
+        found = scan(write_list(tmp_path, "Image,IDENTITY,Part,who\na.jpg,anna,test,x\n"))
+    assert found.labels.to_pylist() == [
+        {"key": "d/a.jpg", "subject": "anna", "split": "test", "who": "x"}
+    ]
+    assert "reading the column 'IDENTITY' as 'subject'" in caplog.text
+    path = write_list(tmp_path, "Image,IDENTITY,who\na.jpg,anna,bert\n")
+    found = scan(path, columns={"subject": "who"})
+    assert found.labels["subject"].to_pylist() == ["bert"]
+    assert found.labels["IDENTITY"].to_pylist() == ["anna"]
+    assert "did you mean 'who'" in refused(path, columns={"subject": "whom"})
+    assert "did you mean 'subject'" in refused(path, columns={"subjekt": "who"})
+    assert "ingest.path_column" in refused(write_list(tmp_path, "img\na.jpg\n"))
+    assert keys(scan(write_list(tmp_path, "img\na.jpg\n"), path_column="img")) == ["d/a.jpg"]
+
+
+def test_what_looks_misspelt_is_said_and_kept(tmp_path, caplog):
+    put(tmp_path, "a.jpg")
+    found = scan(write_list(tmp_path, "path,subjct,AU12L\na.jpg,anna,1\n"))
+    assert found.labels["subjct"].to_pylist() == ["anna"]
+    assert "ingest.columns.subject='subjct'" in caplog.text
+    assert "AU12L" in caplog.text
+
+
+def test_names_that_are_taken_are_changed_aloud(tmp_path, caplog):
+    put(tmp_path, "a.jpg")
+    found = scan(write_list(tmp_path, "path,status,key\na.jpg,fine,7\n"))
+    assert found.labels.to_pydict() == {
+        "key": ["d/a.jpg"],
+        "list_status": ["fine"],
+        "list_key": [7],
+    }
+    assert "'list_status'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "config", "words"),
+    [
+        ("AU12", "3", {}, "line 3 is 3, but occurrence is 0 or 1: set ingest.au_columns"),
+        ("AU12", "9", {"au_columns": "intensity"}, "ingest.au_missing"),
+        ("AU12", "yes", {}, "'yes', which is no number"),
+        ("fold", "1.5", {}, "no whole number"),
+        ("valence", "-2", {}, "ingest.valence_arousal_missing"),
+        ("emotion", "3", {}, "ingest.emotion_names"),
+        ("emotion", "8", {"emotion_names": ("neutral",)}, "names for 0 to 0"),
+        ("bbox_xyxy", "1 2 3", {}, "four numbers"),
+        ("landmarks", '"[[1,2],[3]]"', {}, "five points"),
+        ("bbox_xyxy", "left", {}, "four numbers"),
+    ],
+)
+def test_a_wrong_cell_is_one_line_with_its_line(tmp_path, header, row, config, words):
+    put(tmp_path, "a.jpg", "b.jpg")
+    message = refused(write_list(tmp_path, f"path,{header}\na.jpg,\nb.jpg,{row}\n"), **config)
+    assert words in message and "line 3" in message
+
+
+def test_lines_are_counted_as_an_editor_does(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    text = 'path,note,fold\n\na.jpg,"two\nlines",1\n\nb.jpg,,x\n'
+    assert "line 6" in refused(write_list(tmp_path, text))
+
+
+def test_numbers_that_stand_for_unknown_are_named(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    path = write_list(
+        tmp_path, "path,AU1,AU2_intensity,valence,emotion\na.jpg,9,9,-2,0\nb.jpg,1,5,1,2\n"
+    )
+    found = scan(
+        path, au_missing=9, valence_arousal_missing=-2, emotion_names=("neutral", "", "none-such")
+    )
+    assert found.labels.drop_columns("key").to_pydict() == {
+        "emotion": ["neutral", "none-such"],
+        "valence": [None, 1.0],
+        "AU1": [None, 1],
+        "AU2_intensity": [None, 5.0],
+    }
+
+
+def test_occurrence_and_intensity_stand_side_by_side(tmp_path):
+    put(tmp_path, "a.jpg")
+    path = write_list(tmp_path, "path,AU12_c,AU12_r,AU4\na.jpg,1,2.5,1\n")
+    assert scan(path).labels.column_names == ["key", "AU4", "AU12", "AU12_intensity"]
+    found = scan(path, au_columns="intensity")
+    assert found.labels.column_names == ["key", "AU4_intensity", "AU12", "AU12_intensity"]
+    assert "mean the same" in refused(write_list(tmp_path, "path,AU1,AU01\na.jpg,1,1\n"))
+    path = write_list(tmp_path, "path,AU1,AU1_occ\na.jpg,1,1\n")
+    assert "second column of AU1" in refused(path)
+
+
+def test_supplied_boxes_and_landmarks(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    boxes = {
+        "x1,y1,x2,y2": ["1,2,11,22", ",,,", "3,4,,"],
+        "face_x,face_y,face_width,face_height": ["1,2,10,20", ",,,", "3,4,,"],
+    }
+    for header, cells in boxes.items():
+        lines = [
+            f"{name},{cell}" for name, cell in zip(("a.jpg", "b.jpg", "c.jpg"), cells, strict=True)
+        ]
+        found = scan(write_list(tmp_path, f"path,{header}\n" + "\n".join(lines)))
+        assert found.rows["bbox_xyxy"].to_pylist() == [[1, 2, 11, 22], None, [3, 4, None, None]]
+        assert found.labels is None
+    for text in ("1 2 11 22", "1;2;11;22", '"[1, 2, 11, 22]"', '"1,2,11,22"'):
+        found = scan(write_list(tmp_path, f"path,bbox_xyxy\na.jpg,{text}\nb.jpg,\n"))
+        assert found.rows["bbox_xyxy"].to_pylist() == [[1, 2, 11, 22], None]
+    header = ",".join(f"lm{i}_{axis}" for i in range(5) for axis in "xy")
+    path = write_list(tmp_path, f"path,{header}\na.jpg," + ",".join(map(str, range(10))) + "\n")
+    points = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    assert scan(path).rows["landmarks"].to_pylist() == [points]
+    path = write_list(tmp_path, "path,landmarks\na.jpg,0 1 2 3 4 5 6 7 8 9\n")
+    assert scan(path).rows["landmarks"].to_pylist() == [points]
+    path = write_list(tmp_path, "path,x1,y1,x2,y2,bbox_xyxy\na.jpg,1,2,3,4,1 2 3 4\n")
+    assert "both give boxes" in refused(path)
+
+
+def test_incomplete_coordinates_are_labels_and_said(tmp_path, caplog):
+    put(tmp_path, "a.jpg")
+    found = scan(write_list(tmp_path, "path,x1,y1\na.jpg,1,2\n"))
+    assert found.labels.to_pylist() == [{"key": "d/a.jpg", "x1": 1, "y1": 2}]
+    assert "without x2, y2" in caplog.text
+
+
+def test_several_faces_of_one_image(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    head = "path,subject,x1,y1,x2,y2\n"
+    path = write_list(
+        tmp_path, head + "a.jpg,anna,5,5,9,9\nb.jpg,carl,1,1,2,2\na.jpg,bert,1,1,4,4\n"
+    )
+    found = scan(path)
+    assert keys(found) == ["d/a.jpg#face0", "d/a.jpg#face1", "d/b.jpg"]
+    assert found.labels["subject"].to_pylist() == ["anna", "bert", "carl"]
+    assert found.labels["key"].to_pylist() == keys(found)
+    assert found.rows["bbox_xyxy"].to_pylist()[1] == [1, 1, 4, 4]
+
+
+def test_repeated_rows_count_once_and_contradictions_are_named(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    found = scan(write_list(tmp_path, "path,subject\na.jpg,x\nb.jpg,y\n./a.jpg,x\n"))
+    assert (keys(found), found.ignored) == (["d/a.jpg", "d/b.jpg"], {"repeated row": 1})
+    message = refused(write_list(tmp_path, "path,subject\na.jpg,x\nb.jpg,y\na.jpg,z\n"))
+    assert "line 2 and line 4" in message
+    text = "path,bbox_xyxy\na.jpg,1 2 3 4\na.jpg,\n"
+    assert "once without" in refused(write_list(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "is empty"),
+        (b"path,subject\n", "has no rows"),
+        (b"path,path\na,b\n", "twice"),
+        (b"path,subject\na.jpg\n", "cannot read the list"),
+        (b"path,subject\na.jpg,J\xfcrgen\n", "CSV UTF-8"),
+        ("path\na.jpg\n".encode("utf-16"), "UTF-16"),
+        (b"path,subject\n,anna\n", "needs the path"),
+    ],
+)
+def test_lists_that_are_none(tmp_path, data, words):
+    put(tmp_path, "a.jpg")
+    path = tmp_path / "list.csv"
+    path.write_bytes(data)
+    assert words in refused(path)
+
+
+def test_a_parquet_that_is_none(tmp_path):
+    put(tmp_path, "list.parquet")
+    assert "cannot read the list" in refused(tmp_path / "list.parquet")
+
+
+def test_settings_that_do_not_belong_are_refused(tmp_path):
+    put(tmp_path, "a.jpg")
+    assert "for lists" in refused(tmp_path, root=tmp_path)
+    path = write_list(tmp_path, "path\na.jpg\n")
+    assert "for folders" in refused(path, class_per_folder=True)
+    assert "is no folder" in refused(path, root=tmp_path / "nowhere")
