@@ -22,11 +22,25 @@ CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 
 
-def resolve_device(wanted: Device) -> Literal["cpu", "cuda"]:
+def _installed_version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def resolve_device(
+    wanted: Device, installed: Callable[[str], str | None] = _installed_version
+) -> Literal["cpu", "cuda"]:
     """Which device class to start a session for.
 
     ``auto`` is CUDA where the installed ONNX Runtime has its provider, else the CPU. Having it does
-    not mean that it starts: ``settle`` tells, once a session exists.
+    not mean that it starts: ``settle`` tells, once a session exists. Where the GPU build is
+    installed but shadowed by the CPU build, ``auto`` warns and names the command that mends it.
+
+    Args:
+        wanted: the setting.
+        installed: version of a distribution, or None; replaced in tests.
 
     Raises:
         InputError: ``cuda`` is wanted and the installed build has no such provider.
@@ -39,6 +53,9 @@ def resolve_device(wanted: Device) -> Literal["cpu", "cuda"]:
         return "cuda"
     if wanted == "cuda":
         raise InputError(f"ONNX Runtime has no CUDA provider here: {remedy()}")
+    if installed("onnxruntime-gpu"):
+        # Whoever installed it counts on it; "auto" alone would hide that it lies in the shadow.
+        log.warning("detection runs on the CPU: %s", remedy(installed))
     return "cpu"
 
 
@@ -82,13 +99,6 @@ def session_options(intra_op_threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return options
-
-
-def _installed_version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def remedy(installed: Callable[[str], str | None] = _installed_version) -> str:

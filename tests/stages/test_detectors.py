@@ -258,6 +258,19 @@ def test_a_session_that_fell_back_is_an_error_where_cuda_was_asked_for(
     assert "on the CPU" in caplog.text
 
 
+def test_auto_warns_of_a_shadowed_gpu_build(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [onnx.CPU])
+    assert onnx.resolve_device("auto", builds(onnxruntime="1.32.0")) == "cpu"
+    assert caplog.text == ""
+    both = builds(onnxruntime="1.32.0", onnxruntime_gpu="1.31.0")
+    assert onnx.resolve_device("cpu", both) == "cpu"
+    assert caplog.text == ""
+    assert onnx.resolve_device("auto", both) == "cpu"
+    assert "shadows" in caplog.text and "pip uninstall" in caplog.text
+
+
 def test_the_shadowed_gpu_build_is_told_with_the_command_that_mends_it() -> None:
     told = onnx.remedy(builds(onnxruntime="1.32.0", onnxruntime_gpu="1.31.0"))
     assert "shadows" in told
