@@ -80,9 +80,9 @@ def settle(session: Any, wanted: Device) -> Literal["cpu", "cuda"]:
     import onnxruntime
 
     if wanted == "cuda":
-        raise InputError(f"CUDA was asked for, ONNX Runtime started without it: {remedy()}")
+        raise InputError(f"CUDA was asked for, ONNX Runtime started without it: {not_started()}")
     if wanted == "auto" and CUDA in onnxruntime.get_available_providers():
-        log.warning("detection runs on the CPU: %s", remedy())
+        log.warning("detection runs on the CPU: %s", not_started())
     return "cpu"
 
 
@@ -101,8 +101,18 @@ def session_options(intra_op_threads: int) -> Any:
     return options
 
 
+def not_started() -> str:
+    """What to do where the build has the CUDA provider, but it did not start."""
+    return (
+        "the GPU build is active, but CUDA did not start. Check that `nvidia-smi` shows a GPU and "
+        "that the CUDA and cuDNN libraries it needs are found "
+        f"({sys.executable} -m pip install 'onnxruntime-gpu[cuda,cudnn]' brings them), "
+        "or set align.device=cpu"
+    )
+
+
 def remedy(installed: Callable[[str], str | None] = _installed_version) -> str:
-    """What to do where CUDA is missing, as one command where one command does it.
+    """What to do where the build lacks the CUDA provider, as one command.
 
     The CPU build and the GPU build install the same folder; whichever came last wins, and
     insightface asks for the CPU build by name, so both are often there and the GPU one is shadowed.
@@ -117,13 +127,6 @@ def remedy(installed: Callable[[str], str | None] = _installed_version) -> str:
             f"the CPU build (onnxruntime {cpu}) shadows onnxruntime-gpu {gpu}. Mend it with: "
             f"{pip} uninstall --yes onnxruntime onnxruntime-gpu && "
             f"{pip} install --no-deps onnxruntime-gpu=={gpu}"
-        )
-    if gpu:
-        return (
-            f"onnxruntime-gpu {gpu} is installed, but CUDA did not start. Check that `nvidia-smi` "
-            "shows a GPU and that the CUDA and cuDNN libraries it needs are found "
-            f"({pip} install 'onnxruntime-gpu[cuda,cudnn]=={gpu}' brings them), "
-            "or set align.device=cpu"
         )
     return (
         f"install the GPU build with: {pip} uninstall --yes onnxruntime && "

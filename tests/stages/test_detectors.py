@@ -252,8 +252,10 @@ def test_a_session_that_fell_back_is_an_error_where_cuda_was_asked_for(
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [onnx.CUDA, onnx.CPU])
     assert onnx.settle(Session(onnx.CUDA, onnx.CPU), "cuda") == "cuda"
     assert onnx.settle(Session(onnx.CPU), "cpu") == "cpu"
-    with pytest.raises(InputError, match="started without it"):
+    # The build is there: blaming a shadow would send the user the wrong way.
+    with pytest.raises(InputError, match="started without it.*nvidia-smi") as error:
         onnx.settle(Session(onnx.CPU), "cuda")
+    assert "shadows" not in str(error.value)
     assert onnx.settle(Session(onnx.CPU), "auto") == "cpu"
     assert "on the CPU" in caplog.text
 
@@ -276,7 +278,6 @@ def test_the_shadowed_gpu_build_is_told_with_the_command_that_mends_it() -> None
     assert "shadows" in told
     assert "pip uninstall --yes onnxruntime onnxruntime-gpu && " in told
     assert "pip install --no-deps onnxruntime-gpu==1.31.0" in told
-    assert "nvidia-smi" in onnx.remedy(builds(onnxruntime_gpu="1.31.0"))
     assert "pip install" in onnx.remedy(builds(onnxruntime="1.32.0"))
 
 
