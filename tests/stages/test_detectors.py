@@ -253,7 +253,7 @@ def test_a_session_that_fell_back_is_an_error_where_cuda_was_asked_for(
     assert onnx.settle(Session(onnx.CUDA, onnx.CPU), "cuda") == "cuda"
     assert onnx.settle(Session(onnx.CPU), "cpu") == "cpu"
     # The build is there: blaming a shadow would send the user the wrong way.
-    with pytest.raises(InputError, match="started without it.*nvidia-smi") as error:
+    with pytest.raises(InputError, match=r"started without it.*nvidia-smi") as error:
         onnx.settle(Session(onnx.CPU), "cuda")
     assert "shadows" not in str(error.value)
     assert onnx.settle(Session(onnx.CPU), "auto") == "cpu"
