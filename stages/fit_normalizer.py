@@ -19,12 +19,14 @@ from lightning.fabric import Fabric
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from ..pipeline.commit import write_json
 from ..pipeline.errors import InputError
-from .networks.checkpoint import save_tensors, weights_digest
+from ..pipeline.stage import sha256_file
+from .networks.checkpoint import save_tensors
 from .networks.compact import CompactNormalizer, standardize
 from .training.losses import ExpressionLoss, PictureLoss
 from .training.pictures import Batches, PairCache, load_pairs
-from .training.report import evaluate_network, write_json
+from .training.report import evaluate_network
 from .training.scores import degraded_set, read_all
 from .training.targets import TargetBatches
 from .training.trainer import Schedule, Trainer
@@ -94,7 +96,7 @@ def fit(config: FitNormalizerConfig, data: list[Path], output: Path) -> FitResul
     notes = {"network": "compact", "expression_names": ",".join(train.expression_names)}
     save_tensors(network.state_dict(), weights, notes)
     card = {
-        "sha256": weights_digest(weights),
+        "sha256": sha256_file(weights),
         "recipe": config.model_dump(mode="json"),
         "training": {
             "pairs": len(train),

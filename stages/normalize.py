@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from ..manifests.schema import NORMALIZED
 from ..pipeline.errors import InputError, SampleError, nearest
-from ..pipeline.stage import MapStage, Row, StageConfig
+from ..pipeline.stage import MapStage, Row, StageConfig, sha256_file
 from .faces.pixels import Limits, decode, encode
 
 Pixels = NDArray[np.uint8]
@@ -118,7 +118,7 @@ class Normalize(MapStage):
         import torch
 
         from .networks import NETWORKS
-        from .networks.checkpoint import find_weights, load_weights, weights_digest
+        from .networks.checkpoint import find_weights, load_weights
 
         if self._network is not None:
             return
@@ -140,7 +140,7 @@ class Normalize(MapStage):
             raise InputError(
                 f"{error}: set normalize.weights to weights of the network '{name}'"
             ) from None
-        self._digest = weights_digest(path)
+        self._digest = sha256_file(path)
         self._network = network.eval().requires_grad_(False).to(self._device)
 
     def prepare(self, row: Row) -> Pixels:

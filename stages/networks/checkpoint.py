@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from ...pipeline.commit import write_bytes
 from ...pipeline.errors import InputError, OutputError
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -35,12 +34,6 @@ def find_weights(name_or_path: str | Path) -> Path:
         f"no weights {str(name_or_path)!r}: give the path of a {_SUFFIX} file "
         f"or a shipped name ({known})"
     )
-
-
-def weights_digest(path: Path) -> str:
-    """sha256 of a weights file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load_weights(module: nn.Module, path: Path, device: str = "cpu") -> None:
@@ -88,19 +81,12 @@ def read_notes(path: Path) -> dict[str, str]:
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, notes: Mapping[str, object]) -> None:
     """Write tensors and notes to a safetensors file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in notes.items()
     }
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Written by ourselves: safetensors' own files are readable by their owner alone.
-        with temporary.open("wb") as stream:
-            stream.write(save(plain, metadata=text))
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        write_bytes(path, save(plain, metadata=text))
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"weights cannot be written to {path}: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +96,3 @@ def draw_sheet(network: CompactNormalizer, pairs: PairCache, path: Path) -> None
 def _pixels(faces: torch.Tensor) -> FloatArray:
     """(B, 3, S, S) in [0, 1] → (B, S, S, 3) float32 in [0, 255]."""
     return (faces.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.float32)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON, whole or not at all."""
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from normpipe.pipeline.errors import InputError
+from normpipe.pipeline.stage import sha256_file
 from normpipe.stages.networks import NETWORKS
 from normpipe.stages.networks.checkpoint import (
     WEIGHTS_FOLDER,
@@ -14,7 +15,6 @@ from normpipe.stages.networks.checkpoint import (
     load_weights,
     read_notes,
     save_tensors,
-    weights_digest,
 )
 from normpipe.stages.networks.compact import CompactNormalizer, standardize
 
@@ -59,7 +59,7 @@ def test_weights_survive_the_file(network, tmp_path):
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], tensor, rtol=0, atol=0)
     assert read_notes(path)["network"] == "compact"
-    assert len(weights_digest(path)) == 64
+    assert len(sha256_file(path)) == 64
     assert not list(tmp_path.glob(".*")), "no temporary file stays behind"
 
 
@@ -103,7 +103,7 @@ def test_the_shipped_weights_fit_and_are_small():
     load_weights(network, path)
     card = json.loads((WEIGHTS_FOLDER / "compact.json").read_text())
     assert {"recipe", "scores"} <= card.keys()
-    assert card["sha256"] == weights_digest(path)
+    assert card["sha256"] == sha256_file(path)
     assert len(read_notes(path)["expression_names"].split(",")) == 53
 
 

@@ -8,7 +8,6 @@ count. On the same input tensor the results are insightface's own (tested).
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....pipeline.errors import InputError
+from ....pipeline.stage import sha256_file
 from .. import onnx as runtime
 from ..geometry import Pixels, ordered
 from .base import Canvas, Detection, Detector, DetectorSettings, Look, merged
@@ -64,8 +64,7 @@ class InsightFace(Detector):
 
     def digests(self) -> dict[str, str]:
         """sha256 of the detection network."""
-        with self.model_file.open("rb") as file:
-            return {self.model_file.name: hashlib.file_digest(file, "sha256").hexdigest()}
+        return {self.model_file.name: sha256_file(self.model_file)}
 
     def open(self) -> None:
         """Load the network on the device of the settings.
