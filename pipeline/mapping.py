@@ -100,7 +100,7 @@ def finish(stage: MapStage, row: Row, item: Any, result: Any) -> list[Row]:
 
 def compute(stage: MapStage, items: list[Any]) -> list[Any]:
     """Return a result for each item; those that were decided already get None."""
-    live = [i for i, item in enumerate(items) if item is not None and not _decided(item)]
+    live = [i for i, item in enumerate(items) if not isinstance(item, SampleError | None)]
     results: list[Any] = [None] * len(items)
     if live:
         outputs = stage.compute([items[i] for i in live])
@@ -109,12 +109,8 @@ def compute(stage: MapStage, items: list[Any]) -> list[Any]:
     return results
 
 
-def _decided(item: Any) -> bool:
-    return isinstance(item, SampleError)
-
-
 def process(stage: MapStage, rows: list[Row]) -> list[Row]:
-    """Run one batch in the calling thread: the contract in one line, for tests and estimates."""
+    """Run one batch in the calling thread: the contract in one line, for tests and warm-up."""
     items = [prepare(stage, row) for row in rows]
     results = compute(stage, items)
     return [
@@ -275,20 +271,20 @@ class MapWorker:
         self._quarantine(attempt)
 
     def _quarantine(self, attempt: Attempt) -> None:
-        writer = ShardWriter(self._target, attempt.number, self._stage.schema)
-        attempt.keys, attempt.statuses, attempt.inputs = set(), Counter(), 0
-        for rows in read_batches(self._source, attempt.number, self._stage.batch_size):
-            attempt.keys.update(row["parent_key"] for row in rows)
-            out = [
-                self._stage.refuse(row, "quarantined")
-                if row["status"] == "ok"
-                else self._stage.pass_on(row)
-                for row in rows
-            ]
-            writer.add(out)
-            statuses = Counter(row["status"] for row in out)
-            self._context.progress.advance(self._stage.name, len(rows), statuses)
-        self._commit(writer, attempt, quarantined=True)
+        attempt.keys = set()
+        with ShardWriter(self._target, attempt.number, self._stage.schema) as writer:
+            for rows in read_batches(self._source, attempt.number, self._stage.batch_size):
+                attempt.keys.update(row["parent_key"] for row in rows)
+                out = [
+                    self._stage.refuse(row, "quarantined")
+                    if row["status"] == "ok"
+                    else self._stage.pass_on(row)
+                    for row in rows
+                ]
+                writer.add(out)
+                statuses = Counter(row["status"] for row in out)
+                self._context.progress.advance(self._stage.name, len(rows), statuses)
+            self._commit(writer, attempt, quarantined=True)
 
     def _commit(self, writer: ShardWriter, attempt: Attempt, quarantined: bool) -> None:
         record = writer.commit(attempt.fingerprint, attempt.keys, quarantined)

@@ -105,9 +105,9 @@ def input_digests(root: Path, stage: Stage, number: int) -> list[str]:
     return digests
 
 
-def current(record: ShardRecord | None, wanted: str, retry_failed: bool) -> bool:
+def current(record: ShardRecord, wanted: str, retry_failed: bool) -> bool:
     """Say whether a committed shard is what this job would write."""
-    if record is None or record.fingerprint != wanted:
+    if record.fingerprint != wanted:
         return False
     return not (retry_failed and (record.quarantined or record.statuses.get("failed", 0)))
 

@@ -84,9 +84,8 @@ def table(state: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def incomplete(state: dict[str, Any]) -> bool:
-    """Say whether a shard was quarantined or inputs are left."""
+def quarantined(state: dict[str, Any]) -> bool:
+    """Say whether a shard was set aside after several tries."""
     return any(
-        stage["inputs_left"] or "quarantined" in stage["reasons"].get(stage["stage"], {})
-        for stage in state["stages"]
+        "quarantined" in stage["reasons"].get(stage["stage"], {}) for stage in state["stages"]
     )

@@ -1,13 +1,18 @@
 """The real job, small: the package's samples, the embedded detector, random weights."""
 
+import errno
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from normpipe.pipeline import shards
 from normpipe.stages.networks.checkpoint import save_tensors
 from normpipe.stages.networks.compact import CompactNormalizer
 
@@ -32,6 +37,24 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def samples() -> Path:
     return Path(str(files("normpipe.stages") / "samples"))
+
+
+@contextmanager
+def small_disk(room: int, code: int = errno.ENOSPC) -> Generator[None, None, None]:
+    """Let shards be written up to ``room`` bytes in all; then fail as a disk does."""
+    written = 0
+    original = shards._HashedFile.write
+
+    def write(self: Any, data: bytes) -> int:
+        nonlocal written
+        written += len(data)
+        if written > room:
+            raise OSError(code, os.strerror(code))
+        return original(self, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards._HashedFile, "write", write)
+        yield
 
 
 @pytest.fixture

@@ -1,23 +1,22 @@
 """The command line on the real job: its promises, and one line for every bad input."""
 
-import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from normpipe.pipeline import cli, shards
+from normpipe.pipeline import cli
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.stages.networks.checkpoint import save_tensors
+
+from .conftest import small_disk
 
 INPUTS = 26  # files in the sample set that are taken for images
 
@@ -290,26 +289,31 @@ def test_output_of_another_job_is_refused(
     assert _digests(finished) == before
 
 
-def test_no_space_left_is_one_line(
-    tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = 0
-    original = shards._HashedFile.write
-
-    def write(self: Any, data: bytes) -> int:
-        nonlocal written
-        written += len(data)
-        if written > 300_000:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return original(self, data)
-
-    monkeypatch.setattr(shards._HashedFile, "write", write)
+def test_no_space_left_is_one_line(tmp_path: Path, settings: list[str]) -> None:
     out = tmp_path / "out"
-    refused(call("run", *settings, "--output", out), "No space left", "same command")
+    with small_disk(300_000):
+        refused(call("run", *settings, "--output", out), "No space left", "same command")
     assert not list(out.rglob("*.tmp"))
-    monkeypatch.undo()
     assert call("run", *settings, "--output", out).exit_code == 0
     assert call("verify", out).exit_code == 0
+
+
+def test_new_inputs_ingested_alone_are_left_not_quarantined(
+    tmp_path: Path, samples: Path, random_weights: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(samples / "person01_neutral.jpg", photos / "a.jpg")
+    arguments = [
+        "run", "--input", photos, "--output", tmp_path / "out",
+        "--set", f"normalize.weights={random_weights}",
+    ]  # fmt: skip
+    assert call(*arguments).exit_code == 0
+    shutil.copy(samples / "person02_anger.jpg", photos / "b.jpg")
+    result = call(*arguments, "--stage", "ingest")
+    assert result.exit_code == 0 and "quarantined" not in result.stderr
+    state = json.loads(call("status", tmp_path / "out", "--json").stdout)
+    assert [s["inputs_left"] for s in state["stages"]] == [0, 1, 1, 1]
 
 
 def test_max_rejected_stops_the_job(tmp_path: Path, random_weights: Path) -> None:

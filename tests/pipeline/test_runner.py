@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
-from normpipe.pipeline import shards as shards_module
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.errors import InputError, Interrupted, NormpipeError, OutputError
 from normpipe.pipeline.progress import Progress
 from normpipe.pipeline.runner import Options, Runner
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.stage import Stage
-from normpipe.pipeline.status import incomplete, status
+from normpipe.pipeline.status import quarantined, status
 from normpipe.pipeline.verify import verify
 
+from .conftest import small_disk
 from .toys import SecondMap, ToyConfig, ToyJoin, ToyMap, ToySource
 
 NAMES = [f"n{i}" for i in range(23)] + ["noface90", "cut91", "twins92", "n93"]
@@ -123,7 +122,7 @@ def test_quarantine_keeps_the_run_going_and_retry_failed_mends_it(tmp_path: Path
     made = state["stages"][1]
     assert made["reasons"]["toy-map"]["quarantined"] == 10
     assert made["inputs_left"] == 0
-    assert incomplete(state)
+    assert quarantined(state)
     record = ShardFolder(tmp_path / "out/made").record(1)
     assert record is not None and record.quarantined
     run(tmp_path / "out", flow(), retry_failed=True)
@@ -252,26 +251,12 @@ def test_rejections_past_the_share_stop_the_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_full_disk_is_one_line_and_leaves_nothing_half(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_full_disk_is_one_line_and_leaves_nothing_half(tmp_path: Path, code: int) -> None:
     out = tmp_path / "out"
-    written = 0
-    original = shards_module._HashedFile.write
-
-    def write(self: Any, data: bytes) -> int:
-        nonlocal written
-        written += len(data)
-        if written > 60_000:
-            raise OSError(code, os.strerror(code))
-        return original(self, data)
-
-    monkeypatch.setattr(shards_module._HashedFile, "write", write)
     names = [f"n{i}" for i in range(400)]
-    with pytest.raises(OutputError, match="make room"):
+    with small_disk(60_000, code), pytest.raises(OutputError, match="make room"):
         run(out, flow(names))
     assert not list(out.rglob("*.tmp"))
-    monkeypatch.undo()
     run(out, flow(names))
     run(tmp_path / "fresh", flow(names))
     assert digests(out) == digests(tmp_path / "fresh")
