@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-from torch import nn
-
+from .base import Normalizer
 from .compact import CompactNormalizer
 
-#: Name on the command line → network with its default shape.
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"compact": CompactNormalizer}
+#: Name on the command line → network; called without arguments it has its default shape.
+NETWORKS: dict[str, Callable[..., Normalizer]] = {"compact": CompactNormalizer}

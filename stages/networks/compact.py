@@ -8,11 +8,13 @@ an encoder (aligned grey crop → one coefficient per shape of the face kit) and
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from .base import Normalizer, Outputs, Reading
 
 INPUT_SIZE = 112
 OUTPUT_SIZE = 192
@@ -22,20 +24,6 @@ _BLOCKS = (0, 1, 2, 2, 1)
 _DECODER_WIDTHS = (96, 80, 64, 40, 24)
 _FIRST_GRID = 6
 _LARGEST_FLOW = 0.25  # of half the picture's width
-
-
-class Reading(NamedTuple):
-    """What the encoder sees in a picture.
-
-    Attributes:
-        coefficients: (B, E) expression coefficients, not yet clamped to [0, 1].
-        landmarks: (B, 136) x, y of 68 points, 0 the centre, 1 the edge; an aid in training.
-        pose: (B, 3) yaw, pitch, roll in units of 30 degrees; an aid in training.
-    """
-
-    coefficients: Tensor
-    landmarks: Tensor
-    pose: Tensor
 
 
 class Residual(nn.Module):
@@ -154,7 +142,7 @@ def _zero(bias: Tensor | None) -> None:
         nn.init.zeros_(bias)
 
 
-class CompactNormalizer(nn.Module):
+class CompactNormalizer(Normalizer):
     """Aligned face → the target face with the same expression."""
 
     input_size = INPUT_SIZE
@@ -166,6 +154,7 @@ class CompactNormalizer(nn.Module):
 
     def __init__(self, expressions: int = 53) -> None:
         super().__init__()
+        self.expressions = expressions
         self.encoder = CompactEncoder(expressions)
         self.decoder = CompactDecoder(expressions)
         self.register_buffer("grey", torch.tensor(_GREY).view(1, 3, 1, 1))
@@ -173,14 +162,26 @@ class CompactNormalizer(nn.Module):
         self.register_buffer("gain", torch.ones(expressions))
         self.register_buffer("offset", torch.zeros(expressions))
 
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments that build the same network again."""
+        return {"expressions": self.expressions}
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1], aligned, any size → (B, 3, 192, 192) RGB in [0, 1]."""
         return self.decoder(self.read(images)).clamp(0, 1)
 
     def read(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, E) coefficients in [0, 1]."""
-        reading = self.encoder(standardize((images * self.grey).sum(1, keepdim=True)))
+        reading = self._see(images)
         return ((reading.coefficients.float() - self.offset) * self.gain).clamp(0, 1)
+
+    def learn(self, images: Tensor) -> Outputs:
+        """(B, 3, H, W) RGB in [0, 1] → picture and reading, uncalibrated."""
+        reading = self._see(images)
+        return Outputs(self.decoder(reading.coefficients.clamp(0, 1)), reading)
+
+    def _see(self, images: Tensor) -> Reading:
+        return self.encoder(standardize((images * self.grey).sum(1, keepdim=True)))
 
 
 def standardize(grey: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..networks.compact import Reading
+from ..networks.base import Reading
 from .pictures import PairCache
 
 FloatArray = NDArray[np.floating]
