@@ -18,7 +18,7 @@ from .person import Person, generator
 from .rasterize import Coverage, interpolate, rasterize
 from .scene import Scene
 from .shading import Surface, cast_shadow, develop, eye_albedo, occlusion, part_albedo, shade
-from .wrinkles import wrinkle_relief
+from .wrinkles import wrinkle_layers, wrinkle_relief, wrinkle_strengths
 
 FloatArray = NDArray[np.floating]
 
@@ -61,6 +61,7 @@ class PreparedPerson:
         vertices: (V, 3) float32, the head without any movement.
         resting: (68, 3) float32 landmarks of the resting face.
         paint: maps over the atlas.
+        furrows: (K, H, W) float32 head units, furrows fully folded (see ``wrinkles``).
         lift: (V, 3) float32, how far hair and beard push the surface out.
         sheet: long hair or the brim of a hat.
     """
@@ -70,6 +71,7 @@ class PreparedPerson:
     lift: FloatArray
     resting: FloatArray
     paint: Paint
+    furrows: FloatArray
     sheet: Sheet | None
 
 
@@ -80,7 +82,8 @@ def prepare_person(head: Head, person: Person) -> PreparedPerson:
     paint = paint_person(head, person)
     lift = head.atlas.sample(paint.lift, head.texels) * head.scalp[:, None]
     lift = lift * head.normals(vertices, head.triangles)
-    return PreparedPerson(person, vertices, lift, resting, paint, extra_sheet(person))
+    furrows = wrinkle_layers(head, person)
+    return PreparedPerson(person, vertices, lift, resting, paint, furrows, extra_sheet(person))
 
 
 def render(
@@ -93,7 +96,9 @@ def render(
     vertices = prepared.vertices + head.movement(movement_of(person, coefficients))
     landmarks = vertices[head.kit.landmarks68]
     view = look_through(scene.camera, landmarks, size)
-    slope = slopes(head.atlas, paint.relief + wrinkle_relief(head, person, coefficients))
+    strengths = wrinkle_strengths(head, person, coefficients)
+    furrows = wrinkle_relief(head, prepared.furrows, strengths)
+    slope = slopes(head.atlas, paint.relief + furrows)
     gap = max(float(landmarks[top, 1] - landmarks[bottom, 1]) for top, bottom in _INNER_LIPS)
     body = _pose(head, vertices + prepared.lift, prepared.sheet, view, gap > _CLOSED_LIPS)
     cover = rasterize(body.pixels, body.triangles, size)

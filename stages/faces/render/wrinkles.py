@@ -12,34 +12,62 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .atlas import spline, stroke
+from .atlas import Atlas, smoothstep, spline, stroke
 from .head import Head
 from .person import Person, generator
 
 FloatArray = NDArray[np.floating]
 
 _DEEPEST = 0.09  # head units (about cm)
-_KINDS = ("forehead", "glabella", "crow", "bridge", "fold", "marionette", "chin", "bag")
+_BOTH_SIDES = 1.0  # degrees about the middle that belong to both sides
+#: Groups of furrows, in the order of every array about them.
+FURROWS = ("forehead", "glabella", "crow", "bridge", "fold", "marionette", "chin", "bag")
 
 
-def wrinkle_relief(head: Head, person: Person, coefficients: FloatArray) -> FloatArray:
-    """Relief (H, W) float32 in head units, furrows negative, of an expression (E,)."""
-    atlas = head.atlas
+def wrinkle_layers(head: Head, person: Person) -> FloatArray:
+    """(K, H, W) float32 head units: every group of furrows, folded fully on both sides.
+
+    Groups are in the order of ``FURROWS``; furrows are negative.
+    """
     rng = generator(7, person.seed)
-    depth = atlas.blank()
+    masks = [head.atlas.blank() for _ in FURROWS]
     for side in (-1, 1):
-        strength = _strengths(head, coefficients, side)
-        for order, kind in enumerate(_KINDS):
-            moved = strength[kind] * person.wrinkles
-            level = max(float(person.resting_wrinkles[order]) * 0.6, 0.0) + moved
+        for mask, kind in zip(masks, FURROWS, strict=True):
             for line, share in _lines(kind, side, rng):
-                value = int(np.clip(level * share, 0, 1) * 255)
-                if value > 8:
-                    curve = spline(atlas.at(line[:, 0], line[:, 1]), 16)
-                    _tapered(depth, curve, value)
-    soft = atlas.blur(depth.astype(np.float32) / 255, 0.07)
-    wide = atlas.blur(depth.astype(np.float32) / 255, 0.22)
-    return -_DEEPEST * (1.1 * soft + 1.2 * wide)
+                curve = spline(head.atlas.at(line[:, 0], line[:, 1]), 16)
+                _tapered(mask, curve, int(share * 255))
+    return np.stack([_furrow(head.atlas, mask) for mask in masks])
+
+
+def _furrow(atlas: Atlas, mask: NDArray[np.uint8]) -> FloatArray:
+    """Relief of drawn lines; blurs only the rows that hold any."""
+    depth = mask.astype(np.float32) / 255
+    used = np.flatnonzero(mask.any(1))
+    margin = int(atlas.texels_per_unit)
+    rows = slice(max(int(used[0]) - margin, 0), int(used[-1]) + margin + 1)
+    part = depth[rows]
+    depth[rows] = -_DEEPEST * (1.1 * atlas.blur(part, 0.07) + 1.2 * atlas.blur(part, 0.22))
+    return depth
+
+
+def wrinkle_strengths(head: Head, person: Person, coefficients: FloatArray) -> FloatArray:
+    """(K, 2) float32 in [0, 1]: how far an expression (E,) folds each group, right side first."""
+    rest = 0.6 * person.resting_wrinkles.clip(0)
+    sides = [
+        rest + person.wrinkles * np.array(_pulled(head, coefficients, side), np.float32)
+        for side in (-1, 1)
+    ]
+    return np.stack(sides, 1).clip(0, 1).astype(np.float32)
+
+
+def wrinkle_relief(head: Head, layers: FloatArray, strengths: FloatArray) -> FloatArray:
+    """(H, W) float32 head units: layers (K, H, W) blended by strengths (K, 2).
+
+    Each column of the atlas takes the strengths of its own side, the middle both.
+    """
+    left = smoothstep(-_BOTH_SIDES, _BOTH_SIDES, head.atlas.degrees)  # (1, W)
+    weights = strengths[:, :1] * (1 - left) + strengths[:, 1:] * left  # (K, W)
+    return np.asarray(np.einsum("khw,kw->hw", layers, weights), np.float32)
 
 
 def _tapered(mask: NDArray[np.uint8], curve: FloatArray, value: int) -> None:
@@ -49,7 +77,7 @@ def _tapered(mask: NDArray[np.uint8], curve: FloatArray, value: int) -> None:
     cv2.max(mask, layer, mask)
 
 
-def _strengths(head: Head, coefficients: FloatArray, side: int) -> dict[str, float]:
+def _pulled(head: Head, coefficients: FloatArray, side: int) -> list[float]:
     """How hard each group of furrows is pulled on one side (1 is the person's left)."""
     suffix = "_L" if side > 0 else "_R"
     names = head.kit.expression_names
@@ -60,7 +88,7 @@ def _strengths(head: Head, coefficients: FloatArray, side: int) -> dict[str, flo
                 return float(coefficients[names.index(name)])
         return 0.0
 
-    return {
+    pulled = {
         "forehead": max(value("browInnerUp"), value("browOuterUp")),
         "glabella": value("browDown"),
         "crow": max(value("cheekSquint"), 0.5 * value("mouthSmile"), 0.5 * value("eyeSquint")),
@@ -70,6 +98,7 @@ def _strengths(head: Head, coefficients: FloatArray, side: int) -> dict[str, flo
         "chin": value("mouthShrugLower"),
         "bag": max(value("cheekSquint"), 0.6 * value("eyeSquint"), 0.4 * value("noseSneer")),
     }
+    return [pulled[kind] for kind in FURROWS]
 
 
 def _lines(kind: str, side: int, rng: np.random.Generator) -> list[tuple[FloatArray, float]]:
