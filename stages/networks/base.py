@@ -40,11 +40,14 @@ class Normalizer(nn.Module):
         input_size: pixels the network looks at; ``forward`` takes any size.
         output_size: pixels of the picture it makes.
         expressions: coefficients it reads.
+        sees_colour: False where it turns what it is given to grey at once; training then holds
+            grey pictures, a third of the memory.
     """
 
     input_size: int
     output_size: int
     expressions: int
+    sees_colour: bool = True
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments that build the same network again, as JSON values."""
@@ -61,3 +64,38 @@ class Normalizer(nn.Module):
     def learn(self, images: Tensor) -> Outputs:
         """(B, 3, H, W) RGB in [0, 1] → what the losses of training look at."""
         raise NotImplementedError
+
+    def see(self, images: Tensor) -> Reading:
+        """(B, 3, H, W) RGB in [0, 1] → the reading alone; cheaper where no picture is needed."""
+        return self.learn(images).reading
+
+    def begin_at(self, target: Tensor) -> None:
+        """Take the resting target face, (3, S, S) RGB in [0, 1], as where learning begins."""
+
+
+class CodeNormalizer(Normalizer):
+    """A normalizer with nothing but coefficients between its two halves.
+
+    They can be trained apart, since the exact coefficients of a render are known.
+
+    Attributes:
+        encoder: the half that reads.
+        decoder: the half that draws.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def draw(self, coefficients: Tensor) -> Tensor:
+        """(B, E) coefficients in [0, 1] → (B, 3, S, S) RGB, about [0, 1], not clamped."""
+        raise NotImplementedError
+
+
+def leaky_clamp(x: Tensor, slope: float = 0.1) -> Tensor:
+    """``x`` in [0, 1]; beyond, gradients are ``slope`` of their size instead of nothing.
+
+    With nothing, a coefficient that was once read below 0 could never be raised by the picture.
+    """
+    clamped = x.clamp(0, 1)
+    rest = slope * (x - clamped)
+    return clamped + (rest - rest.detach())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .base import Normalizer, Outputs, Reading
+from .base import CodeNormalizer, Outputs, Reading, leaky_clamp
 
 INPUT_SIZE = 112
 OUTPUT_SIZE = 192
@@ -142,12 +142,15 @@ def _zero(bias: Tensor | None) -> None:
         nn.init.zeros_(bias)
 
 
-class CompactNormalizer(Normalizer):
+class CompactNormalizer(CodeNormalizer):
     """Aligned face → the target face with the same expression."""
 
     input_size = INPUT_SIZE
     output_size = OUTPUT_SIZE
+    sees_colour = False
 
+    encoder: CompactEncoder
+    decoder: CompactDecoder
     grey: Tensor
     gain: Tensor
     offset: Tensor
@@ -172,16 +175,26 @@ class CompactNormalizer(Normalizer):
 
     def read(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, E) coefficients in [0, 1]."""
-        reading = self._see(images)
+        reading = self.see(images)
         return ((reading.coefficients.float() - self.offset) * self.gain).clamp(0, 1)
 
     def learn(self, images: Tensor) -> Outputs:
         """(B, 3, H, W) RGB in [0, 1] → picture and reading, uncalibrated."""
-        reading = self._see(images)
-        return Outputs(self.decoder(reading.coefficients.clamp(0, 1)), reading)
+        reading = self.see(images)
+        return Outputs(self.draw(leaky_clamp(reading.coefficients)), reading)
 
-    def _see(self, images: Tensor) -> Reading:
+    def see(self, images: Tensor) -> Reading:
+        """(B, 3, H, W) RGB in [0, 1] → the reading alone, uncalibrated."""
         return self.encoder(standardize((images * self.grey).sum(1, keepdim=True)))
+
+    def draw(self, coefficients: Tensor) -> Tensor:
+        """(B, E) coefficients in [0, 1] → (B, 3, 192, 192) RGB, about [0, 1]."""
+        return self.decoder(coefficients)
+
+    def begin_at(self, target: Tensor) -> None:
+        """Begin with the resting target face, (3, 192, 192) RGB in [0, 1], as the template."""
+        with torch.no_grad():
+            self.decoder.template.copy_(target[None])
 
 
 def standardize(grey: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.stage import sha256_file
 from normpipe.stages.networks import NETWORKS
+from normpipe.stages.networks.base import leaky_clamp
 from normpipe.stages.networks.checkpoint import (
     WEIGHTS_FOLDER,
     find_weights,
@@ -143,3 +144,11 @@ def test_the_shipped_weights_beat_the_average_face(real_kit_file):
     assert error < 0.6 * average
     jaw = read_notes(find_weights("compact"))["expression_names"].split(",").index("jawOpen")
     assert np.corrcoef(code[:, jaw], truth[:, jaw])[0, 1] > 0.85
+
+
+def test_the_clamp_lets_gradients_through():
+    code = torch.tensor([-0.5, 0.0, 0.4, 1.0, 1.5], requires_grad=True)
+    clamped = leaky_clamp(code)
+    torch.testing.assert_close(clamped.detach(), code.detach().clamp(0, 1))
+    clamped.sum().backward()
+    torch.testing.assert_close(code.grad, torch.tensor([0.1, 1.0, 1.0, 1.0, 0.1]))
