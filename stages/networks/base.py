@@ -77,14 +77,11 @@ class CodeNormalizer(Normalizer):
     """A normalizer with nothing but coefficients between its two halves.
 
     They can be trained apart, since the exact coefficients of a render are known.
-
-    Attributes:
-        encoder: the half that reads.
-        decoder: the half that draws.
     """
 
-    encoder: nn.Module
-    decoder: nn.Module
+    def halves(self) -> tuple[nn.Module, nn.Module]:
+        """Return the half that reads and the half that draws."""
+        raise NotImplementedError
 
     def draw(self, coefficients: Tensor) -> Tensor:
         """(B, E) coefficients in [0, 1] → (B, 3, S, S) RGB, about [0, 1], not clamped."""

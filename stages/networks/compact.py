@@ -149,8 +149,6 @@ class CompactNormalizer(CodeNormalizer):
     output_size = OUTPUT_SIZE
     sees_colour = False
 
-    encoder: CompactEncoder
-    decoder: CompactDecoder
     grey: Tensor
     gain: Tensor
     offset: Tensor
@@ -186,6 +184,10 @@ class CompactNormalizer(CodeNormalizer):
     def see(self, images: Tensor) -> Reading:
         """(B, 3, H, W) RGB in [0, 1] → the reading alone, uncalibrated."""
         return self.encoder(standardize((images * self.grey).sum(1, keepdim=True)))
+
+    def halves(self) -> tuple[nn.Module, nn.Module]:
+        """Return encoder and decoder."""
+        return self.encoder, self.decoder
 
     def draw(self, coefficients: Tensor) -> Tensor:
         """(B, E) coefficients in [0, 1] → (B, 3, 192, 192) RGB, about [0, 1]."""
