@@ -83,7 +83,20 @@ def fit_normalizer(
     typer.echo(f"scores: {result.weights.with_suffix('.json')}")
 
 
+@handled
+def pack_facekit(
+    folder: Annotated[Path, typer.Argument(help="the folder FaceXModel of ICT-FaceKit")],
+    output: Annotated[Path, typer.Argument(help="the packed kit to write (.npz)")],
+) -> None:
+    """Pack ICT-FaceKit Light (MIT licence) into the one file that synthesize reads."""
+    from ..stages.faces import kit_packing
+
+    digest = kit_packing.pack_facekit(folder, output)
+    typer.echo(f"{output}: sha256 {digest}")
+
+
 def register() -> None:
     """Add these commands to the command line."""
     app.command("synthesize")(synthesize)
     app.command("fit-normalizer")(fit_normalizer)
+    app.command("pack-facekit")(pack_facekit)
