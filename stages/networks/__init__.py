@@ -1,9 +1,13 @@
-"""Torch modules: no file access but in ``checkpoint``."""
+"""Torch modules: no file access but in ``checkpoint`` and ``mae_checkpoints``."""
 
 from collections.abc import Callable
 
 from .base import Normalizer
 from .compact import CompactNormalizer
+from .norface import NorfaceNormalizer
 
 #: Name on the command line → network; called without arguments it has its default shape.
-NETWORKS: dict[str, Callable[..., Normalizer]] = {"compact": CompactNormalizer}
+NETWORKS: dict[str, Callable[..., Normalizer]] = {
+    "compact": CompactNormalizer,
+    "norface": NorfaceNormalizer,
+}

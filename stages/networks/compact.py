@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .base import CodeNormalizer, Outputs, Reading, leaky_clamp
+from .layers import Grow, bend, init_nothing, init_painting, resize
 
 INPUT_SIZE = 112
 OUTPUT_SIZE = 192
@@ -74,21 +75,6 @@ class CompactEncoder(nn.Module):
         return Reading(self.coefficients(x), self.landmarks(x), self.pose(x))
 
 
-class Grow(nn.Module):
-    """Twice the size, then two 3 x 3 convolutions."""
-
-    def __init__(self, before: int, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(before, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C', 2H, 2W)."""
-        x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
-        x = functional.silu(self.first(x))
-        return functional.silu(self.second(x))
-
-
 class CompactDecoder(nn.Module):
     """Expression coefficients → the target face.
 
@@ -107,15 +93,10 @@ class CompactDecoder(nn.Module):
         self.grow = nn.Sequential(*(Grow(before, width) for before, width in pairs))
         self.flow = nn.Conv2d(_DECODER_WIDTHS[-1], 2, 3, padding=1)
         self.residual = nn.Conv2d(_DECODER_WIDTHS[-1], 12, 3, padding=1)
-        # torch's own initialization shrinks the code to nothing on its way through ten layers.
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                _zero(module.bias)
+        self.apply(init_painting)
         # Begins as the template, unbent and unpainted.
         for layer in (self.flow, self.residual):
-            nn.init.zeros_(layer.weight)
-            _zero(layer.bias)
+            init_nothing(layer)
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """(B, E) in [0, 1] → (B, 3, 192, 192) RGB, about [0, 1]."""
@@ -123,23 +104,10 @@ class CompactDecoder(nn.Module):
         x = self.grow(
             x.unflatten(1, (_DECODER_WIDTHS[0], _FIRST_GRID, _FIRST_GRID))
         )  # (B, 24, 96, 96)
-        size = (OUTPUT_SIZE, OUTPUT_SIZE)
         flow = _LARGEST_FLOW * torch.tanh(self.flow(x).float())  # (B, 2, 96, 96)
-        flow = functional.interpolate(flow, size=size, mode="bilinear", align_corners=False)
-        line = (
-            torch.arange(OUTPUT_SIZE, device=flow.device, dtype=torch.float32) + 0.5
-        ) * 2 / OUTPUT_SIZE - 1
-        rows, columns = torch.meshgrid(line, line, indexing="ij")
-        places = torch.stack([columns, rows], -1) + flow.permute(0, 2, 3, 1)  # (B, 192, 192, 2)
-        template = self.template.float().expand(len(x), -1, -1, -1)
-        bent = functional.grid_sample(template, places, padding_mode="border", align_corners=False)
+        bent = bend(self.template.float(), flow)
         painted = functional.pixel_shuffle(self.residual(x).float(), 2)  # (B, 3, 192, 192)
         return bent + painted
-
-
-def _zero(bias: Tensor | None) -> None:
-    if bias is not None:
-        nn.init.zeros_(bias)
 
 
 class CompactNormalizer(CodeNormalizer):
@@ -204,11 +172,7 @@ def standardize(grey: Tensor) -> Tensor:
 
     Only where the face is: black borders of tight photographs must not change its contrast.
     """
-    if grey.shape[-2:] != (INPUT_SIZE, INPUT_SIZE):
-        size = (INPUT_SIZE, INPUT_SIZE)
-        grey = functional.interpolate(
-            grey, size=size, mode="bilinear", antialias=True, align_corners=False
-        )
+    grey = resize(grey, INPUT_SIZE)
     face = grey[..., INPUT_SIZE // 4 : INPUT_SIZE * 7 // 8, INPUT_SIZE // 4 : INPUT_SIZE * 3 // 4]
     mean = face.mean((1, 2, 3), keepdim=True)
     deviation = face.std((1, 2, 3), keepdim=True)

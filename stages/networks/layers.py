@@ -1,0 +1,67 @@
+"""Layers that more than one normalizer paints with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Grow(nn.Module):
+    """Twice the size, then two 3 x 3 convolutions."""
+
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C', 2H, 2W)."""
+        x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = functional.silu(self.first(x))
+        return functional.silu(self.second(x))
+
+
+def bend(template: Tensor, flow: Tensor) -> Tensor:
+    """Move a picture's pixels.
+
+    Args:
+        template: (1, 3, S, S) float32.
+        flow: (B, 2, s, s) float32: where to look, x then y, beside each place, in half pictures;
+            stretched to the template's size.
+
+    Returns:
+        (B, 3, S, S) float32; beyond the border the border goes on.
+    """
+    size = template.shape[-1]
+    flow = functional.interpolate(flow, size=(size, size), mode="bilinear", align_corners=False)
+    line = (torch.arange(size, device=flow.device, dtype=torch.float32) + 0.5) * 2 / size - 1
+    rows, columns = torch.meshgrid(line, line, indexing="ij")
+    places = torch.stack([columns, rows], -1) + flow.permute(0, 2, 3, 1)  # (B, S, S, 2)
+    pictures = template.expand(len(flow), -1, -1, -1)
+    return functional.grid_sample(pictures, places, padding_mode="border", align_corners=False)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) → (B, C, size, size), bilinear, averaging where it shrinks."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return functional.interpolate(
+        images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+
+
+def init_painting(module: nn.Module) -> None:
+    """Weights that carry a signal through many layers; torch's own shrink it to nothing."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def init_nothing(module: nn.Module) -> None:
+    """Weights that give 0, for layers whose output is a change."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.zeros_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

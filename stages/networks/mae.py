@@ -1,0 +1,126 @@
+"""A masked autoencoder: an encoder learns to see by painting hidden patches.
+
+He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners" (arXiv 2111.06377): the encoder
+sees a quarter of the patches; a small decoder paints the others from what it made of them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .vit import (
+    PATCH_SIZE,
+    Block,
+    Shape,
+    Vit,
+    init_transformer,
+    layer_norm,
+    run_blocks,
+    sincos_positions,
+)
+
+#: The decoder beside an encoder of each size; that of B is the paper's, of S half as wide.
+DECODERS = {"T": Shape(64, 2, 2), "S": Shape(256, 8, 8), "B": Shape(512, 8, 16)}
+_SMALLEST_VARIANCE = 1e-6
+
+
+class Painting(NamedTuple):
+    """What the autoencoder makes of a batch.
+
+    Attributes:
+        patches: (B, N, 768) every patch's pixels, each patch's mean and deviation taken out.
+        hidden: (B, N) bool, the patches that the encoder did not see.
+    """
+
+    patches: Tensor
+    hidden: Tensor
+
+
+class MaskedAutoencoder(nn.Module):
+    """Pictures with most patches hidden → all their patches.
+
+    Args:
+        size: of the encoder: a name in ``vit.SIZES``.
+        image_size: side of the pictures, in pixels.
+        masked: share of the patches that is hidden.
+    """
+
+    decoder_positions: Tensor
+
+    def __init__(self, size: str = "B", image_size: int = 224, masked: float = 0.75) -> None:
+        super().__init__()
+        self.encoder = Vit(size, image_size)
+        self.seen = max(1, round(self.encoder.grid**2 * (1 - masked)))
+        width, depth, heads = DECODERS[size]
+        self.decoder_embed = nn.Linear(self.encoder.shape.width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        positions = sincos_positions(width, self.encoder.grid)
+        self.register_buffer("decoder_positions", positions, persistent=False)
+        self.decoder_blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.decoder_norm = layer_norm(width)
+        self.decoder_pred = nn.Linear(width, 3 * PATCH_SIZE**2)
+        for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
+            part.apply(init_transformer)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, images: Tensor, noise: Tensor) -> Painting:
+        """Paint all patches from those that are seen.
+
+        Args:
+            images: (B, 3, S, S) RGB in [0, 1].
+            noise: (B, N) random numbers; the patches with the smallest are seen.
+        """
+        order = noise.argsort(1)
+        place = order.argsort(1)  # (B, N) where each patch stands in that order
+        patches = self.encoder.embed(images)  # (B, N, D)
+        seen = order[:, : self.seen, None].expand(-1, -1, patches.shape[-1])
+        x = self.decoder_embed(self.encoder.encode(patches.gather(1, seen)))  # (B, 1 + K, d)
+        count = noise.shape[1]
+        blank = self.mask_token.to(x.dtype).expand(len(x), count - self.seen, -1)
+        whole = torch.cat([x[:, 1:], blank], 1)
+        whole = whole.gather(1, place[..., None].expand(-1, -1, whole.shape[-1]))  # (B, N, d)
+        x = torch.cat([x[:, :1], whole], 1) + self.decoder_positions
+        recompute = self.encoder.recompute and self.training
+        x = self.decoder_norm(run_blocks(self.decoder_blocks, x, recompute=recompute))
+        return Painting(self.decoder_pred(x[:, 1:]), place >= self.seen)
+
+
+def masked_loss(painting: Painting, images: Tensor) -> Tensor:
+    """Mean squared error over hidden patches, whose own mean and deviation do not count."""
+    truth, _, _ = normalized_patches(images)
+    error = (painting.patches.float() - truth).square().mean(-1)  # (B, N)
+    return (error * painting.hidden).sum() / painting.hidden.sum()
+
+
+def patches_of(images: Tensor) -> Tensor:
+    """(B, 3, S, S) → (B, (S / 16)², 768): rows of patches; in one: row, column, colour."""
+    cut = images.unflatten(3, (-1, PATCH_SIZE)).unflatten(2, (-1, PATCH_SIZE))
+    return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def picture_of(patches: Tensor) -> Tensor:
+    """(B, n², 768) → (B, 3, 16 n, 16 n): the inverse of ``patches_of``."""
+    grid = round(patches.shape[1] ** 0.5)
+    cut = patches.unflatten(2, (PATCH_SIZE, PATCH_SIZE, 3)).unflatten(1, (grid, grid))
+    return cut.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+def normalized_patches(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, 3, S, S) → patches (B, N, 768) of mean 0 and deviation 1, and those two (B, N, 1)."""
+    patches = patches_of(images)
+    mean = patches.mean(-1, keepdim=True)
+    deviation = (patches.var(-1, keepdim=True) + _SMALLEST_VARIANCE).sqrt()
+    return (patches - mean) / deviation, mean, deviation
+
+
+def painted_picture(painting: Painting, images: Tensor) -> Tensor:
+    """(B, 3, S, S) RGB: what was seen as it is, what was hidden as it was painted.
+
+    Each painted patch gets the true one's mean and deviation, which it never had to guess.
+    """
+    _, mean, deviation = normalized_patches(images)
+    painted = painting.patches.float() * deviation + mean
+    return picture_of(torch.where(painting.hidden[..., None], painted, patches_of(images)))

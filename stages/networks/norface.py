@@ -1,0 +1,286 @@
+"""The large normalizer: a transformer reads the face, the target's own tokens take its expression.
+
+After Norface (identity normalization with a shared masked-autoencoder encoder, an expression
+merging module and a decoder), whose code and weights were never published; cross-attention as in
+FlowFace. What is our own is the narrow code between the faces, because attention over all tokens
+of the original lets its identity through.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...pipeline.errors import InputError
+from .base import Normalizer, Outputs, Reading, leaky_clamp
+from .layers import Grow, bend, init_nothing, init_painting, resize
+from .vit import (
+    Attention,
+    Block,
+    CrossAttention,
+    Mlp,
+    Shape,
+    Vit,
+    init_transformer,
+    layer_norm,
+    run_blocks,
+)
+
+Merge = Literal["narrow", "full"]
+
+_READING_WIDTHS = (32, 320)  # of a patch, of a face
+_GROWTH = (192, 128, 96, 64)  # channels at 1/16, 1/8, 1/4 and 1/2 of the picture's size
+_LARGEST_FLOW = 0.25  # of half the picture's width
+_RESIDUAL_DROPPED = 0.25  # share of training faces painted from their coefficients alone
+
+
+class ReadingHead(nn.Module):
+    """Patch tokens → expression coefficients, landmarks and pose."""
+
+    def __init__(self, width: int, patches: int, expressions: int) -> None:
+        super().__init__()
+        narrow, hidden = _READING_WIDTHS
+        # Few channels of every patch, so that each unit can look at its own place.
+        self.squeeze = nn.Linear(width, narrow)
+        self.hidden = nn.Linear(narrow * patches, hidden)
+        self.dropout = nn.Dropout(0.1)
+        self.coefficients = nn.Linear(hidden, expressions)
+        self.landmarks = nn.Linear(hidden, 136)
+        self.pose = nn.Linear(hidden, 3)
+
+    def forward(self, patches: Tensor) -> Reading:
+        """(B, N, D) → readings."""
+        x = functional.gelu(self.squeeze(patches)).flatten(1)
+        x = self.dropout(functional.gelu(self.hidden(x)))  # (B, 320)
+        return Reading(self.coefficients(x), self.landmarks(x), self.pose(x))
+
+
+class NarrowCode(nn.Module):
+    """What may pass from the original to the target: a token a coefficient, and a few more.
+
+    A residual token is a picture's summary squeezed through ``width`` numbers in [-1, 1]; it may
+    hold what coefficients cannot name (a tongue, a wink's furrows), and little else fits.
+    """
+
+    def __init__(self, shape: Shape, expressions: int, tokens: int, width: int) -> None:
+        super().__init__()
+        wide = shape.width
+        self.resting = nn.Parameter(torch.randn(expressions, wide) * 0.02)
+        self.moved = nn.Parameter(torch.randn(expressions, wide) * 0.04)
+        self.tokens = tokens
+        if tokens:
+            self.queries = nn.Parameter(torch.randn(tokens, wide) * 0.02)
+            self.look = CrossAttention(wide, shape.heads)
+            self.squeeze = nn.Linear(wide, width)
+            self.widen = nn.Linear(width, wide)
+        self.apply(init_transformer)
+
+    def residual(self, seen: Tensor) -> Tensor | None:
+        """(B, N, D) tokens of the original → (B, K, w) in [-1, 1], or None without any."""
+        if not self.tokens:
+            return None
+        queries = self.queries.expand(len(seen), -1, -1)
+        return torch.tanh(self.squeeze(self.look(queries, seen)))
+
+    def forward(self, coefficients: Tensor, residual: Tensor | None) -> Tensor:
+        """(B, E), (B, K, w) → (B, E + K, D); a residual of None is one that says nothing."""
+        code = self.resting + coefficients[..., None] * self.moved
+        if not self.tokens:
+            return code
+        extra = self.queries.expand(len(code), -1, -1)
+        if residual is not None:
+            extra = extra + self.widen(residual)
+        return torch.cat([code.to(extra.dtype), extra], 1)
+
+
+class MergeBlock(nn.Module):
+    """The target's tokens ask the code, then each other."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_target = layer_norm(width)
+        self.norm_code = layer_norm(width)
+        self.ask = CrossAttention(width, heads)
+        self.norm_self = layer_norm(width)
+        self.settle = Attention(width, heads)
+        self.norm_mlp = layer_norm(width)
+        self.mlp = Mlp(width)
+
+    def forward(self, target: Tensor, code: Tensor) -> Tensor:
+        """(B, N, D), (B, M, D) → (B, N, D)."""
+        target = target + self.ask(self.norm_target(target), self.norm_code(code))
+        target = target + self.settle(self.norm_self(target))
+        return target + self.mlp(self.norm_mlp(target))
+
+
+class Painter(nn.Module):
+    """Tokens → a change of the resting target face: how it bends, and what is painted over it."""
+
+    def __init__(self, shape: Shape, depth: int, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.blocks = nn.ModuleList(Block(shape.width, shape.heads) for _ in range(depth))
+        self.norm = layer_norm(shape.width)
+        self.apply(init_transformer)
+        self.seed = nn.Linear(shape.width, _GROWTH[0])
+        self.grow = nn.Sequential(*(Grow(before, width) for before, width in pairwise(_GROWTH)))
+        self.flow = nn.Conv2d(_GROWTH[-1], 2, 3, padding=1)
+        self.paint = nn.Conv2d(_GROWTH[-1], 12, 3, padding=1)
+        for part in (self.seed, self.grow):
+            part.apply(init_painting)
+        # Begins as the resting face, unbent and unpainted.
+        for layer in (self.flow, self.paint):
+            init_nothing(layer)
+
+    def forward(self, tokens: Tensor, resting: Tensor, recompute: bool) -> Tensor:
+        """(B, N, D) tokens and the resting face (1, 3, S, S) → (B, 3, S, S) RGB, about [0, 1]."""
+        x = self.seed(self.norm(run_blocks(self.blocks, tokens, recompute=recompute)))
+        x = self.grow(x.transpose(1, 2).unflatten(2, (self.grid, self.grid)))  # (B, 64, S/2, S/2)
+        flow = _LARGEST_FLOW * torch.tanh(self.flow(x).float())
+        painted = functional.pixel_shuffle(self.paint(x).float(), 2)  # (B, 3, S, S)
+        return bend(resting.float(), flow) + painted
+
+
+class NorfaceNormalizer(Normalizer):
+    """Aligned face → the target face with the same expression.
+
+    Args:
+        expressions: coefficients to read.
+        size: of the encoder: ``S``, ``B``, or ``T`` for tests.
+        image_size: side of the pictures it sees and makes, in pixels; a multiple of 16.
+        merge: ``narrow``: the target sees coefficients and residual tokens; ``full``: it sees all
+            tokens of the original, identity and all.
+        merge_depth: merging blocks.
+        decoder_depth: transformer blocks before the convolutions.
+        residual_tokens: beside the coefficients, with ``merge="narrow"``; may be 0.
+        residual_width: numbers that a residual token may carry.
+    """
+
+    target_tokens: Tensor
+    template: Tensor
+    gain: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        expressions: int = 53,
+        size: str = "B",
+        image_size: int = 224,
+        merge: Merge = "narrow",
+        merge_depth: int = 4,
+        decoder_depth: int = 2,
+        residual_tokens: int = 4,
+        residual_width: int = 8,
+    ) -> None:
+        super().__init__()
+        if merge not in ("narrow", "full"):
+            raise InputError(f"unknown merge '{merge}': use narrow or full")
+        self.expressions = expressions
+        self.input_size = self.output_size = image_size
+        self._settings = {
+            "expressions": expressions,
+            "size": size,
+            "image_size": image_size,
+            "merge": merge,
+            "merge_depth": merge_depth,
+            "decoder_depth": decoder_depth,
+            "residual_tokens": residual_tokens,
+            "residual_width": residual_width,
+        }
+        self.encoder = Vit(size, image_size)
+        shape, grid = self.encoder.shape, self.encoder.grid
+        self.head = ReadingHead(shape.width, grid**2, expressions)
+        self.head.apply(init_transformer)
+        self.code: NarrowCode | None = None
+        if merge == "narrow":
+            self.code = NarrowCode(shape, expressions, residual_tokens, residual_width)
+        self.merging = nn.ModuleList(
+            MergeBlock(shape.width, shape.heads) for _ in range(merge_depth)
+        )
+        self.merging.apply(init_transformer)
+        self.painter = Painter(shape, decoder_depth, grid)
+        self.target_tokens = nn.Parameter(torch.randn(1, grid**2, shape.width) * 0.02)
+        self.template = nn.Parameter(torch.full((1, 3, image_size, image_size), 0.5))
+        # Coefficients are displayed as (reading - offset) * gain; fitted on held-out renders.
+        self.register_buffer("gain", torch.ones(expressions))
+        self.register_buffer("offset", torch.zeros(expressions))
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments that build the same network again."""
+        return dict(self._settings)
+
+    def save_memory(self, on: bool = True) -> None:
+        """Compute activations of transformer blocks twice in training, and store them never."""
+        self.encoder.recompute = on
+
+    @torch.no_grad()
+    def begin_at(self, target: Tensor) -> None:
+        """Begin with the resting target face, (3, H, W) RGB in [0, 1].
+
+        To be called with the encoder's first weights in place: what it sees in the picture becomes
+        the tokens that training goes on from.
+        """
+        resting = resize(target[None].to(self.template), self.output_size)
+        self.template.copy_(resting)
+        was = self.encoder.training
+        self.target_tokens.copy_(self.encoder.eval()(resting)[:, 1:])
+        self.encoder.train(was)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1], aligned, any size → (B, 3, S, S) RGB in [0, 1]."""
+        tokens = self._tokens(images)
+        return self._picture(self._calibrated(self._reading(tokens)), tokens).clamp(0, 1)
+
+    def read(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] → (B, E) coefficients in [0, 1]."""
+        return self._calibrated(self.see(images))
+
+    def see(self, images: Tensor) -> Reading:
+        """(B, 3, H, W) RGB in [0, 1] → the reading alone, uncalibrated."""
+        return self._reading(self._tokens(images))
+
+    def learn(self, images: Tensor) -> Outputs:
+        """(B, 3, H, W) RGB in [0, 1] → picture and reading, uncalibrated."""
+        tokens = self._tokens(images)
+        reading = self._reading(tokens)
+        return Outputs(self._picture(leaky_clamp(reading.coefficients.float()), tokens), reading)
+
+    def draw(self, coefficients: Tensor) -> Tensor:
+        """(B, E) in [0, 1] → (B, 3, S, S) RGB, about [0, 1]: what coefficients alone can say.
+
+        Raises:
+            InputError: the network merges in full, so that there is nothing to draw from.
+        """
+        if self.code is None:
+            raise InputError(
+                "a norface network with merge = full paints from pictures alone: use merge = narrow"
+            )
+        return self._merged(self.code(coefficients, None))
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        return self.encoder(resize(images, self.input_size))
+
+    def _reading(self, tokens: Tensor) -> Reading:
+        return self.head(tokens[:, 1:])
+
+    def _calibrated(self, reading: Reading) -> Tensor:
+        return ((reading.coefficients.float() - self.offset) * self.gain).clamp(0, 1)
+
+    def _picture(self, coefficients: Tensor, tokens: Tensor) -> Tensor:
+        if self.code is None:
+            return self._merged(tokens)
+        residual = self.code.residual(tokens)
+        if residual is not None and self.training:
+            kept = torch.rand(len(residual), 1, 1, device=residual.device) >= _RESIDUAL_DROPPED
+            residual = residual * kept
+        return self._merged(self.code(coefficients, residual))
+
+    def _merged(self, code: Tensor) -> Tensor:
+        target = self.target_tokens.to(code.dtype).expand(len(code), -1, -1)
+        recompute = self.encoder.recompute and self.training
+        target = run_blocks(self.merging, target, code, recompute=recompute)
+        return self.painter(target, self.template, recompute)
