@@ -129,7 +129,7 @@ class Synthesize(MapStage):
     """Renders the planned pairs; all work is per row, in the engine's pool."""
 
     name: ClassVar[str] = "synthesize"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     libraries: tuple[str, ...] = ("pyarrow", "numpy", "opencv-python")
     reads = ("plan",)
     writes = "pairs"

@@ -49,8 +49,7 @@ def wear_glasses(
         polygon(lens, outline)
         stroke(frame, np.concatenate([outline, outline[:1]]), 255, width)
         if glasses.reflection > 0:
-            patch = outline.mean(0) + (outline - outline.mean(0)) * rng.uniform(0.3, 0.8)
-            polygon(shine, patch + rng.normal(0, 0.4 * unit, 2).astype(np.float32))
+            polygon(shine, _glare(outline, rng))
         hinge = rim[np.argmax(side * rim[:, 0])] + np.array([0, 0.5, 0], np.float32)
         ear = np.array([side * max(7.6, abs(hinge[0]) + 0.6), 3.9, 0.5], np.float32)
         temple = view.turned(
@@ -68,8 +67,17 @@ def wear_glasses(
     _over(picture, lens, glasses.tint, np.array([0.03, 0.03, 0.035], np.float32))
     if glasses.reflection > 0:
         soft = cv2.GaussianBlur(cv2.min(shine, lens), (0, 0), 0.12 * unit + 0.3)
-        _over(picture, soft.astype(np.uint8), 0.6 * glasses.reflection, np.ones(3, np.float32))
+        _over(picture, soft.astype(np.uint8), 0.5 * glasses.reflection, np.ones(3, np.float32))
     _over(picture, frame, 0.95, np.power(np.array(glasses.frame, np.float32), 1 / 2.2))
+
+
+def _glare(outline: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """A slanting strip of light across a lens: most glare leaves the eye to be seen."""
+    middle, reach = outline.mean(0), np.ptp(outline, axis=0)
+    wide, lean, place = rng.uniform(0.06, 0.4), rng.normal(0, 0.5), rng.uniform(-0.5, 0.5)
+    corners = np.array([[-wide, -0.5], [wide, -0.5], [wide, 0.5], [-wide, 0.5]])
+    corners[:, 0] += place - lean * corners[:, 1]
+    return (middle + corners * reach).astype(np.float32)
 
 
 def occlude(picture: FloatArray, scene: Scene, rng: np.random.Generator) -> None:

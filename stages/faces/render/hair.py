@@ -52,7 +52,7 @@ def _curtain(rng: np.random.Generator, long: bool) -> Sheet:
     full = rng.uniform(8.2, 10.4)
     crown = np.sqrt(np.clip(1 - ((y - 4).clip(0) / 10.6) ** 2, 0.02, 1))
     flare = rng.uniform(-0.15, 0.2) * (t - 0.4).clip(0)
-    wave = 0.35 * noise(rng, (rows, columns), (6, 10)) + 0.25 * noise(rng, (rows, columns), (4, 60))
+    wave = 0.35 * noise(rng, (rows, columns), (6, 10)) + 0.12 * noise(rng, (rows, columns), (4, 60))
     radius = full * crown * (1 + flare) + wave
     # Towards the opening the sheet falls in, close to the cheeks.
     near = np.exp(-(((np.minimum(angle - opening, 2 * np.pi - opening - angle)) / 0.35) ** 2))
@@ -68,7 +68,7 @@ def _curtain(rng: np.random.Generator, long: bool) -> Sheet:
     )
     shade = (
         1
-        + 0.45 * noise(rng, (rows, columns), (4, columns))
+        + 0.25 * noise(rng, (rows, columns), (4, columns))
         + 0.2 * noise(rng, (rows, columns), (3, 24))
     )
     return Sheet(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .accessories import occlude, wear_glasses
 from .background import paint_background
 from .camera import View, look_through
+from .growth import CLOTH
 from .hair import Sheet, extra_sheet
 from .head import EYE, GUMS, SKIN, TEETH, Head
 from .paint import Paint, paint_person, slopes
@@ -18,7 +19,8 @@ from .person import Person, generator
 from .rasterize import Coverage, interpolate, rasterize
 from .scene import Scene
 from .shading import Surface, cast_shadow, develop, eye_albedo, occlusion, part_albedo, shade
-from .wrinkles import wrinkle_layers, wrinkle_relief, wrinkle_strengths
+from .skin import masses
+from .wrinkles import furrow_window, wrinkle_layers, wrinkle_relief, wrinkle_strengths
 
 FloatArray = NDArray[np.floating]
 
@@ -78,6 +80,8 @@ class PreparedPerson:
 def prepare_person(head: Head, person: Person) -> PreparedPerson:
     """Shape and paint a person."""
     vertices = head.shape(person.identity)
+    mass = head.atlas.sample(masses(head.atlas, person), head.texels) * head.scalp[:, None]
+    vertices = vertices + mass * head.normals(vertices, head.triangles)
     resting = vertices[head.kit.landmarks68] + head.movement(person.rest)[head.kit.landmarks68]
     paint = paint_person(head, person)
     lift = head.atlas.sample(paint.lift, head.texels) * head.scalp[:, None]
@@ -97,8 +101,9 @@ def render(
     landmarks = vertices[head.kit.landmarks68]
     view = look_through(scene.camera, landmarks, size)
     strengths = wrinkle_strengths(head, person, coefficients)
-    furrows = wrinkle_relief(head, prepared.furrows, strengths)
-    slope = slopes(head.atlas, paint.relief + furrows)
+    relief = paint.relief.copy()
+    relief[furrow_window(head.atlas)] += wrinkle_relief(head, prepared.furrows, strengths)
+    slope = slopes(head.atlas, relief)
     gap = max(float(landmarks[top, 1] - landmarks[bottom, 1]) for top, bottom in _INNER_LIPS)
     body = _pose(head, vertices + prepared.lift, prepared.sheet, view, gap > _CLOSED_LIPS)
     cover = rasterize(body.pixels, body.triangles, size)
@@ -181,10 +186,10 @@ def _surface(
     lash = person.eyes.lash * (0.9 * upper + 0.35 * lower)
     albedo[skin] *= (1 - lash.clip(0, 0.95))[:, None]
     albedo[eye] = eye_albedo(values[eye, 8:10], person.eyes) * person.eyes.shadow_colour
-    part_albedo(part, albedo)
+    part_albedo(part, albedo, person.teeth)
     if sheet is not None:
         strands = part == sheet.part
-        colour = person.hair.colour if person.hair.style != "hat" else person.hair.hat_colour
+        colour = person.hair.hat_colour if person.hair.style in CLOTH else person.hair.colour
         albedo[strands] = np.array(colour, np.float32) * texel[strands, :1].clip(0.3, 1.8)
     right, up = view.rotation[:, 0], view.rotation[:, 1]
     # Relief leans the normal against its slope, along the skin's own right and up.

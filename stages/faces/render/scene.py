@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .expressions import Expression, draw_expression
-from .person import Colour, Person, any_colour, generator
+from .features import Colour
+from .person import Person, generator
+from .traits import any_colour
 
 FloatArray = NDArray[np.floating]
 

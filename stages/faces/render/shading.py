@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .features import Colour, Eyes
 from .head import EYE, GUMS, TEETH
-from .person import Eyes
 from .rasterize import Coverage
 from .scene import Light
 
@@ -17,7 +17,6 @@ FloatArray = NDArray[np.floating]
 
 _SHADOW_SIZE = 80
 _SHADOW_REACH = 15.0  # head units from the pivot that the map covers
-_TEETH = np.array([0.72, 0.68, 0.58], np.float32)
 _GUMS = np.array([0.30, 0.07, 0.07], np.float32)
 
 
@@ -57,9 +56,9 @@ def eye_albedo(offset: FloatArray, eyes: Eyes) -> FloatArray:
     return (colour * (1 - pupil) + 0.006 * pupil).astype(np.float32)
 
 
-def part_albedo(part: NDArray[np.uint8], albedo: FloatArray) -> None:
+def part_albedo(part: NDArray[np.uint8], albedo: FloatArray, teeth: Colour) -> None:
     """Fill in teeth and gums, in place."""
-    albedo[part == TEETH] = _TEETH
+    albedo[part == TEETH] = teeth
     albedo[part == GUMS] = _GUMS
 
 

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from .atlas import Atlas
 from .expressions import Expression
+from .features import Beard, Brows, Build, Eyes, Hair, Makeup, Marks
 from .head import Head, prepare_head
-from .person import Beard, Brows, Eyes, Hair, Person
+from .person import Person
 from .renderer import PreparedPerson, Render, prepare_person, render
 from .scene import Camera, Glasses, Light, Scene
 
@@ -32,7 +33,7 @@ def target_person(head: Head) -> Person:
         lip=(0.40, 0.13, 0.12),
         lip_strength=0.75,
         blotch=0.02,
-        wrinkles=1.0,
+        wrinkles=np.ones(8, np.float32),
         resting_wrinkles=np.zeros(8, np.float32),
         oiliness=0.12,
         brows=Brows(0.95, 0.62, 0.12, 0.02, 0.05, 1.0, _HAIR),
@@ -41,6 +42,10 @@ def target_person(head: Head) -> Person:
         eyes=Eyes((0.07, 0.045, 0.03), 0.85, 0.58, 0.24, 0.1, 0.9, 1.0),
         clothes=(0.12, 0.13, 0.15),
         seed=0,
+        marks=Marks(),
+        makeup=Makeup(),
+        build=Build(),
+        teeth=(0.72, 0.68, 0.58),
     )
 
 

@@ -24,30 +24,40 @@ _BOTH_SIDES = 1.0  # degrees about the middle that belong to both sides
 FURROWS = ("forehead", "glabella", "crow", "bridge", "fold", "marionette", "chin", "bag")
 
 
-def wrinkle_layers(head: Head, person: Person) -> FloatArray:
-    """(K, H, W) float32 head units: every group of furrows, folded fully on both sides.
+def furrow_window(atlas: Atlas) -> tuple[slice, slice]:
+    """Rows and columns of the atlas outside which no furrow lies."""
+    columns, rows = atlas.at(np.array([-47.0, 47.0]), np.array([10.6, -7.6])).astype(int).T
+    return slice(int(rows[0]), int(rows[1]) + 1), slice(int(columns[0]), int(columns[1]) + 1)
 
-    Groups are in the order of ``FURROWS``; furrows are negative.
+
+def wrinkle_layers(head: Head, person: Person) -> FloatArray:
+    """(K, h, w) float32 head units: every group of furrows, folded fully on both sides.
+
+    Groups are in the order of ``FURROWS``, on the ``furrow_window`` of the atlas; furrows are
+    negative.
     """
+    atlas = head.atlas
     rng = generator(7, person.seed)
-    masks = [head.atlas.blank() for _ in FURROWS]
+    window = furrow_window(atlas)
+    masks = [atlas.blank() for _ in FURROWS]
     for side in (-1, 1):
         for mask, kind in zip(masks, FURROWS, strict=True):
             for line, share in _lines(kind, side, rng):
-                curve = spline(head.atlas.at(line[:, 0], line[:, 1]), 16)
+                curve = spline(atlas.at(line[:, 0], line[:, 1]), 16)
                 _tapered(mask, curve, int(share * 255))
-    return np.stack([_furrow(head.atlas, mask) for mask in masks])
+    layers = np.zeros((len(masks), *masks[0][window].shape), np.float32)
+    for layer, mask in zip(layers, masks, strict=True):
+        _furrow(atlas, mask[window], layer)
+    return layers
 
 
-def _furrow(atlas: Atlas, mask: NDArray[np.uint8]) -> FloatArray:
-    """Relief of drawn lines; blurs only the rows that hold any."""
-    depth = mask.astype(np.float32) / 255
+def _furrow(atlas: Atlas, mask: NDArray[np.uint8], layer: FloatArray) -> None:
+    """Turn drawn lines into relief; blurs only the rows that hold any."""
     used = np.flatnonzero(mask.any(1))
     margin = int(atlas.texels_per_unit)
     rows = slice(max(int(used[0]) - margin, 0), int(used[-1]) + margin + 1)
-    part = depth[rows]
-    depth[rows] = -_DEEPEST * (1.1 * atlas.blur(part, 0.07) + 1.2 * atlas.blur(part, 0.22))
-    return depth
+    depth = mask[rows].astype(np.float32) / 255
+    layer[rows] = -_DEEPEST * (1.1 * atlas.blur(depth, 0.07) + 1.2 * atlas.blur(depth, 0.22))
 
 
 def wrinkle_strengths(head: Head, person: Person, coefficients: FloatArray) -> FloatArray:
@@ -61,12 +71,13 @@ def wrinkle_strengths(head: Head, person: Person, coefficients: FloatArray) -> F
 
 
 def wrinkle_relief(head: Head, layers: FloatArray, strengths: FloatArray) -> FloatArray:
-    """(H, W) float32 head units: layers (K, H, W) blended by strengths (K, 2).
+    """(h, w) float32 head units on the ``furrow_window``: layers blended by strengths (K, 2).
 
-    Each column of the atlas takes the strengths of its own side, the middle both.
+    Each column takes the strengths of its own side, the middle both.
     """
-    left = smoothstep(-_BOTH_SIDES, _BOTH_SIDES, head.atlas.degrees)  # (1, W)
-    weights = strengths[:, :1] * (1 - left) + strengths[:, 1:] * left  # (K, W)
+    columns = furrow_window(head.atlas)[1]
+    left = smoothstep(-_BOTH_SIDES, _BOTH_SIDES, head.atlas.degrees[:, columns])  # (1, w)
+    weights = strengths[:, :1] * (1 - left) + strengths[:, 1:] * left  # (K, w)
     return np.asarray(np.einsum("khw,kw->hw", layers, weights), np.float32)
 
 
