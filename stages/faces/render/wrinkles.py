@@ -46,8 +46,8 @@ def wrinkle_layers(head: Head, person: Person) -> FloatArray:
                 curve = spline(atlas.at(line[:, 0], line[:, 1]), 16)
                 _tapered(mask, curve, int(share * 255))
     layers = np.zeros((len(masks), *masks[0][window].shape), np.float32)
-    for layer, mask in zip(layers, masks, strict=True):
-        _furrow(atlas, mask[window], layer)
+    for order, mask in enumerate(masks):
+        _furrow(atlas, mask[window], layers[order])
     return layers
 
 
