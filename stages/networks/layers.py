@@ -38,7 +38,7 @@ def bend(template: Tensor, flow: Tensor) -> Tensor:
     line = (torch.arange(size, device=flow.device, dtype=torch.float32) + 0.5) * 2 / size - 1
     rows, columns = torch.meshgrid(line, line, indexing="ij")
     places = torch.stack([columns, rows], -1) + flow.permute(0, 2, 3, 1)  # (B, S, S, 2)
-    pictures = template.expand(len(flow), -1, -1, -1)
+    pictures = template.expand(flow.shape[0], -1, -1, -1)
     return functional.grid_sample(pictures, places, padding_mode="border", align_corners=False)
 
 

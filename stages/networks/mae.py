@@ -79,7 +79,7 @@ class MaskedAutoencoder(nn.Module):
         seen = order[:, : self.seen, None].expand(-1, -1, patches.shape[-1])
         x = self.decoder_embed(self.encoder.encode(patches.gather(1, seen)))  # (B, 1 + K, d)
         count = noise.shape[1]
-        blank = self.mask_token.to(x.dtype).expand(len(x), count - self.seen, -1)
+        blank = self.mask_token.to(x.dtype).expand(x.shape[0], count - self.seen, -1)
         whole = torch.cat([x[:, 1:], blank], 1)
         whole = whole.gather(1, place[..., None].expand(-1, -1, whole.shape[-1]))  # (B, N, d)
         x = torch.cat([x[:, :1], whole], 1) + self.decoder_positions

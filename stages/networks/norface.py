@@ -83,7 +83,7 @@ class NarrowCode(nn.Module):
         """(B, N, D) tokens of the original → (B, K, w) in [-1, 1], or None without any."""
         if not self.tokens:
             return None
-        queries = self.queries.expand(len(seen), -1, -1)
+        queries = self.queries.expand(seen.shape[0], -1, -1)
         return torch.tanh(self.squeeze(self.look(queries, seen)))
 
     def forward(self, coefficients: Tensor, residual: Tensor | None) -> Tensor:
@@ -91,7 +91,7 @@ class NarrowCode(nn.Module):
         code = self.resting + coefficients[..., None] * self.moved
         if not self.tokens:
             return code
-        extra = self.queries.expand(len(code), -1, -1)
+        extra = self.queries.expand(code.shape[0], -1, -1)
         if residual is not None:
             extra = extra + self.widen(residual)
         return torch.cat([code.to(extra.dtype), extra], 1)
@@ -195,9 +195,9 @@ class NorfaceNormalizer(Normalizer):
         shape, grid = self.encoder.shape, self.encoder.grid
         self.head = ReadingHead(shape.width, grid**2, expressions)
         self.head.apply(init_transformer)
-        self.code: NarrowCode | None = None
+        self.narrow: NarrowCode | None = None
         if merge == "narrow":
-            self.code = NarrowCode(shape, expressions, residual_tokens, residual_width)
+            self.narrow = NarrowCode(shape, expressions, residual_tokens, residual_width)
         self.merging = nn.ModuleList(
             MergeBlock(shape.width, shape.heads) for _ in range(merge_depth)
         )
@@ -255,11 +255,11 @@ class NorfaceNormalizer(Normalizer):
         Raises:
             InputError: the network merges in full, so that there is nothing to draw from.
         """
-        if self.code is None:
+        if self.narrow is None:
             raise InputError(
                 "a norface network with merge = full paints from pictures alone: use merge = narrow"
             )
-        return self._merged(self.code(coefficients, None))
+        return self._merged(self.narrow(coefficients, None))
 
     def _tokens(self, images: Tensor) -> Tensor:
         return self.encoder(resize(images, self.input_size))
@@ -271,16 +271,16 @@ class NorfaceNormalizer(Normalizer):
         return ((reading.coefficients.float() - self.offset) * self.gain).clamp(0, 1)
 
     def _picture(self, coefficients: Tensor, tokens: Tensor) -> Tensor:
-        if self.code is None:
+        if self.narrow is None:
             return self._merged(tokens)
-        residual = self.code.residual(tokens)
+        residual = self.narrow.residual(tokens)
         if residual is not None and self.training:
-            kept = torch.rand(len(residual), 1, 1, device=residual.device) >= _RESIDUAL_DROPPED
+            kept = torch.rand(residual.shape[0], 1, 1, device=residual.device) >= _RESIDUAL_DROPPED
             residual = residual * kept
-        return self._merged(self.code(coefficients, residual))
+        return self._merged(self.narrow(coefficients, residual))
 
     def _merged(self, code: Tensor) -> Tensor:
-        target = self.target_tokens.to(code.dtype).expand(len(code), -1, -1)
+        target = self.target_tokens.to(code.dtype).expand(code.shape[0], -1, -1)
         recompute = self.encoder.recompute and self.training
         target = run_blocks(self.merging, target, code, recompute=recompute)
         return self.painter(target, self.template, recompute)

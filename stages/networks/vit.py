@@ -182,7 +182,7 @@ class Vit(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:
         """(B, N, D), all patches or some → (B, 1 + N, D), the class token first."""
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
         x = torch.cat([first.to(patches.dtype), patches], 1)
         return self.norm(run_blocks(self.blocks, x, recompute=self.recompute and self.training))
 

@@ -75,7 +75,7 @@ def test_only_the_code_passes():
 @torch.inference_mode()
 def test_the_residual_is_as_narrow_as_it_says():
     network = small(residual_tokens=3, residual_width=2)
-    residual = network.code.residual(network.encoder(torch.rand(2, 3, SIDE, SIDE)))
+    residual = network.narrow.residual(network.encoder(torch.rand(2, 3, SIDE, SIDE)))
     assert residual.shape == (2, 3, 2) and residual.abs().max() <= 1
 
 
