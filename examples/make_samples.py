@@ -17,9 +17,9 @@ from normpipe.stages.faces.facekit import load_facekit
 from normpipe.stages.faces.render.atlas import Atlas
 from normpipe.stages.faces.render.background import paint_background
 from normpipe.stages.faces.render.expressions import (
-    ACTION_UNITS,
     EMOTION_OF,
     PROTOTYPES,
+    RENDERED_UNITS,
     Expression,
     action_units,
     from_named,
@@ -27,7 +27,7 @@ from normpipe.stages.faces.render.expressions import (
 from normpipe.stages.faces.render.head import prepare_head
 from normpipe.stages.faces.render.person import draw_person, generator
 from normpipe.stages.faces.render.renderer import prepare_person, render
-from normpipe.stages.faces.render.scene import draw_scene
+from normpipe.stages.faces.render.scene import SceneOptions, draw_scene
 
 SIZE_PX = 288
 # People chosen by eye for variety: (identity number, expressions of that person).
@@ -51,7 +51,7 @@ def sample_scene(person, prototype, seed, names):
         for stem, (low, high) in PROTOTYPES[prototype].items()
     }
     expression = Expression(from_named(names, spread), EMOTION_OF.get(prototype, prototype))
-    scene = draw_scene(person, seed, names, "snapshot")
+    scene = draw_scene(person, seed, names, SceneOptions("snapshot"))
     light = replace(
         scene.light,
         exposure=0.56,
@@ -100,7 +100,7 @@ def main(facekit: str, folder: str) -> None:
     whole = (out / rows[0]["path"]).read_bytes()
     (out / "truncated.jpg").write_bytes(whole[: len(whole) // 3])
     with (out / "labels.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["path", "subject", "split", "emotion", *ACTION_UNITS])
+        writer = csv.DictWriter(stream, ["path", "subject", "split", "emotion", *RENDERED_UNITS])
         writer.writeheader()
         writer.writerows([*rows, {"path": "no_face.jpg"}, {"path": "truncated.jpg"}])
 

@@ -35,8 +35,8 @@ def synthesize(
     pairs: Annotated[int | None, typer.Option(min=1, help="pairs to render")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="other people, other pictures")] = None,
     crossed: Annotated[
-        bool, typer.Option("--crossed", help="every person makes the same expressions")
-    ] = False,
+        str | None, typer.Option(metavar="KxM", help="K people who all make the same M expressions")
+    ] = None,
     set: Settings = None,
     overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
 ) -> None:
@@ -46,11 +46,9 @@ def synthesize(
 
     start_logging(False)
     overrides = list(set or [])
-    for name, value in {"pairs": pairs, "seed": seed}.items():
+    for name, value in {"pairs": pairs, "seed": seed, "crossed": crossed}.items():
         if value is not None:
             overrides.append(f"synthesize.{name}={value}")
-    if crossed:
-        overrides.append("synthesize.crossed=true")
     if facekit is not None:
         overrides.append(f"synthesize.facekit={facekit}")
     job = load_job(job_file, {"output": output}, overrides, _configs())

@@ -19,15 +19,20 @@ from ..manifests.schema import IMAGE, POINTS, schema
 from ..pipeline.errors import InputError, NormpipeError
 from ..pipeline.stage import MapStage, Row, Scan, SourceStage, StageConfig
 from .faces.facekit import FaceKit, load_facekit
+from .faces.render.acting import RAMP_STEPS
 from .faces.render.atlas import Atlas
-from .faces.render.expressions import ACTION_UNITS
+from .faces.render.expressions import RENDERED_UNITS, occurring
 from .faces.render.head import Head, prepare_head
 from .faces.render.pairs import Pair, PairSpec, make_pair, plan_pairs
 from .faces.render.person import draw_person
 from .faces.render.renderer import PreparedPerson, prepare_person
+from .faces.render.scene import SceneOptions
 from .faces.render.target import TargetFace
 
 ByteArray = NDArray[np.uint8]
+
+
+Expressions = Literal["mixed", "prototype", "sparse", "single", "talking", "gaze", "ramps"]
 
 
 class SynthesizeConfig(StageConfig):
@@ -52,7 +57,18 @@ class SynthesizeConfig(StageConfig):
     )
     validation: float = Field(0.05, ge=0, lt=1, description="share of the people for validation")
     test: float = Field(0.05, ge=0, lt=1, description="share of the people for test")
-    crossed: bool = Field(False, description="every person makes the same expressions")
+    crossed: str = Field(
+        "",
+        pattern=r"^(\d+x\d+)?$",
+        description="KxM, such as 20x30: K people who all make the same M expressions, "
+        "instead of pairs and identities",
+    )
+    expressions: Literal["mixed", "prototype", "sparse", "single", "talking", "gaze", "ramps"] = (
+        Field(
+            "mixed",
+            description="mixed, or one kind alone: prototype, sparse, single, talking, gaze, ramps",
+        )
+    )
     quality: int = Field(95, ge=1, le=100, description="JPEG quality")
     shard_rows: int = Field(500, ge=1, description="pairs a shard")
 
@@ -79,7 +95,8 @@ def synthesized_schema(expression_names: tuple[str, ...] = ()) -> pa.Schema:
             ("seed", pa.int64()),
             ("emotion", pa.string()),
             ("expression", pa.list_(pa.float32())),
-            ("action_units", pa.struct([(unit, pa.float32()) for unit in ACTION_UNITS])),
+            ("action_units", pa.struct([(unit, pa.float32()) for unit in RENDERED_UNITS])),
+            ("action_unit_occurrence", pa.struct([(unit, pa.bool_()) for unit in RENDERED_UNITS])),
             ("yaw_deg", pa.float32()),
             ("pitch_deg", pa.float32()),
             ("roll_deg", pa.float32()),
@@ -204,13 +221,23 @@ class PairRenderer:
         config = self.config
         sizes = (config.size_px, config.target_size_px)
         prepared = self._prepared(spec.identity)
-        return make_pair(self.head, self.target, prepared, spec, sizes, config.framing)
+        options = SceneOptions(config.framing, config.expressions)
+        return make_pair(self.head, self.target, prepared, spec, sizes, options)
 
 
 def plan(config: SynthesizeConfig) -> list[PairSpec]:
     """The rows this configuration asks for."""
     shares = (config.validation, config.test)
-    return list(plan_pairs(config.pairs, config.identities, config.seed, shares, config.crossed))
+    pairs, identities = config.pairs, config.identities
+    ramps = config.expressions == "ramps"
+    if config.crossed:
+        people, expressions = (int(number) for number in config.crossed.split("x"))
+        if not people or not expressions:
+            raise InputError(f"--crossed {config.crossed}: people x expressions, such as 20x30")
+        if ramps and expressions % RAMP_STEPS:
+            raise InputError(f"--crossed {config.crossed}: ramps are {RAMP_STEPS} pictures each")
+        pairs, identities = people * expressions, people
+    return list(plan_pairs(pairs, identities, config.seed, shares, bool(config.crossed), ramps))
 
 
 def pair_row(spec: PairSpec, pair: Pair, jpeg_quality: int) -> dict[str, Any]:
@@ -231,6 +258,7 @@ def pair_row(spec: PairSpec, pair: Pair, jpeg_quality: int) -> dict[str, Any]:
         "emotion": pair.emotion,
         "expression": pair.coefficients.tolist(),
         "action_units": pair.intensities,
+        "action_unit_occurrence": occurring(pair.intensities),
         "yaw_deg": pair.yaw_deg,
         "pitch_deg": pair.pitch_deg,
         "roll_deg": pair.roll_deg,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.functional import r2_score
 
 from ..faces.render.degrade import degrade
-from ..faces.render.expressions import ACTION_UNITS, action_units, stems
+from ..faces.render.expressions import RENDERED_UNITS, action_units, stems
 from ..networks.compact import CompactNormalizer, standardize
 from .losses import REGIONS, displacement_basis
 from .pictures import PairCache, mirrored
@@ -77,7 +77,7 @@ def score_readings(
             score = r2(prediction[:, sides].reshape(-1, 1), truth[:, sides].reshape(-1, 1))
             result["shapes"][stem] = _number(score[0])
     units = _units(names, prediction), _units(names, truth), _units(names, constant)
-    for place, unit in enumerate(ACTION_UNITS):
+    for place, unit in enumerate(RENDERED_UNITS):
         if units[1][:, place].std() > 1e-6:
             column = slice(place, place + 1)
             result["action_units"][unit] = _number(r2(units[0][:, column], units[1][:, column])[0])

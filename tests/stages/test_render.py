@@ -7,14 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from normpipe.stages.faces.render.acting import EMOTION_OF, PROTOTYPES, draw_expression
 from normpipe.stages.faces.render.camera import TEMPLATE, five_points, look_through
 from normpipe.stages.faces.render.degrade import degrade
 from normpipe.stages.faces.render.expressions import (
-    ACTION_UNITS,
-    EMOTION_OF,
-    PROTOTYPES,
+    RENDERED_UNITS,
     action_units,
-    draw_expression,
     from_named,
     occurring,
 )
@@ -243,7 +241,7 @@ SHAPES_OF_THE_KIT = (
 )
 def test_action_units_by_name(values, expected):
     units = action_units(SHAPES_OF_THE_KIT, from_named(SHAPES_OF_THE_KIT, values))
-    assert set(units) == set(ACTION_UNITS)
+    assert set(units) == set(RENDERED_UNITS)
     for unit, value in units.items():
         assert value == pytest.approx(expected.get(unit, 0.0), abs=1e-5), unit
     assert {u for u, on in occurring(units).items() if on} == {

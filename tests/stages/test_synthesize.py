@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.faces.render.expressions import ACTION_UNITS
+from normpipe.stages.faces.render.expressions import RENDERED_UNITS
 from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
 
 
@@ -66,8 +66,11 @@ def test_labels_are_named_and_in_range(config, rows):
     for row in rows.to_pylist():
         assert len(row["expression"]) == len(names)
         assert min(row["expression"]) >= 0 and max(row["expression"]) <= 1
-        assert list(row["action_units"]) == list(ACTION_UNITS)
+        assert list(row["action_units"]) == list(RENDERED_UNITS)
         assert all(0 <= value <= 5 for value in row["action_units"].values())
+        assert row["action_unit_occurrence"] == {
+            unit: value >= 1 for unit, value in row["action_units"].items()
+        }
         smile = [row["expression"][names.index(f"mouthSmile_{side}")] for side in "LR"]
         assert row["action_units"]["AU12"] == pytest.approx(5 * max(smile), abs=1e-5)
         assert np.shape(row["landmarks68"]) == np.shape(row["target_landmarks68"]) == (68, 2)
@@ -96,10 +99,9 @@ def test_targets_can_be_left_out(config):
 
 
 def test_crossed_identities_share_expressions(config):
-    crossed = config.model_copy(
-        update={"crossed": True, "pairs": 6, "identities": 3, "targets": False}
-    )
+    crossed = config.model_copy(update={"crossed": "3x2", "targets": False})
     made = run(crossed).to_pylist()
+    assert len(made) == 6
     by_person: dict[int, list[list[float]]] = {}
     for row in made:
         by_person.setdefault(row["identity"], []).append(row["expression"])

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .acting import RAMP_STEPS
 from .camera import five_points
 from .expressions import action_units
 from .head import Head
 from .renderer import PreparedPerson, render
-from .scene import draw_scene
+from .scene import SceneOptions, draw_scene
 from .target import TargetFace
 
 FloatArray = NDArray[np.floating]
@@ -27,8 +28,8 @@ _PICTURES_PER_SEED = 100_000_000
 class PairSpec:
     """Which pair to make; everything else follows from these numbers.
 
-    ``identity`` and ``seed`` are globally unique numbers, ``expression_seed`` is None where the
-    expression is the picture's own.
+    ``identity`` and ``seed`` are globally unique numbers (the pictures of a ramp share a seed),
+    ``expression_seed`` is None where the expression is the picture's own.
     """
 
     key: str
@@ -66,7 +67,12 @@ class Pair:
 
 
 def plan_pairs(
-    pairs: int, identities: int, seed: int, shares: tuple[float, float], crossed: bool
+    pairs: int,
+    identities: int,
+    seed: int,
+    shares: tuple[float, float],
+    crossed: bool,
+    ramps: bool = False,
 ) -> Iterator[PairSpec]:
     """List the pairs of a set, person by person.
 
@@ -76,18 +82,24 @@ def plan_pairs(
         seed: another seed gives other people and other pictures.
         shares: fractions of the people that go to validation and test; a person is in one split.
         crossed: every person makes the same expressions.
+        ramps: pictures come in runs that differ in the strength of one movement alone.
     """
     each = -(-pairs // identities)
+    if ramps:
+        each = -(-each // RAMP_STEPS) * RAMP_STEPS  # a ramp stays with its person
     counters = {"train": 0, "validation": 0, "test": 0}
     for number in range(pairs):
         person, picture = divmod(number, each)
         split = split_of(person, shares)
+        first = seed * _PICTURES_PER_SEED
+        shot = number // RAMP_STEPS * RAMP_STEPS if ramps else number  # light, pose, place
+        expression = picture if crossed else number
         yield PairSpec(
             key=f"synth/{split}/{counters[split]:06d}",
             split=split,
             identity=seed * IDENTITIES_PER_SEED + person,
-            seed=seed * _PICTURES_PER_SEED + number,
-            expression_seed=seed * _PICTURES_PER_SEED + picture if crossed else None,
+            seed=first + shot,
+            expression_seed=first + expression if crossed or ramps else None,
         )
         counters[split] += 1
 
@@ -107,11 +119,11 @@ def make_pair(
     prepared: PreparedPerson,
     spec: PairSpec,
     sizes_px: tuple[int, int],
-    framing: str = "aligned",
+    options: SceneOptions = SceneOptions(),  # noqa: B008 - frozen
 ) -> Pair:
     """Render one pair; ``sizes_px``: source and target; ``target`` None leaves it out."""
     names = head.kit.expression_names
-    scene = draw_scene(prepared.person, spec.seed, names, framing, spec.expression_seed)
+    scene = draw_scene(prepared.person, spec.seed, names, options, spec.expression_seed)
     coefficients = scene.expression.coefficients
     source = render(head, prepared, scene, sizes_px[0])
     normal = None if target is None else target.render(coefficients, sizes_px[1])

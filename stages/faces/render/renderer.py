@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .accessories import occlude, wear_glasses
 from .background import paint_background
 from .camera import View, look_through
+from .gaze import gaze_angles, seen_from_axis
 from .growth import CLOTH
 from .hair import Sheet, extra_sheet
 from .head import EYE, GUMS, SKIN, TEETH, Head
@@ -97,7 +98,9 @@ def render(
     size = size_px * supersample
     person, paint = prepared.person, prepared.paint
     coefficients = scene.expression.coefficients
-    vertices = prepared.vertices + head.movement(movement_of(person, coefficients))
+    amounts = movement_of(person, coefficients)
+    vertices = prepared.vertices + head.movement(amounts)
+    gaze = gaze_angles(head.kit.expression_names, amounts)
     landmarks = vertices[head.kit.landmarks68]
     view = look_through(scene.camera, landmarks, size)
     strengths = wrinkle_strengths(head, person, coefficients)
@@ -107,7 +110,7 @@ def render(
     gap = max(float(landmarks[top, 1] - landmarks[bottom, 1]) for top, bottom in _INNER_LIPS)
     body = _pose(head, vertices + prepared.lift, prepared.sheet, view, gap > _CLOSED_LIPS)
     cover = rasterize(body.pixels, body.triangles, size)
-    surface = _surface(head, body, cover, prepared, slope, view)
+    surface = _surface(head, body, cover, prepared, slope, view, gaze)
     openness = occlusion(cover, size, abs(view.scale))
     lit = np.ones(len(cover.pixel), np.float32)
     if scene.light.shadow > 0.1:
@@ -163,6 +166,7 @@ def _surface(
     prepared: PreparedPerson,
     slope: FloatArray,
     view: View,
+    gaze: FloatArray,
 ) -> Surface:
     """Everything about the visible pixels that light needs."""
     person, paint, sheet = prepared.person, prepared.paint, prepared.sheet
@@ -185,7 +189,11 @@ def _surface(
     upper, lower = values[skin, 10], values[skin, 11]
     lash = person.eyes.lash * (0.9 * upper + 0.35 * lower)
     albedo[skin] *= (1 - lash.clip(0, 0.95))[:, None]
-    albedo[eye] = eye_albedo(values[eye, 8:10], person.eyes) * person.eyes.shadow_colour
+    offset = values[eye, 8:10]
+    if gaze.any():
+        left = (texel[eye, 0] > head.atlas.width / 2).astype(int)
+        offset = seen_from_axis(offset, gaze[left])
+    albedo[eye] = eye_albedo(offset, person.eyes) * person.eyes.shadow_colour
     part_albedo(part, albedo, person.teeth)
     if sheet is not None:
         strands = part == sheet.part

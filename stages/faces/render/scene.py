@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .expressions import Expression, draw_expression
+from .acting import RAMP_STEPS, draw_expression, ramp_expression
+from .expressions import Expression
 from .features import Colour
 from .person import Person, generator
 from .traits import any_colour
@@ -83,23 +84,37 @@ class Scene:
     seed: int
 
 
+@dataclass(frozen=True)
+class SceneOptions:
+    """What a set of scenes has in common.
+
+    ``framing``: see ``Camera``. ``expressions``: one of ``acting.KINDS``.
+    """
+
+    framing: str = "aligned"
+    expressions: str = "mixed"
+
+
 def draw_scene(
     person: Person,
     seed: int,
     names: Sequence[str],
-    framing: str = "aligned",
+    options: SceneOptions = SceneOptions(),
     expression_seed: int | None = None,
 ) -> Scene:
     """Draw picture ``seed`` of a person.
 
     The expression follows from ``expression_seed`` where one is given, so that many people can be
-    shown with one expression.
+    shown with one expression. In ramps, each ``RAMP_STEPS`` expression seeds in a row are one ramp.
     """
     rng = generator(2, seed)
-    expression = draw_expression(
-        generator(8, seed if expression_seed is None else expression_seed), names
-    )
-    camera = _draw_camera(rng, framing)
+    number = seed if expression_seed is None else expression_seed
+    if options.expressions == "ramps":
+        ramp, step = divmod(number, RAMP_STEPS)
+        expression = ramp_expression(generator(18, ramp), names, step)
+    else:
+        expression = draw_expression(generator(8, number), names, options.expressions)
+    camera = _draw_camera(rng, options.framing)
     light = _draw_light(rng)
     usually_worn = generator(3, person.seed).random() < 0.15
     glasses = _draw_glasses(rng, worn=rng.random() < (0.8 if usually_worn else 0.04))
