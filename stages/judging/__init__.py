@@ -1,0 +1,1 @@
+"""How good a normalizer is: expression kept, identity removed, everything else constant."""
