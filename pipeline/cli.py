@@ -263,7 +263,8 @@ def start_logging(quiet: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
-    from . import cli_training
+    from . import cli_networks, cli_training
 
     cli_training.register()
+    cli_networks.register()
     app(prog_name="normpipe")

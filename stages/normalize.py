@@ -1,21 +1,21 @@
 """normalize: aligned faces through a network; the same expression on one face.
 
 Reads ``aligned``, writes ``normalized/<variant>``. Decoding and encoding run in the engine's pool,
-the network in its own thread.
+the network in its own thread: torch's, or ONNX Runtime's for an exported one.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..manifests.schema import NORMALIZED
 from ..pipeline.errors import InputError, SampleError, nearest
-from ..pipeline.stage import MapStage, Row, StageConfig, sha256_file
+from ..pipeline.stage import MapStage, Row, StageConfig
 from .faces.pixels import Limits, decode, encode
 
 Pixels = NDArray[np.uint8]
@@ -27,10 +27,13 @@ SATURATED_FROM = 250
 class NormalizeConfig(StageConfig):
     """Settings of the normalize stage."""
 
-    network: str = Field("compact", description="name of the network")
+    network: str = Field(
+        "compact", description="name of the network; empty: the one that the weights are of"
+    )
     weights: str = Field(
         "",
-        description="path of a .safetensors file; empty: the weights that ship with the network",
+        description="path of a .safetensors file, or of an .onnx file that normpipe "
+        "export-normalizer wrote; empty: the weights that ship with the network",
         json_schema_extra={"shapes_results": False},  # their digest does
     )
     variant: str = Field(
@@ -67,10 +70,23 @@ class NormalizeConfig(StageConfig):
             raise ValueError("a variant is a plain folder name")
         return value
 
+    @model_validator(mode="after")
+    def _some_network(self) -> Self:
+        if not self.network and not self.weights:
+            raise ValueError("give network, weights or both")
+        if self.is_onnx and self.precision != "fp32":
+            raise ValueError("an .onnx file computes in fp32: set precision=fp32")
+        return self
+
     @property
     def variant_name(self) -> str:
         """Return the folder's name under ``normalized/``."""
-        return self.variant or self.network
+        return self.variant or self.network or Path(self.weights).stem
+
+    @property
+    def is_onnx(self) -> bool:
+        """Return whether ONNX Runtime is to run it."""
+        return Path(self.weights).suffix == ".onnx"
 
 
 class Normalize(MapStage):
@@ -88,11 +104,16 @@ class Normalize(MapStage):
         self.writes = f"normalized/{config.variant_name}"
         self.description = (
             "Faces mapped to one identity, pose and background with their expression kept, by the "
-            f"network `{config.network}`. Normalized is not anonymous: see normpipe's README."
+            f"network `{config.network or config.variant_name}`. Normalized is not anonymous: see "
+            "normpipe's README."
         )
+        if config.is_onnx:
+            self.libraries = ("pyarrow", "pillow", "numpy", "onnxruntime", "onnxruntime-gpu")
         self._threads = threads
         self._network: Any = None
+        self._name = config.network
         self._device: Any = None
+        self._device_class = "cpu"
         self._digest = ""
 
     @property
@@ -103,7 +124,7 @@ class Normalize(MapStage):
     @property
     def device_class(self) -> str:
         """Return ``cpu`` or ``cuda``."""
-        return "cpu" if self._device is None else str(self._device.type)
+        return self._device_class
 
     def digests(self) -> dict[str, str]:
         """Return the sha256 of the weights."""
@@ -113,35 +134,48 @@ class Normalize(MapStage):
         """Build the network and load its weights.
 
         Raises InputError for an unknown network, a device that is not there, and weights that are
-        missing or of other shapes.
+        missing, of another network or of other shapes.
         """
+        if self._network is not None:
+            return
+        network = self._open_onnx() if self.config.is_onnx else self._open_torch()
+        if self.config.network not in ("", self._name):
+            raise InputError(
+                f"{self.config.weights} are weights of the network '{self._name}', not "
+                f"'{self.config.network}': set normalize.network={self._name}"
+            )
+        self._network = network
+
+    def _open_torch(self) -> Any:
         import torch
 
         from .networks import NETWORKS
-        from .networks.checkpoint import find_weights, load_weights
+        from .networks.checkpoint import open_normalizer
 
-        if self._network is not None:
-            return
         name = self.config.network
-        if name not in NETWORKS:
+        if name and name not in NETWORKS:
             raise InputError(f"unknown network '{name}'{nearest(name, list(NETWORKS))}")
         self._device = resolve_device(self.config.device)
+        self._device_class = str(self._device.type)
         if self._threads is not None and self._device.type == "cpu":
             torch.set_num_threads(self._threads)
         # fp32 means fp32, and the same bytes every time: no TF32, no search for kernels.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        path: Path = find_weights(self.config.weights or name)
-        network = NETWORKS[name]()
-        try:
-            load_weights(network, path)
-        except InputError as error:
-            raise InputError(
-                f"{error}: set normalize.weights to weights of the network '{name}'"
-            ) from None
-        self._digest = sha256_file(path)
-        self._network = network.eval().requires_grad_(False).to(self._device)
+        loaded = open_normalizer(self.config.weights or name)
+        self._digest, self._name = loaded.digest, loaded.network
+        return loaded.module.requires_grad_(False).to(self._device)
+
+    def _open_onnx(self) -> Any:
+        import torch
+
+        from .networks.onnx_file import open_onnx
+
+        exported = open_onnx(Path(self.config.weights), self.config.device, self._threads)
+        self._device, self._device_class = torch.device("cpu"), exported.device_class
+        self._digest, self._name = exported.digest, exported.network
+        return lambda images: torch.from_numpy(exported(images.contiguous().numpy()))
 
     def prepare(self, row: Row) -> Pixels:
         """Return the aligned face, (H, W, 3) uint8 RGB."""
@@ -181,7 +215,7 @@ class Normalize(MapStage):
             {
                 "image": {"bytes": data, "path": f"{row['key']}.{suffix}"},
                 "image_sha256": hashlib.sha256(data).hexdigest(),
-                "network": self.config.network,
+                "network": self._name,
                 "weights_sha256": self._digest,
                 "brightness": brightness,
                 "contrast": contrast,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from normpipe.manifests import schema, vocabularies
-from normpipe.pipeline import cli_training
+from normpipe.pipeline import cli_networks, cli_training
 from normpipe.pipeline.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,13 +25,15 @@ BEYOND_CONTRACT = {
     "stages/sheet.py": {"runner"},  # draws from a finished job's folder: reads its job.json
 }
 #: The command line knows the engine and the stages; nothing else does.
-BOTH_SIDES = {"pipeline/cli.py", "pipeline/cli_training.py"}
+BOTH_SIDES = {"pipeline/cli.py", "pipeline/cli_training.py", "pipeline/cli_networks.py"}
 #: The only module that may import dask.
 DASK_MODULES = {"pipeline/executors.py"}
 #: What runs code on loading, and so is never used for data or weights.
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 #: Networks know no files; these modules do, for them.
-NETWORK_FILES = {"stages/networks/checkpoint.py", "stages/networks/mae_checkpoints.py"}
+NETWORK_FILES = {
+    f"stages/networks/{name}.py" for name in ("checkpoint", "mae_checkpoints", "onnx_file")
+}
 #: Reads other people's checkpoints, which are pickles: for their tensors alone.
 READS_PICKLES = "stages/networks/mae_checkpoints.py"
 
@@ -168,6 +170,7 @@ def test_no_file_speaks_of_a_machine() -> None:
 def commands() -> list[str]:
     if "synthesize" not in {command.name for command in app.registered_commands}:
         cli_training.register()
+        cli_networks.register()
     return [
         command.name or str(command.callback.__name__).replace("_", "-")  # type: ignore[union-attr]
         for command in app.registered_commands

@@ -30,7 +30,9 @@ def _installed_version(distribution: str) -> str | None:
 
 
 def resolve_device(
-    wanted: Device, installed: Callable[[str], str | None] = _installed_version
+    wanted: Device,
+    installed: Callable[[str], str | None] = _installed_version,
+    stage: str = "align",
 ) -> Literal["cpu", "cuda"]:
     """Which device class to start a session for.
 
@@ -41,6 +43,7 @@ def resolve_device(
     Args:
         wanted: the setting.
         installed: version of a distribution, or None; replaced in tests.
+        stage: whose setting it is.
 
     Raises:
         InputError: ``cuda`` is wanted and the installed build has no such provider.
@@ -52,10 +55,10 @@ def resolve_device(
     if CUDA in onnxruntime.get_available_providers():
         return "cuda"
     if wanted == "cuda":
-        raise InputError(f"ONNX Runtime has no CUDA provider here: {remedy()}")
+        raise InputError(f"ONNX Runtime has no CUDA provider here: {remedy(stage=stage)}")
     if installed("onnxruntime-gpu"):
         # Whoever installed it counts on it; "auto" alone would hide that it lies in the shadow.
-        log.warning("detection runs on the CPU: %s", remedy(installed))
+        log.warning("%s runs on the CPU: %s", stage, remedy(installed, stage))
     return "cpu"
 
 
@@ -64,12 +67,13 @@ def providers_for(device: Literal["cpu", "cuda"]) -> list[str]:
     return [CUDA, CPU] if device == "cuda" else [CPU]
 
 
-def settle(session: Any, wanted: Device) -> Literal["cpu", "cuda"]:
+def settle(session: Any, wanted: Device, stage: str = "align") -> Literal["cpu", "cuda"]:
     """What a session really runs on.
 
     Args:
         session: an ``onnxruntime.InferenceSession``.
         wanted: the setting it was made for. ``auto`` may end on the CPU, with a warning.
+        stage: whose setting it is.
 
     Raises:
         InputError: ``cuda`` is wanted and not among the session's active providers.
@@ -80,9 +84,11 @@ def settle(session: Any, wanted: Device) -> Literal["cpu", "cuda"]:
     import onnxruntime
 
     if wanted == "cuda":
-        raise InputError(f"CUDA was asked for, ONNX Runtime started without it: {not_started()}")
+        raise InputError(
+            f"CUDA was asked for, ONNX Runtime started without it: {not_started(stage)}"
+        )
     if wanted == "auto" and CUDA in onnxruntime.get_available_providers():
-        log.warning("detection runs on the CPU: %s", not_started())
+        log.warning("%s runs on the CPU: %s", stage, not_started(stage))
     return "cpu"
 
 
@@ -101,17 +107,19 @@ def session_options(intra_op_threads: int) -> Any:
     return options
 
 
-def not_started() -> str:
+def not_started(stage: str = "align") -> str:
     """What to do where the build has the CUDA provider, but it did not start."""
     return (
         "the GPU build is active, but CUDA did not start. Check that `nvidia-smi` shows a GPU and "
         "that the CUDA and cuDNN libraries it needs are found "
         f"({sys.executable} -m pip install 'onnxruntime-gpu[cuda,cudnn]' brings them), "
-        "or set align.device=cpu"
+        f"or set {stage}.device=cpu"
     )
 
 
-def remedy(installed: Callable[[str], str | None] = _installed_version) -> str:
+def remedy(
+    installed: Callable[[str], str | None] = _installed_version, stage: str = "align"
+) -> str:
     """What to do where the build lacks the CUDA provider, as one command.
 
     The CPU build and the GPU build install the same folder; whichever came last wins, and
@@ -119,6 +127,7 @@ def remedy(installed: Callable[[str], str | None] = _installed_version) -> str:
 
     Args:
         installed: version of a distribution, or None; replaced in tests.
+        stage: whose setting it is.
     """
     pip = f"{sys.executable} -m pip"
     cpu, gpu = installed("onnxruntime"), installed("onnxruntime-gpu")
@@ -130,5 +139,5 @@ def remedy(installed: Callable[[str], str | None] = _installed_version) -> str:
         )
     return (
         f"install the GPU build with: {pip} uninstall --yes onnxruntime && "
-        f"{pip} install 'onnxruntime-gpu[cuda,cudnn]', or set align.device=cpu"
+        f"{pip} install 'onnxruntime-gpu[cuda,cudnn]', or set {stage}.device=cpu"
     )

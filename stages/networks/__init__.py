@@ -1,4 +1,4 @@
-"""Torch modules: no file access but in ``checkpoint`` and ``mae_checkpoints``."""
+"""Torch modules: no file access but in ``checkpoint``, ``mae_checkpoints``, ``onnx_file``."""
 
 from collections.abc import Callable
 

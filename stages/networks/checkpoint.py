@@ -81,8 +81,14 @@ def open_normalizer(name_or_path: str | Path) -> LoadedNormalizer:
             f"normpipe fit-normalizer wrote (networks: {', '.join(sorted(NETWORKS))})"
         )
     names = [name for name in notes.get("expression_names", "").split(",") if name]
-    settings = json.loads(notes.get("settings") or "{}") or {"expressions": len(names)}
-    module = NETWORKS[network](**settings)
+    settings = {"expressions": len(names)} if names else {}
+    try:
+        module = NETWORKS[network](**json.loads(notes.get("settings") or json.dumps(settings)))
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{path} holds a {network} network with settings that this release of normpipe does "
+            f"not know ({notes.get('settings')}): upgrade normpipe"
+        ) from None
     load_weights(module, path)
     return LoadedNormalizer(module.eval(), network, path, sha256_file(path), notes)
 

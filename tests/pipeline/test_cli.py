@@ -216,7 +216,7 @@ def test_bad_outputs_are_rejected_with_their_reason(tmp_path: Path, samples: Pat
     for reason, level in cases.items():
         state["decoder.template"] = torch.full_like(state["decoder.template"], level)
         weights = tmp_path / f"{reason}.safetensors"
-        save_tensors(state, weights, {})
+        save_tensors(state, weights, {"network": "compact"})
         out = tmp_path / reason
         result = call(
             "run", "--input", samples, "--output", out, "--set", f"normalize.weights={weights}"
@@ -264,9 +264,9 @@ def test_weights_of_other_shapes_are_refused_before_any_work(
     tmp_path: Path, settings: list[str]
 ) -> None:
     wrong = tmp_path / "wrong.safetensors"
-    save_tensors({"encoder.x": torch.zeros(3)}, wrong, {})
+    save_tensors({"encoder.x": torch.zeros(3)}, wrong, {"network": "compact"})
     arguments = [*settings, "--set", f"normalize.weights={wrong}"]
-    refused(call("run", *arguments, "--output", tmp_path / "out"), "does not fit", "compact")
+    refused(call("run", *arguments, "--output", tmp_path / "out"), "does not fit", "Compact")
     assert not list((tmp_path / "out").glob("aligned/shard-*"))
     wrong.write_bytes(b"not safetensors")
     refused(call("run", *arguments, "--output", tmp_path / "out"), "safetensors")

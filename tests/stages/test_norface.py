@@ -149,6 +149,14 @@ def test_weights_open_by_what_they_say(tmp_path):
         assert torch.equal(loaded.module(images), network(images))
 
 
+@pytest.mark.parametrize("settings", ['{"depth": 9}', "{broken", "[1]"])
+def test_settings_of_another_release_are_one_line(tmp_path, settings):
+    path = tmp_path / "n.safetensors"
+    save_tensors({"x": torch.zeros(1)}, path, {"network": "norface", "settings": settings})
+    with pytest.raises(InputError, match=r"does not know .*upgrade normpipe"):
+        open_normalizer(path)
+
+
 @pytest.mark.parametrize(("size", "millions"), [("S", 22), ("B", 86)])
 def test_encoders_have_their_published_size(size, millions):
     with torch.device("meta"):

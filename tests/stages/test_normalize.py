@@ -15,7 +15,7 @@ from normpipe.pipeline.errors import InputError, SampleError
 from normpipe.pipeline.mapping import process
 from normpipe.stages import networks
 from normpipe.stages.faces.pixels import encode
-from normpipe.stages.networks.checkpoint import save_tensors
+from normpipe.stages.networks.checkpoint import find_weights, save_tensors
 from normpipe.stages.normalize import Normalize, NormalizeConfig, measure
 
 
@@ -25,7 +25,7 @@ class Plain(nn.Module):
     output_size = 24
     gain: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, expressions: int = 0) -> None:
         super().__init__()
         self.register_buffer("gain", torch.ones(1))
         self.shapes: list[tuple[int, ...]] = []
@@ -41,7 +41,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def make(gain: float = 1.0, **settings: Any) -> Normalize:
         weights = tmp_path / f"{gain}.safetensors"
-        save_tensors({"gain": torch.tensor([gain])}, weights, {})
+        save_tensors({"gain": torch.tensor([gain])}, weights, {"network": "plain"})
         values = {"network": "plain", "weights": str(weights), "device": "cpu", **settings}
         made = Normalize(NormalizeConfig(**values))
         made.open()
@@ -138,6 +138,40 @@ def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
         opened(weights=str(tmp_path / "absent.safetensors"))
     with pytest.raises(ValueError, match="plain folder name"):
         NormalizeConfig(variant="../up")
+    with pytest.raises(ValueError, match="give network, weights or both"):
+        NormalizeConfig(network="")
+
+
+def test_weights_say_which_network_they_are_of(tmp_path: Path) -> None:
+    compact = str(find_weights("compact"))
+    with pytest.raises(
+        InputError, match=r"network 'compact', not 'norface': set normalize\.network="
+    ):
+        Normalize(NormalizeConfig(network="norface", weights=compact)).open()
+    config = NormalizeConfig(network="", weights=compact, device="cpu")
+    assert config.variant_name == "compact"
+    made = Normalize(config)
+    made.open()
+    (out,) = process(made, [row(noise(size=64))])
+    assert out["network"] == "compact"
+    save_tensors({"gain": torch.ones(1)}, tmp_path / "w.safetensors", {})
+    with pytest.raises(InputError, match="does not say which network"):
+        Normalize(NormalizeConfig(weights=str(tmp_path / "w.safetensors"))).open()
+
+
+def test_any_network_normalizes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = networks.NETWORKS["norface"](expressions=2, size="T", image_size=64)
+    torch.nn.init.uniform_(network.get_parameter("template"))
+    notes = {"network": "norface", "settings": network.settings(), "expression_names": "a,b"}
+    save_tensors(network.state_dict(), tmp_path / "n.safetensors", notes)
+    settings = {"network": "norface", "weights": str(tmp_path / "n.safetensors"), "device": "cpu"}
+    for precision in ("fp32", "bf16"):
+        made = Normalize(NormalizeConfig(**settings, precision=precision))
+        made.open()
+        (out,) = process(made, [row(noise(size=96))])
+        assert out["status"] == "ok" and out["network"] == "norface"
+        assert Image.open(io.BytesIO(out["image"]["bytes"])).size == (64, 64)
 
 
 def test_sample_error_refuses_unknown_reasons() -> None:
