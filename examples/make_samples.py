@@ -95,7 +95,7 @@ def main(facekit: str, folder: str) -> None:
                     **{u: round(v, 2) for u, v in units.items()},
                 }
             )
-    room = (paint_background(generator(78, 3), "boxes", SIZE_PX) * 255).astype(np.uint8)
+    room = (paint_background(generator(78, 3), "room", SIZE_PX) * 255).astype(np.uint8)
     cv2.imwrite(str(out / "no_face.jpg"), room[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     whole = (out / rows[0]["path"]).read_bytes()
     (out / "truncated.jpg").write_bytes(whole[: len(whole) // 3])

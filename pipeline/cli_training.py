@@ -37,6 +37,9 @@ def synthesize(
     crossed: Annotated[
         str | None, typer.Option(metavar="KxM", help="K people who all make the same M expressions")
     ] = None,
+    backgrounds: Annotated[
+        Path | None, typer.Option(help="folder of pictures to stand behind the heads")
+    ] = None,
     set: Settings = None,
     overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
 ) -> None:
@@ -49,8 +52,9 @@ def synthesize(
     for name, value in {"pairs": pairs, "seed": seed, "crossed": crossed}.items():
         if value is not None:
             overrides.append(f"synthesize.{name}={value}")
-    if facekit is not None:
-        overrides.append(f"synthesize.facekit={facekit}")
+    for name, path in {"facekit": facekit, "backgrounds": backgrounds}.items():
+        if path is not None:
+            overrides.append(f"synthesize.{name}={path}")
     job = load_job(job_file, {"output": output}, overrides, _configs())
     config: Any = job.stage("synthesize")
     flow = [PlanPairs(config), Synthesize(config)]

@@ -25,6 +25,7 @@ from .faces.render.expressions import RENDERED_UNITS, occurring
 from .faces.render.head import Head, prepare_head
 from .faces.render.pairs import Pair, PairSpec, make_pair, plan_pairs
 from .faces.render.person import draw_person
+from .faces.render.photographs import Photographs
 from .faces.render.renderer import PreparedPerson, prepare_person
 from .faces.render.scene import SceneOptions
 from .faces.render.target import TargetFace
@@ -68,6 +69,11 @@ class SynthesizeConfig(StageConfig):
             "mixed",
             description="mixed, or one kind alone: prototype, sparse, single, talking, gaze, ramps",
         )
+    )
+    backgrounds: str = Field(
+        "",
+        description="folder of pictures to stand behind the heads, instead of drawn places",
+        json_schema_extra={"shapes_results": False},  # its digest does
     )
     quality: int = Field(95, ge=1, le=100, description="JPEG quality")
     shard_rows: int = Field(500, ge=1, description="pairs a shard")
@@ -161,6 +167,7 @@ class Synthesize(MapStage):
         # The shapes' names are part of the schema, so the kit is read at once.
         self._kit = load_facekit(_kit_path(config))
         self.schema = synthesized_schema(self._kit.expression_names)
+        self._options = scene_options(config)
 
     @property
     def batch_size(self) -> int:
@@ -170,11 +177,14 @@ class Synthesize(MapStage):
     def open(self) -> None:
         """Prepare the head and the target face."""
         if self._renderer is None:
-            self._renderer = PairRenderer(self.config, self._kit)
+            self._renderer = PairRenderer(self.config, self._kit, self._options)
 
     def digests(self) -> dict[str, str]:
-        """Return the sha256 of the face kit."""
-        return {"facekit": self._kit.digest}
+        """Return the sha256 of the face kit, and of folders of pictures that are drawn from."""
+        found = {"facekit": self._kit.digest}
+        if self._options.backgrounds is not None:
+            found["backgrounds"] = self._options.backgrounds.digest
+        return found
 
     def prepare(self, row: Row) -> Pair:
         """Render the pair of a row."""
@@ -197,6 +207,12 @@ def _kit_path(config: SynthesizeConfig) -> str:
     return config.facekit
 
 
+def scene_options(config: SynthesizeConfig) -> SceneOptions:
+    """What all scenes of a set have in common; lists folders of pictures."""
+    places = Photographs(config.backgrounds, "--backgrounds") if config.backgrounds else None
+    return SceneOptions(config.framing, config.expressions, places)
+
+
 def _spec(row: Row) -> PairSpec:
     return PairSpec(row["key"], row["split"], row["identity"], row["seed"], row["expression_seed"])
 
@@ -204,8 +220,14 @@ def _spec(row: Row) -> PairSpec:
 class PairRenderer:
     """Renders pairs one after another; people are kept between their pictures."""
 
-    def __init__(self, config: SynthesizeConfig, kit: FaceKit | None = None) -> None:
+    def __init__(
+        self,
+        config: SynthesizeConfig,
+        kit: FaceKit | None = None,
+        options: SceneOptions | None = None,
+    ) -> None:
         self.config = config
+        self.options = options or scene_options(config)
         self.head: Head = prepare_head(kit or load_facekit(_kit_path(config)), Atlas())
         self.target = TargetFace(self.head) if config.targets else None
         # Rows come person by person; a few threads may be at the border between two.
@@ -221,8 +243,7 @@ class PairRenderer:
         config = self.config
         sizes = (config.size_px, config.target_size_px)
         prepared = self._prepared(spec.identity)
-        options = SceneOptions(config.framing, config.expressions)
-        return make_pair(self.head, self.target, prepared, spec, sizes, options)
+        return make_pair(self.head, self.target, prepared, spec, sizes, self.options)
 
 
 def plan(config: SynthesizeConfig) -> list[PairSpec]:

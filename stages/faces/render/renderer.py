@@ -117,7 +117,7 @@ def render(
         lit = cast_shadow(body.camera, surface.position, scene.light)
     radiance = shade(surface, openness, lit, scene.light, person.oiliness)
     rng = generator(6, scene.seed)
-    picture = paint_background(rng, scene.background, size).reshape(-1, 3)
+    picture = paint_background(rng, scene.background, size, scene.photographs).reshape(-1, 3)
     skin = surface.part == SKIN
     # Cameras expose for the face, but not for every skin alike: dark skin stays darker.
     metered = float(np.median(radiance[skin])) if skin.any() else 0.2

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .acting import RAMP_STEPS, draw_expression, ramp_expression
+from .background import SHARES
 from .expressions import Expression
 from .features import Colour
 from .person import Person, generator
+from .photographs import Photographs
 from .traits import any_colour
 
 FloatArray = NDArray[np.floating]
@@ -82,17 +84,20 @@ class Scene:
     background: str
     occluder: str
     seed: int
+    photographs: Photographs | None = None
 
 
 @dataclass(frozen=True)
 class SceneOptions:
     """What a set of scenes has in common.
 
-    ``framing``: see ``Camera``. ``expressions``: one of ``acting.KINDS``.
+    ``framing``: see ``Camera``. ``expressions``: one of ``acting.KINDS``. ``backgrounds``: pictures
+    to stand behind the heads, instead of drawn places.
     """
 
     framing: str = "aligned"
     expressions: str = "mixed"
+    backgrounds: Photographs | None = None
 
 
 def draw_scene(
@@ -118,9 +123,14 @@ def draw_scene(
     light = _draw_light(rng)
     usually_worn = generator(3, person.seed).random() < 0.15
     glasses = _draw_glasses(rng, worn=rng.random() < (0.8 if usually_worn else 0.04))
-    background = str(rng.choice(["gradient", "blobs", "boxes", "plain"], p=[0.25, 0.4, 0.25, 0.1]))
+    background = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+    photographs = options.backgrounds
+    if photographs is not None:
+        background = "photograph"
     occluder = str(rng.choice(["none", "hand", "bar", "microphone"], p=[0.9, 0.05, 0.02, 0.03]))
-    return Scene(person, expression, camera, light, glasses, background, occluder, seed)
+    return Scene(
+        person, expression, camera, light, glasses, background, occluder, seed, photographs
+    )
 
 
 def _draw_glasses(rng: np.random.Generator, worn: bool) -> Glasses:

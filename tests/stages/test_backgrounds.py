@@ -1,0 +1,88 @@
+"""What stands behind heads: drawn places, and folders of the user's pictures."""
+
+import cv2
+import numpy as np
+import pytest
+
+from normpipe.pipeline.errors import InputError
+from normpipe.stages.faces.render.background import PLACES, SHARES, paint_background
+from normpipe.stages.faces.render.person import generator
+from normpipe.stages.faces.render.photographs import Photographs
+from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
+
+BLUE = (20, 40, 200)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two pictures in one blue, one of them in a folder below."""
+    (tmp_path / "deeper").mkdir()
+    for name in ("a.png", "deeper/b.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((90, 700, 3), BLUE[::-1], np.uint8))
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_places_are_pictures_that_follow_from_their_number(kind):
+    first, again, other = (paint_background(generator(n), kind, 40) for n in (3, 3, 4))
+    assert first.shape == (40, 40, 3) and first.dtype == np.float32
+    assert first.min() >= 0 and first.max() <= 1
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.02
+
+
+def test_every_place_has_a_share():
+    assert set(SHARES) == set(PLACES) and sum(SHARES.values()) == pytest.approx(1)
+
+
+def config_of(kit, **changes):
+    return SynthesizeConfig(
+        facekit=str(kit), pairs=4, identities=2, size_px=48, targets=False, **changes
+    )
+
+
+def test_the_users_pictures_stand_behind_the_heads(fake_kit_file, folder):
+    config = config_of(fake_kit_file, backgrounds=str(folder))
+    for row in PlanPairs(config).scan().rows.to_pylist():
+        stage = Synthesize(config)
+        stage.open()
+        source = stage.finish_row(row, stage.prepare(row), None)[0]["image"]["bytes"]
+        pixels = cv2.imdecode(np.frombuffer(source, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        near = np.abs(pixels.astype(int) - BLUE).max(-1) < 25
+        assert 0.05 < near.mean() < 0.9
+
+
+def test_every_byte_and_every_name_shapes_the_fingerprint(fake_kit_file, folder):
+    config = config_of(fake_kit_file, backgrounds=str(folder))
+    first = Synthesize(config).digests()
+    assert Synthesize(config).digests() == first
+    (folder / "a.png").rename(folder / "c.png")
+    renamed = Synthesize(config).digests()
+    cv2.imwrite(str(folder / "c.png"), np.zeros((90, 80, 3), np.uint8))
+    changed = Synthesize(config).digests()
+    assert len({found["backgrounds"] for found in (first, renamed, changed)}) == 3
+    assert "backgrounds" not in Synthesize(config_of(fake_kit_file)).digests()
+
+
+def test_a_picture_that_cannot_be_read_is_named(fake_kit_file, folder):
+    for file in folder.rglob("*.png"):
+        file.write_bytes(file.read_bytes()[:60])
+    config = config_of(fake_kit_file, backgrounds=str(folder))
+    stage = Synthesize(config)
+    stage.open()
+    with pytest.raises(InputError, match=r"--backgrounds.*[ab]\.png"):
+        stage.prepare(PlanPairs(config).scan().rows.to_pylist()[0])
+
+
+@pytest.mark.parametrize("make", [lambda p: p / "gone", lambda p: p / "empty"])
+def test_a_folder_without_pictures_is_refused(tmp_path, make):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="--backgrounds"):
+        Photographs(make(tmp_path), "--backgrounds")
+
+
+def test_large_pictures_are_kept_small(folder):
+    found = Photographs(folder, "--backgrounds")
+    assert len(found) == 2 and max(found.small(0).shape) == 640
+    assert found.small(0) is found.small(0)
