@@ -22,9 +22,14 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="stage.key=val
 def _configs() -> dict[str, type[BaseModel]]:
     # Imported on use: torch and Lightning take seconds, which no other command should pay.
     from ..stages.fit_normalizer import FitNormalizerConfig
+    from ..stages.pretrain_encoder import PretrainEncoderConfig
     from ..stages.synthesize import SynthesizeConfig
 
-    return {"synthesize": SynthesizeConfig, "fit_normalizer": FitNormalizerConfig}
+    return {
+        "synthesize": SynthesizeConfig,
+        "fit_normalizer": FitNormalizerConfig,
+        "pretrain_encoder": PretrainEncoderConfig,
+    }
 
 
 @handled
@@ -97,8 +102,30 @@ def pack_facekit(
     typer.echo(f"{output}: sha256 {digest}")
 
 
+@handled
+def pretrain_encoder(
+    job_file: JobFile = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="folder of shards with pictures, repeatable")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for encoder, scores, sheet")] = None,
+    set: Settings = None,
+) -> None:
+    """Train an encoder to see faces by painting hidden patches. Kill it; it goes on."""
+    from ..stages.pretrain_encoder import pretrain
+
+    start_logging(False)
+    job = load_job(job_file, {"output": output}, list(set or []), _configs())
+    if not data:
+        raise InputError("no data: give --data DIR, a folder of shards with pictures")
+    result = pretrain(job.stage("pretrain_encoder"), data, job.output)
+    typer.echo(f"encoder: {result.encoder}")
+    typer.echo(f"held-out loss: {result.loss} (a blank patch: 1)")
+
+
 def register() -> None:
     """Add these commands to the command line."""
     app.command("synthesize")(synthesize)
     app.command("fit-normalizer")(fit_normalizer)
+    app.command("pretrain-encoder")(pretrain_encoder)
     app.command("pack-facekit")(pack_facekit)
