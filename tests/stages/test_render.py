@@ -17,7 +17,7 @@ from normpipe.stages.faces.render.expressions import (
     occurring,
 )
 from normpipe.stages.faces.render.pairs import plan_pairs, split_of
-from normpipe.stages.faces.render.person import draw_person, generator
+from normpipe.stages.faces.render.person import draw_person, generator, kind_of
 from normpipe.stages.faces.render.rasterize import interpolate, rasterize
 from normpipe.stages.faces.render.renderer import prepare_person, render
 from normpipe.stages.faces.render.scene import draw_scene
@@ -100,6 +100,16 @@ def test_other_seeds_and_other_people_give_other_pixels(fake_head):
     for identity, seed in ((5, 10), (6, 9)):
         other = picture(fake_head, identity, seed)[1].pixels.astype(int)
         assert np.abs(base - other).mean() > 3
+
+
+def test_the_kind_of_a_person_is_the_one_drawn(fake_kit):
+    """Fairness is judged by it, so it must speak of the person in the picture."""
+    people = [draw_person(i, fake_kit.expression_names, 3) for i in range(60)]
+    kinds = [kind_of(i) for i in range(60)]
+    brightness = [sum(person.skin) for person in people]
+    assert np.corrcoef([kind.melanin for kind in kinds], brightness)[0, 1] < -0.9
+    bearded = [k.masculine for k, p in zip(kinds, people, strict=True) if p.beard.style != "none"]
+    assert bearded and all(bearded)
 
 
 def test_a_person_looks_the_same_in_every_picture(fake_kit):

@@ -49,12 +49,36 @@ def generator(*numbers: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(numbers))))
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What shapes everything else about a person.
+
+    ``age`` from young (0) to old (1), ``melanin`` from light skin (0) to dark (1).
+    """
+
+    masculine: bool
+    age: float
+    melanin: float
+
+
+def kind_of(identity: int) -> Kind:
+    """The kind of person that identity number ``identity`` is: what fairness is judged by."""
+    return _draw_kind(generator(1, identity))
+
+
+def _draw_kind(rng: np.random.Generator) -> Kind:
+    return Kind(
+        masculine=bool(rng.random() < 0.55),
+        age=float(rng.random()),
+        melanin=float(rng.beta(1.1, 1.5)),
+    )
+
+
 def draw_person(identity: int, names: Sequence[str], modes: int) -> Person:
     """Draw who identity number ``identity`` is."""
     rng = generator(1, identity)
-    masculine = rng.random() < 0.55
-    age = rng.random()
-    melanin = float(rng.beta(1.1, 1.5))
+    kind = _draw_kind(rng)
+    masculine, age, melanin = kind.masculine, kind.age, kind.melanin
     heavy = float(rng.beta(1.3, 2.0))  # brow, ridge and sockets go together
     skin = traits.skin_colour(rng, melanin)
     hair_colour = traits.hair_colour(rng, melanin, age)
