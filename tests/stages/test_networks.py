@@ -1,6 +1,7 @@
 """The compact network and its files."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -106,6 +107,17 @@ def test_the_shipped_weights_fit_and_are_small():
     assert {"recipe", "scores"} <= card.keys()
     assert card["sha256"] == sha256_file(path)
     assert len(read_notes(path)["expression_names"].split(",")) == 53
+
+
+@torch.inference_mode()
+def test_compact_keeps_its_rate(network):
+    """20 images/s on two cores: 10 a second of CPU time. Measured: 55 (benchmarks/networks.py)."""
+    images = torch.rand(8, 3, 224, 224)
+    network(images)
+    started = time.process_time()
+    network(images)
+    network(images)
+    assert 2 * len(images) / (time.process_time() - started) >= 10
 
 
 @torch.inference_mode()
