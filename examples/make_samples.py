@@ -16,6 +16,7 @@ import numpy as np
 from normpipe.stages.faces.facekit import load_facekit
 from normpipe.stages.faces.render.atlas import Atlas
 from normpipe.stages.faces.render.background import paint_background
+from normpipe.stages.faces.render.batch import BatchRenderer
 from normpipe.stages.faces.render.expressions import (
     EMOTION_OF,
     PROTOTYPES,
@@ -26,7 +27,7 @@ from normpipe.stages.faces.render.expressions import (
 )
 from normpipe.stages.faces.render.head import prepare_head
 from normpipe.stages.faces.render.person import draw_person, generator
-from normpipe.stages.faces.render.renderer import prepare_person, render
+from normpipe.stages.faces.render.renderer import prepare_person, take_shot
 from normpipe.stages.faces.render.scene import SceneOptions, draw_scene
 
 SIZE_PX = 288
@@ -72,6 +73,7 @@ def sample_scene(person, prototype, seed, names):
 def main(facekit: str, folder: str) -> None:
     kit = load_facekit(facekit)
     head = prepare_head(kit, Atlas(height=576, width=768))
+    renderer = BatchRenderer(head, SIZE_PX)
     names = kit.expression_names
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def main(facekit: str, folder: str) -> None:
         prepared = prepare_person(head, draw_person(identity, names, len(kit.identity)))
         for order, prototype in enumerate(prototypes):
             scene = sample_scene(prepared.person, prototype, identity * 10 + order, names)
-            picture = render(head, prepared, scene, SIZE_PX).pixels
+            picture = renderer.render([take_shot(head, prepared, scene, SIZE_PX)])[0]
             path = f"person{number + 1:02d}_{prototype}.jpg"
             cv2.imwrite(str(out / path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
             code = scene.expression.coefficients

@@ -1,6 +1,7 @@
 """Commands that make a normalizer: render pairs, train on them. Part of the command line."""
 
 import functools
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,11 +63,19 @@ def synthesize(
             overrides.append(f"synthesize.{name}={path}")
     job = load_job(job_file, {"output": output}, overrides, _configs())
     config: Any = job.stage("synthesize")
-    flow = [PlanPairs(config), Synthesize(config)]
+    renders = Synthesize(config, job.run.threads)
+    flow = [PlanPairs(config), renders]
+    began = time.perf_counter(), time.process_time()
     execute(
         job, flow, flow, Options(overwrite, identity={"dataset": "synth", "input": "synthesize"})
     )
+    wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
     typer.echo(table(status(job.output)))
+    if renders.rendered:
+        typer.echo(
+            f"rate: {renders.rendered / wall:.1f} pairs/s on {renders.device_class}, "
+            f"{renders.rendered / cpu:.1f} per CPU core at work"
+        )
     typer.echo(f"pairs: {job.output / 'pairs'}")
 
 

@@ -233,8 +233,8 @@ def measure(pixels_rgb_u8: Pixels) -> tuple[float, float, float]:
     )
 
 
-def resolve_device(name: str) -> Any:
-    """Return the torch device of a setting. Raises InputError where it is not there."""
+def resolve_device(name: str, stage: str = "normalize") -> Any:
+    """Return the torch device of a stage's setting. Raises InputError where it is not there."""
     import torch
 
     if name == "auto":
@@ -250,6 +250,6 @@ def resolve_device(name: str) -> Any:
         if (device.index or 0) >= count:
             raise InputError(
                 f"device '{name}' is not there (torch {torch.__version__} sees {count} GPUs): "
-                "install a CUDA build of torch, or set normalize.device=cpu"
+                f"install a CUDA build of torch, or set {stage}.device=cpu"
             )
     return device

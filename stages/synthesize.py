@@ -2,7 +2,8 @@
 
 A source stage: its rows come from its own configuration, not from another dataset. Every row is a
 person making an expression (``image``), the target face making the same one (``target``), and
-everything that is known about them.
+everything that is known about them. People are painted and scenes laid out in the engine's pool,
+batches are rendered on the device.
 """
 
 from collections.abc import Sequence
@@ -21,14 +22,16 @@ from ..pipeline.stage import MapStage, Row, Scan, SourceStage, StageConfig
 from .faces.facekit import FaceKit, load_facekit
 from .faces.render.acting import RAMP_STEPS
 from .faces.render.atlas import Atlas
+from .faces.render.batch import BatchRenderer
 from .faces.render.expressions import RENDERED_UNITS, occurring
 from .faces.render.head import Head, prepare_head
-from .faces.render.pairs import Pair, PairSpec, make_pair, plan_pairs
+from .faces.render.pairs import Draft, Pair, PairSpec, draft_pair, plan_pairs
 from .faces.render.person import draw_person
 from .faces.render.photographs import Photographs
 from .faces.render.renderer import PreparedPerson, prepare_person
 from .faces.render.scene import SceneOptions
 from .faces.render.target import TargetFace
+from .normalize import resolve_device
 
 ByteArray = NDArray[np.uint8]
 
@@ -74,6 +77,17 @@ class SynthesizeConfig(StageConfig):
         "",
         description="folder of pictures to stand behind the heads, instead of drawn places",
         json_schema_extra={"shapes_results": False},  # its digest does
+    )
+    device: str = Field(
+        "auto",
+        description="auto (a GPU if there is one), cpu, cuda or cuda:N; none there is an error",
+        json_schema_extra={"shapes_results": False},  # the device class does
+    )
+    batch_size: int = Field(
+        64,
+        ge=1,
+        description="pairs a batch; changes no pixel",
+        json_schema_extra={"shapes_results": False},
     )
     quality: int = Field(95, ge=1, le=100, description="JPEG quality")
     shard_rows: int = Field(500, ge=1, description="pairs a shard")
@@ -149,11 +163,11 @@ class PlanPairs(SourceStage):
 
 
 class Synthesize(MapStage):
-    """Renders the planned pairs; all work is per row, in the engine's pool."""
+    """Renders the planned pairs."""
 
     name: ClassVar[str] = "synthesize"
     version: ClassVar[int] = 2
-    libraries: tuple[str, ...] = ("pyarrow", "numpy", "opencv-python")
+    libraries: tuple[str, ...] = ("pyarrow", "numpy", "opencv-python", "torch")
     reads = ("plan",)
     writes = "pairs"
     description = (
@@ -161,9 +175,13 @@ class Synthesize(MapStage):
         "Heads: ICT-FaceKit Light (USC-ICT, MIT licence)."
     )
 
-    def __init__(self, config: SynthesizeConfig) -> None:
+    def __init__(self, config: SynthesizeConfig, threads: int = 1) -> None:
+        """``threads``: CPU threads that render, where the device is a CPU."""
         self.config: SynthesizeConfig = config
+        self._threads = threads
         self._renderer: PairRenderer | None = None
+        #: Pairs rendered so far, for rates.
+        self.rendered = 0
         # The shapes' names are part of the schema, so the kit is read at once.
         self._kit = load_facekit(_kit_path(config))
         self.schema = synthesized_schema(self._kit.expression_names)
@@ -171,13 +189,18 @@ class Synthesize(MapStage):
 
     @property
     def batch_size(self) -> int:
-        """Return the rows handed to ``compute``, which has nothing to do."""
-        return 8
+        """Return the rows of a batch."""
+        return self.config.batch_size
+
+    @property
+    def device_class(self) -> str:
+        """Return ``cpu`` or ``cuda``."""
+        return "cpu" if self._renderer is None else self._renderer.device.type
 
     def open(self) -> None:
-        """Prepare the head and the target face."""
+        """Prepare the head and the target face. Raises InputError for a device not there."""
         if self._renderer is None:
-            self._renderer = PairRenderer(self.config, self._kit, self._options)
+            self._renderer = PairRenderer(self.config, self._kit, self._options, self._threads)
 
     def digests(self) -> dict[str, str]:
         """Return the sha256 of the face kit, and of folders of pictures that are drawn from."""
@@ -186,19 +209,25 @@ class Synthesize(MapStage):
             found["backgrounds"] = self._options.backgrounds.digest
         return found
 
-    def prepare(self, row: Row) -> Pair:
-        """Render the pair of a row."""
+    @property
+    def renderer(self) -> "PairRenderer":
+        """Return what renders; after ``open``."""
         if self._renderer is None:
-            raise RuntimeError("open() comes before prepare()")
-        return self._renderer.pair(_spec(row))
+            raise RuntimeError("open() comes first")
+        return self._renderer
 
-    def compute(self, items: list[Any]) -> Sequence[Any]:
-        """Nothing is left to compute."""
-        return [None] * len(items)
+    def prepare(self, row: Row) -> Draft:
+        """Paint the person of a row, unless a row before did, and lay out the pair."""
+        return self.renderer.draft(_spec(row))
+
+    def compute(self, items: list[Any]) -> Sequence[Pair]:
+        """Return the rendered pairs."""
+        self.rendered += len(items)
+        return self.renderer.render(items)
 
     def finish(self, row: Row, item: Any, result: Any) -> list[Row]:
         """Return the row of a rendered pair, encoded."""
-        return [pair_row(_spec(row), item, self.config.quality)]
+        return [pair_row(_spec(row), result, self.config.quality)]
 
 
 def _kit_path(config: SynthesizeConfig) -> str:
@@ -218,18 +247,27 @@ def _spec(row: Row) -> PairSpec:
 
 
 class PairRenderer:
-    """Renders pairs one after another; people are kept between their pictures."""
+    """Renders pairs; people are kept between their pictures."""
 
     def __init__(
         self,
         config: SynthesizeConfig,
         kit: FaceKit | None = None,
         options: SceneOptions | None = None,
+        threads: int = 1,
     ) -> None:
+        """``threads``: CPU threads that render, where the device is a CPU."""
         self.config = config
         self.options = options or scene_options(config)
+        self.device = resolve_device(config.device, "synthesize")
         self.head: Head = prepare_head(kit or load_facekit(_kit_path(config)), Atlas())
         self.target = TargetFace(self.head) if config.targets else None
+        self._source = BatchRenderer(self.head, config.size_px, self.device, threads)
+        self._target = None
+        if self.target is not None:
+            self._target = BatchRenderer(
+                self.target.head, config.target_size_px, self.device, threads
+            )
         # Rows come person by person; a few threads may be at the border between two.
         self._prepared = lru_cache(maxsize=8)(self._prepare)
 
@@ -238,12 +276,25 @@ class PairRenderer:
         person = draw_person(identity, kit.expression_names, len(kit.identity))
         return prepare_person(self.head, person)
 
-    def pair(self, spec: PairSpec) -> Pair:
-        """Render one pair."""
+    def draft(self, spec: PairSpec) -> Draft:
+        """Work out one pair; threads may do so at once."""
         config = self.config
         sizes = (config.size_px, config.target_size_px)
         prepared = self._prepared(spec.identity)
-        return make_pair(self.head, self.target, prepared, spec, sizes, self.options)
+        return draft_pair(self.head, self.target, prepared, spec, sizes, self.options)
+
+    def render(self, drafts: Sequence[Draft]) -> list[Pair]:
+        """Render a batch of pairs; a pair's pixels do not depend on the others."""
+        sources = self._source.render([draft.source for draft in drafts])
+        targets: Sequence[ByteArray | None] = [None] * len(drafts)
+        if self._target is not None:
+            shots = [draft.target for draft in drafts if draft.target is not None]
+            targets = list(self._target.render(shots))
+        return [Pair(*made) for made in zip(drafts, sources, targets, strict=True)]
+
+    def pair(self, spec: PairSpec) -> Pair:
+        """Work out and render one pair."""
+        return self.render([self.draft(spec)])[0]
 
 
 def plan(config: SynthesizeConfig) -> list[PairSpec]:
@@ -263,6 +314,7 @@ def plan(config: SynthesizeConfig) -> list[PairSpec]:
 
 def pair_row(spec: PairSpec, pair: Pair, jpeg_quality: int) -> dict[str, Any]:
     """A pair as a row of the schema."""
+    draft = pair.draft
     return {
         "key": spec.key,
         "parent_key": spec.key,
@@ -276,18 +328,16 @@ def pair_row(spec: PairSpec, pair: Pair, jpeg_quality: int) -> dict[str, Any]:
         "split": spec.split,
         "identity": spec.identity,
         "seed": spec.seed,
-        "emotion": pair.emotion,
-        "expression": pair.coefficients.tolist(),
-        "action_units": pair.intensities,
-        "action_unit_occurrence": occurring(pair.intensities),
-        "yaw_deg": pair.yaw_deg,
-        "pitch_deg": pair.pitch_deg,
-        "roll_deg": pair.roll_deg,
-        "landmarks": pair.landmarks.tolist(),
-        "landmarks68": pair.landmarks68.tolist(),
-        "target_landmarks68": None
-        if pair.target_landmarks68 is None
-        else pair.target_landmarks68.tolist(),
+        "emotion": draft.emotion,
+        "expression": draft.coefficients.tolist(),
+        "action_units": draft.intensities,
+        "action_unit_occurrence": occurring(draft.intensities),
+        "yaw_deg": draft.yaw_deg,
+        "pitch_deg": draft.pitch_deg,
+        "roll_deg": draft.roll_deg,
+        "landmarks": draft.landmarks.tolist(),
+        "landmarks68": draft.source.landmarks68.tolist(),
+        "target_landmarks68": None if draft.target is None else draft.target.landmarks68.tolist(),
     }
 
 

@@ -1,6 +1,7 @@
 """Fixtures shared by the tests of the renderer and the networks."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,11 @@ import pytest
 
 from normpipe.stages.faces.facekit import FaceKit, load_facekit
 from normpipe.stages.faces.render.atlas import Atlas
+from normpipe.stages.faces.render.batch import BatchRenderer
 from normpipe.stages.faces.render.head import Head, prepare_head
+from normpipe.stages.faces.render.renderer import PreparedPerson, take_shot
+from normpipe.stages.faces.render.scene import Scene
+from normpipe.stages.faces.render.target import TargetFace
 
 SHAPES = [
     "browDown_L", "browDown_R", "browInnerUp_L", "browInnerUp_R", "cheekSquint_L", "cheekSquint_R",
@@ -94,6 +99,24 @@ def kit_arrays() -> dict[str, np.ndarray]:
         "materials": np.array(["M_Face"]),
         "landmarks68": gaps.argmin(1).astype(np.int32),
     }
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """(S, S, 3) uint8 RGB and (68, 2) pixels."""
+
+    pixels: np.ndarray
+    landmarks68: np.ndarray
+
+
+def render_one(head: Head, prepared: PreparedPerson, scene: Scene, size_px: int) -> Rendered:
+    shot = take_shot(head, prepared, scene, size_px)
+    return Rendered(BatchRenderer(head, size_px).render([shot])[0], shot.landmarks68)
+
+
+def render_target(target: TargetFace, coefficients: np.ndarray, size_px: int) -> Rendered:
+    shot = target.shot(coefficients, size_px)
+    return Rendered(BatchRenderer(target.head, size_px).render([shot])[0], shot.landmarks68)
 
 
 @pytest.fixture(scope="session")

@@ -24,10 +24,11 @@ from normpipe.stages.faces.render.expressions import (
 )
 from normpipe.stages.faces.render.pairs import plan_pairs
 from normpipe.stages.faces.render.person import draw_person, generator
-from normpipe.stages.faces.render.renderer import prepare_person, render
+from normpipe.stages.faces.render.renderer import prepare_person
 from normpipe.stages.faces.render.scene import SceneOptions, draw_scene
 from normpipe.stages.synthesize import SynthesizeConfig, plan
 
+from .conftest import render_one
 from .test_render import SHAPES_OF_THE_KIT
 
 NAMES = SHAPES_OF_THE_KIT
@@ -174,7 +175,7 @@ def test_gaze_moves_the_irises(real_head):
 
     def iris(values):
         expression = Expression(from_named(kit.expression_names, values), None)
-        made = render(real_head, prepared, replace(scene, expression=expression), 160)
+        made = render_one(real_head, prepared, replace(scene, expression=expression), 160)
         eye = made.landmarks68[36:42]
         low, high = eye.min(0).astype(int), eye.max(0).astype(int) + 1
         part = made.pixels[low[1] : high[1], low[0] : high[0]].astype(float).mean(2)

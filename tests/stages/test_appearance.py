@@ -4,16 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from normpipe.stages.faces.render.expressions import from_named
 from normpipe.stages.faces.render.features import Build
 from normpipe.stages.faces.render.growth import hair_growth, strands
-from normpipe.stages.faces.render.paint import paint_person
+from normpipe.stages.faces.render.paint import paint_person, slopes
 from normpipe.stages.faces.render.person import draw_person, generator
 from normpipe.stages.faces.render.renderer import prepare_person
 from normpipe.stages.faces.render.skin import find_lids
 from normpipe.stages.faces.render.wrinkles import (
     FURROWS,
+    left_share,
+    relief_slopes,
     wrinkle_layers,
     wrinkle_relief,
     wrinkle_strengths,
@@ -44,9 +47,19 @@ def test_a_movement_of_one_side_folds_that_side_alone(fake_head):
     lowered = wrinkle_strengths(fake_head, person, from_named(names, {"mouthSmile_L": 1.0}))
     np.testing.assert_array_equal(resting[:, 0], lowered[:, 0])  # the right side
     assert lowered[FURROWS.index("fold"), 1] > resting[FURROWS.index("fold"), 1]
-    change = wrinkle_relief(fake_head, layers, lowered) - wrinkle_relief(fake_head, layers, resting)
+    left = torch.from_numpy(left_share(fake_head.atlas))
+    both = [torch.from_numpy(layers)] * 2
+    one, other = wrinkle_relief(both, np.stack([resting, lowered]), left).numpy()
+    change = other - one
     half = change.shape[1] // 2
     assert change[:, half + 4 :].min() < -0.01 and np.abs(change[:, : half - 4]).max() < 1e-6
+
+
+def test_slopes_are_those_of_paint(fake_head):
+    relief = np.random.default_rng(0).random((20, 30)).astype(np.float32)
+    made = relief_slopes(torch.from_numpy(relief)[None], fake_head.atlas.slope_scale)[0]
+    expected = slopes(fake_head.atlas, relief)
+    np.testing.assert_allclose(made[1:-1, 1:-1, :2], expected[1:-1, 1:-1], atol=1e-4)
 
 
 def test_furrows_do_not_tell_the_expression(fake_head):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from normpipe.pipeline.errors import InputError
+from normpipe.pipeline.mapping import process
 from normpipe.stages.faces.render.background import PLACES, SHARES, paint_background
 from normpipe.stages.faces.render.person import generator
 from normpipe.stages.faces.render.photographs import Photographs
@@ -47,7 +48,8 @@ def test_the_users_pictures_stand_behind_the_heads(fake_kit_file, folder):
     for row in PlanPairs(config).scan().rows.to_pylist():
         stage = Synthesize(config)
         stage.open()
-        source = stage.finish_row(row, stage.prepare(row), None)[0]["image"]["bytes"]
+        [made] = process(stage, [row])
+        source = made["image"]["bytes"]
         pixels = cv2.imdecode(np.frombuffer(source, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
         near = np.abs(pixels.astype(int) - BLUE).max(-1) < 25
         assert 0.05 < near.mean() < 0.9

@@ -18,66 +18,12 @@ from normpipe.stages.faces.render.expressions import (
 )
 from normpipe.stages.faces.render.pairs import plan_pairs, split_of
 from normpipe.stages.faces.render.person import draw_person, generator, kind_of
-from normpipe.stages.faces.render.rasterize import interpolate, rasterize
-from normpipe.stages.faces.render.renderer import prepare_person, render
+from normpipe.stages.faces.render.renderer import prepare_person
 from normpipe.stages.faces.render.scene import draw_scene
 from normpipe.stages.faces.render.target import TargetFace
 from normpipe.stages.training.pictures import MIRRORED_POINTS, mirrored
 
-# ---- rasterizer
-
-
-def square(depth, low=2.0, high=12.0):
-    """Two triangles facing the viewer, in pixels with y down."""
-    points = [[low, low, depth], [high, low, depth], [high, high, depth], [low, high, depth]]
-    return np.array(points, np.float32), np.array([[0, 2, 1], [0, 3, 2]], np.int32)
-
-
-@pytest.mark.parametrize("near_first", [True, False])
-def test_the_nearer_triangle_wins_whatever_the_order(near_first):
-    far, triangles = square(1.0, 2, 14)
-    near, _ = square(5.0, 6, 10)
-    first, second = (near, far) if near_first else (far, near)
-    cover = rasterize(
-        np.concatenate([first, second]), np.concatenate([triangles, triangles + 4]), 16
-    )
-    picture = np.full(256, np.nan)
-    picture[cover.pixel] = cover.depth
-    picture = picture.reshape(16, 16)
-    assert np.all(picture[6:10, 6:10] == 5) and picture[3, 3] == 1 and np.isnan(picture[0, 0])
-
-
-def test_every_pixel_centre_is_covered_once_without_seams():
-    points, triangles = square(0.0, 2.0, 12.0)
-    cover = rasterize(points, triangles, 16)
-    rows, columns = np.divmod(np.sort(cover.pixel), 16)
-    assert len(cover.pixel) == 100 and rows.min() == columns.min() == 2 and rows.max() == 11
-
-
-def test_triangles_that_face_away_do_not_show():
-    points, triangles = square(0.0)
-    assert len(rasterize(points, triangles[:, ::-1].copy(), 16).pixel) == 0
-
-
-def test_triangles_partly_outside_are_cut_not_dropped():
-    points, triangles = square(0.0, -50.0, 60.0)
-    assert len(rasterize(points, triangles, 16).pixel) == 256
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.floats(-3, 19, width=32), min_size=6, max_size=6))
-def test_weights_reproduce_the_pixel_centre(flat):
-    points = np.column_stack([np.array(flat, np.float32).reshape(3, 2), [0, 1, 2]]).astype(
-        np.float32
-    )
-    triangles = np.array([[0, 1, 2], [0, 2, 1]], np.int32)
-    cover = rasterize(points, triangles, 16)
-    place = interpolate(points, triangles, cover)
-    rows, columns = np.divmod(cover.pixel, 16)
-    np.testing.assert_allclose(place[:, 0], columns + 0.5, atol=0.02)
-    np.testing.assert_allclose(place[:, 1], rows + 0.5, atol=0.02)
-    np.testing.assert_allclose(cover.depth, place[:, 2], atol=0.02)
-
+from .conftest import render_one, render_target
 
 # ---- scenes
 
@@ -86,7 +32,7 @@ def picture(head, identity, seed, size=48, **changes):
     kit = head.kit
     person = draw_person(identity, kit.expression_names, len(kit.identity))
     scene = replace(draw_scene(person, seed, kit.expression_names), **changes)
-    return scene, render(head, prepare_person(head, person), scene, size)
+    return scene, render_one(head, prepare_person(head, person), scene, size)
 
 
 def test_the_same_numbers_give_the_same_pixels(fake_head):
@@ -167,7 +113,7 @@ def test_five_points_are_image_left_first(fake_head):
 def test_landmarks_lie_where_the_picture_shows_them(real_head):
     """A dark iris must be found at the eye landmarks, bright skin beside them."""
     target = TargetFace(real_head)
-    made = target.render(np.zeros(53, np.float32), 192)
+    made = render_target(target, np.zeros(53, np.float32), 192)
     grey = made.pixels.astype(float).mean(2)
     for eye in (slice(36, 42), slice(42, 48)):
         x, y = made.landmarks68[eye].mean(0)
@@ -183,8 +129,8 @@ def test_landmarks_lie_where_the_picture_shows_them(real_head):
 def test_a_smile_lifts_the_corners_and_draws_them_apart(real_head):
     target = TargetFace(real_head)
     names = real_head.kit.expression_names
-    resting = target.render(np.zeros(53, np.float32), 192).landmarks68
-    smiling = target.render(from_named(names, {"mouthSmile": 1.0}), 192).landmarks68
+    resting = render_target(target, np.zeros(53, np.float32), 192).landmarks68
+    smiling = render_target(target, from_named(names, {"mouthSmile": 1.0}), 192).landmarks68
     for corner, outward in ((48, -1), (54, 1)):
         moved = smiling[corner] - resting[corner]
         assert moved[1] < -2 and outward * moved[0] > 2
@@ -195,8 +141,10 @@ def test_a_smile_lifts_the_corners_and_draws_them_apart(real_head):
 def test_the_target_moves_nothing_but_the_face(real_head):
     target = TargetFace(real_head)
     names = real_head.kit.expression_names
-    resting = target.render(np.zeros(53, np.float32), 96).pixels
-    shouting = target.render(from_named(names, {"jawOpen": 0.8, "browDown": 1.0}), 96).pixels
+    resting = render_target(target, np.zeros(53, np.float32), 96).pixels
+    shouting = render_target(
+        target, from_named(names, {"jawOpen": 0.8, "browDown": 1.0}), 96
+    ).pixels
     np.testing.assert_array_equal(resting[:6, :6], shouting[:6, :6])
     assert (resting != shouting).any()
 

@@ -25,7 +25,7 @@ def wear_glasses(
     """Draw glasses in place.
 
     Args:
-        picture: (S, S, 3) float32 display RGB.
+        picture: (S, S, 4) float32 display RGB times alpha, and alpha.
         depth: (S, S) float32 camera depth, -inf where nothing is.
         glasses: what they look like.
         view: the view of the picture.
@@ -113,5 +113,8 @@ def occlude(picture: FloatArray, scene: Scene, rng: np.random.Generator) -> None
 
 
 def _over(picture: FloatArray, mask: ByteArray, alpha: float, colour: FloatArray) -> None:
+    """Lay a colour over (S, S, 4): RGB times alpha, and alpha."""
     weight = (alpha / 255 * mask.astype(np.float32))[..., None]
-    picture += weight * (colour - picture)
+    picture *= 1 - weight
+    picture[..., :3] += weight * colour
+    picture[..., 3:] += weight

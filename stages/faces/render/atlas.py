@@ -60,6 +60,13 @@ class Atlas:
         """Rows a head unit spans."""
         return (self.height - 1) / (_TOP - _BOTTOM)
 
+    @property
+    def slope_scale(self) -> tuple[float, float]:
+        """What turns sums of Sobel's operator into slopes along the angle and upwards."""
+        radius = 10.0  # head units, about that of a face
+        per_column = np.deg2rad(float(self.degrees[0, 1] - self.degrees[0, 0])) * radius
+        return float(1 / 8 / per_column), 1 / 8 * self.texels_per_unit
+
     def blank(self) -> ByteArray:
         """An empty (H, W) uint8 mask."""
         return np.zeros((self.height, self.width), np.uint8)

@@ -17,7 +17,8 @@ FloatArray = NDArray[np.floating]
 
 # Left-image eye, right-image eye, nose tip in units of the picture's size: the template of align.
 TEMPLATE = np.array([[0.345, 0.40], [0.655, 0.40], [0.5, 0.585]], np.float32)
-_PIVOT = np.array([0.0, 0.0, 2.0], np.float32)  # about where a neck turns, head units
+#: About where a neck turns, head units.
+PIVOT = np.array([0.0, 0.0, 2.0], np.float32)
 _NOSE = 30  # iBUG numbering
 _EYES = (slice(36, 42), slice(42, 48))
 _MOUTH_CORNERS = (48, 54)
@@ -34,7 +35,7 @@ class View:
 
     def turned(self, points: FloatArray) -> FloatArray:
         """Head coordinates (N, 3) → camera coordinates, z towards the viewer."""
-        return (points - _PIVOT) @ self.rotation.T
+        return (points - PIVOT) @ self.rotation.T
 
     def pixels(self, camera_points: FloatArray) -> FloatArray:
         """Camera coordinates (N, 3) → pixel x, y (y down) and depth (larger is nearer)."""
@@ -45,7 +46,7 @@ class View:
 def look_through(camera: Camera, landmarks: FloatArray, size: int) -> View:
     """Work out the view of a head whose (68, 3) landmarks are given, on ``size`` pixels."""
     rotation = _rotation(camera.yaw_deg, camera.pitch_deg, camera.roll_deg)
-    turned = (landmarks - _PIVOT) @ rotation.T
+    turned = (landmarks - PIVOT) @ rotation.T
     anchors = five_points(_perspective(turned, camera.distance))[:3]
     target = (TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]) * size
     if camera.framing == "snapshot":

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 FloatArray = NDArray[np.floating]
 
@@ -32,17 +34,16 @@ def gaze_angles(names: Sequence[str], amounts: FloatArray) -> FloatArray:
     return angles
 
 
-def seen_from_axis(offset: FloatArray, angles: FloatArray) -> FloatArray:
-    """Offsets (N, 2) from the resting optical axis → from the axis turned by (N, 2) degrees."""
-    turn, rise = np.deg2rad(angles).T
-    across, up = offset.T
-    depth = np.sqrt((EYE_RADIUS**2 - across**2 - up**2).clip(0.01))
+def seen_from_axis(offset: Tensor, angles: Tensor) -> Tensor:
+    """Offsets (N, 2) from the resting optical axis → from the axis turned by (N, 2) radians."""
+    turn, rise = angles.unbind(1)
+    across, up = offset.unbind(1)
+    depth = (EYE_RADIUS**2 - across**2 - up**2).clamp(min=0.01).sqrt()
     # Turn the point back: first about the vertical axis, then about the horizontal one.
-    sideways = across * np.cos(turn) - depth * np.sin(turn)
-    ahead = across * np.sin(turn) + depth * np.cos(turn)
-    upwards = up * np.cos(rise) - ahead * np.sin(rise)
-    ahead = up * np.sin(rise) + ahead * np.cos(rise)
-    result = np.stack([sideways, upwards], 1)
+    sideways = across * turn.cos() - depth * turn.sin()
+    ahead = across * turn.sin() + depth * turn.cos()
+    upwards = up * rise.cos() - ahead * rise.sin()
+    ahead = up * rise.sin() + ahead * rise.cos()
+    result = torch.stack([sideways, upwards], 1)
     # Behind the eyeball's equator nothing may look like its front.
-    result[ahead < 0] = EYE_RADIUS
-    return result.astype(np.float32)
+    return result.masked_fill(ahead[:, None] < 0, EYE_RADIUS)

@@ -83,10 +83,9 @@ def paint_person(head: Head, person: Person) -> Paint:
 
 def slopes(atlas: Atlas, relief: FloatArray) -> FloatArray:
     """Gradient (H, W, 2) of a relief (head units) along the angle and upwards; no unit."""
-    radius = 10.0  # head units, about that of a face
-    per_column = np.deg2rad(float(atlas.degrees[0, 1] - atlas.degrees[0, 0])) * radius
-    across = cv2.Sobel(relief, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8 / per_column)
-    down = cv2.Sobel(relief, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8 * atlas.texels_per_unit)
+    right, up = atlas.slope_scale
+    across = cv2.Sobel(relief, cv2.CV_32F, 1, 0, ksize=3, scale=right)
+    down = cv2.Sobel(relief, cv2.CV_32F, 0, 1, ksize=3, scale=up)
     return cv2.merge([across, -down]).astype(np.float32)
 
 

@@ -12,7 +12,7 @@ from .acting import RAMP_STEPS
 from .camera import five_points
 from .expressions import action_units
 from .head import Head
-from .renderer import PreparedPerson, render
+from .renderer import PreparedPerson, Shot, take_shot
 from .scene import SceneOptions, draw_scene
 from .target import TargetFace
 
@@ -39,31 +39,37 @@ class PairSpec:
     expression_seed: int | None
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A pair with its exact labels.
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A pair before it is rendered, with its exact labels.
 
     Attributes:
-        source, target: (S, S, 3) and (T, T, 3) uint8 RGB; the target may be left out.
+        source, target: what is to be rendered; the target may be left out.
         coefficients: (E,) float32 in [0, 1], in the kit's order.
         intensities: action-unit intensities in [0, 5] by name.
         emotion: the prototype meant, or None.
         yaw_deg, pitch_deg, roll_deg: pose of the source before alignment.
-        landmarks68, target_landmarks68: (68, 2) float32 pixels.
         landmarks: (5, 2) float32 source pixels: eyes (image left first), nose tip, mouth corners.
     """
 
-    source: ByteArray
-    target: ByteArray | None
+    source: Shot
+    target: Shot | None
     coefficients: FloatArray
     intensities: dict[str, float]
     emotion: str | None
     yaw_deg: float
     pitch_deg: float
     roll_deg: float
-    landmarks68: FloatArray
     landmarks: FloatArray
-    target_landmarks68: FloatArray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A rendered pair: (S, S, 3) and (T, T, 3) uint8 RGB; the target may be left out."""
+
+    draft: Draft
+    source: ByteArray
+    target: ByteArray | None
 
 
 def plan_pairs(
@@ -113,32 +119,28 @@ def split_of(person: int, shares: tuple[float, float]) -> str:
     return "test" if place < sum(shares) else "train"
 
 
-def make_pair(
+def draft_pair(
     head: Head,
     target: TargetFace | None,
     prepared: PreparedPerson,
     spec: PairSpec,
     sizes_px: tuple[int, int],
     options: SceneOptions = SceneOptions(),  # noqa: B008 - frozen
-) -> Pair:
-    """Render one pair; ``sizes_px``: source and target; ``target`` None leaves it out."""
+) -> Draft:
+    """Work out one pair; ``sizes_px``: source and target; ``target`` None leaves it out."""
     names = head.kit.expression_names
     scene = draw_scene(prepared.person, spec.seed, names, options, spec.expression_seed)
     coefficients = scene.expression.coefficients
-    source = render(head, prepared, scene, sizes_px[0])
-    normal = None if target is None else target.render(coefficients, sizes_px[1])
-    complex_points = source.landmarks68[:, 0] + 1j * source.landmarks68[:, 1]
-    five = five_points(complex_points)
-    return Pair(
-        source=source.pixels,
-        target=None if normal is None else normal.pixels,
+    source = take_shot(head, prepared, scene, sizes_px[0])
+    five = five_points(source.landmarks68[:, 0] + 1j * source.landmarks68[:, 1])
+    return Draft(
+        source=source,
+        target=None if target is None else target.shot(coefficients, sizes_px[1]),
         coefficients=coefficients,
         intensities=action_units(names, coefficients, head.lip_gap(coefficients)),
         emotion=scene.expression.emotion,
         yaw_deg=scene.camera.yaw_deg,
         pitch_deg=scene.camera.pitch_deg,
         roll_deg=scene.camera.roll_deg,
-        landmarks68=source.landmarks68,
         landmarks=np.stack([five.real, five.imag], 1).astype(np.float32),
-        target_landmarks68=None if normal is None else normal.landmarks68,
     )

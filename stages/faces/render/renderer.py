@@ -1,4 +1,8 @@
-"""From a scene to pixels: one function, no randomness but the scene's own."""
+"""What a picture is made of, worked out on the CPU before the batch is rendered.
+
+A person is shaped and painted once (``prepare_person``); a scene becomes a ``Shot``: numbers for
+the device, the background, and what is drawn over the face. No randomness but the scene's own.
+"""
 
 from __future__ import annotations
 
@@ -11,71 +15,84 @@ from numpy.typing import NDArray
 from .accessories import occlude, wear_glasses
 from .background import paint_background
 from .camera import View, look_through
-from .gaze import gaze_angles, seen_from_axis
+from .gaze import gaze_angles
 from .growth import CLOTH
 from .hair import Sheet, extra_sheet
-from .head import EYE, GUMS, SKIN, TEETH, Head
+from .head import Head
 from .paint import Paint, paint_person, slopes
 from .person import Person, generator
-from .rasterize import Coverage, interpolate, rasterize
-from .scene import Scene
-from .shading import Surface, cast_shadow, develop, eye_albedo, occlusion, part_albedo, shade
+from .scene import Light, Scene
 from .skin import masses
-from .wrinkles import furrow_window, wrinkle_layers, wrinkle_relief, wrinkle_strengths
+from .wrinkles import wrinkle_layers, wrinkle_strengths
 
 FloatArray = NDArray[np.floating]
+ByteArray = NDArray[np.uint8]
 
+#: Samples a pixel, across and down.
+SUPERSAMPLE = 2
 # Nothing inside the mouth shows while the lips are closer than this (head units), and a third of
 # all triangles is there.
 _CLOSED_LIPS = 0.02
 _INNER_LIPS = ((61, 67), (62, 66), (63, 65))  # iBUG numbering
+_SCLERA = np.array([0.80, 0.74, 0.70], np.float32)
+_SPLATS = 40  # cells across the coarse depth picture that hides the temples of glasses
+
+#: The numbers of a shot, in order, and how many there are of each.
+NUMBERS = {
+    "rotation": 9, "distance": 1, "scale": 2, "shift": 2, "unit": 1,
+    "key_direction": 3, "half": 3, "key": 1, "key_colour": 3, "fill_direction": 3, "fill": 1,
+    "ambient": 1, "ambient_tilt": 3, "shadow": 1, "shadow_frame": 9, "exposure": 1, "contrast": 1,
+    "oil": 1, "lash": 1, "white": 3, "iris": 3, "iris_radius": 1, "pupil_radius": 1,
+    "eye_shade": 1, "gaze": 4, "teeth": 3, "strands": 3,
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Render:
-    """A picture and where the face is in it.
-
-    Attributes:
-        pixels: (S, S, 3) uint8 RGB.
-        landmarks68: (68, 2) float32 x, y in pixels (the first pixel's centre is 0.5, 0.5).
-    """
-
-    pixels: NDArray[np.uint8]
-    landmarks68: FloatArray
-
-
-@dataclass(frozen=True)
-class _Body:
-    """A posed head with its extra sheets: camera coordinates, triangles, parts."""
-
-    camera: FloatArray
-    pixels: FloatArray
-    normals: FloatArray
-    triangles: NDArray[np.int32]
-    parts: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PreparedPerson:
     """What all pictures of one person share; worth keeping between pictures.
 
     Attributes:
         person: who it is.
         vertices: (V, 3) float32, the head without any movement.
+        standing: (V, 3) float32, the head at rest under its hair and beard.
         resting: (68, 3) float32 landmarks of the resting face.
-        paint: maps over the atlas.
-        furrows: (K, H, W) float32 head units, furrows fully folded (see ``wrinkles``).
-        lift: (V, 3) float32, how far hair and beard push the surface out.
+        skin: (H, W, 8) float32 over the atlas: albedo RGB, gloss, slope right and up, nothing.
+        furrows: (K, h, w) float32 relief of every group of furrows on the ``furrow_window``.
         sheet: long hair or the brim of a hat.
     """
 
     person: Person
     vertices: FloatArray
-    lift: FloatArray
+    standing: FloatArray
     resting: FloatArray
-    paint: Paint
+    skin: FloatArray
     furrows: FloatArray
     sheet: Sheet | None
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One picture, ready for the device.
+
+    Attributes:
+        prepared: whose picture it is.
+        amounts: (E,) float32, how far every shape moves the head beyond its rest.
+        strengths: (K, 2) float32, how deep every group of furrows is, right side first.
+        numbers: (N,) float32, laid out as ``NUMBERS``.
+        mouth_open: whether the inside of the mouth can show.
+        background: (S, S, 3) uint8 RGB.
+        overlay: (S, S, 4) uint8, what is drawn over the face: RGB times alpha, and alpha; or None.
+        landmarks68: (68, 2) float32 x, y in pixels (the first pixel's centre is 0.5, 0.5).
+    """
+
+    prepared: PreparedPerson
+    amounts: FloatArray
+    strengths: FloatArray
+    numbers: FloatArray
+    mouth_open: bool
+    background: ByteArray
+    overlay: ByteArray | None
+    landmarks68: FloatArray
 
 
 def prepare_person(head: Head, person: Person) -> PreparedPerson:
@@ -83,59 +100,53 @@ def prepare_person(head: Head, person: Person) -> PreparedPerson:
     vertices = head.shape(person.identity)
     mass = head.atlas.sample(masses(head.atlas, person), head.texels) * head.scalp[:, None]
     vertices = vertices + mass * head.normals(vertices, head.triangles)
-    resting = vertices[head.kit.landmarks68] + head.movement(person.rest)[head.kit.landmarks68]
+    rest = head.movement(person.rest)
+    marks = head.kit.landmarks68
     paint = paint_person(head, person)
     lift = head.atlas.sample(paint.lift, head.texels) * head.scalp[:, None]
-    lift = lift * head.normals(vertices, head.triangles)
-    furrows = wrinkle_layers(head, person)
-    return PreparedPerson(person, vertices, lift, resting, paint, furrows, extra_sheet(person))
+    standing = vertices + rest + lift * head.normals(vertices, head.triangles)
+    return PreparedPerson(
+        person=person,
+        vertices=vertices,
+        standing=standing.astype(np.float32),
+        resting=vertices[marks] + rest[marks],
+        skin=_skin_table(head, paint),
+        furrows=wrinkle_layers(head, person),
+        sheet=extra_sheet(person),
+    )
 
 
-def render(
-    head: Head, prepared: PreparedPerson, scene: Scene, size_px: int, supersample: int = 2
-) -> Render:
-    """Render a scene with its prepared person on ``size_px`` x ``size_px`` pixels."""
-    size = size_px * supersample
-    person, paint = prepared.person, prepared.paint
-    coefficients = scene.expression.coefficients
+def _skin_table(head: Head, paint: Paint) -> FloatArray:
+    table = np.zeros((head.atlas.height, head.atlas.width, 8), np.float32)
+    table[..., :3] = paint.albedo
+    table[..., 3] = paint.gloss
+    table[..., 4:6] = slopes(head.atlas, paint.relief)
+    return table
+
+
+def take_shot(head: Head, prepared: PreparedPerson, scene: Scene, size_px: int) -> Shot:
+    """Work out a picture of ``size_px`` x ``size_px`` pixels of a prepared person."""
+    person, coefficients = prepared.person, scene.expression.coefficients
+    marks = head.kit.landmarks68
     amounts = movement_of(person, coefficients)
-    vertices = prepared.vertices + head.movement(amounts)
+    moved = np.tensordot(amounts, head.kit.expression[:, marks], 1)
     gaze = gaze_angles(head.kit.expression_names, amounts)
-    landmarks = vertices[head.kit.landmarks68]
-    view = look_through(scene.camera, landmarks, size)
-    strengths = wrinkle_strengths(head, person, coefficients)
-    relief = paint.relief.copy()
-    relief[furrow_window(head.atlas)] += wrinkle_relief(head, prepared.furrows, strengths)
-    slope = slopes(head.atlas, relief)
+    landmarks = (prepared.vertices[marks] + moved).astype(np.float32)
+    view = look_through(scene.camera, landmarks, size_px * SUPERSAMPLE)
     gap = max(float(landmarks[top, 1] - landmarks[bottom, 1]) for top, bottom in _INNER_LIPS)
-    body = _pose(head, vertices + prepared.lift, prepared.sheet, view, gap > _CLOSED_LIPS)
-    cover = rasterize(body.pixels, body.triangles, size)
-    surface = _surface(head, body, cover, prepared, slope, view, gaze)
-    openness = occlusion(cover, size, abs(view.scale))
-    lit = np.ones(len(cover.pixel), np.float32)
-    if scene.light.shadow > 0.1:
-        lit = cast_shadow(body.camera, surface.position, scene.light)
-    radiance = shade(surface, openness, lit, scene.light, person.oiliness)
     rng = generator(6, scene.seed)
-    picture = paint_background(rng, scene.background, size, scene.photographs).reshape(-1, 3)
-    skin = surface.part == SKIN
-    # Cameras expose for the face, but not for every skin alike: dark skin stays darker.
-    metered = float(np.median(radiance[skin])) if skin.any() else 0.2
-    target = 0.55 * float(np.mean(person.skin)) + 0.16
-    picture[cover.pixel] = develop(radiance * (target / 0.3), scene.light, metered)
-    picture = picture.reshape(size, size, 3)
-    if scene.glasses.worn:
-        depth = np.full(size * size, -np.inf, np.float32)
-        depth[cover.pixel] = cover.depth
-        depth = depth.reshape(size, size)
-        wear_glasses(picture, depth, scene.glasses, view, prepared.resting, rng)
-    occlude(picture, scene, rng)
-    pixels = (picture * 255 + 0.5).clip(0, 255).astype(np.uint8)
-    if supersample > 1:
-        smaller = cv2.resize(pixels, (size_px, size_px), interpolation=cv2.INTER_AREA)
-        pixels = np.asarray(smaller, np.uint8)
-    points = view.pixels(view.turned(landmarks))[:, :2] / supersample
-    return Render(pixels, points.astype(np.float32))
+    background = paint_background(rng, scene.background, size_px, scene.photographs)
+    points = view.pixels(view.turned(landmarks))[:, :2] / SUPERSAMPLE
+    return Shot(
+        prepared=prepared,
+        amounts=(coefficients * (person.gain - 0.5 * person.rest)).astype(np.float32),
+        strengths=wrinkle_strengths(head, person, coefficients),
+        numbers=_numbers(person, scene.light, view, gaze),
+        mouth_open=gap > _CLOSED_LIPS,
+        background=(background * 255 + 0.5).clip(0, 255).astype(np.uint8),
+        overlay=_overlay(prepared, scene, view, size_px, rng),
+        landmarks68=points.astype(np.float32),
+    )
 
 
 def movement_of(person: Person, coefficients: FloatArray) -> FloatArray:
@@ -143,64 +154,72 @@ def movement_of(person: Person, coefficients: FloatArray) -> FloatArray:
     return (coefficients * person.gain + person.rest * (1 - 0.5 * coefficients)).astype(np.float32)
 
 
-def _pose(
-    head: Head, vertices: FloatArray, sheet: Sheet | None, view: View, mouth_open: bool
-) -> _Body:
-    triangles, parts = head.triangles, head.parts
-    if not mouth_open:
-        outside = (parts != TEETH) & (parts != GUMS)
-        triangles, parts = triangles[outside], parts[outside]
-    if sheet is not None:
-        triangles = np.concatenate([triangles, sheet.triangles + len(vertices)]).astype(np.int32)
-        parts = np.concatenate([parts, np.full(len(sheet.triangles), sheet.part, np.uint8)])
-        vertices = np.concatenate([vertices, sheet.vertices])
-    camera = view.turned(vertices)
-    normals = head.normals(camera, triangles)
-    return _Body(camera, view.pixels(camera), normals, triangles, parts)
+def _numbers(person: Person, light: Light, view: View, gaze: FloatArray) -> FloatArray:
+    """The numbers of a shot, laid out as ``NUMBERS``."""
+    half = light.key_direction + np.array([0, 0, 1], np.float32)
+    right = np.cross(np.array([0, 1, 0], np.float32), light.key_direction)
+    right /= np.linalg.norm(right)
+    eyes, hair = person.eyes, person.hair
+    # Cameras expose for the face, but not for every skin alike: dark skin stays darker.
+    metered = (0.55 * float(np.mean(person.skin)) + 0.16) / 0.3
+    values = {
+        "rotation": view.rotation,
+        "distance": view.distance,
+        "scale": (view.scale.real, view.scale.imag),
+        "shift": (view.shift.real, view.shift.imag),
+        "unit": abs(view.scale) / SUPERSAMPLE,
+        "key_direction": light.key_direction,
+        "half": half / np.linalg.norm(half),
+        "key": light.key,
+        "key_colour": light.key_colour,
+        "fill_direction": light.fill_direction,
+        "fill": light.fill,
+        "ambient": light.ambient,
+        "ambient_tilt": light.ambient_tilt,
+        "shadow": light.shadow if light.shadow > 0.1 else 0.0,
+        "shadow_frame": [right, np.cross(light.key_direction, right), light.key_direction],
+        "exposure": light.exposure**2.2 * metered,
+        "contrast": light.contrast,
+        "oil": person.oiliness,
+        "lash": eyes.lash,
+        "white": eyes.sclera * _SCLERA,
+        "iris": eyes.iris,
+        "iris_radius": eyes.iris_radius,
+        "pupil_radius": eyes.pupil_radius,
+        "eye_shade": eyes.shadow_colour,
+        "gaze": np.deg2rad(gaze),
+        "teeth": person.teeth,
+        "strands": hair.hat_colour if hair.style in CLOTH else hair.colour,
+    }
+    flat = [np.asarray(values[name], np.float32).reshape(-1) for name in NUMBERS]
+    return np.concatenate(flat)
 
 
-def _surface(
-    head: Head,
-    body: _Body,
-    cover: Coverage,
-    prepared: PreparedPerson,
-    slope: FloatArray,
-    view: View,
-    gaze: FloatArray,
-) -> Surface:
-    """Everything about the visible pixels that light needs."""
-    person, paint, sheet = prepared.person, prepared.paint, prepared.sheet
-    count = len(body.camera) - len(head.texels)
-    attributes = np.concatenate([head.texels, head.eye, head.lids], 1)
-    attributes = np.concatenate([attributes, np.zeros((count, attributes.shape[1]), np.float32)])
-    if sheet is not None:
-        attributes[-count:, 0] = sheet.shade
-    values = interpolate(
-        np.concatenate([body.camera, body.normals, attributes], 1), body.triangles, cover
-    )
-    position, normal, texel = values[:, :3], values[:, 3:6], values[:, 6:8]
-    part = body.parts[cover.triangle]
-    skin, eye = part == SKIN, part == EYE
-    albedo = np.zeros((len(part), 3), np.float32)
-    gloss = np.full(len(part), 0.3, np.float32)
-    albedo[skin] = head.atlas.sample(paint.albedo, texel[skin])
-    lean = head.atlas.sample(slope, texel[skin])
-    gloss[skin] = head.atlas.sample(paint.gloss, texel[skin])[:, 0]
-    upper, lower = values[skin, 10], values[skin, 11]
-    lash = person.eyes.lash * (0.9 * upper + 0.35 * lower)
-    albedo[skin] *= (1 - lash.clip(0, 0.95))[:, None]
-    offset = values[eye, 8:10]
-    if gaze.any():
-        left = (texel[eye, 0] > head.atlas.width / 2).astype(int)
-        offset = seen_from_axis(offset, gaze[left])
-    albedo[eye] = eye_albedo(offset, person.eyes) * person.eyes.shadow_colour
-    part_albedo(part, albedo, person.teeth)
-    if sheet is not None:
-        strands = part == sheet.part
-        colour = person.hair.hat_colour if person.hair.style in CLOTH else person.hair.colour
-        albedo[strands] = np.array(colour, np.float32) * texel[strands, :1].clip(0.3, 1.8)
-    right, up = view.rotation[:, 0], view.rotation[:, 1]
-    # Relief leans the normal against its slope, along the skin's own right and up.
-    normal[skin] -= 2.5 * (lean[:, :1] * right + lean[:, 1:2] * up)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
-    return Surface(position, normal, albedo, gloss, part)
+def _overlay(
+    prepared: PreparedPerson, scene: Scene, view: View, size_px: int, rng: np.random.Generator
+) -> ByteArray | None:
+    """Glasses and occluders, drawn finely and then made smaller."""
+    if not scene.glasses.worn and scene.occluder == "none":
+        return None
+    size = size_px * SUPERSAMPLE
+    layer = np.zeros((size, size, 4), np.float32)
+    if scene.glasses.worn:
+        depth = _coarse_depth(prepared, view, size)
+        wear_glasses(layer, depth, scene.glasses, view, prepared.resting, rng)
+    occlude(layer, scene, rng)
+    smaller = cv2.resize(layer, (size_px, size_px), interpolation=cv2.INTER_AREA)
+    return (smaller * 255 + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def _coarse_depth(prepared: PreparedPerson, view: View, size: int) -> FloatArray:
+    """(size, size) float32: depth of the resting head, from its vertices alone."""
+    points = prepared.standing
+    if prepared.sheet is not None:
+        points = np.concatenate([points, prepared.sheet.vertices])
+    spots = view.pixels(view.turned(points))
+    cells = (spots[:, :2] * (_SPLATS / size)).astype(int)
+    held = ((cells >= 0) & (cells < _SPLATS)).all(1)
+    depth = np.full(_SPLATS * _SPLATS, -1e3, np.float32)
+    np.maximum.at(depth, cells[held, 1] * _SPLATS + cells[held, 0], spots[held, 2])
+    square = depth.reshape(_SPLATS, _SPLATS)
+    return cv2.resize(square, (size, size), interpolation=cv2.INTER_NEAREST).astype(np.float32)

@@ -1,165 +1,178 @@
-"""Light on a surface, worked out per visible pixel in linear RGB."""
+"""Light on surfaces, worked out for every sample of a batch of pictures, in linear RGB.
+
+Shapes: B pictures of N samples each; a channel is (B, N), a colour (B, 3, N), a picture's own
+number (B, 1) and colour (B, 3); everything float32.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
+from torch.nn import functional
 
-from .features import Colour, Eyes
-from .head import EYE, GUMS, TEETH
 from .rasterize import Coverage
-from .scene import Light
-
-FloatArray = NDArray[np.floating]
 
 _SHADOW_SIZE = 80
 _SHADOW_REACH = 15.0  # head units from the pivot that the map covers
-_GUMS = np.array([0.30, 0.07, 0.07], np.float32)
+_NOTHING_CASTS = -1e3
+# Light bleeds through skin past the terminator, red furthest.
+_WRAP = (0.28, 0.18, 0.14)
+# Reach in head units, strength, and most that a hollow takes away.
+_HOLLOWS = ((0.22, 2.2, 0.8), (0.8, 0.75, 0.85), (2.2, 0.22, 0.8))
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What is known of every visible pixel, (N, ...) float32.
+    """What is known of every sample.
 
     Attributes:
-        position: (N, 3) camera coordinates, head units.
-        normal: (N, 3) unit, camera coordinates.
-        albedo: (N, 3) linear RGB.
-        gloss: (N,) in [0, 1].
-        part: (N,) uint8.
+        position: (B, 3, N) camera coordinates, head units.
+        normal: (B, 3, N) unit, camera coordinates.
+        albedo: (B, 3, N) linear RGB.
+        gloss: (B, N) in [0, 1].
+        wet: (B, N) 1 on eyes and teeth, else 0.
     """
 
-    position: FloatArray
-    normal: FloatArray
-    albedo: FloatArray
-    gloss: FloatArray
-    part: NDArray[np.uint8]
+    position: Tensor
+    normal: Tensor
+    albedo: Tensor
+    gloss: Tensor
+    wet: Tensor
 
 
-def eye_albedo(offset: FloatArray, eyes: Eyes) -> FloatArray:
-    """Sclera, iris with a dark rim, pupil: (N, 2) offsets from the optical axis → (N, 3)."""
-    radius = np.sqrt((offset**2).sum(1))
-    white = eyes.sclera * np.array([0.80, 0.74, 0.70], np.float32)
-    redness = np.clip(np.abs(offset[:, :1]) - 0.7, 0, 1) * np.array([0.1, 0.35, 0.3], np.float32)
-    colour = white * (1 - redness)
-    iris = np.array(eyes.iris, np.float32)
-    streaks = 1 + 0.25 * np.sin(9 * np.arctan2(offset[:, 1], offset[:, 0]))
-    rim = _step(eyes.iris_radius, eyes.iris_radius - 0.14, radius)
-    inside = (iris * streaks[:, None]) * (0.25 + 0.75 * rim[:, None])
-    colour += _step(eyes.iris_radius + 0.03, eyes.iris_radius - 0.03, radius)[:, None] * (
-        inside - colour
-    )
-    pupil = _step(eyes.pupil_radius + 0.04, eyes.pupil_radius - 0.04, radius)[:, None]
-    return (colour * (1 - pupil) + 0.006 * pupil).astype(np.float32)
+def eye_albedo(offset: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
+    """Sclera, iris with a dark rim, pupil: (N, 2) offsets from the optical axis → (N, 3).
 
-
-def part_albedo(part: NDArray[np.uint8], albedo: FloatArray, teeth: Colour) -> None:
-    """Fill in teeth and gums, in place."""
-    albedo[part == TEETH] = teeth
-    albedo[part == GUMS] = _GUMS
-
-
-def occlusion(cover: Coverage, size: int, unit: float) -> FloatArray:
-    """(N,) in [0, 1]: how open a pixel is to the light around, from the depth picture alone.
-
-    A pixel that lies deeper than its surroundings is in a hollow: sockets, nostrils, the corners of
-    the mouth, the mouth itself. ``unit`` is pixels per head unit.
+    ``numbers``: (N, 1) or (N, 3) of ``white``, ``iris``, ``iris_radius`` and ``pupil_radius``.
     """
-    depth = np.zeros(size * size, np.float32)
-    weight = np.zeros(size * size, np.float32)
-    depth[cover.pixel], weight[cover.pixel] = cover.depth, 1
-    depth, weight = depth.reshape(size, size), weight.reshape(size, size)
-    openness = np.ones(len(cover.pixel), np.float32)
-    for reach, strength, limit in ((0.22, 2.2, 0.5), (0.8, 0.75, 0.55), (2.2, 0.22, 0.5)):
-        sigma = reach * unit
-        # Wide blurs on a smaller picture: the same result, many times faster.
-        shrink = max(1, int(sigma / 3))
-        small = (size // shrink, size // shrink)
-        pair = np.stack([depth, weight], -1)
-        pair = cv2.resize(pair, small, interpolation=cv2.INTER_AREA)
-        pair = cv2.GaussianBlur(pair, (0, 0), sigma / shrink)
-        pair = cv2.resize(pair, (size, size), interpolation=cv2.INTER_LINEAR).reshape(-1, 2)
-        around = pair[cover.pixel]
-        mean = around[:, 0] / np.maximum(around[:, 1], 1e-3)
-        openness *= 1 - (strength * (mean - cover.depth)).clip(0, limit + 0.3)
-    return openness.clip(0.06, 1)
+    radius = offset.square().sum(1, keepdim=True).sqrt()
+    iris_radius, pupil_radius = numbers["iris_radius"], numbers["pupil_radius"]
+    redness = (offset[:, :1].abs() - 0.7).clamp(0, 1) * offset.new_tensor([0.1, 0.35, 0.3])
+    colour = numbers["white"] * (1 - redness)
+    streaks = 1 + 0.25 * torch.sin(9 * torch.atan2(offset[:, 1:], offset[:, :1]))
+    rim = smoothstep(iris_radius, iris_radius - 0.14, radius)
+    inside = numbers["iris"] * streaks * (0.25 + 0.75 * rim)
+    colour = colour + smoothstep(iris_radius + 0.03, iris_radius - 0.03, radius) * (inside - colour)
+    pupil = smoothstep(pupil_radius + 0.04, pupil_radius - 0.04, radius)
+    return colour * (1 - pupil) + 0.006 * pupil
 
 
-def cast_shadow(vertices: FloatArray, position: FloatArray, light: Light) -> FloatArray:
-    """(N,) in [0, 1]: 0 where something stands between a pixel and the key light."""
-    towards = light.key_direction
-    right = np.cross(np.array([0, 1, 0], np.float32), towards)
-    right /= np.linalg.norm(right)
-    frame = np.stack([right, np.cross(towards, right), towards]).astype(np.float32)
+def occlusion(cover: Coverage, unit: Tensor, size_px: int, size: int) -> Tensor:
+    """(B, N) in [0, 1]: how open a sample is to the light around, from the depth picture alone.
+
+    A sample that lies deeper than its surroundings is in a hollow: sockets, nostrils, the corners
+    of the mouth, the mouth itself. ``unit`` (B, 1) is pixels (not samples) per head unit; a picture
+    has ``size_px`` pixels and ``size`` samples a side.
+    """
+    pictures = len(unit)
+    pair = torch.zeros(pictures, 2, size**2, device=unit.device)
+    shown = torch.stack([cover.depth * cover.valid, cover.valid], 1)
+    pair.scatter_add_(2, cover.pixel[:, None].expand(-1, 2, -1), shown)
+    pair = functional.adaptive_avg_pool2d(pair.view(pictures, 2, size, size), size_px)
+    openness = torch.ones_like(cover.depth)
+    for reach, strength, most in _HOLLOWS:
+        # Wide blurs on a coarser grid: the same result for less.
+        cells = max(size_px // max(1, round(size_px * reach / 40)), 8)
+        blur = _gaussian(reach * unit, size_px, cells)[:, None]
+        total, weight = (blur @ pair @ blur.transpose(2, 3)).unbind(1)
+        mean = (total / weight.clamp(min=1e-4))[:, None]
+        around = functional.interpolate(mean, (size, size), mode="bilinear").view(pictures, -1)
+        around = around.gather(1, cover.pixel)
+        openness *= 1 - (strength * (around - cover.depth)).clamp(0, most)
+    return openness.clamp(0.06, 1)
+
+
+def _gaussian(sigma: Tensor, size: int, cells: int) -> Tensor:
+    """(B, cells, size) weights that blur a line of pixels by sigma (B, 1) pixels into cells."""
+    pixel = torch.arange(size, device=sigma.device) + 0.5
+    centre = (torch.arange(cells, device=sigma.device) + 0.5) * (size / cells)
+    away = (centre[:, None] - pixel) / sigma[..., None]
+    weight = torch.exp(-0.5 * away.square())
+    return weight / weight.sum(2, keepdim=True)
+
+
+def cast_shadow(points: Tensor, position: Tensor, frame: Tensor) -> Tensor:
+    """(B, N) in [0, 1]: 0 where something stands between a sample and the key light.
+
+    ``points`` (B, 3, V) and ``position`` (B, 3, N) camera coordinates; ``frame`` (B, 3, 3) rows
+    right, up and towards the light.
+    """
     scale = _SHADOW_SIZE / (2 * _SHADOW_REACH)
-    flip = np.array([scale, -scale, 1], np.float32)
-    middle = np.array([_SHADOW_SIZE / 2, _SHADOW_SIZE / 2, 0], np.float32)
+    frame = frame * frame.new_tensor([[scale], [-scale], [1.0]])
+    middle = _SHADOW_SIZE / 2
     # Vertices lie closer together than the texels of this small map: no triangles needed.
-    casting = (vertices @ frame.T) * flip + middle
-    column, row = casting[:, 0].astype(np.int64), casting[:, 1].astype(np.int64)
-    held = (column >= 0) & (row >= 0) & (column < _SHADOW_SIZE) & (row < _SHADOW_SIZE)
-    nearest = np.full(_SHADOW_SIZE * _SHADOW_SIZE, -1e3, np.float32)
-    np.maximum.at(nearest, row[held] * _SHADOW_SIZE + column[held], casting[held, 2])
-    square = nearest.reshape(_SHADOW_SIZE, _SHADOW_SIZE)
-    filled = cv2.morphologyEx(square, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    nearest = np.where(square > -999, square, filled).reshape(-1)
-    place = (position @ frame.T) * flip + middle
-    lit = np.zeros(len(place), np.float32)
-    steps = ((-0.6, -0.6), (0.6, -0.6), (-0.6, 0.6), (0.6, 0.6), (0, 0))
-    for dx, dy in steps:
-        column = (place[:, 0] + dx).astype(np.int64).clip(0, _SHADOW_SIZE - 1)
-        row = (place[:, 1] + dy).astype(np.int64).clip(0, _SHADOW_SIZE - 1)
-        behind = nearest[row * _SHADOW_SIZE + column] - place[:, 2]
-        lit += _step(1.1, 0.4, behind)
+    across, down, near = torch.bmm(frame, points).unbind(1)
+    across, down = (across + middle).floor(), (down + middle).floor()
+    held = (torch.minimum(across, down) >= 0) & (torch.maximum(across, down) < _SHADOW_SIZE)
+    cell = (down * _SHADOW_SIZE + across).long() * held
+    square = torch.full((len(points), _SHADOW_SIZE**2), _NOTHING_CASTS, device=points.device)
+    square.scatter_reduce_(1, cell, near.masked_fill(~held, _NOTHING_CASTS), "amax")
+    square = square.view(-1, 1, _SHADOW_SIZE, _SHADOW_SIZE)
+    wider = functional.max_pool2d(square, 3, 1, 1)
+    filled = -functional.max_pool2d(-wider, 3, 1, 1)
+    nearest = torch.where(square > _NOTHING_CASTS, square, filled).view(len(points), -1)
+    across, down, near = torch.bmm(frame, position).unbind(1)
+    lit = torch.zeros_like(near)
+    steps = ((-0.6, -0.6), (0.6, -0.6), (-0.6, 0.6), (0.6, 0.6), (0.0, 0.0))
+    last = _SHADOW_SIZE - 1
+    for right, low in steps:
+        column = (across + (middle + right)).floor_().clamp_(0, last)
+        row = (down + (middle + low)).floor_().clamp_(0, last)
+        cell = (row * _SHADOW_SIZE + column).long()
+        lit += smoothstep(1.1, 0.4, nearest.gather(1, cell) - near)
     return lit / len(steps)
 
 
-def shade(
-    surface: Surface, openness: FloatArray, lit: FloatArray, light: Light, oil: float
-) -> FloatArray:
-    """(N, 3) linear RGB radiance."""
+def shade(surface: Surface, openness: Tensor, lit: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
+    """(B, 3, N) linear RGB radiance; ``numbers`` are those of the pictures' lights."""
     normal = surface.normal
-    facing = normal @ light.key_direction
-    key = light.key * (1 - light.shadow * (1 - lit))
-    # Light bleeds through skin past the terminator, red furthest.
-    wrap = np.array([0.28, 0.18, 0.14], np.float32)
-    diffuse = ((facing[:, None] + wrap) / (1 + wrap)).clip(0) * key[:, None]
-    diffuse = diffuse * np.array(light.key_colour, np.float32)
-    ambient = light.ambient * (1 + normal @ light.ambient_tilt + 0.15 * normal[:, 1]).clip(0.1)
-    fill = light.fill * (normal @ light.fill_direction).clip(0)
-    received = diffuse * (0.45 + 0.55 * openness)[:, None] + ((ambient + fill) * openness)[:, None]
-    radiance = surface.albedo * received
+    key = numbers["key"] * (1 - numbers["shadow"] * (1 - lit))
+    wrap = normal.new_tensor(_WRAP)[:, None]
+    facing = _dot(normal, numbers["key_direction"])
+    diffuse = ((facing[:, None] + wrap) / (1 + wrap)).clamp_(min=0)
+    direct = (key * (0.45 + 0.55 * openness))[:, None] * numbers["key_colour"][..., None]
+    tilt = 1 + _dot(normal, numbers["ambient_tilt"]) + 0.15 * normal[:, 1]
+    ambient = numbers["ambient"] * tilt.clamp_(min=0.1)
+    fill = numbers["fill"] * _dot(normal, numbers["fill_direction"]).clamp_(min=0)
+    received = diffuse.mul_(direct).add_(((ambient + fill) * openness)[:, None])
+    radiance = received.mul_(surface.albedo)
 
-    view = np.array([0, 0, 1], np.float32)
-    half = light.key_direction + view
-    half = half / np.linalg.norm(half)
-    aligned = (normal @ half).clip(0)
-    eye = surface.part == EYE
-    wet = eye | (surface.part == TEETH)
-    shine = oil * surface.gloss * aligned**18 * 0.5
-    shine = np.where(wet, 0.9 * aligned**90, shine)
-    rim = 0.12 * light.ambient * oil * (1 - normal[:, 2].clip(0, 1)) ** 3
+    aligned = _dot(normal, numbers["half"]).clamp_(min=0)
+    # Powers by multiplication: 18 = 16 + 2, 90 = 64 + 16 + 8 + 2.
+    second = aligned.square()
+    eighth = second.square().square()
+    sixteenth = eighth.square()
+    dull, bright = sixteenth * second, sixteenth.square().square() * sixteenth * eighth * second
+    oil = numbers["oil"]
+    shine = oil * 0.5 * surface.gloss * dull
+    shine = shine + surface.wet * (0.9 * bright - shine)
+    rim = 0.12 * numbers["ambient"] * oil * (1 - normal[:, 2].clamp(0, 1)).pow(3)
     radiance += (shine * key * openness + rim)[:, None]
-    return radiance.astype(np.float32)
+    return radiance
 
 
-def develop(radiance: FloatArray, light: Light, reference: float) -> FloatArray:
-    """Linear radiance → display values in [0, 1]: exposure, a film curve, gamma.
+def develop(radiance: Tensor, gain: Tensor, contrast: Tensor) -> Tensor:
+    """Linear radiance (B, 3, N) → display values in [0, 1]: exposure, gamma, contrast, a shoulder.
 
-    ``reference`` is the brightness of the face that a camera would meter.
+    ``gain`` and ``contrast``: (B, 1).
     """
-    exposed = radiance * (light.exposure**2.2 / max(reference, 1e-3))
-    display = np.power(exposed.clip(0), 1 / 2.2)
-    display = 0.5 + (display - 0.5) * light.contrast
+    display = (radiance * gain[..., None]).clamp_(min=0).pow_(1 / 2.2)
+    display = display.sub_(0.5).mul_(contrast[..., None]).add_(0.5)
     # A shoulder instead of hard clipping.
-    high = display > 0.8
-    display[high] = 0.8 + 0.2 * np.tanh((display[high] - 0.8) / 0.2)
-    return display.clip(0, 1).astype(np.float32)
+    over = (display - 0.8).clamp_(min=0)
+    return display.sub_(over).add_(0.2 * torch.tanh(over / 0.2)).clamp_(0, 1)
 
 
-def _step(low: float, high: float, value: FloatArray) -> FloatArray:
-    t = ((value - low) / (high - low)).clip(0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)
+def smoothstep(low: Tensor | float, high: Tensor | float, value: Tensor) -> Tensor:
+    """0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``)."""
+    t = ((value - low) / (high - low)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _dot(vectors: Tensor, direction: Tensor) -> Tensor:
+    """(B, 3, N) · (B, 3) → (B, N)."""
+    x, y, z = direction.unbind(1)
+    return vectors[:, 0] * x[:, None] + vectors[:, 1] * y[:, None] + vectors[:, 2] * z[:, None]

@@ -10,7 +10,7 @@ from .expressions import Expression
 from .features import Beard, Brows, Build, Eyes, Hair, Makeup, Marks
 from .head import Head, prepare_head
 from .person import Person
-from .renderer import PreparedPerson, Render, prepare_person, render
+from .renderer import PreparedPerson, Shot, prepare_person, take_shot
 from .scene import Camera, Glasses, Light, Scene
 
 FloatArray = NDArray[np.floating]
@@ -69,17 +69,17 @@ def target_scene(person: Person, coefficients: FloatArray) -> Scene:
 
 
 class TargetFace:
-    """Renders expressions on the target."""
+    """The target's head, and shots of its expressions."""
 
     def __init__(self, head: Head) -> None:
         # A finer atlas than the sources': this face is looked at closely.
         self.head = prepare_head(head.kit, Atlas(height=576, width=768))
         self.prepared: PreparedPerson = prepare_person(self.head, target_person(head))
 
-    def render(self, coefficients: FloatArray, size_px: int) -> Render:
-        """(E,) coefficients → the target face on ``size_px`` x ``size_px`` pixels."""
+    def shot(self, coefficients: FloatArray, size_px: int) -> Shot:
+        """(E,) coefficients → the target face on ``size_px`` x ``size_px`` pixels, to render."""
         scene = target_scene(self.prepared.person, coefficients)
-        return render(self.head, self.prepared, scene, size_px)
+        return take_shot(self.head, self.prepared, scene, size_px)
 
 
 def _unit(x: float, y: float, z: float) -> FloatArray:

@@ -8,9 +8,13 @@ to mouth, frowning lips (15) go on below it, mentalis (17) dimples the chin.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .atlas import Atlas, smoothstep, spline, stroke
 from .head import Head
@@ -70,15 +74,39 @@ def wrinkle_strengths(head: Head, person: Person, coefficients: FloatArray) -> F
     return np.stack(sides, 1).clip(0, 1).astype(np.float32)
 
 
-def wrinkle_relief(head: Head, layers: FloatArray, strengths: FloatArray) -> FloatArray:
-    """(h, w) float32 head units on the ``furrow_window``: layers blended by strengths (K, 2).
+def left_share(atlas: Atlas) -> FloatArray:
+    """(w,) float32 for every column of the ``furrow_window``: 0 right, 1 left, between at both."""
+    degrees = atlas.degrees[0, furrow_window(atlas)[1]]
+    return smoothstep(-_BOTH_SIDES, _BOTH_SIDES, degrees)
 
-    Each column takes the strengths of its own side, the middle both.
+
+def wrinkle_relief(layers: Sequence[Tensor], strengths: FloatArray, left: Tensor) -> Tensor:
+    """(B, h, w) head units on the ``furrow_window``: every picture's layers, blended.
+
+    ``layers``: (K, h, w) of every picture's person. ``strengths``: (B, K, 2). ``left``: (w,), the
+    share of the left side in every column.
     """
-    columns = furrow_window(head.atlas)[1]
-    left = smoothstep(-_BOTH_SIDES, _BOTH_SIDES, head.atlas.degrees[:, columns])  # (1, w)
-    weights = strengths[:, :1] * (1 - left) + strengths[:, 1:] * left  # (K, w)
-    return np.asarray(np.einsum("khw,kw->hw", layers, weights), np.float32)
+    sides = torch.from_numpy(strengths).to(left.device)
+    weights = sides[..., :1] + (sides[..., 1:] - sides[..., :1]) * left  # (B, K, w)
+    relief = torch.zeros(len(layers), *layers[0].shape[1:], device=left.device)
+    for group in np.flatnonzero(strengths.any((0, 2))).tolist():
+        layer = torch.stack([own[group] for own in layers])
+        relief.addcmul_(layer, weights[:, group, None])
+    return relief
+
+
+def relief_slopes(relief: Tensor, scale: tuple[float, float]) -> Tensor:
+    """(B, h, w, 4) of reliefs (B, h, w): slopes right and up, and nothing twice; 0 at the frame.
+
+    ``scale``: the atlas's ``slope_scale``. The same operator as ``paint.slopes``.
+    """
+    slopes = relief.new_zeros(*relief.shape, 4)
+    across, up = scale
+    tall = relief[:, :-2] + 2 * relief[:, 1:-1] + relief[:, 2:]
+    flat = relief[:, :, :-2] + 2 * relief[:, :, 1:-1] + relief[:, :, 2:]
+    slopes[:, 1:-1, 1:-1, 0] = (tall[:, :, 2:] - tall[:, :, :-2]) * across
+    slopes[:, 1:-1, 1:-1, 1] = (flat[:, :-2] - flat[:, 2:]) * up
+    return slopes
 
 
 def _tapered(mask: NDArray[np.uint8], curve: FloatArray, value: int) -> None:

@@ -1,0 +1,145 @@
+"""Batches of pictures: the same bytes alone and among others, and geometry that can be checked."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from normpipe.stages.faces.render.batch import BatchRenderer
+from normpipe.stages.faces.render.mesh import Mesh, put_sheet
+from normpipe.stages.faces.render.person import draw_person
+from normpipe.stages.faces.render.renderer import prepare_person, take_shot
+from normpipe.stages.faces.render.scene import draw_scene
+from normpipe.stages.faces.render.shading import smoothstep
+
+
+@pytest.fixture(scope="module")
+def shots(fake_head):
+    """Nine pictures of three people, one of whom has a sheet of hair."""
+    kit = fake_head.kit
+    every = (draw_person(i, kit.expression_names, len(kit.identity)) for i in range(200))
+    long = [person for person in every if person.hair.style in ("long", "bob")][:1]
+    people = [draw_person(i, kit.expression_names, len(kit.identity)) for i in (5, 6)] + long
+    made = []
+    for person in people:
+        prepared = prepare_person(fake_head, person)
+        for seed in range(3):
+            scene = draw_scene(person, seed, kit.expression_names)
+            made.append(take_shot(fake_head, prepared, scene, 40))
+    assert any(shot.prepared.sheet is not None for shot in made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(fake_head, shots):
+    renderer = BatchRenderer(fake_head, 40)
+    return np.concatenate([renderer.render([shot]) for shot in shots])
+
+
+def test_neighbours_and_threads_change_nothing(fake_head, shots, alone):
+    order = [4, 0, 8, 2, 6, 1, 7, 3, 5]
+    for threads in (1, 3):
+        together = BatchRenderer(fake_head, 40, threads=threads).render([shots[i] for i in order])
+        np.testing.assert_array_equal(together, alone[order])
+
+
+def test_the_path_of_a_gpu_draws_the_same_pictures(fake_head, shots, alone):
+    """All pictures in one pass, as on a GPU: rounding may differ, the picture may not."""
+    renderer = BatchRenderer(fake_head, 40)
+    together = renderer.render_together(shots)
+    assert np.abs(together.astype(int) - alone).mean() < 0.02
+    assert np.abs(together.astype(int) - alone).max() <= 3
+    np.testing.assert_array_equal(renderer.render_together(shots), together)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_draws_the_same_pictures(fake_head, shots, alone):
+    renderer = BatchRenderer(fake_head, 40, "cuda")
+    made = renderer.render(shots)
+    assert np.abs(made.astype(int) - alone).mean() < 0.1
+    np.testing.assert_array_equal(renderer.render(shots), made)
+    np.testing.assert_array_equal(renderer.render(shots[3:5]), made[3:5])
+
+
+def test_a_renderer_serves_several_threads(fake_head, shots, alone):
+    renderer, found = BatchRenderer(fake_head, 40, threads=2), {}
+
+    def work(i):
+        found[i] = renderer.render([shots[i]])[0]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(shots))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(np.stack([found[i] for i in range(len(shots))]), alone)
+
+
+def test_rendering_leaves_torchs_threads_as_they_were(fake_head, shots):
+    before = torch.get_num_threads()
+    BatchRenderer(fake_head, 40, threads=2).render(shots[:2])
+    assert torch.get_num_threads() == before
+
+
+# ---- geometry
+
+
+def test_normals_are_those_of_numpy(fake_head):
+    mesh = Mesh(fake_head, torch.device("cpu"))
+    points = fake_head.shape(np.array([0.4, -1.0, 0.7], np.float32))
+    expected = fake_head.normals(points, fake_head.triangles)[mesh.used]
+    made = mesh.normals(torch.from_numpy(points[mesh.used].T.copy())[None], mesh.open)[0].T
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+@pytest.mark.assets
+def test_normals_cross_the_seams_of_the_real_head(real_head):
+    mesh = Mesh(real_head, torch.device("cpu"))
+    points = real_head.kit.neutral
+    expected = real_head.normals(points, real_head.triangles)[mesh.used]
+    made = mesh.normals(torch.from_numpy(points[mesh.used].T.copy())[None], mesh.open)[0].T
+    np.testing.assert_allclose(made, expected, atol=1e-4)
+
+
+def test_shapes_move_the_mesh_as_in_numpy(fake_head):
+    mesh = Mesh(fake_head, torch.device("cpu"))
+    amounts = np.random.default_rng(0).random(len(fake_head.kit.expression)).astype(np.float32)
+    standing = fake_head.kit.neutral
+    expected = (standing + fake_head.movement(amounts))[mesh.used]
+    tensor = torch.from_numpy(standing[mesh.used].T.copy())[None]
+    made = mesh.move(tensor, torch.from_numpy(amounts)[None])[0].T
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+def test_the_view_is_that_of_the_labels(fake_head, shots):
+    """Landmarks are vertices: the device must put them where the labels say."""
+    renderer = BatchRenderer(fake_head, 40)
+    place = np.full(len(fake_head.kit.neutral), -1)
+    place[renderer.mesh.used] = np.arange(len(renderer.mesh.used))
+    for shot in shots:
+        lifted = (
+            np.abs(
+                shot.prepared.standing
+                - shot.prepared.vertices
+                - fake_head.movement(shot.prepared.person.rest)
+            ).max(1)
+            > 1e-6
+        )  # hair and beard push the surface off the skin
+        marks = fake_head.kit.landmarks68
+        points = renderer.vertices([shot])[0, :2].T[place[marks]] / 2
+        free = ~lifted[marks]
+        assert free.sum() > 20
+        np.testing.assert_allclose(points[free], shot.landmarks68[free], atol=0.02)
+
+
+def test_sheets_have_normals_of_length_one(shots, fake_head):
+    sheet = next(s.prepared.sheet for s in shots if s.prepared.sheet is not None)
+    made = put_sheet(sheet, Mesh(fake_head, torch.device("cpu")))
+    np.testing.assert_allclose(made.normals.norm(dim=1), 1, atol=1e-4)
+
+
+def test_smoothstep_runs_both_ways():
+    value = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0])
+    assert smoothstep(0, 1, value).tolist() == [0, 0, 0.5, 1, 1]
+    assert smoothstep(1, 0, value).tolist() == [1, 1, 0.5, 0, 0]

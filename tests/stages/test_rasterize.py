@@ -1,0 +1,120 @@
+"""The z-buffer: against brute force, whatever the order, alone and among others."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from normpipe.stages.faces.render.rasterize import blend_rows, rasterize
+
+SIZE = 16
+
+
+def draw(points, triangles, size=SIZE):
+    """Triangle (or -1) and depth (or nan) of every pixel, and the coverage."""
+    corners = torch.from_numpy(np.asarray(triangles, np.int64).T.copy())
+    cover = rasterize(torch.from_numpy(np.asarray(points, np.float32).T.copy()), corners, 1, size)
+    shown = cover.valid[0] > 0
+    triangle, depth = np.full(size * size, -1), np.full(size * size, np.nan, np.float32)
+    triangle[cover.pixel[0][shown]] = cover.triangle[shown]
+    depth[cover.pixel[0][shown]] = cover.depth[0][shown]
+    return triangle.reshape(size, size), depth.reshape(size, size), cover
+
+
+def square(depth, low=2.0, high=12.0):
+    """Two triangles facing the viewer, in pixels with y down."""
+    points = [[low, low, depth], [high, low, depth], [high, high, depth], [low, high, depth]]
+    return np.array(points, np.float32), np.array([[0, 2, 1], [0, 3, 2]])
+
+
+def brute_force(points, triangles, size=SIZE):
+    """The same by trying every triangle at every pixel, in float64: depth, and how safe it is."""
+    best = np.full((size, size), np.nan)
+    margin = np.full((size, size), np.inf)
+    for a, b, c in points[triangles].astype(float):
+        area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+        if area >= -1e-9:
+            continue
+        for row in range(size):
+            for column in range(size):
+                x, y = column + 0.5 - a[0], row + 0.5 - a[1]
+                w1 = (x * (c[1] - a[1]) - y * (c[0] - a[0])) / area
+                w2 = (y * (b[0] - a[0]) - x * (b[1] - a[1])) / area
+                inside = min(w1, w2, 1 - w1 - w2)
+                margin[row, column] = min(margin[row, column], abs(inside))
+                if inside >= 0:
+                    depth = a[2] + w1 * (b[2] - a[2]) + w2 * (c[2] - a[2])
+                    best[row, column] = np.nanmax([best[row, column], depth])
+    return best, margin
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_triangles_as_by_brute_force(seed):
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(-4, SIZE + 4, (30, 3)).astype(np.float32)
+    triangles = rng.permutation(30).reshape(10, 3)
+    _, depth, _ = draw(points, triangles)
+    expected, margin = brute_force(points, triangles)
+    safe = margin > 1e-3  # not on an edge
+    assert safe.mean() > 0.9 and np.isfinite(expected[safe]).any()
+    np.testing.assert_allclose(depth[safe], expected[safe], atol=2e-3)
+
+
+@pytest.mark.parametrize("near_first", [True, False])
+def test_the_nearer_triangle_wins_whatever_the_order(near_first):
+    far, triangles = square(1.0, 2, 14)
+    near, _ = square(5.0, 6, 10)
+    first, second = (near, far) if near_first else (far, near)
+    _, depth, _ = draw(np.concatenate([first, second]), np.concatenate([triangles, triangles + 4]))
+    assert np.all(depth[6:10, 6:10] == 5) and depth[3, 3] == 1 and np.isnan(depth[0, 0])
+
+
+def test_every_pixel_centre_is_covered_once_without_seams():
+    triangle, _, cover = draw(*square(0.0, 2.0, 12.0))
+    rows, columns = np.nonzero(triangle >= 0)
+    assert len(rows) == cover.pixel.shape[1] == 100
+    assert rows.min() == columns.min() == 2 and rows.max() == 11
+
+
+def test_triangles_that_face_away_do_not_show():
+    points, triangles = square(0.0)
+    triangle, _, cover = draw(points, triangles[:, ::-1])
+    assert (triangle == -1).all() and cover.valid.sum() == 0
+
+
+def test_triangles_partly_outside_are_cut_not_dropped():
+    assert (draw(*square(0.0, -50.0, 60.0))[0] >= 0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-3, 19, width=32), min_size=6, max_size=6))
+def test_weights_reproduce_the_pixel_centre(flat):
+    points = np.column_stack([np.array(flat).reshape(3, 2), [0, 1, 2]]).astype(np.float32)
+    triangles = np.array([[0, 1, 2], [0, 2, 1]])
+    _, _, cover = draw(points, triangles)
+    shown = cover.valid[0] > 0
+    corners = torch.from_numpy(triangles)[cover.triangle]
+    place = blend_rows(torch.from_numpy(points), corners, cover.weights)[shown]
+    rows, columns = np.divmod(cover.pixel[0][shown].numpy(), SIZE)
+    np.testing.assert_allclose(place[:, 0], columns + 0.5, atol=0.02)
+    np.testing.assert_allclose(place[:, 1], rows + 0.5, atol=0.02)
+    np.testing.assert_allclose(cover.depth[0][shown], place[:, 2], atol=0.02)
+
+
+def test_pictures_of_a_batch_are_those_alone():
+    """One picture is full, one empty, one in between: lists of unequal length."""
+    scenes = [square(0.0, -50, 60)[0], square(0.0, 30, 40)[0], square(1.0, 3, 9)[0]]
+    triangles = square(0.0)[1]
+    alone = [draw(points, triangles) for points in scenes]
+    points = np.concatenate(scenes)
+    corners = np.concatenate([triangles + 4 * i for i in range(3)]).T.copy()
+    cover = rasterize(torch.from_numpy(points.T.copy()), torch.from_numpy(corners), 3, SIZE)
+    assert cover.pixel.shape[0] == 3
+    for i, (triangle, _, one) in enumerate(alone):
+        shown = cover.valid[i] > 0
+        assert shown.sum() == (triangle >= 0).sum()
+        count = int(shown.sum())
+        weights = cover.weights.view(3, -1, 3)[i][shown]
+        np.testing.assert_array_equal(cover.pixel[i][shown], one.pixel[0][:count])
+        np.testing.assert_array_equal(weights, one.weights[:count])
