@@ -1,0 +1,117 @@
+"""ROC measures with weights, so that people can be drawn anew thousands of times at little cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[Any]
+
+
+class Ranking:
+    """Scores of two classes, sorted once; every measure takes a weight for each sample.
+
+    Equal scores are one step of the curve, so a tie counts half in the AUC (as Mann and Whitney
+    count it), and no threshold lies between them.
+
+    Args:
+        scores: (N,) higher speaks for the class.
+        truth: (N,) whether the sample is of the class.
+    """
+
+    def __init__(self, scores: NDArray[Any], truth: NDArray[Any]) -> None:
+        levels, places = np.unique(scores, return_inverse=True)
+        self._levels = len(levels)
+        self._places = places.reshape(-1)
+        self._truth = truth.astype(np.float64)
+
+    def _counts(self, weights: Floats | None) -> tuple[Floats, Floats]:
+        """Weight of the class and of the rest at each level, from the lowest score."""
+        heavy = np.ones(len(self._truth)) if weights is None else weights.astype(np.float64)
+        inside = heavy * self._truth
+        positives = np.bincount(self._places, inside, self._levels)
+        return positives, np.bincount(self._places, heavy - inside, self._levels)
+
+    def auc(self, weights: Floats | None = None) -> float:
+        """Return the area under the curve; NaN where one class has no weight."""
+        positives, negatives = self._counts(weights)
+        total = positives.sum() * negatives.sum()
+        if total <= 0:
+            return float("nan")
+        below = np.cumsum(negatives) - negatives / 2
+        return float((positives * below).sum() / total)
+
+    def _rates(self, weights: Floats | None) -> tuple[Floats, Floats]:
+        """False and true positive rate as the threshold falls, both from 0 to 1."""
+        positives, negatives = (counts[::-1] for counts in self._counts(weights))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            false = np.cumsum(negatives) / negatives.sum()
+            true = np.cumsum(positives) / positives.sum()
+        return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
+
+    def eer(self, weights: Floats | None = None) -> float:
+        """Return the equal error rate: where false positives and misses are as frequent."""
+        false, true = self._rates(weights)
+        if not (np.isfinite(false[-1]) and np.isfinite(true[-1])):
+            return float("nan")
+        over = false + true - 1  # rises from -1 to 1 along the curve
+        last = int(np.argmax(over >= 0))
+        if last == 0:
+            return float(false[0])
+        share = -over[last - 1] / (over[last] - over[last - 1])
+        return float(false[last - 1] + share * (false[last] - false[last - 1]))
+
+    def tpr_at(self, fpr: float, weights: Floats | None = None) -> float:
+        """Return the true positive rate of the lowest threshold that keeps to a rate ``fpr``."""
+        false, true = self._rates(weights)
+        if not (np.isfinite(false[-1]) and np.isfinite(true[-1])):
+            return float("nan")
+        return float(true[int(np.searchsorted(false, fpr + 1e-12, side="right")) - 1])
+
+
+class Draws:
+    """People drawn anew with replacement: how often each picture counts in each draw.
+
+    Args:
+        people: (N,) who is in each picture.
+        resamples: how many draws.
+        seed: of the draws.
+    """
+
+    def __init__(self, people: NDArray[Any], resamples: int, seed: int = 0) -> None:
+        names, places = np.unique(people, return_inverse=True)
+        rng = np.random.default_rng([seed, 37])
+        count = len(names)
+        self._places = places.reshape(-1)
+        self._draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+
+    def __len__(self) -> int:
+        return len(self._draws)
+
+    def weights(self, draw: int) -> NDArray[np.int64]:
+        """(N,) how often each picture counts in a draw."""
+        return self._draws[draw][self._places]
+
+    def all_weights(self) -> NDArray[np.float64]:
+        """(R, N) the weights of all draws; for measures that take them all at once."""
+        return self._draws[:, self._places].astype(np.float64)
+
+    def interval(self, measure: Callable[[NDArray[np.int64]], float]) -> tuple[float, float]:
+        """95 % interval of a measure that takes the weights of the pictures.
+
+        Returns:
+            As ``percentiles``.
+        """
+        return percentiles(np.array([measure(self.weights(draw)) for draw in range(len(self))]))
+
+
+def percentiles(found: NDArray[Any]) -> tuple[float, float]:
+    """2.5th and 97.5th percentile of what draws gave; NaN twice where half of it is undefined."""
+    known = found[np.isfinite(found)]
+    if len(known) < max(len(found) / 2, 1):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(low), float(high)

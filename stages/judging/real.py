@@ -1,0 +1,172 @@
+"""Real faces for the judge: aligned photographs with labels, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...pipeline.errors import InputError
+from ...pipeline.labels import find_labels, label_rows, read_labels
+from ...pipeline.reading import open_parquet
+from ...pipeline.shards import ShardFolder
+from ..faces.geometry import apply
+from ..faces.pixels import Limits, decode, encode
+
+# pyarrow makes these functions at run time; no type checker sees them.
+pc: Any = pyarrow.compute
+
+Pixels = NDArray[np.uint8]
+Words = NDArray[np.str_]
+Floats = NDArray[np.floating]
+#: (B, 3, H, W) RGB in [0, 1] → (B, 3, S, S) RGB in [0, 1], or (B, E) coefficients.
+Network = Callable[[Tensor], Tensor]
+
+#: As the normalize stage writes by default: what is judged is what users get.
+QUALITY = 95
+_COLUMNS = ["key", "parent_key", "status", "image", "landmarks", "transform"]
+
+
+@dataclass(frozen=True)
+class RealFaces:
+    """Aligned photographs with their labels; all of one length N.
+
+    Attributes:
+        images: (N, H, W, 3) uint8 RGB, aligned.
+        landmarks: (N, 5, 2) float64, x and y in pixels of the aligned square; NaN where the
+            detector gives none.
+        emotions: (N,) one of ``manifests.vocabularies.EMOTIONS``, empty where unknown.
+        people: (N,) who is in the picture.
+        sources: (N,) where the picture comes from; ``all`` where the labels do not say.
+        parts: (N,) ``train``, ``test`` or another split; empty where unknown.
+    """
+
+    images: Pixels
+    landmarks: Floats
+    emotions: Words
+    people: Words
+    sources: Words
+    parts: Words
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: NDArray[Any]) -> RealFaces:
+        """Return some of the faces; ``rows`` are numbers or a mask."""
+        return RealFaces(
+            self.images[rows], self.landmarks[rows], self.emotions[rows],
+            self.people[rows], self.sources[rows], self.parts[rows],
+        )  # fmt: skip
+
+
+def load_real(folder: Path) -> RealFaces:
+    """Read aligned faces of a job's folder, or of its ``aligned`` folder; rows that are ok.
+
+    People are the label ``subject``, parts ``split``, sources ``source``. A face without
+    ``subject`` is left out, since every measure here is by person.
+
+    Raises:
+        InputError: no aligned faces there, no labels, or no person twice.
+    """
+    aligned = folder / "aligned" if (folder / "aligned").is_dir() else folder
+    shards = ShardFolder(aligned)
+    numbers = sorted(int(path.stem[6:]) for path in aligned.glob("shard-*.parquet"))
+    if not numbers:
+        raise InputError(
+            f"{folder} holds no aligned faces: give the --output of normpipe run --until align"
+        )
+    with open_parquet(shards.shard(numbers[0])) as file:
+        missing = [name for name in _COLUMNS if name not in file.schema_arrow.names]
+    if missing:
+        raise InputError(f"{aligned} is no output of the align stage: no column '{missing[0]}'")
+    file = find_labels(aligned)
+    if file is None:
+        raise InputError(f"{folder} has no labels.parquet: align a list with labels")
+    rows = pa.concat_tables([shards.read(number, _COLUMNS) for number in numbers])
+    rows = rows.filter(pc.equal(rows["status"], "ok")).combine_chunks()
+    labels = read_labels(file)
+    keys, parents = (rows[name].combine_chunks() for name in ("key", "parent_key"))
+    labels = labels.take(label_rows(keys, parents, labels))
+    return _faces(rows, labels, file)
+
+
+def _faces(rows: pa.Table, labels: pa.Table, file: Path) -> RealFaces:
+    for name in ("subject", "emotion"):
+        if name not in labels.column_names:
+            raise InputError(f"the labels {file} have no column '{name}'")
+    people = _words(labels, "subject")
+    known = people != ""
+    if not known.any():
+        raise InputError(f"the labels {file} name nobody: fill the column 'subject'")
+    sources = _words(labels, "source")
+    limits = Limits()
+    images: list[Pixels] = []
+    points: list[Floats] = []
+    wanted = rows.filter(pa.array(known)).select(["image", "landmarks", "transform"])
+    for row in wanted.to_pylist():
+        images.append(decode(row["image"]["bytes"], limits))
+        points.append(_points(row["landmarks"], row["transform"]))
+    return RealFaces(
+        np.stack(images),
+        np.stack(points),
+        _words(labels, "emotion")[known],
+        people[known],
+        np.where(sources == "", "all", sources)[known],
+        _words(labels, "split")[known],
+    )
+
+
+def _words(labels: pa.Table, name: str) -> Words:
+    if name not in labels.column_names:
+        return np.full(labels.num_rows, "", dtype=np.str_)
+    return np.array([value or "" for value in labels[name].cast(pa.string()).to_pylist()], np.str_)
+
+
+def _points(landmarks: Any, transform: Any) -> Floats:
+    if landmarks is None or len(landmarks) != 5:
+        return np.full((5, 2), np.nan)
+    return apply(np.array(transform, dtype=np.float64), np.array(landmarks, dtype=np.float64))
+
+
+def _batches(images: Pixels, batch: int) -> Sequence[Tensor]:
+    return [
+        torch.from_numpy(np.ascontiguousarray(images[start : start + batch].transpose(0, 3, 1, 2)))
+        for start in range(0, len(images), batch)
+    ]
+
+
+def normalize_real(normalize: Network, images: Pixels, batch: int = 32) -> Pixels:
+    """Normalize faces as the normalize stage does, through JPEG of quality 95 and back.
+
+    Args:
+        normalize: (B, 3, H, W) float RGB in [0, 1] → (B, 3, S, S), cut to [0, 1] here.
+        images: (N, H, W, 3) uint8 RGB, aligned.
+        batch: pictures at a time.
+
+    Returns:
+        (N, S, S, 3) uint8 RGB.
+    """
+    limits = Limits()
+    made: list[Pixels] = []
+    with torch.inference_mode():
+        for tensor in _batches(images, batch):
+            outputs = normalize(tensor.float() / 255).clamp(0, 1)
+            # The same rounding as in the normalize stage.
+            pixels = (outputs * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+            made += [decode(encode(picture, "jpeg", QUALITY), limits) for picture in pixels]
+    return np.stack(made)
+
+
+def read_real(read: Network, images: Pixels, batch: int = 32) -> NDArray[np.float32]:
+    """(N, H, W, 3) uint8 RGB → (N, E) coefficients of a reader, batch by batch."""
+    with torch.inference_mode():
+        found = [read(tensor.float() / 255).cpu() for tensor in _batches(images, batch)]
+    return torch.cat(found).float().numpy()
