@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from normpipe.stages.judging import attacker
+from normpipe.stages.judging.attacker import choose_gallery, measure_attacker, one_hot
+from normpipe.stages.judging.figures import Figure
+
+from .fakes import Faces, average, expression_only, photographs
+
+EXCESS = "normalized − expression only"
+MORE = "normalized, given the expression − expression only"
+
+
+@pytest.fixture(scope="module")
+def faces() -> Faces:
+    return photographs(people=20, each=8)
+
+
+@pytest.fixture(autouse=True)
+def one_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attacker, "REPEATS", 1)
+
+
+def measured(faces: Faces, normalized: np.ndarray) -> dict[str, Figure]:
+    codes = one_hot(faces.emotions)
+    figures = measure_attacker(faces.images, normalized, codes, faces.emotions, faces.people)
+    return {figure.name: figure for figure in figures}
+
+
+def test_identity_leaks_all(faces: Faces) -> None:
+    found = measured(faces, faces.images)
+    assert found["normalized"].value == found["original"].value > 0.8
+    assert found[EXCESS].value > 0.6
+    assert found[EXCESS].low > 0.02
+    assert found[EXCESS].met is False
+
+
+def test_expression_only_passes(faces: Faces) -> None:
+    found = measured(faces, expression_only(faces))
+    assert found[EXCESS].met
+    assert found[MORE].value < 0.05
+    assert found["normalized"].value < 0.2
+
+
+def test_average_face_tells_nothing(faces: Faces) -> None:
+    found = measured(faces, average(faces))
+    assert found["normalized"].value == pytest.approx(found["chance"].value, abs=0.05)
+
+
+def test_faint_pattern_is_caught(faces: Faces) -> None:
+    found = measured(faces, expression_only(faces, leak=4.0))
+    assert found[EXCESS].low > 0.02
+    assert found[MORE].low > 0.02
+
+
+def test_gallery_takes_people_with_enough_and_no_more_than_eight() -> None:
+    people = np.repeat(["few", "some", "many"], [5, 6, 20])
+    gallery = choose_gallery(people, 6)
+    assert gallery.people == 2
+    assert np.bincount(gallery.who).tolist() == [8, 6]
+    assert {*people[gallery.rows]} == {"some", "many"}
+
+
+def test_too_few_people_is_undefined(faces: Faces) -> None:
+    (figure,) = measure_attacker(
+        faces.images, faces.images, one_hot(faces.emotions), faces.emotions, faces.people, fewest=9
+    )
+    assert np.isnan(figure.value)
+    assert "9 pictures" in figure.note
