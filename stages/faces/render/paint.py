@@ -45,6 +45,8 @@ def paint_person(head: Head, person: Person) -> Paint:
     shape = (atlas.height, atlas.width)
     relief, lift = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     albedo = paint_skin(rng, person, shape)
+    if person.detail is not None:
+        albedo *= np.moveaxis(person.detail, -1, 0)
     mark_skin(head, person, albedo, relief)
     lips = _lip_mask(head)
     _blend(albedo, lips * person.lip_strength * 0.9, person.lip)

@@ -19,7 +19,8 @@ class Person:
     """One identity. ``rest`` and ``gain`` act on the mesh and never enter the labels.
 
     ``wrinkles`` and ``resting_wrinkles`` (K,) say for every group of furrows how deep an
-    expression folds it and how deep it is at rest, in [0, 1].
+    expression folds it and how deep it is at rest, in [0, 1]. ``detail`` (H, W, 3) over the atlas
+    multiplies the colour of the skin (see ``likeness``).
     """
 
     identity: FloatArray
@@ -42,6 +43,7 @@ class Person:
     makeup: Makeup
     build: Build
     teeth: Colour
+    detail: FloatArray | None = None
 
 
 def generator(*numbers: int) -> np.random.Generator:
