@@ -46,6 +46,12 @@ def synthesize(
     backgrounds: Annotated[
         Path | None, typer.Option(help="folder of pictures to stand behind the heads")
     ] = None,
+    appearance: Annotated[
+        Path | None, typer.Option(help="photographs whose skin drawn people wear")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="mean, an identity's number, or the photograph of a face")
+    ] = None,
     set: Settings = None,
     overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
 ) -> None:
@@ -55,12 +61,13 @@ def synthesize(
 
     start_logging(False)
     overrides = list(set or [])
-    for name, value in {"pairs": pairs, "seed": seed, "crossed": crossed}.items():
+    given = {
+        "pairs": pairs, "seed": seed, "crossed": crossed, "facekit": facekit,
+        "backgrounds": backgrounds, "appearance": appearance, "target": target,
+    }  # fmt: skip
+    for name, value in given.items():
         if value is not None:
             overrides.append(f"synthesize.{name}={value}")
-    for name, path in {"facekit": facekit, "backgrounds": backgrounds}.items():
-        if path is not None:
-            overrides.append(f"synthesize.{name}={path}")
     job = load_job(job_file, {"output": output}, overrides, _configs())
     config: Any = job.stage("synthesize")
     renders = Synthesize(config, job.run.threads)

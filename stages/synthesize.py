@@ -7,90 +7,23 @@ batches are rendered on the device.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from ..manifests.schema import IMAGE, POINTS, schema
-from ..pipeline.errors import InputError, NormpipeError
-from ..pipeline.stage import MapStage, Row, Scan, SourceStage, StageConfig
-from .faces.facekit import FaceKit, load_facekit
-from .faces.render.acting import RAMP_STEPS
-from .faces.render.atlas import Atlas
-from .faces.render.batch import BatchRenderer
+from ..pipeline.errors import NormpipeError
+from ..pipeline.stage import MapStage, Row, Scan, SourceStage
 from .faces.render.expressions import RENDERED_UNITS, occurring
-from .faces.render.head import Head, prepare_head
-from .faces.render.pairs import Draft, Pair, PairSpec, draft_pair, plan_pairs
-from .faces.render.person import draw_person
-from .faces.render.photographs import Photographs
-from .faces.render.renderer import PreparedPerson, prepare_person
-from .faces.render.scene import SceneOptions
-from .faces.render.target import TargetFace
-from .normalize import resolve_device
+from .faces.render.pairs import Draft, Pair, PairSpec
+from .synthesis.cast import Cast
+from .synthesis.config import SynthesizeConfig, plan
+from .synthesis.renderer import PairRenderer
 
 ByteArray = NDArray[np.uint8]
-
-
-Expressions = Literal["mixed", "prototype", "sparse", "single", "talking", "gaze", "ramps"]
-
-
-class SynthesizeConfig(StageConfig):
-    """What to render."""
-
-    facekit: str = Field(
-        "",
-        description="path of ICT-FaceKit Light, packed as .npz",
-        json_schema_extra={"shapes_results": False},  # its digest does
-    )
-    pairs: int = Field(2000, ge=1, description="how many pairs")
-    identities: int = Field(250, ge=1, description="how many people they are shared among")
-    seed: int = Field(0, ge=0, lt=90_000, description="another seed: other people, other pictures")
-    size_px: int = Field(128, ge=32, le=1024, description="size of the source pictures")
-    target_size_px: int = Field(192, ge=32, le=1024, description="size of the target pictures")
-    targets: bool = Field(
-        True, description="false leaves the target pictures out: a third of the time"
-    )
-    framing: Literal["aligned", "snapshot"] = Field(
-        "aligned",
-        description="aligned (as the align stage cuts) or snapshot (a head with a margin)",
-    )
-    validation: float = Field(0.05, ge=0, lt=1, description="share of the people for validation")
-    test: float = Field(0.05, ge=0, lt=1, description="share of the people for test")
-    crossed: str = Field(
-        "",
-        pattern=r"^(\d+x\d+)?$",
-        description="KxM, such as 20x30: K people who all make the same M expressions, "
-        "instead of pairs and identities",
-    )
-    expressions: Literal["mixed", "prototype", "sparse", "single", "talking", "gaze", "ramps"] = (
-        Field(
-            "mixed",
-            description="mixed, or one kind alone: prototype, sparse, single, talking, gaze, ramps",
-        )
-    )
-    backgrounds: str = Field(
-        "",
-        description="folder of pictures to stand behind the heads, instead of drawn places",
-        json_schema_extra={"shapes_results": False},  # its digest does
-    )
-    device: str = Field(
-        "auto",
-        description="auto (a GPU if there is one), cpu, cuda or cuda:N; none there is an error",
-        json_schema_extra={"shapes_results": False},  # the device class does
-    )
-    batch_size: int = Field(
-        64,
-        ge=1,
-        description="pairs a batch; changes no pixel",
-        json_schema_extra={"shapes_results": False},
-    )
-    quality: int = Field(95, ge=1, le=100, description="JPEG quality")
-    shard_rows: int = Field(500, ge=1, description="pairs a shard")
 
 
 #: One row for every pair to render; everything else follows from these numbers.
@@ -104,8 +37,13 @@ PLAN = schema(
 )
 
 
-def synthesized_schema(expression_names: tuple[str, ...] = ()) -> pa.Schema:
-    """The columns of synthesized pairs; the shapes' names, in order, are in the metadata."""
+def synthesized_schema(expression_names: tuple[str, ...] = (), target: str = "") -> pa.Schema:
+    """The columns of synthesized pairs.
+
+    The metadata holds the shapes' names, in order, and what the target is (JSON with kind, name and
+    the sha256 of its resting picture), where these are given.
+    """
+    notes = {"expression_names": ",".join(expression_names), "target": target}
     return schema(
         [
             ("image", IMAGE),
@@ -124,7 +62,7 @@ def synthesized_schema(expression_names: tuple[str, ...] = ()) -> pa.Schema:
             ("landmarks68", POINTS),
             ("target_landmarks68", POINTS),
         ],
-        metadata={"expression_names": ",".join(expression_names)} if expression_names else None,
+        metadata={name: note for name, note in notes.items() if note} or None,
     )
 
 
@@ -182,10 +120,9 @@ class Synthesize(MapStage):
         self._renderer: PairRenderer | None = None
         #: Pairs rendered so far, for rates.
         self.rendered = 0
-        # The shapes' names are part of the schema, so the kit is read at once.
-        self._kit = load_facekit(_kit_path(config))
-        self.schema = synthesized_schema(self._kit.expression_names)
-        self._options = scene_options(config)
+        # The shapes' names and the target are part of the schema, so the cast is made at once.
+        self._cast = Cast(config)
+        self.schema = synthesized_schema(self._cast.expression_names, self._cast.target_note)
 
     @property
     def batch_size(self) -> int:
@@ -198,19 +135,16 @@ class Synthesize(MapStage):
         return "cpu" if self._renderer is None else self._renderer.device.type
 
     def open(self) -> None:
-        """Prepare the head and the target face. Raises InputError for a device not there."""
+        """Put the heads on the device. Raises InputError for a device not there."""
         if self._renderer is None:
-            self._renderer = PairRenderer(self.config, self._kit, self._options, self._threads)
+            self._renderer = PairRenderer(self.config, self._cast, self._threads)
 
     def digests(self) -> dict[str, str]:
-        """Return the sha256 of the face kit, and of folders of pictures that are drawn from."""
-        found = {"facekit": self._kit.digest}
-        if self._options.backgrounds is not None:
-            found["backgrounds"] = self._options.backgrounds.digest
-        return found
+        """Return the sha256 of the face kit, of folders that are drawn from, and of the target."""
+        return self._cast.digests()
 
     @property
-    def renderer(self) -> "PairRenderer":
+    def renderer(self) -> PairRenderer:
         """Return what renders; after ``open``."""
         if self._renderer is None:
             raise RuntimeError("open() comes first")
@@ -230,86 +164,8 @@ class Synthesize(MapStage):
         return [pair_row(_spec(row), result, self.config.quality)]
 
 
-def _kit_path(config: SynthesizeConfig) -> str:
-    if not config.facekit:
-        raise InputError("synthesize needs a face kit: --facekit PATH (ICT-FaceKit Light, an .npz)")
-    return config.facekit
-
-
-def scene_options(config: SynthesizeConfig) -> SceneOptions:
-    """What all scenes of a set have in common; lists folders of pictures."""
-    places = Photographs(config.backgrounds, "--backgrounds") if config.backgrounds else None
-    return SceneOptions(config.framing, config.expressions, places)
-
-
 def _spec(row: Row) -> PairSpec:
     return PairSpec(row["key"], row["split"], row["identity"], row["seed"], row["expression_seed"])
-
-
-class PairRenderer:
-    """Renders pairs; people are kept between their pictures."""
-
-    def __init__(
-        self,
-        config: SynthesizeConfig,
-        kit: FaceKit | None = None,
-        options: SceneOptions | None = None,
-        threads: int = 1,
-    ) -> None:
-        """``threads``: CPU threads that render, where the device is a CPU."""
-        self.config = config
-        self.options = options or scene_options(config)
-        self.device = resolve_device(config.device, "synthesize")
-        self.head: Head = prepare_head(kit or load_facekit(_kit_path(config)), Atlas())
-        self.target = TargetFace(self.head) if config.targets else None
-        self._source = BatchRenderer(self.head, config.size_px, self.device, threads)
-        self._target = None
-        if self.target is not None:
-            self._target = BatchRenderer(
-                self.target.head, config.target_size_px, self.device, threads
-            )
-        # Rows come person by person; a few threads may be at the border between two.
-        self._prepared = lru_cache(maxsize=8)(self._prepare)
-
-    def _prepare(self, identity: int) -> PreparedPerson:
-        kit = self.head.kit
-        person = draw_person(identity, kit.expression_names, len(kit.identity))
-        return prepare_person(self.head, person)
-
-    def draft(self, spec: PairSpec) -> Draft:
-        """Work out one pair; threads may do so at once."""
-        config = self.config
-        sizes = (config.size_px, config.target_size_px)
-        prepared = self._prepared(spec.identity)
-        return draft_pair(self.head, self.target, prepared, spec, sizes, self.options)
-
-    def render(self, drafts: Sequence[Draft]) -> list[Pair]:
-        """Render a batch of pairs; a pair's pixels do not depend on the others."""
-        sources = self._source.render([draft.source for draft in drafts])
-        targets: Sequence[ByteArray | None] = [None] * len(drafts)
-        if self._target is not None:
-            shots = [draft.target for draft in drafts if draft.target is not None]
-            targets = list(self._target.render(shots))
-        return [Pair(*made) for made in zip(drafts, sources, targets, strict=True)]
-
-    def pair(self, spec: PairSpec) -> Pair:
-        """Work out and render one pair."""
-        return self.render([self.draft(spec)])[0]
-
-
-def plan(config: SynthesizeConfig) -> list[PairSpec]:
-    """The rows this configuration asks for."""
-    shares = (config.validation, config.test)
-    pairs, identities = config.pairs, config.identities
-    ramps = config.expressions == "ramps"
-    if config.crossed:
-        people, expressions = (int(number) for number in config.crossed.split("x"))
-        if not people or not expressions:
-            raise InputError(f"--crossed {config.crossed}: people x expressions, such as 20x30")
-        if ramps and expressions % RAMP_STEPS:
-            raise InputError(f"--crossed {config.crossed}: ramps are {RAMP_STEPS} pictures each")
-        pairs, identities = people * expressions, people
-    return list(plan_pairs(pairs, identities, config.seed, shares, bool(config.crossed), ramps))
 
 
 def pair_row(spec: PairSpec, pair: Pair, jpeg_quality: int) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,10 +73,11 @@ def target_scene(person: Person, coefficients: FloatArray) -> Scene:
 class TargetFace:
     """The target's head, and shots of its expressions."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, draw: Callable[[Head], Person] = target_person) -> None:
+        """``draw``: makes who it is, given the head that they are painted on."""
         # A finer atlas than the sources': this face is looked at closely.
         self.head = prepare_head(head.kit, Atlas(height=576, width=768))
-        self.prepared: PreparedPerson = prepare_person(self.head, target_person(head))
+        self.prepared: PreparedPerson = prepare_person(self.head, draw(self.head))
 
     def shot(self, coefficients: FloatArray, size_px: int) -> Shot:
         """(E,) coefficients → the target face on ``size_px`` x ``size_px`` pixels, to render."""

@@ -22,21 +22,21 @@ from numpy.typing import NDArray
 
 from ...pipeline.errors import InputError, SampleError
 from ...pipeline.stage import sha256_file
-from ..networks.checkpoint import open_normalizer
-from .detectors import DetectorSettings, Look
-from .detectors.opencv import OpenCV
-from .geometry import (
+from ..faces.detectors import DetectorSettings, Look
+from ..faces.detectors.opencv import OpenCV
+from ..faces.geometry import (
     transform_from_box,
     transform_from_eyes,
     transform_from_landmarks,
     warp,
 )
-from .pixels import Limits, decode
-from .render.features import Makeup, Marks
-from .render.head import Head
-from .render.likeness import Detail, Fit, Unwrapped, fit_head, mouth_is_open
-from .render.person import Person, generator
-from .render.photographs import Photographs
+from ..faces.pixels import Limits, decode
+from ..faces.render.features import Makeup, Marks
+from ..faces.render.head import Head
+from ..faces.render.likeness import Detail, Fit, Unwrapped, fit_head, mouth_is_open
+from ..faces.render.person import Person, generator
+from ..faces.render.photographs import Photographs
+from ..networks.checkpoint import open_normalizer
 
 ByteArray = NDArray[np.uint8]
 FloatArray = NDArray[np.floating]

@@ -1,0 +1,1 @@
+"""What ``synthesize`` needs: settings, who plays in a set, and the rendering of its pairs."""

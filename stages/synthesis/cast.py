@@ -1,0 +1,169 @@
+"""Who plays in a set: the drawn people, in their own skin or a photograph's, and the target."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ...pipeline.errors import InputError
+from ..faces.facekit import load_facekit
+from ..faces.render.atlas import Atlas
+from ..faces.render.batch import BatchRenderer
+from ..faces.render.features import Beard, Makeup, Marks
+from ..faces.render.head import Head, prepare_head
+from ..faces.render.person import Person, draw_person
+from ..faces.render.photographs import Photographs
+from ..faces.render.scene import SceneOptions
+from ..faces.render.target import TargetFace, target_person
+from .appearance import Appearance, Portrait, read_portrait
+from .config import SynthesizeConfig
+
+Kind = Literal["mean", "identity", "image"]
+
+
+class Cast:
+    """Heads, people and target of a set, as its settings ask for.
+
+    Attributes:
+        head: what the people are drawn on.
+        options: what all scenes have in common.
+        target: the face everything is normalized to; None where targets are left out.
+        target_note: JSON with the target's kind, name and the sha256 of its resting picture.
+    """
+
+    def __init__(self, config: SynthesizeConfig) -> None:
+        """Read the kit and list the folders of pictures.
+
+        Raises:
+            InputError: no kit, a folder without pictures, or a target that is no face.
+        """
+        if not config.facekit:
+            raise InputError(
+                "synthesize needs a face kit: --facekit PATH (ICT-FaceKit Light, an .npz)"
+            )
+        places = Photographs(config.backgrounds, "--backgrounds") if config.backgrounds else None
+        self.options = SceneOptions(config.framing, config.expressions, places)
+        kit = load_facekit(config.facekit)
+        self.head = prepare_head(kit, Atlas())
+        self._digests = {"facekit": kit.digest}
+        if places is not None:
+            self._digests["backgrounds"] = places.digest
+        self._appearance = None
+        if config.appearance:
+            self._appearance = Appearance(config.appearance, config.appearance_share, self.head)
+            self._digests |= self._appearance.digests()
+        self.target = None
+        self.target_note = ""
+        if config.targets:
+            choice = choose_target(config.target)
+            self.target = TargetFace(self.head, choice.draw)
+            resting = resting_sha256(self.target, config.target_size_px)
+            note = {"kind": choice.kind, "name": choice.name, "sha256": resting}
+            self.target_note = json.dumps(note, sort_keys=True)
+            self._digests["target"] = resting
+
+    @property
+    def expression_names(self) -> tuple[str, ...]:
+        """Return the shapes in the order of the coefficients."""
+        return self.head.kit.expression_names
+
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of the kit, of folders that are drawn from, and of the target."""
+        return dict(self._digests)
+
+    def person(self, identity: int) -> Person:
+        """Draw who identity number ``identity`` is."""
+        kit = self.head.kit
+        person = draw_person(identity, kit.expression_names, len(kit.identity))
+        return person if self._appearance is None else self._appearance.dress(person)
+
+
+def resting_sha256(target: TargetFace, size_px: int) -> str:
+    """Sha256 of the target's resting face: (S, S, 3) RGB bytes as a CPU renders them."""
+    still = np.zeros(len(target.head.kit.expression_names), np.float32)
+    picture = BatchRenderer(target.head, size_px, "cpu").render([target.shot(still, size_px)])[0]
+    return hashlib.sha256(picture.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TargetChoice:
+    """The face that everything is normalized to.
+
+    Attributes:
+        kind: ``mean`` (the mean head), ``identity`` (a drawn person) or ``image`` (a photograph).
+        name: ``mean``, the identity's number, or the photograph's file name.
+        draw: makes the person, given the head that it is painted on.
+    """
+
+    kind: Kind
+    name: str
+    draw: Callable[[Head], Person]
+
+
+def choose_target(choice: str) -> TargetChoice:
+    """``mean``, an identity number, or the path of a photograph of a face.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if choice == "mean":
+        return TargetChoice("mean", "mean", target_person)
+    if choice.isascii() and choice.isdigit():
+        number = int(choice)
+        return TargetChoice("identity", str(number), lambda head: _drawn(head, number))
+    path = Path(choice)
+    if not path.is_file():
+        raise InputError(
+            f"--target {choice}: no such file; give 'mean', the number of an identity, or the "
+            "photograph of a face"
+        )
+    return TargetChoice(
+        "image", path.name, lambda head: _photographed(head, read_portrait(path, head))
+    )
+
+
+def _drawn(head: Head, number: int) -> Person:
+    """A drawn person with the manner of the target: no resting expression, nothing in the way."""
+    plain, kit = target_person(head), head.kit
+    person = draw_person(number, kit.expression_names, len(kit.identity))
+    bare = person.hair.style in ("hat", "scarf")
+    return replace(
+        person,
+        rest=plain.rest,
+        gain=plain.gain,
+        wrinkles=plain.wrinkles,
+        resting_wrinkles=plain.resting_wrinkles,
+        oiliness=plain.oiliness,
+        blotch=min(person.blotch, 0.05),
+        beard=Beard("none", 0.0, person.beard.colour, 0.0),
+        brows=replace(person.brows, density=max(person.brows.density, 0.7)),
+        hair=plain.hair if bare else person.hair,
+        eyes=replace(person.eyes, socket=min(person.eyes.socket, 0.3), sclera=0.8),
+        marks=Marks(pores=0.5 * person.marks.pores, crease=person.marks.crease),
+        makeup=Makeup(),
+    )
+
+
+def _photographed(head: Head, portrait: Portrait) -> Person:
+    """The photographed person's shape and skin on the target's plain features."""
+    plain = target_person(head)
+    tone = np.array(plain.skin)
+    if not portrait.grey:
+        # A photograph does not tell how bright skin is from how brightly it was lit.
+        hue = portrait.detail.tone / max(float(portrait.detail.tone.mean()), 1e-3)
+        tone = hue * np.clip(portrait.detail.tone.mean(), 0.1, 0.5)
+    red, green, blue = tone.clip(0.02, 0.95).tolist()
+    return replace(
+        plain,
+        identity=portrait.fit.identity,
+        skin=(red, green, blue),
+        detail=portrait.detail.factor,
+        brows=replace(plain.brows, density=0.0),
+        lip_strength=0.5,
+    )
