@@ -119,12 +119,7 @@ class Unwrapped:
         texel, corner, weights = _unwrap(head)
         self._texel, self._corners, self._weights = texel, corner, weights
         self._shape = (atlas.height, atlas.width)
-        self._window = (
-            smoothstep(64, 50, np.abs(atlas.degrees))
-            * smoothstep(-8.4, -7.4, atlas.y)
-            * smoothstep(9.4, 8.2, atlas.y)
-            * _openings(head)
-        ).astype(np.float32)
+        self._window = _window(atlas) * _openings(head)
 
     def spread(self, values: FloatArray) -> FloatArray:
         """Per-vertex values (V, C) → (H, W, C) float32 over the atlas, 0 where no skin is."""
@@ -223,6 +218,12 @@ def _inside(photo_rgb_u8: ByteArray) -> FloatArray:
     return 1 - cv2.dilate(outside, np.ones((5, 5), np.uint8)).astype(np.float32)
 
 
+def _window(atlas: Atlas) -> FloatArray:
+    """(H, W) 1 on the face, fading to 0 before ears, hair and neck."""
+    across = smoothstep(64, 50, np.abs(atlas.degrees))
+    return across * smoothstep(-8.4, -7.4, atlas.y) * smoothstep(9.4, 8.2, atlas.y)
+
+
 def _openings(head: Head) -> FloatArray:
     """(H, W) 0 on lids and lips, which a photograph never shows in the right place; else 1."""
     atlas = head.atlas
@@ -241,7 +242,11 @@ def _unwrap(head: Head) -> tuple[NDArray[np.int64], NDArray[np.int32], FloatArra
     owner = np.full((atlas.height, atlas.width), -1, np.int64)
     height = np.full((atlas.height, atlas.width), -np.inf, np.float32)
     share = np.zeros((atlas.height, atlas.width, 3), np.float32)
-    triangles = head.triangles[head.parts == SKIN]
+    skin = head.triangles[head.parts == SKIN]
+    column, row = head.texels.astype(int).T
+    column, row = column.clip(0, atlas.width - 1), row.clip(0, atlas.height - 1)
+    shown = _window(atlas)[row, column] > 0
+    triangles = skin[shown[skin].any(1)]
     out = np.linalg.norm(head.kit.neutral[:, [0, 2]], axis=1)
     for number, corners in enumerate(triangles):
         a, b, c = head.texels[corners].astype(float)
