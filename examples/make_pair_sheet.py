@@ -1,0 +1,87 @@
+"""Draws docs/images/synthesized_pairs.jpg: 64 sources, each beside the target making the same.
+
+    python examples/make_pair_sheet.py ict_facekit.npz docs/images/synthesized_pairs.jpg
+
+A row an emotion or a kind of movement, as ``KINDS`` lists them, 8 people a row. Nothing is chosen
+by eye: people come in the order of their numbers, expressions are the next of their kind that is
+carried out far enough to be seen, pictures that are turned too far or covered are passed over.
+"""
+
+import sys
+from itertools import count
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from normpipe.stages.faces.render.acting import draw_expression
+from normpipe.stages.faces.render.pairs import PairSpec
+from normpipe.stages.faces.render.person import draw_person, generator
+from normpipe.stages.faces.render.scene import SceneOptions, draw_scene
+from normpipe.stages.synthesis.cast import Cast
+from normpipe.stages.synthesis.config import SynthesizeConfig
+from normpipe.stages.synthesis.renderer import PairRenderer
+
+SIZE_PX = 112
+COLUMNS = 8
+# A row each: how expressions are drawn, and the emotion meant.
+KINDS = (
+    ("prototype", "happiness"),
+    ("prototype", "surprise"),
+    ("prototype", "anger"),
+    ("prototype", "sadness"),
+    ("prototype", "disgust"),
+    ("prototype", "fear"),
+    ("talking", None),
+    ("single", None),
+)
+
+
+def expressions(names, kind, emotion):
+    """Seeds of expressions of a kind that are carried out far, eyes open and not far away."""
+    eyes = [i for i, name in enumerate(names) if name.startswith(("eyeBlink", "eyeLook"))]
+    for seed in count():
+        drawn = draw_expression(generator(8, seed), names, kind)
+        others = np.sort(np.delete(drawn.coefficients, eyes))
+        strong = others[-1] > 0.8 and (kind == "single" or others[-4] > 0.6)
+        if drawn.emotion == emotion and strong and drawn.coefficients[eyes].max() < 0.4:
+            yield seed
+
+
+def pictures(identity, names, modes):
+    """Numbers of a person's pictures that show the face well."""
+    person = draw_person(identity, names, modes)
+    for seed in count(10 * identity):
+        scene = draw_scene(person, seed, names, SceneOptions(), 0)
+        turned = abs(scene.camera.yaw_deg) > 25 or abs(scene.camera.pitch_deg) > 14
+        dark = scene.glasses.worn and scene.glasses.tint > 0.4
+        if not turned and not dark and scene.occluder == "none" and scene.light.exposure > 0.4:
+            return seed
+    raise AssertionError
+
+
+def main(facekit: str, output: str) -> None:
+    rows, identity = [], 500
+    for kind, emotion in KINDS:
+        config = SynthesizeConfig(
+            facekit=facekit, expressions=kind, size_px=SIZE_PX, target_size_px=SIZE_PX
+        )
+        renderer = PairRenderer(config, Cast(config))
+        head = renderer.cast.head
+        names = head.kit.expression_names
+        drafts = []
+        for seed, _ in zip(expressions(names, kind, emotion), range(COLUMNS), strict=False):
+            shot = pictures(identity, names, len(head.kit.identity))
+            drafts.append(renderer.draft(PairSpec("", "", identity, shot, seed)))
+            identity += 1
+        pairs = renderer.render(drafts)
+        gap = np.full((SIZE_PX, 4, 3), 255, np.uint8)
+        cells = [part for pair in pairs for part in (pair.source, pair.target, gap)]
+        rows += [np.hstack(cells[:-1]), np.full((4, len(pairs) * (2 * SIZE_PX + 4) - 4, 3), 255)]
+    sheet = np.vstack(rows[:-1]).astype(np.uint8)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(output, sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
