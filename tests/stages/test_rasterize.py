@@ -6,19 +6,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normpipe.stages.faces.render.rasterize import blend_rows, rasterize
+from normpipe.stages.faces.render.rasterize import Calm, blend_rows, rasterize
 
 SIZE = 16
 
 
+def restless(count, pictures=1):
+    """No pixel is calm: every sample is a point of its own."""
+    return Calm(torch.zeros(count), torch.ones(pictures, 1))
+
+
 def draw(points, triangles, size=SIZE):
-    """Triangle (or -1) and depth (or nan) of every pixel, and the coverage."""
+    """Triangle (or -1) and depth (or nan) of every sample, and the coverage."""
     corners = torch.from_numpy(np.asarray(triangles, np.int64).T.copy())
-    cover = rasterize(torch.from_numpy(np.asarray(points, np.float32).T.copy()), corners, 1, size)
-    shown = cover.valid[0] > 0
+    points = torch.from_numpy(np.asarray(points, np.float32).T.copy())
+    cover = rasterize(points, corners, restless(len(triangles)), size)
+    shown = cover.share[0] > 0
     triangle, depth = np.full(size * size, -1), np.full(size * size, np.nan, np.float32)
-    triangle[cover.pixel[0][shown]] = cover.triangle[shown]
-    depth[cover.pixel[0][shown]] = cover.depth[0][shown]
+    triangle[cover.place[0][shown]] = cover.triangle[shown]
+    depth[cover.place[0][shown]] = cover.depth[0][shown]
+    covered = np.isfinite(depth).reshape(size, size)
+    np.testing.assert_array_equal(cover.samples[0, 1] > 0, covered)
+    np.testing.assert_array_equal(cover.samples[0, 0][covered], depth.reshape(size, size)[covered])
     return triangle.reshape(size, size), depth.reshape(size, size), cover
 
 
@@ -73,14 +82,14 @@ def test_the_nearer_triangle_wins_whatever_the_order(near_first):
 def test_every_pixel_centre_is_covered_once_without_seams():
     triangle, _, cover = draw(*square(0.0, 2.0, 12.0))
     rows, columns = np.nonzero(triangle >= 0)
-    assert len(rows) == cover.pixel.shape[1] == 100
+    assert len(rows) == cover.place.shape[1] == 100
     assert rows.min() == columns.min() == 2 and rows.max() == 11
 
 
 def test_triangles_that_face_away_do_not_show():
     points, triangles = square(0.0)
     triangle, _, cover = draw(points, triangles[:, ::-1])
-    assert (triangle == -1).all() and cover.valid.sum() == 0
+    assert (triangle == -1).all() and cover.share.sum() == 0
 
 
 def test_triangles_partly_outside_are_cut_not_dropped():
@@ -93,10 +102,10 @@ def test_weights_reproduce_the_pixel_centre(flat):
     points = np.column_stack([np.array(flat).reshape(3, 2), [0, 1, 2]]).astype(np.float32)
     triangles = np.array([[0, 1, 2], [0, 2, 1]])
     _, _, cover = draw(points, triangles)
-    shown = cover.valid[0] > 0
+    shown = cover.share[0] > 0
     corners = torch.from_numpy(triangles)[cover.triangle]
     place = blend_rows(torch.from_numpy(points), corners, cover.weights)[shown]
-    rows, columns = np.divmod(cover.pixel[0][shown].numpy(), SIZE)
+    rows, columns = np.divmod(cover.place[0][shown].numpy(), SIZE)
     np.testing.assert_allclose(place[:, 0], columns + 0.5, atol=0.02)
     np.testing.assert_allclose(place[:, 1], rows + 0.5, atol=0.02)
     np.testing.assert_allclose(cover.depth[0][shown], place[:, 2], atol=0.02)
@@ -109,12 +118,34 @@ def test_pictures_of_a_batch_are_those_alone():
     alone = [draw(points, triangles) for points in scenes]
     points = np.concatenate(scenes)
     corners = np.concatenate([triangles + 4 * i for i in range(3)]).T.copy()
-    cover = rasterize(torch.from_numpy(points.T.copy()), torch.from_numpy(corners), 3, SIZE)
-    assert cover.pixel.shape[0] == 3
+    cover = rasterize(
+        torch.from_numpy(points.T.copy()), torch.from_numpy(corners), restless(6, 3), SIZE
+    )
+    assert cover.place.shape[0] == 3
     for i, (triangle, _, one) in enumerate(alone):
-        shown = cover.valid[i] > 0
+        shown = cover.share[i] > 0
         assert shown.sum() == (triangle >= 0).sum()
         count = int(shown.sum())
         weights = cover.weights.view(3, -1, 3)[i][shown]
-        np.testing.assert_array_equal(cover.pixel[i][shown], one.pixel[0][:count])
+        np.testing.assert_array_equal(cover.place[i][shown], one.place[0][:count])
         np.testing.assert_array_equal(weights, one.weights[:count])
+
+
+def test_one_point_stands_for_a_calm_pixel():
+    """A large sloping square: its inner pixels need one point each, in their middle."""
+    points, triangles = square(0.0, 2.0, 13.0)
+    points[:, 2] = 0.1 * points[:, 0]
+    corners = torch.from_numpy(triangles.T.copy())
+    calm = Calm(torch.ones(2), torch.full((1, 1), 0.15))
+    cover = rasterize(torch.from_numpy(points.T.copy()), corners, calm, SIZE)
+    single = cover.share[0] == 4
+    assert single.sum() == 25 and cover.share.sum() == 121 and (cover.share[0] == 1).sum() == 21
+    rows, columns = np.divmod(cover.place[0][single].numpy(), SIZE)
+    place = blend_rows(torch.from_numpy(points), corners.T[cover.triangle], cover.weights)[single]
+    np.testing.assert_allclose(place[:, 0], columns + 1, atol=1e-4)
+    np.testing.assert_allclose(place[:, 1], rows + 1, atol=1e-4)
+    np.testing.assert_allclose(cover.depth[0][single], 0.1 * (columns + 1), atol=1e-4)
+    assert cover.first[0][single].all() and cover.first.sum() == 36
+    steep = Calm(torch.ones(2), torch.full((1, 1), 0.05))
+    many = rasterize(torch.from_numpy(points.T.copy()), corners, steep, SIZE)
+    assert (many.share == 1).all() and many.share.sum() == 121

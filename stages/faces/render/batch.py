@@ -21,7 +21,7 @@ from torch.nn import functional
 from .gaze import seen_from_axis
 from .head import EYE, GUMS, SKIN, TEETH, Head
 from .mesh import Mesh, Sheets, pad_sheets, project, put_sheet, unit
-from .rasterize import Coverage, blend_rows, rasterize
+from .rasterize import Calm, Coverage, blend_rows, rasterize
 from .renderer import NUMBERS, SUPERSAMPLE, PreparedPerson, Shot
 from .shading import Surface, cast_shadow, develop, eye_albedo, occlusion, shade
 from .wrinkles import furrow_window, left_share, relief_slopes, wrinkle_relief
@@ -32,6 +32,8 @@ Numbers = dict[str, Tensor]
 _GUM_COLOUR = (0.30, 0.07, 0.07)
 _RELIEF_LEAN = 2.5
 _PEOPLE_KEPT = 64
+_FINE_FROM_PX = 160
+_STEEP = 1.0  # depth over width
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,7 @@ class _Body:
     camera: Tensor
     corners: Tensor
     parts: Tensor
+    calm: Tensor
     attributes: Tensor
 
 
@@ -73,7 +76,10 @@ class BatchRenderer:
         self._atlas = head.atlas
         rows, columns = furrow_window(head.atlas)
         self._corner = (columns.start, rows.start)
-        self._left = torch.from_numpy(left_share(head.atlas)).to(self.device)
+        # Small pictures need no fine furrows.
+        self._shrink = 2 if size_px < _FINE_FROM_PX else 1
+        left = torch.from_numpy(left_share(head.atlas)).to(self.device)
+        self._left = functional.avg_pool1d(left[None], self._shrink)[0]
 
     def render(self, shots: Sequence[Shot]) -> ByteArray:
         """(B, S, S, 3) uint8 RGB of B ≥ 1 shots; a shot's pixels do not depend on the others."""
@@ -96,7 +102,9 @@ class BatchRenderer:
         numbers = self._numbers(shots)
         body = self._pose(shots, people, numbers)
         points = _projected(body, numbers).transpose(0, 1).reshape(3, -1)
-        cover = rasterize(points, body.corners, len(shots), self._size)
+        # Within a pixel, a surface that is not seen edge-on falls away by less than this.
+        calm = Calm(body.calm, _STEEP / numbers["unit"])
+        cover = rasterize(points, body.corners, calm, self._size)
         surface, skin = self._surface(shots, people, numbers, body, cover)
         openness = occlusion(cover, numbers["unit"], self.size_px, self._size)
         lit = torch.ones_like(cover.depth)
@@ -104,7 +112,7 @@ class BatchRenderer:
             frame = numbers["shadow_frame"].view(-1, 3, 3)
             lit = cast_shadow(body.camera, surface.position, frame)
         radiance = shade(surface, openness, lit, numbers)
-        gain = numbers["exposure"] / _metered(radiance, skin)
+        gain = numbers["exposure"] / _metered(radiance, skin * cover.first)
         display = develop(radiance, gain, numbers["contrast"])
         return self._compose(shots, display, cover)
 
@@ -120,8 +128,8 @@ class BatchRenderer:
         standing = prepared.standing[self.mesh.used].T
         return _Person(
             standing=self._put(np.ascontiguousarray(standing)),
-            skin=self._put(prepared.skin.reshape(-1, prepared.skin.shape[-1])),
-            furrows=self._put(prepared.furrows),
+            skin=_with_half(self._put(prepared.skin)),
+            furrows=functional.avg_pool2d(self._put(prepared.furrows), self._shrink),
             sheet=put_sheet(prepared.sheet, self.mesh),
         )
 
@@ -143,12 +151,14 @@ class BatchRenderer:
         static = mesh.static.expand(len(shots), -1, -1)
         attributes = torch.cat([static, sheets.attributes], 2)
         corners = torch.cat([mesh.corners_of(faces, is_open), sheets.corners], 2)
+        calm = faces.calm.expand(len(shots), -1)
         parts = torch.cat([faces.parts.expand(len(shots), -1), sheets.parts], 1)
         first = torch.arange(len(shots), device=self.device)[:, None, None] * camera.shape[2]
         return _Body(
             camera,
             (corners + first).transpose(0, 1).reshape(3, -1),
             parts.reshape(-1),
+            torch.cat([calm, (sheets.parts > 0) * 2.0], 1).view(-1),
             torch.cat([camera, normals, attributes], 1),
         )
 
@@ -169,9 +179,9 @@ class BatchRenderer:
         values = _planes(values, count)
         position, normal, texel = values[:, :3], values[:, 3:6], values[:, 6:8]
         part = body.parts.index_select(0, cover.triangle).view(count, -1)
-        skin = (part == SKIN).float() * cover.valid
+        skin = (part == SKIN).float()
 
-        sampled, lean = self._skin(shots, people, texel)
+        sampled, lean = self._skin(shots, people, texel, cover.share > 1)
         lash = numbers["lash"] * (0.9 * values[:, 10] + 0.35 * values[:, 11])
         albedo = sampled[:, :3] * (skin * (1 - lash.clamp(0, 0.95)))[:, None]
         eye = part == EYE
@@ -206,9 +216,12 @@ class BatchRenderer:
         albedo[picture, :, inside] = colour
 
     def _skin(
-        self, shots: Sequence[Shot], people: list[_Person], texel: Tensor
+        self, shots: Sequence[Shot], people: list[_Person], texel: Tensor, coarse: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Painted maps (B, 8, N) and slopes with furrows (B, 2, N) at texels (B, 2, N)."""
+        """Painted maps (B, 8, N) and slopes with furrows (B, 2, N) at texels (B, 2, N).
+
+        ``coarse`` (B, N) bool: points that stand for a pixel take the maps of half the size.
+        """
         atlas = self._atlas
         unique = list(dict.fromkeys(people))
         which = self._put(np.array([unique.index(person) for person in people]))
@@ -216,25 +229,31 @@ class BatchRenderer:
         tables = unique[0].skin
         if len(unique) > 1:
             tables = torch.cat([person.skin for person in unique])
-        begin = which[:, None] * (atlas.height * atlas.width)
-        sampled = _sample(tables, texel, (atlas.height, atlas.width), begin)
+        full = atlas.height * atlas.width
+        level = 1 - 0.5 * coarse.float()
+        begin = which[:, None] * len(unique[0].skin) + coarse * full
+        size = ((atlas.height * level).floor(), (atlas.width * level).floor())
+        # Texel centres at integers: those of half the size lie between two.
+        sampled = _sample(tables, (texel + 0.5) * level[:, None] - 0.5, size, begin)
         strengths = np.stack([shot.strengths for shot in shots])
         relief = wrinkle_relief([person.furrows for person in people], strengths, self._left)
-        slopes = relief_slopes(relief, atlas.slope_scale)
-        size = (slopes.shape[1], slopes.shape[2])
-        corner = torch.tensor(self._corner, device=self.device, dtype=torch.float32)[:, None]
-        begin = torch.arange(len(shots), device=self.device)[:, None] * (size[0] * size[1])
-        furrows = _sample(slopes.view(-1, 4), texel - corner, size, begin)
+        across, up = atlas.slope_scale
+        slopes = relief_slopes(relief, (across / self._shrink, up / self._shrink))
+        high, wide = slopes.shape[1:3]
+        corner = torch.tensor(self._corner, device=self.device)[:, None] - 0.5
+        begin = torch.arange(len(shots), device=self.device)[:, None] * (high * wide)
+        place = (texel - corner) / self._shrink - 0.5
+        size = (torch.full_like(level, high), torch.full_like(level, wide))
+        furrows = _sample(slopes.view(-1, 4), place, size, begin)
         return sampled, sampled[:, 4:6] + furrows[:, :2]
 
     def _compose(self, shots: Sequence[Shot], display: Tensor, cover: Coverage) -> ByteArray:
         """Mean of a pixel's samples, over the background, under what is in front."""
         count = len(shots)
-        shown = torch.cat([display, torch.ones_like(display[:, :1])], 1) * cover.valid[:, None]
+        shown = torch.cat([display, torch.ones_like(display[:, :1])], 1) * cover.share[:, None]
         samples = torch.zeros(count, 4, self._size**2, device=self.device)
-        place = cover.pixel[:, None].expand(-1, 4, -1)
-        # The end of a list adds nothing to a pixel; every other pixel is written once.
-        samples.scatter_add_(2, place, shown)
+        # The end of a list adds nothing to a sample; every other sample is written once.
+        samples.scatter_add_(2, cover.place[:, None].expand(-1, 4, -1), shown)
         picture = functional.avg_pool2d(samples.view(count, 4, self._size, -1), SUPERSAMPLE)
         behind = self._put(np.stack([shot.background for shot in shots])).permute(0, 3, 1, 2)
         picture = picture[:, :3] * 255 + behind * (1 - picture[:, 3:])
@@ -247,14 +266,22 @@ class BatchRenderer:
         return picture.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
+def _with_half(maps: Tensor) -> Tensor:
+    """Texels of maps (H, W, C) as rows, and after them those of the maps at half the size."""
+    high, wide, channels = maps.shape
+    even = maps[: high // 2 * 2, : wide // 2 * 2]
+    half = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4
+    return torch.cat([maps.reshape(-1, channels), half.reshape(-1, channels)])
+
+
 def _projected(body: _Body, numbers: Numbers) -> Tensor:
     return project(body.camera, *(numbers[name] for name in ("distance", "scale", "shift")))
 
 
-def _metered(radiance: Tensor, skin: Tensor) -> Tensor:
-    """(B, 1) median radiance of skin, from every fifth sample."""
-    some = radiance[..., ::5].masked_fill(skin[:, None, ::5] == 0, torch.nan).flatten(1)
-    return some.nanmedian(1, keepdim=True).values.nan_to_num(0.2).clamp(min=1e-3)
+def _metered(radiance: Tensor, some: Tensor) -> Tensor:
+    """(B, 1) median radiance (B, 3, N) of some points (B, N)."""
+    values = radiance.masked_fill(some[:, None] == 0, torch.nan).flatten(1)
+    return values.nanmedian(1, keepdim=True).values.nan_to_num(0.2).clamp(min=1e-3)
 
 
 _PART_NUMBERS = (
@@ -262,17 +289,20 @@ _PART_NUMBERS = (
 )  # fmt: skip
 
 
-def _sample(table: Tensor, texel: Tensor, size: tuple[int, int], begin: Tensor) -> Tensor:
-    """Bilinear samples (B, C, N) of maps: rows (M, C), a picture's map from ``begin`` (B, 1) on.
+def _sample(table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Tensor) -> Tensor:
+    """Bilinear samples (B, C, N) of maps whose texels are rows (M, C) of a table.
 
     ``texel`` (B, 2, N): column and row, texel centres at integers; beyond the edge is the edge.
+    ``size``: height and width (B, N) of the map to look into, whose rows start at ``begin``.
     """
     high, wide = size
-    column, row = texel[:, 0].clamp(0, wide - 1.001), texel[:, 1].clamp(0, high - 1.001)
+    column = torch.minimum(texel[:, 0].clamp(min=0), wide - 1.001)
+    row = torch.minimum(texel[:, 1].clamp(min=0), high - 1.001)
     left, top = column.floor(), row.floor()
     right_share, low_share = column - left, row - top
     first = (top * wide + left).long() + begin
-    rows = torch.stack([first, first + 1, first + wide, first + wide + 1], -1)
+    below = first + wide.long()
+    rows = torch.stack([first, first + 1, below, below + 1], -1)
     upper = 1 - low_share
     weights = torch.stack(
         [

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from .camera import PIVOT
 from .hair import Sheet
-from .head import GUMS, TEETH, Head
+from .head import GUMS, SKIN, TEETH, Head
 
 FloatArray = NDArray[np.floating]
+
+
+_DETAIL = 0.004  # head units squared: triangles of lids, lips and nostrils are smaller
+_NEAR = 0.5  # head units
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,14 @@ class Faces:
     Attributes:
         corners: (3, T) int64.
         parts: (T,) int64, what the triangles are made of.
+        calm: (T,) float32, 1 where skin has no detail, 0 elsewhere.
         meeting: (M,) int64 triangles, listed vertex by vertex.
         starts: (V,) int64 where a vertex's list starts.
     """
 
     corners: Tensor
     parts: Tensor
+    calm: Tensor
     meeting: Tensor
     starts: Tensor
 
@@ -60,6 +66,8 @@ class Mesh:
         self.used = np.unique(head.triangles)
         place = np.full(len(head.kit.neutral), -1, np.int64)
         place[self.used] = np.arange(len(self.used))
+        self._rest = head.kit.neutral[self.used]
+        self._marks = head.kit.neutral[head.kit.landmarks68[36:]]  # eyes and mouth
         triangles = place[head.triangles]
         outside = (head.parts != TEETH) & (head.parts != GUMS)
         share = np.unique(head.canonical[self.used], return_inverse=True)[1]
@@ -87,6 +95,7 @@ class Mesh:
         return Faces(
             self._put(triangles.T),
             self._put(parts.astype(np.int64)),
+            self._put(_calm(self._rest, triangles, parts, self._marks)),
             self._put(np.concatenate(lists)),
             self._put(starts),
         )
@@ -132,6 +141,21 @@ class Mesh:
         )
         planes = torch.stack([axis.view(batch, count) for axis in total.unbind(1)[:3]], 1)
         return unit(planes)
+
+
+def _calm(
+    points: FloatArray, triangles: NDArray[np.int64], parts: NDArray[np.uint8], marks: FloatArray
+) -> FloatArray:
+    """(T,) 1 for skin away from lids and lips, whose landmarks (L, 3) are given.
+
+    The kit's triangles are small where there is detail.
+    """
+    edges = points[triangles]
+    across = np.cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0])
+    area = 0.5 * np.linalg.norm(across, axis=1)
+    away = np.linalg.norm(edges.mean(1)[:, None] - marks, axis=2).min(1)
+    calm = (parts == SKIN) & (area > _DETAIL) & (away > _NEAR)
+    return calm.astype(np.float32)
 
 
 def unit(vectors: Tensor) -> Tensor:

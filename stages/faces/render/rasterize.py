@@ -21,34 +21,55 @@ _ORDER = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Coverage:
-    """The visible surface, listed by covered pixel: B lists as long as the longest, N.
+    """The visible surface of B pictures, listed by the points to shade: N each, as the longest.
+
+    Where a pixel's samples all show the same calm surface, one point in its middle stands for them.
 
     Attributes:
-        pixel: (B, N) int64 flat index ``row * size + column``, rising; each at most once.
-        valid: (B, N) float32, 1, or 0 where a list is at its end.
+        place: (B, N) int64 flat index ``row * size + column`` of a point's first sample.
+        share: (B, N) float32 how many samples it stands for; 0 where a list is at its end.
+        first: (B, N) bool, whether it is the first sample of its pixel.
         triangle: (B * N,) int64 index of the visible triangle.
         weights: (B * N, 3) float32 barycentric weights of its corners (affine in the image plane).
         depth: (B, N) float32, larger is nearer.
+        samples: (B, 2, size, size) float32: depth of every sample (0 where nothing is), and 1 where
+            something is.
     """
 
-    pixel: Tensor
-    valid: Tensor
+    place: Tensor
+    share: Tensor
+    first: Tensor
     triangle: Tensor
     weights: Tensor
     depth: Tensor
+    samples: Tensor
 
 
-def rasterize(points: Tensor, corners: Tensor, pictures: int, size: int) -> Coverage:
-    """Find the visible triangle at every pixel centre.
+@dataclass(frozen=True)
+class Calm:
+    """Where one point may stand for a whole pixel.
+
+    Attributes:
+        surface: (T,) float32, triangles of one number > 0 look alike; 0 never does.
+        reach: (B, 1) float32, the most that depth may vary within a pixel.
+    """
+
+    surface: Tensor
+    reach: Tensor
+
+
+def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Coverage:
+    """Find the visible triangle at every sample, and the points that are to be shaded.
 
     Args:
-        points: (3, V) float32, vertices of all pictures; x right and y down in pixels (the centre
-            of the first pixel is 0.5, 0.5), z larger is nearer.
+        points: (3, V) float32, vertices of all pictures; x right and y down in samples (the first
+            one is at 0.5, 0.5), z larger is nearer.
         corners: (3, T) int64 into the vertices; every picture has T / pictures triangles, in order;
             counter-clockwise as seen with y up; others face away and are skipped.
-        pictures: B.
-        size: width and height of a picture in pixels.
+        calm: where one point is enough.
+        size: width and height of a picture in samples, even; two by two make a pixel.
     """
+    pictures = len(calm.reach)
     across, down, near = points
     first, second, third = corners
     x0, y0 = _pick(first, across, down)
@@ -65,48 +86,89 @@ def rasterize(points: Tensor, corners: Tensor, pictures: int, size: int) -> Cove
     inverse = 1 / (x1 * y2 - y1 * x2)
     # Weights are affine in the pixel's place within the bounding box.
     x, y = left + 0.5 - x0, top + 0.5 - y0
-    affine: list[Tensor] = []
-    for right_step, down_step in ((y2 * inverse, -x2 * inverse), (-y1 * inverse, x1 * inverse)):
-        start = x * right_step + y * down_step
-        start, right_step, down_step = _pick(owner, start, right_step, down_step)
-        affine.append(start + column * right_step + row * down_step)
-    weight1, weight2 = affine
+    right1, down1, right2, down2 = y2 * inverse, -x2 * inverse, -y1 * inverse, x1 * inverse
+    weights: list[Tensor] = []
+    for right, low in ((right1, down1), (right2, down2)):
+        start, right, low = _pick(owner, x * right + y * low, right, low)
+        weights.append(start + column * right + row * low)
+    weight1, weight2 = weights
     rest = 1 - weight1 - weight2
     inside = (torch.minimum(torch.minimum(weight1, weight2), rest) >= -_SLACK).nonzero().squeeze(1)
     owner, weight1, weight2, row, column = _pick(inside, owner, weight1, weight2, row, column)
     z0, z1, z2 = (near.index_select(0, corner.index_select(0, kept)) for corner in corners)
+    rise1, rise2 = z1 - z0, z2 - z0
     begin = kept // (corners.shape[1] // pictures) * size**2 + (top * size + left).long()
-    z0, rise1, rise2, begin = _pick(owner, z0, z1 - z0, z2 - z0, begin)
-    depth = z0 + weight1 * rise1 + weight2 * rise2
-    pixel = begin + (row * size + column).long()
+    at0, at1, at2, begin = _pick(owner, z0, rise1, rise2, begin)
+    depth = at0 + weight1 * at1 + weight2 * at2
+    sample = begin + (row * size + column).long()
     best = torch.full((pictures * size**2,), _NOTHING, device=points.device)
-    best.scatter_reduce_(0, pixel, _keys(depth), "amax")
-    pixel, valid = _lists((best != _NOTHING).view(pictures, -1))
+    best.scatter_reduce_(0, sample, _keys(depth), "amax")
     if not len(depth):
-        nothing = pixel.new_zeros(pixel.numel())
-        return Coverage(pixel, valid, nothing, torch.zeros(len(nothing), 3), valid)
+        return _empty(pictures, size, points.device)
+    covered = best != _NOTHING
+    winner = (best & _ORDER) * covered
+    of, depth = _pick(winner, owner, depth)
+    shown = covered.float()
+    samples = torch.stack([depth * shown, shown]).view(2, pictures, size, size).transpose(0, 1)
+    surface = calm.surface.index_select(0, kept).index_select(0, of) * shown
+    single = _single(samples[:, 0], surface.view(pictures, size, size), calm.reach)
+    place, share, first = _lists(covered.view(pictures, size, size), single)
     base = torch.arange(pictures, device=points.device)[:, None] * size**2
-    winner = best.index_select(0, (pixel + base).view(-1)) & _ORDER
-    # The end of a list repeats some pixel, or nothing at all.
-    winner = winner.clamp_(max=len(depth) - 1)
-    owner, weight1, weight2, depth = _pick(winner, owner, weight1, weight2, depth)
-    weights = torch.stack([1 - weight1 - weight2, weight1, weight2], 1)
-    return Coverage(pixel, valid, kept.index_select(0, owner), weights, depth.view(pixel.shape))
+    winner = winner.index_select(0, (place + base).view(-1))
+    owner, weight1, weight2 = _pick(winner, owner, weight1, weight2)
+    half = (share.view(-1) > 1) * 0.5  # from the first sample to the middle of the pixel
+    step1, step2, z0, rise1, rise2 = _pick(owner, right1 + down1, right2 + down2, z0, rise1, rise2)
+    weight1, weight2 = weight1 + half * step1, weight2 + half * step2
+    depth = (z0 + weight1 * rise1 + weight2 * rise2).view(place.shape)
+    weight = torch.stack([1 - weight1 - weight2, weight1, weight2], 1)
+    triangle = kept.index_select(0, owner)
+    return Coverage(place, share, first, triangle, weight, depth, samples)
 
 
-def _lists(covered: Tensor) -> tuple[Tensor, Tensor]:
-    """Where (B, P) is true: indices (B, N), at least one, and whether they count."""
-    flat = covered.view(-1).nonzero().squeeze(1)
-    if len(covered) == 1 and len(flat):
-        return flat[None], torch.ones(1, len(flat), device=flat.device)
-    counts = covered.sum(1)
-    longest = max(int(counts.max()), 1)
-    picture = flat // covered.shape[1]
+def _empty(pictures: int, size: int, device: torch.device) -> Coverage:
+    """Pictures of nothing."""
+    place = torch.zeros(pictures, 1, dtype=torch.int64, device=device)
+    blank = torch.zeros(pictures, 1, device=device)
+    samples = torch.zeros(pictures, 2, size, size, device=device)
+    weights = torch.zeros(pictures, 3, device=device)
+    return Coverage(place, blank, place == 0, place.view(-1), weights, blank, samples)
+
+
+def _single(depth: Tensor, surface: Tensor, reach: Tensor) -> Tensor:
+    """(B, S, S) bool: pixels whose samples (B, size, size) show one calm surface."""
+
+    def extremes(plane: Tensor) -> tuple[Tensor, Tensor]:
+        top, low = plane[:, ::2], plane[:, 1::2]
+        least, most = torch.minimum(top, low), torch.maximum(top, low)
+        return (
+            torch.minimum(least[..., ::2], least[..., 1::2]),
+            torch.maximum(most[..., ::2], most[..., 1::2]),
+        )
+
+    (least, most), (near, far) = extremes(surface), extremes(depth)
+    return (least > 0) & (least == most) & (far - near < reach[..., None])
+
+
+def _lists(covered: Tensor, single: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Places, shares and whether first of a pixel, (B, N), of the points to shade.
+
+    ``covered`` (B, size, size) samples, ``single`` (B, S, S) pixels that need one point.
+    """
+    pictures, pixels = len(covered), single.shape[1]
+    blocks = covered.view(pictures, pixels, 2, pixels, 2)
+    share = (blocks & ~single[:, :, None, :, None]).float()
+    share[:, :, 0, :, 0] += 4 * single
+    share = share.view(pictures, -1)
+    flat = share.view(-1).nonzero().squeeze(1)
+    picture = flat // share.shape[1]
+    counts = torch.bincount(picture, minlength=pictures)
     rank = torch.arange(len(flat), device=flat.device) - (counts.cumsum(0) - counts)[picture]
-    pixel = flat.new_zeros(len(covered), longest)
-    pixel[picture, rank] = flat - picture * covered.shape[1]
-    valid = torch.arange(longest, device=flat.device) < counts[:, None]
-    return pixel, valid.float()
+    place = flat.new_zeros(pictures, int(counts.max()))
+    place[picture, rank] = flat - picture * share.shape[1]
+    valid = torch.arange(place.shape[1], device=flat.device) < counts[:, None]
+    row = place // (2 * pixels)
+    first = ((row | (place - row * 2 * pixels)) & 1) == 0
+    return place, share.gather(1, place) * valid, first & valid
 
 
 def _pick(index: Tensor, *values: Tensor) -> tuple[Tensor, ...]:

@@ -68,10 +68,7 @@ def occlusion(cover: Coverage, unit: Tensor, size_px: int, size: int) -> Tensor:
     has ``size_px`` pixels and ``size`` samples a side.
     """
     pictures = len(unit)
-    pair = torch.zeros(pictures, 2, size**2, device=unit.device)
-    shown = torch.stack([cover.depth * cover.valid, cover.valid], 1)
-    pair.scatter_add_(2, cover.pixel[:, None].expand(-1, 2, -1), shown)
-    pair = functional.adaptive_avg_pool2d(pair.view(pictures, 2, size, size), size_px)
+    pair = functional.avg_pool2d(cover.samples, size // size_px)
     openness = torch.ones_like(cover.depth)
     for reach, strength, most in _HOLLOWS:
         # Wide blurs on a coarser grid: the same result for less.
@@ -80,7 +77,7 @@ def occlusion(cover: Coverage, unit: Tensor, size_px: int, size: int) -> Tensor:
         total, weight = (blur @ pair @ blur.transpose(2, 3)).unbind(1)
         mean = (total / weight.clamp(min=1e-4))[:, None]
         around = functional.interpolate(mean, (size, size), mode="bilinear").view(pictures, -1)
-        around = around.gather(1, cover.pixel)
+        around = around.gather(1, cover.place)
         openness *= 1 - (strength * (around - cover.depth)).clamp(0, most)
     return openness.clamp(0.06, 1)
 
