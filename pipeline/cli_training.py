@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from .cli import app, execute, handled, start_logging
+from .cli import AGAIN, app, execute, handled, start_logging
 from .config import load_job
 from .errors import InputError
 from .runner import Options
@@ -90,18 +90,26 @@ def synthesize(
 def fit_normalizer(
     job_file: JobFile = None,
     data: Annotated[list[Path] | None, typer.Option(help="synthesized folder, repeatable")] = None,
+    faces: Annotated[
+        list[Path] | None,
+        typer.Option(help="aligned real faces to mix in, without labels; repeatable"),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="folder for weights, scores, sheets")] = None,
     set: Settings = None,
 ) -> None:
-    """Train the compact normalizer on synthesized pairs. Kill it; the same command goes on."""
+    """Train a normalizer on synthesized pairs and real faces. Kill it; the same command goes on."""
     from ..stages.fit_normalizer import fit
 
     start_logging(False)
     job = load_job(job_file, {"output": output}, list(set or []), _configs())
     if not data:
         raise InputError("no data: give --data DIR, the output of normpipe synthesize")
-    folders = [folder / "pairs" if (folder / "pairs").is_dir() else folder for folder in data]
-    result = fit(job.stage("fit_normalizer"), folders, job.output)
+    result = fit(job.stage("fit_normalizer"), data, job.output, faces)
+    if not result.finished:
+        typer.echo(f"stopped after its minutes; run the same command again: {job.output}")
+        raise typer.Exit(AGAIN)
+    if not result.scores:
+        return  # another process than the first
     typer.echo(f"weights: {result.weights}")
     typer.echo(f"scores: {result.weights.with_suffix('.json')}")
 

@@ -130,7 +130,12 @@ def _apply(values: dict[str, Any], override: str, known: Mapping[str, type[BaseM
     section = values.setdefault(table, {})
     if not isinstance(section, dict):
         raise InputError(f"'{table}' in the job file must be a table: [{table}]")
-    section[key] = value
+    *inner, last = key.split(".")
+    for name in inner:
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise InputError(f"--set {override}: '{name}' is no table")
+    section[last] = value
 
 
 def check(model: type[Model], values: Any, table: str) -> Model:
@@ -143,10 +148,19 @@ def check(model: type[Model], values: Any, table: str) -> Model:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in (table, *problem["loc"]))
         if problem["type"] == "extra_forbidden":
-            hint = nearest(str(problem["loc"][-1]), list(model.model_fields))
+            names = _fields(model, [str(part) for part in problem["loc"][:-1]])
+            hint = nearest(str(problem["loc"][-1]), names)
             raise InputError(f"unknown key '{where}' in the job{hint}") from None
         message = problem["msg"].removeprefix("Value error, ")
         raise InputError(f"{where} = {problem['input']!r}: {message}") from None
+
+
+def _fields(model: type[BaseModel], tables: list[str]) -> list[str]:
+    """Return the keys of a table within a table's model."""
+    inner: Any = model
+    for table in tables:
+        inner = inner.model_fields[table].annotation
+    return list(inner.model_fields)
 
 
 def template(known: Mapping[str, type[BaseModel]]) -> str:

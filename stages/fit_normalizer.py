@@ -1,7 +1,8 @@
-"""fit-normalizer: trains the compact normalizer on synthesized pairs.
+"""fit-normalizer: trains a normalizer on synthesized pairs and, mixed in, real faces.
 
-The decoder (coefficients → target face) and the encoder (face → coefficients) learn apart, each
-from what it needs alone; the finished network is both, one after the other. All may be killed at
+With ``method = "coefficients"`` the two halves of a network learn apart: the decoder draws exact
+coefficients, the encoder reads them. With ``"direct"`` the decoder may begin so, and then the whole
+network learns end to end: what is wrong in the picture flows into the encoder. All may be killed at
 any time and goes on from the last saved state as if it had not been.
 """
 
@@ -9,27 +10,31 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
 
 from ..pipeline.commit import write_json
-from ..pipeline.errors import InputError
+from ..pipeline.errors import InputError, nearest
 from ..pipeline.stage import sha256_file
+from .networks import NETWORKS
+from .networks.base import CodeNormalizer, Normalizer
 from .networks.checkpoint import save_tensors
-from .networks.compact import CompactNormalizer, standardize
-from .training.losses import ExpressionLoss, PictureLoss
-from .training.pictures import Batches, PairCache, load_pairs
-from .training.report import evaluate_network
+from .networks.mae_checkpoints import load_encoder
+from .training.course import Course
+from .training.data import Material, load_material
+from .training.devices import make_fabric
+from .training.losses import LossWeights
+from .training.notes import target_notes
+from .training.report import evaluate_network, sheet_of_renders, write_sheet
 from .training.scores import degraded_set, read_all
-from .training.targets import TargetBatches
-from .training.trainer import Schedule, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +44,54 @@ class FitNormalizerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    network: str = Field("compact", description="compact or norface")
+    network_settings: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of the network, such as size = 'S'"
+    )
+    encoder: str = Field(
+        "", description="MAE checkpoint that a norface encoder begins with; empty: from nothing"
+    )
+    method: Literal["coefficients", "direct"] = Field(
+        "coefficients",
+        description="coefficients (decoder and encoder apart) or direct (end to end)",
+    )
+    losses: LossWeights = Field(default_factory=LossWeights, description="weight of each loss")
+    identity_network: str = Field("", description="frozen network (.safetensors) for identity")
+    identity_architecture: str = Field("", description="where its file does not say: iresnet50, …")
+    expression_network: str = Field("", description="frozen network (.safetensors) for expression")
+    expression_architecture: str = ""
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1, description="processes: GPUs, or on a CPU processes")
+    nodes: int = Field(1, ge=1, description="machines; start the command on each with torchrun")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the hardware multiplies it faster"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
     workers: int = Field(1, ge=0, description="processes that prepare batches")
-    encoder_steps: int = Field(13_000, ge=1)
-    encoder_batch_size: int = Field(64, ge=2)
-    encoder_learning_rate: float = Field(1.2e-3, gt=0)
-    decoder_steps: int = Field(3_000, ge=1)
+    minutes: float | None = Field(
+        None, gt=0, description="save and stop after so many; the same command goes on"
+    )
+    memory_gb: float = Field(
+        8.0, ge=0, description="sources, targets and faces beyond this stay encoded, each"
+    )
+    steps: int = Field(13_000, ge=1, description="of the encoder, or of the whole network (direct)")
+    batch_size: int = Field(64, ge=2, description="pictures a step, over all processes")
+    learning_rate: float = Field(1.2e-3, gt=0)
+    accumulate: int = Field(1, ge=1, description="parts that each process cuts its batch into")
+    picture_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the pairs that are drawn; None: a quarter for compact, else all",
+    )
+    faces_split: str = Field("", description="real faces of this split only; empty: all")
+    real_share: float = Field(
+        0.25, ge=0, lt=1, description="share of real faces in a batch, where there are any"
+    )
+    decoder_steps: int = Field(
+        3_000, ge=0, description="of the decoder alone, before anything else (compact)"
+    )
     decoder_batch_size: int = Field(24, ge=1)
     decoder_learning_rate: float = Field(2e-3, gt=0)
     warmup_steps: int = Field(300, ge=1)
@@ -65,138 +107,128 @@ class FitNormalizerConfig(BaseModel):
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training leaves behind."""
+    """What training leaves behind.
+
+    Attributes:
+        weights: the file of the finished network.
+        scores: on held-out people; empty in other processes than the first.
+        finished: False when its minutes were over: the same command goes on.
+    """
 
     weights: Path
     scores: dict[str, Any]
+    finished: bool = True
 
 
-def fit(config: FitNormalizerConfig, data: list[Path], output: Path) -> FitResult:
-    """Train on synthesized datasets and write weights, scores and picture sheets to ``output``.
+def fit(
+    config: FitNormalizerConfig, data: list[Path], output: Path, faces: list[Path] | None = None
+) -> FitResult:
+    """Train on synthesized datasets and real faces; write weights, scores, logs and sheets.
+
+    Args:
+        config: how.
+        data: outputs of ``normpipe synthesize``.
+        output: where to; a run that was stopped goes on there.
+        faces: outputs of ``normpipe run``: aligned real faces, without labels.
 
     Raises:
-        InputError: the data are no synthesized pairs, or ``output`` holds another run's state.
+        InputError: the data are no synthesized pairs, settings do not fit each other, or ``output``
+            holds another run's state.
     """
+    started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
-    fabric = make_fabric(config)
-    train = load_pairs(data, "train")
-    held_out = load_pairs(data, "validation", config.evaluation_pairs)
-    log.info("%d training pairs, %d held out", len(train), len(held_out))
+    cv2.setNumThreads(1)  # its own threads would only get in the way
+    fabric = make_fabric(config.device, config.precision, config.devices, config.nodes)
+    fabric.launch()
+    network = _empty_network(config)
+    material = load_material(config, network, data, faces or [])
     fabric.seed_everything(config.seed, verbose=False)
-    network = CompactNormalizer(len(train.expression_names))
-    network.decoder = _fit_decoder(config, network, train, fabric, output)
-    network.encoder = _fit_encoder(config, network, train, held_out, fabric, output)
-    network = network.cpu().eval()
-    calibrate(network, held_out, config)
-    test = _test_pairs(data, held_out)
-    scores = evaluate_network(network, test, train, config.seed, output / "sheet.png")
-    weights = output / "compact.safetensors"
-    notes = {"network": "compact", "expression_names": ",".join(train.expression_names)}
+    network = build_network(config, len(material.train.expression_names))
+    if len(material.train.target_of):
+        resting = material.train.resting().transpose(2, 0, 1).astype(np.float32) / 255
+        network.begin_at(torch.from_numpy(resting))
+    deadline = _deadline(config, started)
+    course = Course(config, network, material, fabric, output)
+    weights = output / f"{config.network}.safetensors"
+    if not course.run(deadline):
+        return FitResult(weights, {}, finished=False)
+    if not fabric.is_global_zero:
+        return FitResult(weights, {})
+    return finish(config, network.cpu().eval(), material, course.summary(), weights)
+
+
+def finish(
+    config: FitNormalizerConfig,
+    network: Normalizer,
+    material: Material,
+    training: dict[str, Any],
+    weights: Path,
+) -> FitResult:
+    """Calibrate, score on people that training never saw, and write all that is left."""
+    if config.method == "coefficients":
+        calibrate(network, material, config)
+    scores = evaluate_network(network, material.test, material.train, config.seed)
+    output = weights.parent
+    if len(material.test.target_of):
+        write_sheet(sheet_of_renders(network, material.test), str(output / "sheet.png"))
+    target = target_notes(material.train, output)
+    recipe = config.model_dump(mode="json")
+    notes = {
+        "network": config.network,
+        "settings": network.settings(),
+        "method": config.method,
+        "expression_names": ",".join(material.train.expression_names),
+        "target": target,
+        "training": training,
+    }
     save_tensors(network.state_dict(), weights, notes)
     card = {
         "sha256": sha256_file(weights),
-        "recipe": config.model_dump(mode="json"),
-        "training": {
-            "pairs": len(train),
-            "target_pictures": len(train.target_of),
-            "identities": len(np.unique(train.identity)),
-        },
+        "network": config.network,
+        "settings": network.settings(),
+        "target": target,
+        "recipe": recipe,
+        "training": training,
         "scores": scores,
     }
-    write_json(output / "compact.json", card)
+    write_json(weights.with_suffix(".json"), card)
     return FitResult(weights, scores)
 
 
-def make_fabric(config: FitNormalizerConfig) -> Fabric:
-    """Device and precision as configured; asking for what is not there is an error."""
-    cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not cuda:
-        raise InputError("device cuda was asked for but torch sees no GPU; use --set device=cpu")
-    on_gpu = cuda and config.device != "cpu"
-    # On a CPU bf16 pays only where it has matrix instructions for it (AMX).
-    fast = on_gpu or bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and fast)
-    return Fabric(
-        accelerator="cuda" if on_gpu else "cpu",
-        devices=1,
-        precision="bf16-mixed" if bf16 else "32-true",
-    )
+def _empty_network(config: FitNormalizerConfig) -> Normalizer:
+    """The network's sizes, without memory for its weights."""
+    with torch.device("meta"):
+        return build_network(config.model_copy(update={"encoder": ""}), 1)
 
 
-def _fit_decoder(
-    config: FitNormalizerConfig,
-    network: CompactNormalizer,
-    train: PairCache,
-    fabric: Fabric,
-    output: Path,
-) -> Any:
-    if not len(train.target_of):
-        raise InputError("no pair has a target picture; synthesize some with targets=true")
-    resting = np.median(train.target[:: max(1, len(train.target) // 256)], axis=0) / 255
-    with torch.no_grad():
-        network.decoder.template.copy_(
-            torch.from_numpy(resting.astype(np.float32)).permute(2, 0, 1)[None]
-        )
-    picture_loss = PictureLoss(train).to(fabric.device)
-
-    def loss(module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        target = batch["target"].float().permute(0, 3, 1, 2) / 255
-        return picture_loss(module(batch["expression"]).float(), target)
-
-    schedule = _schedule(config, config.decoder_steps, config.decoder_learning_rate)
-    trainer = Trainer("decoder", network.decoder, loss, schedule, fabric, output)
-    batches = TargetBatches(train, config.decoder_batch_size, config.seed)
-    return trainer.run(batches, lambda _step, _module: None)
+def build_network(config: FitNormalizerConfig, expressions: int) -> Normalizer:
+    """Build the configured network for so many coefficients, its encoder as asked for."""
+    name = config.network
+    if name not in NETWORKS:
+        raise InputError(f"unknown network '{name}'{nearest(name, list(NETWORKS))}")
+    try:
+        network = NETWORKS[name](**{"expressions": expressions, **config.network_settings})
+    except TypeError as error:
+        raise InputError(f"fit_normalizer.network_settings do not fit {name}: {error}") from None
+    if not isinstance(network, CodeNormalizer) and config.method != "direct":
+        raise InputError(f"{name} learns end to end only: set fit_normalizer.method = 'direct'")
+    if config.encoder:
+        if isinstance(network, CodeNormalizer):
+            raise InputError(f"fit_normalizer.encoder is for norface, not for {name}")
+        load_encoder(network.get_submodule("encoder"), Path(config.encoder), interpolate=True)  # type: ignore[arg-type]
+    return network
 
 
-def _fit_encoder(
-    config: FitNormalizerConfig,
-    network: CompactNormalizer,
-    train: PairCache,
-    held_out: PairCache,
-    fabric: Fabric,
-    output: Path,
-) -> Any:
-    expression_loss = ExpressionLoss(train).to(fabric.device)
-
-    def loss(module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return expression_loss(module(standardize(batch["grey"].float() / 255)), batch)
-
-    def evaluate(step: int, module: nn.Module) -> None:
-        whole = CompactNormalizer(len(train.expression_names)).to(fabric.device).eval()
-        whole.encoder.load_state_dict(module.state_dict())
-        whole.decoder.load_state_dict(network.decoder.state_dict())
-        scores = evaluate_network(whole, held_out, train, config.seed, output / "sheet.png")
-        write_json(output / "progress.json", {"step": step, "scores": scores})
-        log.info("held out at step %d: %s", step, json.dumps(scores["degraded"]["mean"]))
-
-    schedule = _schedule(config, config.encoder_steps, config.encoder_learning_rate)
-    trainer = Trainer("encoder", network.encoder, loss, schedule, fabric, output)
-    return trainer.run(Batches(train, config.encoder_batch_size, config.seed), evaluate)
-
-
-def _schedule(config: FitNormalizerConfig, steps: int, rate: float) -> Schedule:
-    return Schedule(
-        steps=steps,
-        learning_rate=rate,
-        warmup_steps=min(config.warmup_steps, max(1, steps // 4)),
-        weight_decay=config.weight_decay,
-        ema_decay=config.ema_decay,
-        save_every=config.save_every,
-        evaluate_every=config.evaluate_every,
-        workers=config.workers,
-    )
-
-
-def calibrate(network: CompactNormalizer, held_out: PairCache, config: FitNormalizerConfig) -> None:
+def calibrate(network: Normalizer, material: Material, config: FitNormalizerConfig) -> None:
     """Stretch readings, which a squared error draws towards the mean, back to the truth's spread.
 
-    The offset is what the encoder reads off faces that do not move so; the gain is bounded.
+    The offset is what the encoder reads off faces that do not move so; the gain is bounded. Only
+    where encoder and decoder learnt apart: otherwise the decoder knows what it is given.
     """
-    grey, truth = degraded_set(held_out, config.seed)
-    reading = read_all(network, grey)
+    images, truth = degraded_set(material.held_out, config.seed)
+    reading = read_all(network, images)
     offset, gain = np.zeros(truth.shape[1], np.float32), np.ones(truth.shape[1], np.float32)
     for shape in range(truth.shape[1]):
         resting = truth[:, shape] < 0.02
@@ -205,13 +237,21 @@ def calibrate(network: CompactNormalizer, held_out: PairCache, config: FitNormal
         spread = reading[:, shape].std()
         if spread > 1e-3:
             gain[shape] = np.clip(truth[:, shape].std() / spread, 1.0, config.most_gain)
-    network.offset.copy_(torch.from_numpy(offset))
-    network.gain.copy_(torch.from_numpy(gain))
+    network.get_buffer("offset").copy_(torch.from_numpy(offset))
+    network.get_buffer("gain").copy_(torch.from_numpy(gain))
 
 
-def _test_pairs(data: list[Path], otherwise: PairCache) -> PairCache:
-    """People that neither training nor calibration saw; the held-out ones where there are none."""
-    try:
-        return load_pairs(data, "test")
-    except InputError:
-        return otherwise
+def _deadline(config: FitNormalizerConfig, started: float) -> Callable[[], bool]:
+    if config.minutes is None:
+        return lambda: False
+    end = started + 60 * config.minutes
+    return lambda: time.monotonic() >= end
+
+
+def settings_that_shape(config: FitNormalizerConfig) -> dict[str, Any]:
+    """What a saved state must agree with: not how many processes, nor when it is looked at."""
+    free = {
+        "device", "devices", "nodes", "threads", "workers", "minutes", "memory_gb", "accumulate",
+        "save_every", "evaluate_every", "evaluation_pairs", "most_gain",
+    }  # fmt: skip
+    return json.loads(config.model_dump_json(exclude=free))

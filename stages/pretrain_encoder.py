@@ -10,7 +10,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,11 +22,12 @@ from ..pipeline.errors import InputError
 from ..pipeline.stage import sha256_file
 from .faces.pixels import encode
 from .networks.checkpoint import save_tensors
-from .networks.mae import MaskedAutoencoder, masked_loss, painted_picture
+from .networks.mae import MaskedAutoencoder, Painting, masked_loss, painted_picture
 from .networks.mae_checkpoints import load_encoder
 from .training.devices import make_fabric
+from .training.losses import Batch, Seen
 from .training.masked import MaskedBatches, PictureRows, as_batch, fitted
-from .training.trainer import Schedule, Trainer
+from .training.trainer import Schedule, Task, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -117,13 +118,15 @@ def pretrain(config: PretrainEncoderConfig, data: list[Path], output: Path) -> P
     )
     held_out = _held_out(pictures, kept_back, config)
 
-    def evaluate(step: int, module: nn.Module) -> None:
-        score = evaluate_autoencoder(module, held_out, output / "sheet.png")
-        write_json(output / "progress.json", {"step": step, "held_out_loss": score})
-        log.info("held out at step %d: loss %.4f", step, score)
+    def evaluate(trainer: Trainer) -> None:
+        score = evaluate_autoencoder(trainer.average.module, held_out, output / "sheet.png")
+        write_json(output / "progress.json", {"step": trainer.step, "held_out_loss": score})
+        log.info("held out at step %d: loss %.4f", trainer.step, score)
 
-    trainer = Trainer("mae", network, _loss, _schedule(config), fabric, output)
-    trained = trainer.run(batches, evaluate)
+    task = Task("mae", _View(network), network, _Objective(), batches, about={})
+    trainer = Trainer(task, _schedule(config), fabric, output)
+    trainer.run(evaluate)
+    trained = trainer.average.module.eval()
     score = evaluate_autoencoder(trained, held_out, output / "sheet.png")
     encoder = output / "encoder.safetensors"
     save_tensors(
@@ -142,9 +145,29 @@ def pretrain(config: PretrainEncoderConfig, data: list[Path], output: Path) -> P
     return PretrainResult(encoder, score)
 
 
-def _loss(module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    images = batch["images"].float() / 255
-    return masked_loss(module(images, batch["noise"]), images)
+class _View(nn.Module):
+    """Shows the network a batch."""
+
+    def __init__(self, network: MaskedAutoencoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> Seen:
+        return self.network(_unit(batch), batch["noise"])._asdict()
+
+
+class _Objective(nn.Module):
+    """The loss of hidden patches."""
+
+    weights: ClassVar[dict[str, float]] = {"masked": 1.0}
+
+    def forward(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
+        loss = masked_loss(Painting(**seen), _unit(batch))
+        return {"total": loss, "masked": loss}
+
+
+def _unit(batch: Batch) -> Tensor:
+    return batch["images"].float() / 255
 
 
 def _claim(config: PretrainEncoderConfig, pictures: PictureRows, output: Path) -> None:
@@ -181,6 +204,8 @@ def _schedule(config: PretrainEncoderConfig) -> Schedule:
         save_every=config.save_every,
         evaluate_every=config.evaluate_every,
         workers=config.workers,
+        accumulate=1,
+        seed=config.seed,
     )
 
 

@@ -1,7 +1,10 @@
-"""Synthesized pairs held in memory for training: decoded once, then read at random."""
+"""Synthesized pairs held in memory for training: decoded once where they fit, read at random."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +14,14 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from ...pipeline.errors import InputError
-from ..faces.render.degrade import degrade
-from ..networks.compact import INPUT_SIZE
 
 FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
+
+log = logging.getLogger(__name__)
 
 # iBUG points after a mirror.
 _JAW = [*range(16, -1, -1)]
@@ -30,6 +30,75 @@ _EYES = [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
 _MOUTH = [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
 MIRRORED_POINTS = np.array([*_JAW, *_BROWS_NOSE, *_EYES, *_MOUTH])
 POSE_UNIT_DEG = 30.0
+#: Shards from before targets were recorded all show the mean head.
+MEAN_TARGET = {"kind": "mean"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How pictures are held.
+
+    Attributes:
+        colour: (S, S, 3) RGB, else (S, S) grey.
+        size_px: their side; None keeps their own.
+        exact: False only shrinks what is larger than ``size_px``.
+    """
+
+    colour: bool = False
+    size_px: int | None = None
+    exact: bool = False
+
+
+class Pictures:
+    """Pictures of one size, decoded, or encoded where that would take too much memory.
+
+    Reading gives the same pixels either way.
+    """
+
+    def __init__(self, encoded: Sequence[bytes], form: Form, memory_bytes: float) -> None:
+        self.form = form
+        self._decoded: ByteArray | None = None
+        first = self._decode(encoded[0])
+        needed = first.nbytes * len(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+        if needed <= memory_bytes:
+            self._decoded = np.empty((len(encoded), *first.shape), np.uint8)
+            for row, data in enumerate(encoded):
+                self._decoded[row] = self._decode(data)
+        else:
+            # One buffer: a list of a million objects would be copied into every worker.
+            self._encoded = np.frombuffer(b"".join(encoded), np.uint8)
+            log.info(
+                "%d pictures of %s px stay encoded (%.1f GB of memory otherwise)",
+                len(encoded), "x".join(map(str, first.shape[:2])), needed / 1e9,
+            )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, row: int) -> ByteArray:
+        """(S, S) or (S, S, 3) uint8."""
+        if self._decoded is not None:
+            return self._decoded[row]
+        return self._decode(self._encoded[self._ends[row] : self._ends[row + 1]])
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> ByteArray:
+        """(N, S, S) or (N, S, S, 3) uint8."""
+        if self._decoded is not None:
+            return self._decoded[np.asarray(rows)]
+        return np.stack([self[int(row)] for row in rows])
+
+    def _decode(self, data: bytes | ByteArray) -> ByteArray:
+        mode = cv2.IMREAD_COLOR if self.form.colour else cv2.IMREAD_GRAYSCALE
+        found = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+        if found is None:
+            raise InputError("a picture to train on cannot be decoded; run normpipe verify on it")
+        picture: Any = found[..., ::-1] if self.form.colour else found
+        size = self.form.size_px
+        if size and (self.form.exact or len(picture) > size) and len(picture) != size:
+            way = cv2.INTER_AREA if len(picture) > size else cv2.INTER_CUBIC
+            picture = cv2.resize(np.ascontiguousarray(picture), (size, size), interpolation=way)
+        return np.asarray(picture, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -38,65 +107,117 @@ class PairCache:
 
     Attributes:
         expression_names: shapes in the order of ``expression``.
-        grey: (N, S, S) uint8 sources.
+        source: N pictures, (S, S) or (S, S, 3) uint8.
         expression: (N, E) float32.
-        landmarks: (N, 68, 2) float32 source pixels.
+        landmarks: (N, 68, 2) float32 source pixels, of pictures as they are held.
         pose_deg: (N, 3) float32 yaw, pitch, roll.
         identity: (N,) int64.
-        target: (M, T, T, 3) uint8 RGB, of the pairs in ``target_of``.
+        target: M pictures, (T, T, 3) uint8 RGB, of the pairs in ``target_of``; None without any.
         target_of: (M,) int64 indices into the pairs.
         target_landmarks: (M, 68, 2) float32 target pixels.
+        target_note: which face the target is, as the shards say.
     """
 
     expression_names: tuple[str, ...]
-    grey: ByteArray
+    source: Pictures
     expression: FloatArray
     landmarks: FloatArray
     pose_deg: FloatArray
     identity: NDArray[np.int64]
-    target: ByteArray
+    target: Pictures | None
     target_of: NDArray[np.int64]
     target_landmarks: FloatArray
+    target_note: dict[str, Any]
 
     def __len__(self) -> int:
-        return len(self.grey)
+        return len(self.expression)
+
+    @property
+    def grey(self) -> ByteArray:
+        """(N, S, S) uint8, all of them."""
+        pictures = self.source.take(np.arange(len(self)))
+        if not self.source.form.colour:
+            return pictures
+        return np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures])
+
+    def targets(self, rows: Sequence[int] | NDArray[np.int64]) -> ByteArray:
+        """(N, T, T, 3) uint8 target pictures; ``rows`` count in ``target_of``."""
+        if self.target is None:
+            raise InputError("no pair has a target picture; synthesize some with targets=true")
+        return self.target.take(rows)
+
+    def resting(self) -> ByteArray:
+        """(T, T, 3) uint8: the target face at rest, the median of what it does."""
+        sample = np.arange(0, len(self.target_of), max(1, len(self.target_of) // 256))
+        return np.median(self.targets(sample), axis=0).astype(np.uint8)
+
+    def digest(self) -> str:
+        """Sha256 of what is known of the pairs, to tell one set from another."""
+        parts = (self.expression, self.identity, self.pose_deg, self.target_of)
+        return hashlib.sha256(
+            b"".join(np.ascontiguousarray(p).tobytes() for p in parts)
+        ).hexdigest()
 
 
-def load_pairs(folders: Sequence[Path], split: str, limit: int | None = None) -> PairCache:
-    """Decode the pairs of one split from synthesized datasets.
+def load_pairs(
+    folders: Sequence[Path],
+    split: str,
+    limit: int | None = None,
+    source: Form | None = None,
+    target: Form | None = None,
+    memory_gb: float = 8.0,
+) -> PairCache:
+    """Read the pairs of one split from synthesized datasets.
+
+    Args:
+        folders: outputs of ``normpipe synthesize``, or their ``pairs`` folders.
+        split: ``train``, ``validation`` or ``test``.
+        limit: at most so many pairs.
+        source: how sources are held; grey and their own size by default.
+        target: how targets are held; RGB and their own size by default.
+        memory_gb: sources, and targets, beyond this stay encoded.
 
     Raises:
         InputError: a folder holds no synthesized shards, or the sets do not fit together.
     """
-    names: tuple[str, ...] | None = None
+    said: tuple[tuple[str, ...], dict[str, Any]] | None = None
     columns: dict[str, list[Any]] = {
         name: []
-        for name in ("grey", "expression", "landmarks", "pose", "identity", "target", "of", "tl")
+        for name in ("source", "expression", "landmarks", "pose", "identity", "target", "of", "tl")
     }
     for shard in _shards(folders):
-        found = _expression_names(shard)
-        if names not in (None, found):
-            raise InputError(f"{shard} has other expression shapes than the sets before it")
-        names = found
+        said = _same(shard, said)
         table = pq.read_table(shard, filters=[("split", "=", split), ("status", "=", "ok")])
         _append(columns, table, limit)
-        if limit is not None and len(columns["grey"]) >= limit:
+        if limit is not None and len(columns["source"]) >= limit:
             break
-    if names is None or not columns["grey"]:
+    if said is None or not columns["source"]:
         raise InputError(f"no {split} pairs in {', '.join(map(str, folders))}")
+    pictures = Pictures(columns["source"], source or Form(), memory_gb * 1e9)
+    shapes = [_size(columns[name][0]) for name in ("source", "target") if columns[name]]
+    scale = len(pictures[0]) / shapes[0]
+    targets = (
+        Pictures(columns["target"], target or Form(colour=True), memory_gb * 1e9)
+        if columns["target"]
+        else None
+    )
+    target_scale = len(targets[0]) / shapes[1] if targets else 1.0
     return PairCache(
-        expression_names=names,
-        grey=np.stack(columns["grey"]),
+        expression_names=said[0],
+        source=pictures,
         expression=np.array(columns["expression"], np.float32),
-        landmarks=np.array(columns["landmarks"], np.float32),
+        landmarks=scale * np.array(columns["landmarks"], np.float32),
         pose_deg=np.array(columns["pose"], np.float32),
         identity=np.array(columns["identity"], np.int64),
-        target=np.stack(columns["target"])
-        if columns["target"]
-        else np.zeros((0, 1, 1, 3), np.uint8),
+        target=targets,
         target_of=np.array(columns["of"], np.int64),
-        target_landmarks=np.array(columns["tl"], np.float32).reshape(-1, 68, 2),
+        target_landmarks=target_scale * np.array(columns["tl"], np.float32).reshape(-1, 68, 2),
+        target_note=said[1],
     )
+
+
+def _size(encoded: bytes) -> int:
+    return len(Pictures([encoded], Form(), 1e9)[0])
 
 
 def _shards(folders: Sequence[Path]) -> list[Path]:
@@ -110,33 +231,38 @@ def _shards(folders: Sequence[Path]) -> list[Path]:
     return shards
 
 
-def _expression_names(shard: Path) -> tuple[str, ...]:
+def _same(
+    shard: Path, before: tuple[tuple[str, ...], dict[str, Any]] | None
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Expression names and target of a shard, which must be those of the shards before it."""
     metadata = pq.read_schema(shard).metadata or {}
     if b"expression_names" not in metadata:
         raise InputError(f"{shard} was not written by normpipe synthesize: no expression names")
-    return tuple(metadata[b"expression_names"].decode().split(","))
+    names = tuple(metadata[b"expression_names"].decode().split(","))
+    note = json.loads(metadata[b"target"]) if b"target" in metadata else MEAN_TARGET
+    if before is not None and before[0] != names:
+        raise InputError(f"{shard} has other expression shapes than the sets before it")
+    if before is not None and before[1] != note:
+        raise InputError(
+            f"{shard} shows another target face ({json.dumps(note)}) than the sets before it "
+            f"({json.dumps(before[1])}): one network learns one target"
+        )
+    return names, note
 
 
 def _append(columns: dict[str, list[Any]], table: pa.Table, limit: int | None) -> None:
     for row in table.to_pylist():
-        if limit is not None and len(columns["grey"]) >= limit:
+        if limit is not None and len(columns["source"]) >= limit:
             return
-        columns["grey"].append(_decode(row["image"]["bytes"], cv2.IMREAD_GRAYSCALE))
+        columns["source"].append(row["image"]["bytes"])
         columns["expression"].append(row["expression"])
         columns["landmarks"].append(row["landmarks68"])
         columns["pose"].append([row["yaw_deg"], row["pitch_deg"], row["roll_deg"]])
         columns["identity"].append(row["identity"])
         if row["target"] is not None:
-            columns["target"].append(_decode(row["target"]["bytes"], cv2.IMREAD_COLOR)[..., ::-1])
-            columns["of"].append(len(columns["grey"]) - 1)
+            columns["target"].append(row["target"]["bytes"])
+            columns["of"].append(len(columns["source"]) - 1)
             columns["tl"].append(row["target_landmarks68"])
-
-
-def _decode(encoded: bytes, mode: int) -> ByteArray:
-    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), mode)
-    if picture is None:
-        raise InputError("a synthesized picture cannot be decoded; run normpipe verify on the set")
-    return picture.astype(np.uint8)
 
 
 def mirrored(names: Sequence[str]) -> NDArray[np.int64]:
@@ -153,49 +279,3 @@ def mirrored(names: Sequence[str]) -> NDArray[np.int64]:
         for name in names
     ]
     return np.array([names.index(name) for name in partner], np.int64)
-
-
-class Batches(Dataset[dict[str, Tensor]]):
-    """Batch n of training, a function of (seed, n) alone: a resumed run sees the same."""
-
-    def __init__(self, cache: PairCache, batch_size: int, seed: int) -> None:
-        self.cache = cache
-        self.batch_size = batch_size
-        self.seed = seed
-        self.mirror = mirrored(cache.expression_names)
-
-    def __len__(self) -> int:
-        return 1 << 40
-
-    def chosen(self, step: int) -> NDArray[np.int64]:
-        """(B,) pairs of batch ``step``: every pair once before any comes again."""
-        count = len(self.cache)
-        wanted = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        chosen = np.empty(len(wanted), np.int64)
-        for epoch in np.unique(wanted // count):
-            order = np.random.default_rng([self.seed, 11, int(epoch)]).permutation(count)
-            here = wanted // count == epoch
-            chosen[here] = order[wanted[here] % count]
-        return chosen
-
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        size = INPUT_SIZE
-        rows = self.chosen(step)
-        grey = np.empty((len(rows), 1, size, size), np.uint8)
-        expression = self.cache.expression[rows].copy()
-        pose = self.cache.pose_deg[rows] / POSE_UNIT_DEG
-        points = np.empty((len(rows), 68, 2), np.float32)
-        for place, row in enumerate(rows):
-            rng = np.random.default_rng([self.seed, 12, step, place])
-            done = degrade(self.cache.grey[row], self.cache.landmarks[row], rng, size)
-            grey[place, 0], points[place] = done.grey, done.points
-            if done.flipped:
-                points[place] = done.points[MIRRORED_POINTS]
-                expression[place] = expression[place][self.mirror]
-                pose[place] *= np.array([-1, 1, -1], np.float32)
-        return {
-            "grey": torch.from_numpy(grey),
-            "expression": torch.from_numpy(expression),
-            "landmarks": torch.from_numpy((points * 2 / size - 1).reshape(len(rows), -1)),
-            "pose": torch.from_numpy(pose.astype(np.float32)),
-        }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..networks.compact import CompactNormalizer
+from ..networks.base import CodeNormalizer, Normalizer
+from .batches import planes, unit_rgb
+from .faces import FaceCache
 from .pictures import PairCache
 from .scores import degraded_set, landmark_scores, read_all, score_readings
 
@@ -18,20 +20,23 @@ FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
 
 _SHEET_COLUMNS = 12
+_SCORED_PICTURES = 128
+_BATCH = 32
 
 
 def evaluate_network(
-    network: CompactNormalizer, pairs: PairCache, train: PairCache, seed: int, sheet: Path
+    network: Normalizer, pairs: PairCache, train: PairCache, seed: int
 ) -> dict[str, Any]:
-    """Scores on held-out pairs, clean and degraded, and a sheet (source | normalized | exact)."""
+    """Scores on held-out pairs, clean and degraded."""
     names, average = pairs.expression_names, train.expression.mean(0)
     scores: dict[str, Any] = {"pairs": len(pairs), "identities": len(np.unique(pairs.identity))}
+    clean = planes([pairs.source[row] for row in range(len(pairs))])
     degraded, moved = degraded_set(pairs, seed)
-    for kind, grey, truth in (
-        ("clean", pairs.grey, pairs.expression),
+    for kind, images, truth in (
+        ("clean", clean, pairs.expression),
         ("degraded", degraded, moved),
     ):
-        reading = read_all(network, grey)
+        reading = read_all(network, images)
         scores[kind] = score_readings(names, reading, truth, average)
         if len(train.target_of) > len(names):
             constant = np.broadcast_to(average, truth.shape)
@@ -39,60 +44,85 @@ def evaluate_network(
             scores[kind]["average_face_landmarks_percent"] = landmark_scores(train, constant, truth)
     if len(pairs.target_of):
         scores["pictures"] = _picture_scores(network, pairs, average)
-        draw_sheet(network, pairs, sheet)
     return scores
 
 
-@torch.inference_mode()
-def _picture_scores(
-    network: CompactNormalizer, pairs: PairCache, average: FloatArray
-) -> dict[str, float]:
+def _picture_scores(network: Normalizer, pairs: PairCache, average: FloatArray) -> dict[str, float]:
     """Mean absolute error of pixels in 1/255 where the target changes, by what is decoded."""
-    rows = np.arange(min(128, len(pairs.target_of)))
-    target = pairs.target[rows].astype(np.float32)
+    rows = np.arange(min(_SCORED_PICTURES, len(pairs.target_of)))
+    target = pairs.targets(rows).astype(np.float32)
     change = target.std(0).mean(-1)
     region = change > np.quantile(change, 0.8)
-    code = pairs.expression[pairs.target_of[rows]]
-    picture = (
-        torch.from_numpy(pairs.grey[pairs.target_of[rows]]).float()[:, None].expand(-1, 3, -1, -1)
-        / 255
-    )
-    device = network.gain.device
-    drawn = {
-        "normalized": network(picture.to(device)),
-        "exact_code": network.decoder(torch.from_numpy(code).to(device)).clamp(0, 1),
-        "average_face": network.decoder(
-            torch.from_numpy(np.broadcast_to(average, code.shape).copy()).to(device)
-        ),
-    }
+    sources = [pairs.source[int(row)] for row in pairs.target_of[rows]]
+    drawn = {"normalized": normalize(network, sources)}
+    if isinstance(network, CodeNormalizer):
+        code = pairs.expression[pairs.target_of[rows]]
+        drawn["exact_code"] = _decode(network, code)
+        drawn["average_face"] = _decode(network, np.broadcast_to(average, code.shape).copy())
     return {
-        kind: round(float(np.abs(_pixels(faces) - target)[:, region].mean()), 3)
+        kind: round(float(np.abs(faces.astype(np.float32) - target)[:, region].mean()), 3)
         for kind, faces in drawn.items()
     }
 
 
 @torch.inference_mode()
-def draw_sheet(network: CompactNormalizer, pairs: PairCache, path: Path) -> None:
-    """Three rows a block: source, what the network makes of it, the exact target."""
+def normalize(network: Normalizer, pictures: Sequence[ByteArray]) -> ByteArray:
+    """N pictures, (S, S) or (S, S, 3) uint8 → (N, T, T, 3) uint8 RGB."""
+    device = next(network.parameters()).device
+    made: list[ByteArray] = []
+    for start in range(0, len(pictures), _BATCH):
+        images = torch.from_numpy(planes(list(pictures[start : start + _BATCH]))).to(device)
+        made.append(_pixels(network(unit_rgb(images))))
+    return np.concatenate(made)
+
+
+@torch.inference_mode()
+def _decode(network: CodeNormalizer, code: FloatArray) -> ByteArray:
+    device = next(network.parameters()).device
+    return _pixels(network.draw(torch.from_numpy(code).to(device)))
+
+
+def sheet_of_renders(network: Normalizer, pairs: PairCache) -> ByteArray:
+    """Three rows a block: source, what the network makes of it, the exact target. RGB."""
     count = min(2 * _SHEET_COLUMNS, len(pairs.target_of))
     rows = np.linspace(0, len(pairs.target_of) - 1, count).astype(int)
-    grey = pairs.grey[pairs.target_of[rows]]
-    device = network.gain.device
-    picture = torch.from_numpy(grey).float()[:, None].expand(-1, 3, -1, -1).to(device) / 255
-    made = _pixels(network(picture))
-    size = made.shape[1]
-    blocks = []
-    for start in range(0, count, _SHEET_COLUMNS):
-        part = range(start, min(start + _SHEET_COLUMNS, count))
-        sources = [cv2.resize(np.repeat(grey[i, :, :, None], 3, 2), (size, size)) for i in part]
-        lines = [sources, [made[i] for i in part], [pairs.target[rows[i]] for i in part]]
-        block = np.vstack(
-            [np.hstack([np.asarray(face, np.uint8) for face in line]) for line in lines]
-        )
-        blocks.append(np.pad(block, ((0, 0), (0, _SHEET_COLUMNS * size - block.shape[1]), (0, 0))))
-    cv2.imwrite(str(path), np.ascontiguousarray(np.vstack(blocks)[..., ::-1]))
+    sources = [pairs.source[int(row)] for row in pairs.target_of[rows]]
+    return _sheet([sources, normalize(network, sources), pairs.targets(rows)])
 
 
-def _pixels(faces: torch.Tensor) -> FloatArray:
-    """(B, 3, S, S) in [0, 1] → (B, S, S, 3) float32 in [0, 255]."""
-    return (faces.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.float32)
+def sheet_of_faces(network: Normalizer, faces: FaceCache) -> ByteArray:
+    """Two rows a block: a real face, what the network makes of it. RGB."""
+    rows = np.linspace(0, len(faces) - 1, min(2 * _SHEET_COLUMNS, len(faces))).astype(int)
+    sources = [faces.pictures[int(row)] for row in rows]
+    return _sheet([sources, normalize(network, sources)])
+
+
+def write_sheet(pixels_rgb_u8: ByteArray, path: str) -> None:
+    """Write (H, W, 3) RGB as the suffix says."""
+    cv2.imwrite(path, np.ascontiguousarray(pixels_rgb_u8[..., ::-1]))
+
+
+def _sheet(lines: Sequence[Sequence[ByteArray] | ByteArray]) -> ByteArray:
+    """Lines of pictures, cut into blocks; all as large as those of the last line."""
+    size = len(lines[-1][0])
+    blocks: list[ByteArray] = []
+    for start in range(0, len(lines[0]), _SHEET_COLUMNS):
+        rows = [
+            np.hstack([_tile(picture, size) for picture in line[start : start + _SHEET_COLUMNS]])
+            for line in lines
+        ]
+        block = np.vstack(rows)
+        wide = min(len(lines[0]), _SHEET_COLUMNS) * size
+        blocks.append(np.pad(block, ((0, 0), (0, wide - block.shape[1]), (0, 0))))
+    return np.vstack(blocks)
+
+
+def _tile(picture: ByteArray, size: int) -> ByteArray:
+    colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, 2)
+    return np.asarray(cv2.resize(colour, (size, size)), np.uint8)
+
+
+def _pixels(faces: torch.Tensor) -> ByteArray:
+    """(B, 3, S, S) → (B, S, S, 3) uint8."""
+    shown = (faces.float().clamp(0, 1) * 255).round().byte()
+    return shown.permute(0, 2, 3, 1).cpu().numpy()

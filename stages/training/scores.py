@@ -12,37 +12,41 @@ from torchmetrics.functional import r2_score
 
 from ..faces.render.degrade import degrade
 from ..faces.render.expressions import RENDERED_UNITS, action_units, stems
-from ..networks.compact import CompactNormalizer, standardize
-from .losses import REGIONS, displacement_basis
+from ..networks.base import Normalizer
+from .batches import planes, unit_rgb
+from .measures import REGIONS, displacement_basis
 from .pictures import PairCache, mirrored
 
 FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
 
 
-def degraded_set(cache: PairCache, seed: int) -> tuple[ByteArray, FloatArray]:
-    """Every picture degraded once, with fixed seeds: (N, S, S) grey and its (N, E) coefficients."""
-    mirror = mirrored(cache.expression_names)
-    grey = np.empty_like(cache.grey)
-    expression = cache.expression.copy()
-    for row in range(len(cache)):
-        done = degrade(
-            cache.grey[row], cache.landmarks[row], np.random.default_rng([seed, 13, row])
-        )
-        grey[row] = done.grey
+def degraded_set(pairs: PairCache, seed: int) -> tuple[ByteArray, FloatArray]:
+    """Every picture degraded once, with fixed seeds.
+
+    Returns:
+        (N, C, S, S) uint8 and the (N, E) coefficients, mirrored where the picture was.
+    """
+    mirror = mirrored(pairs.expression_names)
+    expression = pairs.expression.copy()
+    pictures: list[ByteArray] = []
+    for row in range(len(pairs)):
+        rng = np.random.default_rng([seed, 13, row])
+        done = degrade(pairs.source[row], pairs.landmarks[row], rng)
+        pictures.append(done.picture)
         if done.flipped:
             expression[row] = expression[row][mirror]
-    return grey, expression
+    return planes(pictures), expression
 
 
 @torch.inference_mode()
-def read_all(network: CompactNormalizer, grey: ByteArray, batch_size: int = 64) -> FloatArray:
-    """(N, S, S) uint8 → (N, E) coefficients as read, before clamping and calibration."""
-    device = network.gain.device
+def read_all(network: Normalizer, images: ByteArray, batch_size: int = 64) -> FloatArray:
+    """(N, C, S, S) uint8 → (N, E) coefficients as read, before clamping and calibration."""
+    device = next(network.parameters()).device
     readings: list[Tensor] = []
-    for start in range(0, len(grey), batch_size):
-        part = torch.from_numpy(grey[start : start + batch_size]).to(device).float()[:, None] / 255
-        readings.append(network.encoder(standardize(part)).coefficients.float().cpu())
+    for start in range(0, len(images), batch_size):
+        part = torch.from_numpy(images[start : start + batch_size]).to(device)
+        readings.append(network.see(unit_rgb(part)).coefficients.float().cpu())
     return torch.cat(readings).numpy()
 
 
@@ -91,11 +95,11 @@ def score_readings(
 
 
 def landmark_scores(
-    cache: PairCache, prediction: FloatArray, truth: FloatArray
+    pairs: PairCache, prediction: FloatArray, truth: FloatArray
 ) -> dict[str, float]:
     """Error of the target's landmarks by region, in percent of the inter-ocular distance."""
-    basis = displacement_basis(cache).reshape(68, 2, -1)
-    resting = cache.target_landmarks.mean(0)
+    basis = displacement_basis(pairs).reshape(68, 2, -1)
+    resting = pairs.target_landmarks.mean(0)
     apart = float(np.linalg.norm(resting[36:42].mean(0) - resting[42:48].mean(0)))
     result: dict[str, float] = {}
     for region, points in REGIONS.items():

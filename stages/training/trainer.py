@@ -6,10 +6,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -20,10 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...pipeline.errors import InputError
 from ..networks.checkpoint import read_notes, read_tensors, save_tensors
+from .logs import Logs
+from .losses import Batch
 
 log = logging.getLogger(__name__)
 
-Batch = dict[str, Tensor]
+_LOG_EVERY = 50
+_CLOCK_EVERY = 10  # steps between looks at the clock where processes have to agree
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Schedule:
     save_every: int
     evaluate_every: int
     workers: int
+    accumulate: int
+    seed: int
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then a half cosine to nothing."""
@@ -47,109 +52,198 @@ class Schedule:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-class Trainer:
-    """Trains ``module`` on ``batches`` (batch n a function of n) and keeps an averaged copy.
+@dataclass(frozen=True)
+class Task:
+    """What is learnt.
 
-    Args:
-        name: of the part, for files and log lines.
-        module: the network.
-        loss: (module, batch) → scalar.
-        schedule: how long and how fast.
-        fabric: device and precision.
-        folder: where the state is kept.
+    Attributes:
+        name: for files and log lines.
+        views: shows the network a batch; the module that runs.
+        trained: the part of the network that learns and is averaged.
+        objective: (what was seen, batch) → losses by name and their ``total``; its ``weights``
+            name the losses.
+        batches: item ``step * parts + part`` is a part of batch ``step``.
+        about: settings and data that a saved state must agree with.
     """
 
-    def __init__(
-        self,
-        name: str,
-        module: nn.Module,
-        loss: Callable[[nn.Module, Batch], Tensor],
-        schedule: Schedule,
-        fabric: Fabric,
-        folder: Path,
-    ) -> None:
-        self.name = name
+    name: str
+    views: nn.Module
+    trained: nn.Module
+    objective: nn.Module
+    batches: Dataset[Batch]
+    about: dict[str, Any]
+
+
+class Trainer:
+    """Trains a part of a network and keeps an averaged copy of it.
+
+    Args:
+        task: what is learnt.
+        schedule: how long and how fast.
+        fabric: device, precision and processes.
+        folder: where the state and the log are kept.
+    """
+
+    def __init__(self, task: Task, schedule: Schedule, fabric: Fabric, folder: Path) -> None:
+        self.task = task
         self.schedule = schedule
         self.fabric = fabric
-        self.state_file = folder / f"{name}.state.safetensors"
+        self.logs = Logs(folder, task.name, fabric.is_global_zero)
+        self.state_file = folder / f"{task.name}.state.safetensors"
         self.step = 0
+        self.cpu_seconds = 0.0
         self.losses: list[float] = []
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._pending: list[Tensor] = []
+        self._window: list[list[float]] = []
+        self._names = ["total", *_weights(task)]
+        # The rest of the network may take part, but it stays as it is.
+        for parameter in task.views.parameters():
+            parameter.requires_grad_(False)
+        for parameter in task.trained.parameters():
+            parameter.requires_grad_(True)
+        self.plain = task.trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = AdamW(
-            module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+            self.plain.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
         )
-        self.module, self.optimizer = fabric.setup(module, optimizer)
-        self.plain = module
+        self.module, self.optimizer = fabric.setup(task.views, optimizer)
+        self.objective = task.objective.to(fabric.device)
         self.average = AveragedModel(
-            module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema_decay), use_buffers=True
+            self.plain, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema_decay), use_buffers=True
         )
-        self._loss = loss
-        self._fingerprint = json.dumps(
-            {"steps": schedule.steps, "rate": schedule.learning_rate, "shapes": _shapes(module)}
-        )
+        shapes = [list(parameter.shape) for parameter in self.plain.parameters()]
+        about = {**task.about, "losses": _weights(task), "shapes": shapes}
+        self._fingerprint = json.dumps(about, sort_keys=True)
 
-    def run(self, batches: Dataset[Batch], evaluate: Callable[[int, nn.Module], None]) -> nn.Module:
-        """Train from the saved state, if any, to the last step; return the averaged network."""
+    def run(
+        self, evaluate: Callable[[Trainer], None], deadline: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Train from the saved state, if any, to the last step; False when stopped before it.
+
+        Args:
+            evaluate: called now and then, in the first process only.
+            deadline: says when to save and stop.
+        """
         self.resume()
-        started, first = time.monotonic(), self.step
-        for batch in self._loader(batches):
-            self._learn(batch)
-            if self.step % 50 == 0 or self.step == self.schedule.steps:
-                speed = (self.step - first) / (time.monotonic() - started)
-                recent = sum(self.losses[-50:]) / len(self.losses[-50:])
-                log.info(
-                    "%s step %d of %d, loss %.4f, %.2f steps/s",
-                    self.name, self.step, self.schedule.steps, recent, speed,
-                )  # fmt: skip
-            if self.step % self.schedule.evaluate_every == 0 or self.step == self.schedule.steps:
-                evaluate(self.step, self.average.module)
-            if self.step % self.schedule.save_every == 0 or self.step == self.schedule.steps:
+        self.logs.begin(self.step)
+        started, first, busy = time.monotonic(), self.step, time.process_time()
+        batches = self._batches()
+        done = self.step >= self.schedule.steps
+        while not done:
+            self._learn(batches)
+            done = self.step >= self.schedule.steps
+            stop = not done and self._stops(deadline)
+            if done or stop or self.step % _LOG_EVERY == 0:
+                self._flush()
+                self.cpu_seconds += time.process_time() - busy
+                self._log((self.step - first) / (time.monotonic() - started), written=not stop)
+                busy = time.process_time()
+            if self.fabric.is_global_zero and (done or self._due(self.schedule.evaluate_every)):
+                evaluate(self)
+                busy = time.process_time()
+            if done or stop or self._due(self.schedule.save_every):
                 self.save()
-        return self.average.module.eval()
+            if stop:
+                break
+        self.logs.close()
+        return done
 
-    def _loader(self, batches: Dataset[Batch]) -> Iterable[Batch]:
-        """Batches in order from the next step on."""
+    def averaged(self) -> dict[str, Tensor]:
+        """Return the averaged weights of the part that learns."""
+        return self.average.module.state_dict()
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0
+
+    def _stops(self, deadline: Callable[[], bool]) -> bool:
+        """Whether it is time; all processes hear what the first one's clock says."""
+        if self.fabric.world_size == 1:
+            return deadline()
+        return self.step % _CLOCK_EVERY == 0 and bool(self.fabric.broadcast(deadline()))
+
+    def _batches(self) -> Iterator[Batch]:
+        """The parts of batches that are this process's, in order from the next step on."""
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        parts = self.schedule.accumulate * world
+        items = range(self.step * parts + rank, self.schedule.steps * parts, world)
         loader = DataLoader(
-            batches,
+            self.task.batches,
             batch_size=None,
-            sampler=range(self.step, self.schedule.steps),
+            sampler=items,
             num_workers=self.schedule.workers,
             prefetch_factor=4 if self.schedule.workers else None,
-            # Its own, or opening a loader would move the random state that dropout draws from.
+            # Its own, or opening a loader would move the random state of others.
             generator=torch.Generator(),
         )
         ready: Any = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-        return ready
+        return iter(ready)
 
-    def _learn(self, batch: Batch) -> None:
+    def _learn(self, batches: Iterator[Batch]) -> None:
         self.module.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(self.step)
-        loss = self._loss(self.module, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        accumulate, found = self.schedule.accumulate, None
+        for turn in range(accumulate):
+            part = turn * self.fabric.world_size + self.fabric.global_rank
+            # Dropout draws from this: a function of step and part, so that nothing need be saved.
+            torch.manual_seed(((self.schedule.seed << 44) + (self.step << 12) + part) % (1 << 63))
+            batch = next(batches)
+            with self.fabric.no_backward_sync(self.module, enabled=turn < accumulate - 1):
+                terms = self.objective(self.module(batch), batch)
+                self.fabric.backward(terms["total"] / accumulate)
+            values = torch.stack([terms[name].detach() for name in self._names]) / accumulate
+            found = values if found is None else found + values
         self.fabric.clip_gradients(self.module, self.optimizer, max_norm=2.0)
         self.optimizer.step()
         self.average.update_parameters(self.plain)
         self.step += 1
-        self.losses.append(float(loss.detach()))
+        if found is not None:
+            self._pending.append(found)
+
+    def _flush(self) -> None:
+        """Fetch the losses of the last steps, averaged over the processes."""
+        if self._pending:
+            values = self.fabric.all_reduce(torch.stack(self._pending), reduce_op="mean")
+            rows = torch.as_tensor(values).double().cpu().tolist()
+            self._window += rows
+            self.losses += [row[0] for row in rows]
+            self._pending = []
+
+    def _log(self, speed: float, written: bool) -> None:
+        window = torch.tensor(self._window, dtype=torch.float64)
+        means = dict(zip(self._names, window.mean(0).tolist(), strict=True))
+        if written:
+            numbers = {f"loss/{name}": value for name, value in means.items()}
+            numbers["rate"] = self.schedule.rate(self.step - 1)
+            self.logs.numbers(self.step, {**numbers, "cpu_seconds": self.cpu_seconds})
+        if self.step % _LOG_EVERY == 0:
+            self._window = []
+        if self.fabric.is_global_zero:
+            log.info(
+                "%s step %d of %d, loss %.4f, %.2f steps/s",
+                self.task.name, self.step, self.schedule.steps, means["total"], speed,
+            )  # fmt: skip
 
     def save(self) -> None:
         """Write everything that the next step depends on to one file, whole or not at all."""
-        tensors: dict[str, Tensor] = {}
-        tensors |= {f"module.{name}": value for name, value in self.plain.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {
-                f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()
+        self._flush()
+        if self.fabric.is_global_zero:
+            tensors = {f"module.{name}": value for name, value in self.plain.state_dict().items()}
+            tensors |= {f"average.{name}": v for name, v in self.average.state_dict().items()}
+            for index, state in self.optimizer.state_dict()["state"].items():
+                tensors |= {
+                    f"optimizer.{index}.{name}": torch.as_tensor(value)
+                    for name, value in state.items()
+                }
+            tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+            tensors["window"] = torch.tensor(self._window, dtype=torch.float64)
+            notes = {
+                "step": self.step,
+                "fingerprint": self._fingerprint,
+                "cpu_seconds": self.cpu_seconds,
             }
-        tensors["random"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random_cuda"] = torch.cuda.get_rng_state()
-        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        save_tensors(
-            tensors, self.state_file, {"step": self.step, "fingerprint": self._fingerprint}
-        )
+            save_tensors(tensors, self.state_file, notes)
+        self.fabric.barrier()
 
     def resume(self) -> bool:
         """Load the saved state, if there is one.
@@ -162,8 +256,8 @@ class Trainer:
         notes, tensors = read_notes(self.state_file), read_tensors(self.state_file)
         if notes.get("fingerprint") != self._fingerprint:
             raise InputError(
-                f"{self.state_file} was written with other settings: use another output folder, "
-                "or delete it"
+                f"{self.state_file} was written with other settings or data: use another output "
+                "folder, or delete it"
             )
         self.plain.load_state_dict(_under("module.", tensors))
         self.average.load_state_dict(_under("average.", tensors))
@@ -173,13 +267,17 @@ class Trainer:
             state.setdefault(int(index), {})[field] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        torch.set_rng_state(tensors["random"])
-        if "random_cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random_cuda"])
         self.losses = tensors["losses"].tolist()
+        self._window = tensors["window"].tolist()
         self.step = int(notes["step"])
-        log.info("%s goes on from step %d", self.name, self.step)
+        self.cpu_seconds = float(notes["cpu_seconds"])
+        if self.step < self.schedule.steps:
+            log.info("%s goes on from step %d", self.task.name, self.step)
         return True
+
+
+def _weights(task: Task) -> dict[str, float]:
+    return cast("dict[str, float]", task.objective.weights)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -188,7 +286,3 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
-
-
-def _shapes(module: nn.Module) -> list[list[int]]:
-    return [list(parameter.shape) for parameter in module.parameters()]

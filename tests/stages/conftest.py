@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from normpipe.pipeline.config import RunConfig
+from normpipe.pipeline.runner import Options, Runner
 from normpipe.stages.faces.facekit import FaceKit, load_facekit
 from normpipe.stages.faces.render.atlas import Atlas
 from normpipe.stages.faces.render.batch import BatchRenderer
@@ -14,6 +16,7 @@ from normpipe.stages.faces.render.head import Head, prepare_head
 from normpipe.stages.faces.render.renderer import PreparedPerson, take_shot
 from normpipe.stages.faces.render.scene import Scene
 from normpipe.stages.faces.render.target import TargetFace
+from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
 
 SHAPES = [
     "browDown_L", "browDown_R", "browInnerUp_L", "browInnerUp_R", "cheekSquint_L", "cheekSquint_R",
@@ -153,3 +156,16 @@ def real_kit(real_kit_file: Path) -> FaceKit:
 @pytest.fixture(scope="session")
 def real_head(real_kit: FaceKit) -> Head:
     return prepare_head(real_kit, Atlas())
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(fake_kit_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The job folder of a tiny set of synthesized pairs."""
+    folder = tmp_path_factory.mktemp("pairs")
+    config = SynthesizeConfig(
+        facekit=str(fake_kit_file), pairs=40, identities=10, size_px=128, target_size_px=192,
+        validation=0.2, test=0.1, shard_rows=20,
+    )  # fmt: skip
+    flow = [PlanPairs(config), Synthesize(config)]
+    Runner(folder, flow, RunConfig(threads=1), Options(identity={"dataset": "tiny"})).run(flow)
+    return folder

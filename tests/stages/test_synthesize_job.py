@@ -39,4 +39,4 @@ def test_training_reads_what_the_engine_wrote(fake_kit_file, tmp_path):
     make(tmp_path, config)
     cache = load_pairs([tmp_path], "train")
     assert len(cache) == 6 and cache.grey.shape == (6, 48, 48)
-    assert cache.target.shape == (6, 32, 32, 3) and "jawOpen" in cache.expression_names
+    assert cache.targets(range(6)).shape == (6, 32, 32, 3) and "jawOpen" in cache.expression_names

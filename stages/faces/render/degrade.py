@@ -18,32 +18,39 @@ class Degraded:
     """A degraded picture and where its points went.
 
     Attributes:
-        grey: (S, S) uint8.
+        picture: (S, S) or (S, S, 3) uint8, as the picture before.
         points: (N, 2) float32 pixels.
         flipped: whether left and right were exchanged.
     """
 
-    grey: ByteArray
+    picture: ByteArray
     points: FloatArray
     flipped: bool
 
 
 def degrade(
-    grey: ByteArray, points: FloatArray, rng: np.random.Generator, size: int | None = None
+    source: ByteArray,
+    points: FloatArray,
+    rng: np.random.Generator,
+    size: int | None = None,
+    mirror: float = 0.5,
 ) -> Degraded:
-    """Flip, shift, blur, relight, compress and cover (S, S) uint8 grey, each by chance.
+    """Flip, shift, blur, relight, compress and cover a picture, each by chance.
 
-    ``size``: of the result in pixels, the same as before by default.
+    Args:
+        source: (S, S) grey or (S, S, 3) RGB, uint8.
+        points: (N, 2) float32 pixels, moved along.
+        rng: where chance comes from.
+        size: of the result in pixels, the same as before by default.
+        mirror: how probable a flip is.
     """
-    size = size or len(grey)
-    matrix, flipped = _placement(rng, len(grey), size)
+    size = size or len(source)
+    matrix, flipped = _placement(rng, len(source), size, mirror)
     border = cv2.BORDER_CONSTANT if rng.random() < 0.6 else cv2.BORDER_REPLICATE
-    moved_grey = cv2.warpAffine(
-        grey, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border
-    )
+    placed = cv2.warpAffine(source, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
     # Pixel centres are at +0.5 for points and at integers for OpenCV.
     moved = (points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
-    picture = _resample(np.asarray(moved_grey, np.uint8), rng)
+    picture = _resample(np.asarray(placed, np.uint8), rng)
     picture = _expose(picture, rng)
     if rng.random() < 0.5:
         picture = _frame_edge(picture, rng)
@@ -52,16 +59,20 @@ def degrade(
     if rng.random() < 0.5:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 96))]
         encoded = cv2.imencode(".jpg", picture, quality)[1]
-        picture = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE), np.uint8)
+        picture = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED), np.uint8)
+    if picture.ndim == 3:
+        picture = _tint(picture, rng)
     return Degraded(np.ascontiguousarray(picture, np.uint8), moved.astype(np.float32), flipped)
 
 
-def _placement(rng: np.random.Generator, before: int, size: int) -> tuple[FloatArray, bool]:
-    """A slight similarity transform about the middle, and a mirror every other time."""
+def _placement(
+    rng: np.random.Generator, before: int, size: int, mirror: float
+) -> tuple[FloatArray, bool]:
+    """A slight similarity transform about the middle, and a mirror by chance."""
     angle = np.deg2rad(4.0 * rng.standard_normal())
     scale = np.exp(0.05 * rng.standard_normal())
     shift = 0.02 * before * rng.standard_normal(2)
-    flipped = bool(rng.random() < 0.5)
+    flipped = bool(rng.random() < mirror)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     if flipped:
         turn = turn @ np.diag([-1.0, 1.0])
@@ -100,7 +111,8 @@ def _expose(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
     if rng.random() < 0.3:
         ramp = np.linspace(-1, 1, len(picture), dtype=np.float32)
         slope = 0.25 * rng.standard_normal(2)
-        result = result * np.clip(1 + slope[0] * ramp[None] + slope[1] * ramp[:, None], 0.2, 2)
+        light = np.clip(1 + slope[0] * ramp[None] + slope[1] * ramp[:, None], 0.2, 2)
+        result = result * (light[..., None] if picture.ndim == 3 else light)
     if rng.random() < 0.5:
         spread = rng.uniform(1, 14)
         result = result + spread * rng.standard_normal(picture.shape, np.float32)
@@ -116,7 +128,8 @@ def _frame_edge(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
     corners = cv2.boxPoints((middle, extent, angle)).astype(np.int32)
     inside = np.zeros_like(picture)
     cv2.fillConvexPoly(inside, corners, 255)
-    return np.where(inside > 0, picture, 0).astype(np.uint8)
+    shown = (inside > 0)[..., None] if picture.ndim == 3 else inside > 0
+    return np.where(shown, picture, 0).astype(np.uint8)
 
 
 def _cover(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
@@ -125,5 +138,19 @@ def _cover(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
     wide, high = (int(v) for v in rng.integers(size // 10, size * 2 // 5, 2))
     x, y = (int(v) for v in rng.integers(-size // 10, size, 2))
     result = picture.copy()
-    cv2.rectangle(result, (x, y), (x + wide, y + high), int(rng.integers(0, 256)), -1)
+    cv2.rectangle(result, (x, y), (x + wide, y + high), _paint(picture, rng), -1)
     return result
+
+
+def _paint(picture: ByteArray, rng: np.random.Generator) -> tuple[int, ...]:
+    channels = 1 if picture.ndim == 2 else picture.shape[2]
+    return tuple(int(value) for value in rng.integers(0, 256, channels))
+
+
+def _tint(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
+    """Another white balance and strength of colour; now and then no colour at all."""
+    grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+    strength = 0.0 if rng.random() < 0.15 else np.exp(0.25 * rng.standard_normal())
+    result = grey[..., None] + strength * (picture - grey[..., None])
+    result = result * np.exp(0.06 * rng.standard_normal(3))
+    return np.clip(result, 0, 255).astype(np.uint8)

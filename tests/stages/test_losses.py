@@ -1,0 +1,254 @@
+"""Every loss does what its name says: where it is zero, what it moves, and what it leaves alone."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from normpipe.stages.networks import NETWORKS
+from normpipe.stages.networks.compact import CompactNormalizer
+from normpipe.stages.training.batches import Batches, Recipe
+from normpipe.stages.training.faces import FaceCache
+from normpipe.stages.training.losses import LOSSES, LossWeights, Objective
+from normpipe.stages.training.measures import Measures
+from normpipe.stages.training.pictures import load_pairs
+from normpipe.stages.training.views import Views
+
+PAIRS, DRAWN, FACES = 4, 2, 4
+FROZEN = {"identity", "expression"}
+#: Parts of the compact network that a loss may move, and no others.
+ENCODER = {"encoder.body", "encoder.squeeze", "encoder.hidden"}
+CODE = ENCODER | {"encoder.coefficients"}
+ALL = CODE | {"decoder"}
+MOVES = {
+    "coefficients": CODE,
+    "displacement": CODE,
+    "landmarks": ENCODER | {"encoder.landmarks"},
+    "pose": ENCODER | {"encoder.pose"},
+    "picture": ALL,
+    "edges": ALL,
+    "regions": ALL,
+    "consistency": CODE,
+    "flip": CODE,
+    "steadiness": ALL,
+    "idempotence": ALL,
+    "cycle": CODE,
+    "identity": ALL,
+    "expression": ALL,
+}
+#: (what is seen, rows of it) that a loss may pull at: pairs are rows 0-3, real faces 4-7; of the
+#: drawn pictures pairs are 0-1, real faces 2-5; faces 1 and 3 are flipped.
+PULLS = {
+    "coefficients": {"coefficients": [0, 1, 2, 3]},
+    "displacement": {"coefficients": [0, 1, 2, 3]},
+    "landmarks": {"landmarks": [0, 1, 2, 3]},
+    "pose": {"pose": [0, 1, 2, 3]},
+    "picture": {"picture": [0, 1]},
+    "edges": {"picture": [0, 1]},
+    "regions": {"picture": [0, 1]},
+    "consistency": {"coefficients": [4, 6]},
+    "flip": {"coefficients": [5, 7]},
+    "steadiness": {"picture": [2, 4]},
+    "idempotence": {"again_picture": [0, 1, 2, 3, 4, 5]},
+    "cycle": {"again": [0, 1, 2, 3, 4, 5]},
+    "identity": {"picture": [0, 1, 2, 3, 4, 5]},
+    "expression": {"picture": [0, 1, 2, 3, 4, 5]},
+}
+
+
+class Features(torch.nn.Module):
+    """A frozen network: what a picture looks like on a coarse grid."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = torch.nn.AdaptiveAvgPool2d(6)
+
+    def forward(self, images):
+        return self.pool(images).flatten(1) - 0.4
+
+
+@pytest.fixture(scope="module")
+def cache(tiny_pairs):
+    return load_pairs([tiny_pairs], "train")
+
+
+@pytest.fixture(scope="module")
+def batch(cache):
+    faces = FaceCache(tuple(f"f{i}" for i in range(len(cache))), cache.source)
+    recipe = Recipe(PAIRS, DRAWN, FACES, 112)
+    return Batches(cache, recipe, 0, faces)[0]
+
+
+@pytest.fixture(scope="module")
+def measures(cache):
+    return Measures(cache)
+
+
+@pytest.fixture
+def seen(cache, batch):
+    """Plausible outputs, all wrong."""
+    torch.manual_seed(0)
+    shapes, faces = len(cache.expression_names), DRAWN + FACES
+    side = cache.targets([0]).shape[1]
+    sizes = {
+        "coefficients": (8, shapes), "landmarks": (8, 136), "pose": (8, 3),
+        "picture": (faces, 3, side, side), "weak": (FACES, shapes),
+        "weak_picture": (FACES, 3, side, side), "again": (faces, shapes),
+        "again_picture": (faces, 3, side, side),
+    }  # fmt: skip
+    made = {name: (0.2 + 0.6 * torch.rand(size)).requires_grad_() for name, size in sizes.items()}
+    return {**made, "drawn": torch.tensor([0, 1, 4, 5, 6, 7])}
+
+
+def of(name, measures, frozen=True):
+    return Objective({name: 1.0}, measures, {n: Features() for n in FROZEN} if frozen else {})
+
+
+def pulled(seen):
+    """Rows of what was seen that a gradient reached."""
+    found = {}
+    for name, tensor in seen.items():
+        if tensor.grad is not None:
+            rows = tensor.grad.flatten(1).abs().sum(1).nonzero().flatten().tolist()
+            if rows:
+                found[name] = rows
+    return found
+
+
+def test_every_loss_has_a_weight_and_a_test():
+    assert list(LOSSES) == list(LossWeights.model_fields)
+    assert set(LOSSES) == set(MOVES) == set(PULLS)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_pulls_at_nothing_else(name, seen, batch, measures):
+    of(name, measures)(seen, batch)["total"].backward()
+    assert pulled(seen) == PULLS[name]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_following_it_brings_it_down(name, seen, batch, measures):
+    """Plain gradient descent on what was seen: the discrepancy that it names goes away."""
+    objective = of(name, measures)
+    free = [seen[part] for part in PULLS[name]]
+    optimizer = torch.optim.Adam(free, lr=0.02)
+    first = float(objective(seen, batch)["total"].detach())
+    for _ in range(60):
+        optimizer.zero_grad()
+        objective(seen, batch)["total"].backward()
+        optimizer.step()
+    assert float(objective(seen, batch)["total"].detach()) < 0.5 * first
+
+
+def perfect(name, seen, batch, measures):
+    """What would be seen of a network that makes no mistake of this kind."""
+    done = {part: value.detach().clone() for part, value in seen.items()}
+    target = batch["target"].float().permute(0, 3, 1, 2) / 255
+    if name in ("coefficients", "displacement"):
+        done["coefficients"][:PAIRS] = batch["expression"]
+    elif name in ("landmarks", "pose"):
+        done[name][:PAIRS] = batch[name]
+    elif name in ("picture", "edges", "regions"):
+        done["picture"][:DRAWN] = target
+    elif name in ("consistency", "flip"):
+        mirrored = done["weak"][:, measures.mirror]
+        wanted = torch.where(batch["flipped"][:, None], mirrored, done["weak"])
+        done["coefficients"][PAIRS:] = wanted
+    elif name == "steadiness":
+        done["picture"][DRAWN:] = done["weak_picture"]
+    elif name == "idempotence":
+        done["again_picture"] = done["picture"]
+    elif name == "cycle":
+        done["again"] = done["coefficients"][done["drawn"]]
+    elif name == "identity":
+        done["picture"] = measures.resting.expand_as(done["picture"])
+    elif name == "expression":
+        small = batch["images"][done["drawn"]].float() / 255
+        done["picture"] = small.expand(-1, 3, -1, -1)
+    return done
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_is_nothing_where_nothing_is_wrong(name, seen, batch, measures):
+    right = perfect(name, seen, batch, measures)
+    assert float(of(name, measures)(right, batch)["total"]) == pytest.approx(0, abs=1e-5)
+    assert float(of(name, measures)(seen, batch)["total"].detach()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["picture", "edges", "regions"])
+def test_the_resting_face_scores_one(name, cache, measures):
+    """Over all targets; so weights of losses can be compared."""
+    rows = np.arange(len(cache.target_of))
+    batch = {"target": torch.from_numpy(cache.targets(rows))}
+    seen = {"picture": measures.resting.expand(len(rows), -1, -1, -1)}
+    assert 0.8 < float(of(name, measures)(seen, batch)["total"]) < 1.1
+
+
+def test_the_average_code_scores_one(cache, measures):
+    code = torch.from_numpy(cache.expression)
+    seen = {"coefficients": code.mean(0).expand(len(code), -1)}
+    assert 0.3 < float(of("coefficients", measures)(seen, {"expression": code})["total"]) < 1.1
+
+
+def test_small_regions_count_as_much_as_large_ones(measures, seen, batch):
+    """An error in the eyes alone costs more than the same error in the background."""
+
+    def cost(mask):
+        picture = batch["target"].float().permute(0, 3, 1, 2) / 255 + 0.1 * mask
+        return float(of("regions", measures)({"picture": picture}, batch)["total"])
+
+    brows, eyes, mouth = ((part > part.max() / 2).float() for part in measures.regions)
+    outside = (measures.regions.sum(0) == 0).float()
+    assert min(cost(brows), cost(eyes), cost(mouth)) > 20 * cost(outside)
+
+
+def moved_parts(network):
+    parts = set()
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None and parameter.grad.abs().sum() > 0:
+            pieces = name.split(".")
+            parts.add(pieces[0] if pieces[0] == "decoder" else ".".join(pieces[:2]))
+    return parts
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_only_its_parts_of_the_network_move(name, cache, batch, measures):
+    torch.manual_seed(0)
+    network = CompactNormalizer(len(cache.expression_names))
+    for layer in (network.decoder.flow, network.decoder.residual):
+        torch.nn.init.normal_(layer.weight, std=0.02)  # or its gradients to the code are nothing
+    objective = of(name, measures)
+    views = Views(network, objective.needs).train()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    objective(views(batch), batch)["total"].backward()
+    assert moved_parts(network) == MOVES[name]
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert network.training
+
+
+@pytest.mark.parametrize("name", ["coefficients", "picture", "steadiness", "idempotence", "cycle"])
+def test_a_network_that_only_learns_whole_is_shown_the_same(name, cache, batch, measures):
+    """Norface in small: no halves to take apart, pictures of its own size."""
+    torch.manual_seed(0)
+    side = cache.targets([0]).shape[1]
+    network = NETWORKS["norface"](
+        expressions=len(cache.expression_names), size="T", image_size=side, merge_depth=1,
+        decoder_depth=1,
+    )  # fmt: skip
+    for layer in (network.painter.flow, network.painter.paint):
+        torch.nn.init.normal_(layer.weight, std=0.02)  # begins as the resting face, all the same
+    objective = of(name, measures)
+    terms = objective(Views(network, objective.needs).train()(batch), batch)
+    terms["total"].backward()
+    assert torch.isfinite(terms["total"]) and moved_parts(network)
+
+
+def test_weights_are_checked_by_name():
+    from normpipe.pipeline.config import check
+    from normpipe.pipeline.errors import InputError
+    from normpipe.stages.fit_normalizer import FitNormalizerConfig
+
+    with pytest.raises(InputError, match=r"fit_normalizer\.losses\.consistancy.*'consistency'"):
+        check(FitNormalizerConfig, {"losses": {"consistancy": 1}}, "fit_normalizer")
+    with pytest.raises(ValidationError):
+        LossWeights(pose=-1)
