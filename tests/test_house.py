@@ -25,7 +25,12 @@ BEYOND_CONTRACT = {
     "stages/sheet.py": {"runner"},  # draws from a finished job's folder: reads its job.json
 }
 #: The command line knows the engine and the stages; nothing else does.
-BOTH_SIDES = {"pipeline/cli.py", "pipeline/cli_training.py", "pipeline/cli_networks.py"}
+BOTH_SIDES = {
+    "pipeline/cli.py",
+    "pipeline/cli_faces.py",
+    "pipeline/cli_training.py",
+    "pipeline/cli_networks.py",
+}
 #: The only module that may import dask.
 DASK_MODULES = {"pipeline/executors.py"}
 #: What runs code on loading, and so is never used for data or weights.

@@ -164,7 +164,7 @@ def measure_verification(
     coefficients: Floats | None,
     emotions: NDArray[Any],
     people: NDArray[Any],
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
 ) -> list[Figure]:
     """AUC, EER and TPR at FPR 0.001 of each comparison, with intervals over people.
 
@@ -174,11 +174,11 @@ def measure_verification(
         coefficients: (N, E) of the frozen reader from the normalized pictures; None without one.
         emotions: (N,) labels; those without one take no part in emotion-matched pairs.
         people: (N,) who.
-        resamples: draws of people.
+        resamples: draws of people; None for ``RESAMPLES``.
     """
     pairs = draw_pairs(people)
     matched = pairs.take((emotions[pairs.a] == emotions[pairs.b]) & (emotions[pairs.a] != ""))
-    draws = Draws(people, resamples)
+    draws = Draws(people, resamples or RESAMPLES)
     compare = {
         "original ↔ original": (_cosine(originals, originals), pairs, ""),
         "original ↔ normalized": (_cosine(originals, normalized, both=True), pairs, ""),
