@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from normpipe.manifests import schema, vocabularies
-from normpipe.pipeline import cli_networks, cli_training
+from normpipe.pipeline import cli_judging, cli_networks, cli_training
 from normpipe.pipeline.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +30,7 @@ BOTH_SIDES = {
     "pipeline/cli_faces.py",
     "pipeline/cli_training.py",
     "pipeline/cli_networks.py",
+    "pipeline/cli_judging.py",
 }
 #: The only module that may import dask.
 DASK_MODULES = {"pipeline/executors.py"}
@@ -176,6 +177,7 @@ def commands() -> list[str]:
     if "synthesize" not in {command.name for command in app.registered_commands}:
         cli_training.register()
         cli_networks.register()
+        cli_judging.register()
     return [
         command.name or str(command.callback.__name__).replace("_", "-")  # type: ignore[union-attr]
         for command in app.registered_commands

@@ -1,0 +1,190 @@
+"""Renders with exact answers, and what a normalizer makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...pipeline.errors import InputError
+from ..faces.pixels import encode
+from ..faces.render.degrade import degrade
+
+FloatArray = NDArray[np.floating]
+ByteArray = NDArray[np.uint8]
+
+#: (B, 3, H, W) float RGB in [0, 1] → (B, 3, S, S) RGB in [0, 1].
+Normalize = Callable[[Tensor], Tensor]
+QUALITY = 95  # of the normalize stage's JPEGs
+
+
+@dataclass(frozen=True)
+class Renders:
+    """Rendered people with the exact target picture of each.
+
+    Attributes:
+        expression_names: (E) shapes in the order of ``expression``.
+        source: (N, S, S, 3) uint8 RGB; (0, 1, 1, 3) where they were not asked for.
+        landmarks: (N, 68, 2) float32 source pixels.
+        target: (N, T, T, 3) uint8 RGB, the exact answers as they are stored.
+        target_landmarks: (N, 68, 2) float32 target pixels.
+        expression: (N, E) float32 coefficients.
+        identity: (N,) int64.
+        emotion: (N,) the emotion meant, "" where none was.
+        target_note: which face the target is (``kind``; ``sha256`` where it is known).
+    """
+
+    expression_names: tuple[str, ...]
+    source: ByteArray
+    landmarks: FloatArray
+    target: ByteArray
+    target_landmarks: FloatArray
+    expression: FloatArray
+    identity: NDArray[np.int64]
+    emotion: NDArray[np.str_]
+    target_note: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.expression)
+
+    @property
+    def inter_ocular(self) -> float:
+        """Return the distance between the eyes' middles of the target, in target pixels."""
+        resting = np.median(self.target_landmarks, 0)
+        return float(np.linalg.norm(resting[36:42].mean(0) - resting[42:48].mean(0)))
+
+
+def load_renders(
+    folders: Sequence[Path],
+    split: str | None = "test",
+    limit: int | None = None,
+    sources: bool = True,
+) -> Renders:
+    """Decode synthesized pairs that have a target picture.
+
+    Args:
+        folders: outputs of ``normpipe synthesize``.
+        split: ``train``, ``validation`` or ``test``; None takes all rows (crossed sets).
+        limit: how many at most, the first ones.
+        sources: False leaves the people out and keeps their targets.
+
+    Raises:
+        InputError: no synthesized shards, none with targets, or sets that do not fit together.
+    """
+    rows: list[dict[str, Any]] = []
+    kinds: set[tuple[bytes, bytes]] = set()
+    chosen: Any = [("status", "=", "ok")] + ([("split", "=", split)] if split else [])
+    columns = ["target", "landmarks68", "target_landmarks68", "expression", "identity", "emotion"]
+    for shard in _shards(folders):
+        notes = cast("dict[bytes, bytes]", pq.read_schema(shard).metadata or {})
+        if b"expression_names" not in notes:
+            raise InputError(f"{shard} was not written by normpipe synthesize: no expression names")
+        kinds.add((notes[b"expression_names"], notes.get(b"target", b"")))
+        if len(kinds) > 1:
+            raise InputError(f"{shard} has other expression shapes or another target than the rest")
+        table = pq.read_table(shard, columns=[*columns, *["image"] * sources], filters=chosen)
+        rows += [_decoded(row) for row in table.to_pylist() if row["target"] is not None]
+        if limit is not None and len(rows) >= limit:
+            break
+    rows = rows[:limit]
+    if not rows:
+        where = ", ".join(map(str, folders))
+        raise InputError(f"no {split or ''} pairs with target pictures in {where}")
+    names, target = kinds.pop()
+    return Renders(
+        expression_names=tuple(names.decode().split(",")),
+        source=np.stack([row["image"] for row in rows])
+        if sources
+        else np.zeros((0, 1, 1, 3), np.uint8),
+        landmarks=np.array([row["landmarks68"] for row in rows], np.float32),
+        target=np.stack([row["target"] for row in rows]),
+        target_landmarks=np.array([row["target_landmarks68"] for row in rows], np.float32),
+        expression=np.array([row["expression"] for row in rows], np.float32),
+        identity=np.array([row["identity"] for row in rows], np.int64),
+        emotion=np.array([row["emotion"] or "" for row in rows]),
+        # Sets from before there was a choice of target show the mean head.
+        target_note=json.loads(target) if target else {"kind": "mean"},
+    )
+
+
+def _shards(folders: Sequence[Path]) -> list[Path]:
+    shards: list[Path] = []
+    for folder in folders:
+        inner = Path(folder) / "pairs"  # the output folder of normpipe synthesize
+        found = sorted((inner if inner.is_dir() else Path(folder)).glob("shard-*.parquet"))
+        if not found:
+            raise InputError(f"no shards in {folder}: give a folder written by normpipe synthesize")
+        shards += found
+    return shards
+
+
+def _decoded(row: dict[str, Any]) -> dict[str, Any]:
+    """Decode at once: a set's encoded and decoded pictures never lie in memory together."""
+    return row | {
+        name: _decode(row[name]["bytes"]) for name in ("image", "target") if row.get(name)
+    }
+
+
+def _decode(encoded: bytes) -> ByteArray:
+    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise InputError("a synthesized picture cannot be decoded; run normpipe verify on the set")
+    return np.ascontiguousarray(picture[..., ::-1], np.uint8)
+
+
+def degraded(renders: Renders, seed: int = 0) -> ByteArray:
+    """(N, S, S, 3) uint8: every source degraded once, grey, never mirrored; fixed by ``seed``."""
+    result = np.empty_like(renders.source)
+    for row, (picture, points) in enumerate(zip(renders.source, renders.landmarks, strict=True)):
+        grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+        done = degrade(grey, points, np.random.default_rng([seed, 43, row]))
+        # A mirrored face would need a mirrored answer, and the target's light is from one side.
+        seen = done.grey[:, ::-1] if done.flipped else done.grey
+        result[row] = seen[..., None]
+    return result
+
+
+def as_images(pictures: ByteArray) -> Tensor:
+    """(N, H, W, 3) uint8 RGB or (N, H, W) grey → (N, 3, H, W) float32 RGB in [0, 1]."""
+    if pictures.ndim == 3:
+        pictures = np.repeat(pictures[..., None], 3, -1)
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+@torch.inference_mode()
+def normalize_all(normalize: Normalize, pictures: ByteArray, batch: int = 32) -> ByteArray:
+    """Run pictures through a normalizer and through the codec of the normalize stage.
+
+    Args:
+        normalize: the normalizer.
+        pictures: (N, H, W, 3) uint8 RGB or (N, H, W) uint8 grey.
+        batch: pictures at a time.
+
+    Returns:
+        (N, S, S, 3) uint8 RGB.
+
+    Raises:
+        InputError: the normalizer made a picture that is not finite.
+    """
+    made: list[ByteArray] = []
+    for start in range(0, len(pictures), batch):
+        faces = normalize(as_images(pictures[start : start + batch])).float().cpu()
+        if not torch.isfinite(faces).all():
+            raise InputError("the normalizer made pictures that are not finite: train it anew")
+        pixels = (faces.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        made.append(through_codec(pixels))
+    return np.concatenate(made)
+
+
+def through_codec(pictures: ByteArray, kind: Literal["jpeg", "png"] = "jpeg") -> ByteArray:
+    """(N, S, S, 3) uint8 RGB as they come back from the files that the normalize stage writes."""
+    return np.stack([_decode(encode(picture, kind, QUALITY)) for picture in pictures])

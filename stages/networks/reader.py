@@ -1,0 +1,109 @@
+"""Reads expressions off pictures of the target face, to judge normalizers; never a loss of theirs.
+
+Small on purpose: the face, its pose and its light are always the same, only the expression differs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .layers import resize
+
+INPUT_SIZE = 112
+_LUMA = (0.299, 0.587, 0.114)  # BT.601, as JPEG has it
+_LEAST_SPREAD = 0.05  # rare shapes would otherwise outweigh all others
+_LEAST_MOTION = 0.004  # half pictures; points that hardly move
+
+
+class Readout(NamedTuple):
+    """What the reader sees.
+
+    Attributes:
+        coefficients: (B, E), not clamped.
+        points: (B, 136) x, y of 68 landmarks, 0 the picture's centre, 1 its edge.
+    """
+
+    coefficients: Tensor
+    points: Tensor
+
+
+class _Block(nn.Module):
+    """Two 3 x 3 convolutions, the second beside a shortcut."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(width)
+        self.keep = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first_norm(self.down(x)))
+        return torch.relu(x + self.second_norm(self.keep(x)))
+
+
+class ExpressionReader(nn.Module):
+    """A picture of the target face → its expression coefficients and landmarks.
+
+    Where things are on the picture is kept to the last layer: a brow is a brow by its place.
+    """
+
+    code_mean: Tensor
+    code_spread: Tensor
+    point_mean: Tensor
+    point_spread: Tensor
+
+    def __init__(self, expressions: int, width: int = 32) -> None:
+        super().__init__()
+        self.expressions = expressions
+        self.width = width
+        # Patches of 4 x 4 pixels at once: wide layers on few places are what processors do fast.
+        self.patches = nn.PixelUnshuffle(4)
+        self.blocks = nn.Sequential(  # at 28, 14 and 7 pixels
+            _Block(16, 2 * width, 1),
+            _Block(2 * width, 3 * width, 2),
+            _Block(3 * width, 4 * width, 2),
+        )
+        self.squeeze = nn.Conv2d(4 * width, 24, 1)
+        side = INPUT_SIZE // 16
+        self.head = nn.Linear(24 * side * side, expressions + 136)
+        nn.init.normal_(self.head.weight, std=0.01)
+        self.register_buffer("code_mean", torch.zeros(expressions))
+        self.register_buffer("code_spread", torch.ones(expressions))
+        self.register_buffer("point_mean", torch.zeros(136))
+        self.register_buffer("point_spread", torch.ones(136))
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments that build the same network again, as JSON values."""
+        return {"expressions": self.expressions, "width": self.width}
+
+    def set_scale(self, coefficients: Tensor, points: Tensor) -> None:
+        """Learn mean and spread from (N, E) coefficients and (N, 136) points."""
+        self.code_mean.copy_(coefficients.mean(0))
+        self.code_spread.copy_(coefficients.std(0).clamp_min(_LEAST_SPREAD))
+        self.point_mean.copy_(points.mean(0))
+        self.point_spread.copy_(points.std(0).clamp_min(_LEAST_MOTION))
+
+    @staticmethod
+    def look(images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] → (B, 1, 112, 112) grey in [0, 1]."""
+        weights = torch.tensor(_LUMA, device=images.device, dtype=images.dtype)
+        return resize((images * weights[None, :, None, None]).sum(1, keepdim=True), INPUT_SIZE)
+
+    def read(self, grey: Tensor) -> Readout:
+        """(B, 1, 112, 112) grey in [0, 1] → what is seen."""
+        mean = grey.mean((2, 3), keepdim=True)
+        spread = grey.std((2, 3), keepdim=True).clamp_min(0.02)
+        features = torch.relu(self.squeeze(self.blocks(self.patches((grey - mean) / spread))))
+        out = self.head(features.flatten(1)).float()
+        code, points = out.split([self.expressions, 136], 1)
+        return Readout(
+            code * self.code_spread + self.code_mean, points * self.point_spread + self.point_mean
+        )
+
+    def forward(self, images: Tensor) -> Readout:
+        """(B, 3, H, W) RGB in [0, 1], the target face, any size → what is seen."""
+        return self.read(self.look(images))
