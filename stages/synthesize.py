@@ -7,6 +7,7 @@ batches are rendered on the device.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import cv2
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from ..manifests.schema import IMAGE, POINTS, schema
 from ..pipeline.errors import NormpipeError
 from ..pipeline.stage import MapStage, Row, Scan, SourceStage
+from .faces.render.degrade import photographed
 from .faces.render.expressions import RENDERED_UNITS, occurring
 from .faces.render.pairs import Draft, Pair, PairSpec
+from .faces.render.person import generator
 from .synthesis.cast import Cast
 from .synthesis.config import SynthesizeConfig, plan
 from .synthesis.renderer import PairRenderer
@@ -161,6 +164,9 @@ class Synthesize(MapStage):
 
     def finish(self, row: Row, item: Any, result: Any) -> list[Row]:
         """Return the row of a rendered pair, encoded."""
+        if self.config.camera == "varied":
+            source = photographed(result.source, generator(23, row["seed"]))
+            result = replace(result, source=source)
         return [pair_row(_spec(row), result, self.config.quality)]
 
 

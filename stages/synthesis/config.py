@@ -49,6 +49,10 @@ class SynthesizeConfig(StageConfig):
         description="folder of pictures to stand behind the heads, instead of drawn places",
         json_schema_extra={"shapes_results": False},  # its digest does
     )
+    camera: Literal["clean", "varied"] = Field(
+        "clean",
+        description="clean, or varied: low resolution, blur, noise, exposure, grey, JPEG by chance",
+    )
     appearance: str = Field(
         "",
         description="folder of photographs, or of aligned faces, whose skin drawn people wear; "

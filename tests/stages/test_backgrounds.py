@@ -1,4 +1,4 @@
-"""What stands behind heads: drawn places, and folders of the user's pictures."""
+"""What stands behind heads, and what cameras make of it all."""
 
 import cv2
 import numpy as np
@@ -7,6 +7,7 @@ import pytest
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.mapping import process
 from normpipe.stages.faces.render.background import PLACES, SHARES, paint_background
+from normpipe.stages.faces.render.degrade import photographed
 from normpipe.stages.faces.render.person import generator
 from normpipe.stages.faces.render.photographs import Photographs
 from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
@@ -88,3 +89,40 @@ def test_large_pictures_are_kept_small(folder):
     found = Photographs(folder, "--backgrounds")
     assert len(found) == 2 and max(found.small(0).shape) == 640
     assert found.small(0) is found.small(0)
+
+
+# ---- cameras
+
+
+def test_poor_cameras_move_nothing():
+    """A bright square stays where it is, in colour or not, through blur, noise and JPEG."""
+    picture = np.full((96, 96, 3), (70, 60, 50), np.uint8)
+    picture[30:50, 60:80] = (230, 210, 190)
+    grey = 0
+    for seed in range(40):
+        made = photographed(picture, generator(seed))
+        assert made.shape == picture.shape and made.dtype == np.uint8
+        bright = made.astype(float).mean(2)
+        bright = (bright - np.median(bright)).clip(0)
+        bright[bright < 0.5 * bright.max()] = 0
+        rows, columns = (bright.sum(axis) @ np.arange(96) / bright.sum() for axis in (1, 0))
+        assert abs(rows - 39.5) < 2 and abs(columns - 69.5) < 2
+        grey += float(np.ptp(made.astype(int), axis=2).mean()) < 8
+        np.testing.assert_array_equal(made, photographed(picture, generator(seed)))
+    assert 1 <= grey <= 20
+
+
+def test_a_varied_camera_changes_sources_and_no_label(fake_kit_file):
+    rows = []
+    for camera in ("clean", "varied"):
+        config = config_of(fake_kit_file, camera=camera, seed=3)
+        stage = Synthesize(config)
+        stage.open()
+        row = PlanPairs(config).scan().rows.to_pylist()[0]
+        item = stage.prepare(row)
+        rows.append(stage.finish(row, item, stage.compute([item])[0])[0])
+    clean, varied = rows
+    assert clean["image"]["bytes"] != varied["image"]["bytes"]
+    assert {n: clean[n] for n in clean if n != "image"} == {
+        n: varied[n] for n in varied if n != "image"
+    }

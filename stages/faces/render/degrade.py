@@ -28,6 +28,23 @@ class Degraded:
     flipped: bool
 
 
+def photographed(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
+    """What a poor camera makes of (S, S, 3) uint8 RGB; nothing moves, so labels stay true.
+
+    Low resolution, blur, exposure, noise, white balance, lost colour and JPEG, each by chance.
+    """
+    result = _expose(_resample(picture, rng), rng).astype(np.float32)
+    grey = (result @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    strength = 0.0 if rng.random() < 0.15 else np.exp(0.25 * rng.standard_normal())
+    result = (grey + strength * (result - grey)) * np.exp(0.05 * rng.standard_normal(3))
+    done = np.ascontiguousarray(result.clip(0, 255)[..., ::-1].astype(np.uint8))
+    if rng.random() < 0.6:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 96))]
+        encoded = cv2.imencode(".jpg", done, quality)[1]
+        done = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
+    return np.ascontiguousarray(done[..., ::-1])
+
+
 def degrade(
     source: ByteArray,
     points: FloatArray,
