@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from .figures import Figure
 from .real import Pixels, RealFaces
 from .transfer import measure_transfer
 from .verification import (
-    Embedder,
     crops_by_frame,
     crops_by_landmarks,
     embed_all,
+    locate,
     measure_verification,
+    open_recognizer,
 )
 from .zero_shot import measure_zero_shot
 
@@ -42,7 +44,7 @@ def measure_real(
     normalized: Pixels,
     reader: Codes,
     own: Codes | None = None,
-    embed: Embedder | None = None,
+    pack: Path | None = None,
 ) -> list[Figure]:
     """Zero-shot, transfer, attacker and, with a recognizer, verification.
 
@@ -54,10 +56,11 @@ def measure_real(
         normalized: (N, S, S, 3) uint8 RGB, by ``normalize_real``.
         reader: of the frozen reader from the normalized pictures.
         own: the normalizer's own code, where it has one.
-        embed: a recognizer; None leaves verification out.
+        pack: folder of an insightface pack with a detection and a recognition network; None
+            leaves verification out.
 
     Raises:
-        InputError: labels without parts, or with a person in both.
+        InputError: labels without parts, or with a person in both; a pack that cannot be used.
     """
     _require_parts(faces)
     labels = (faces.emotions, faces.people, faces.sources)
@@ -72,12 +75,20 @@ def measure_real(
     figures += measure_attacker(
         faces.images, normalized, reader.values, faces.emotions, faces.people
     )
-    if embed is not None:
-        originals = embed_all(embed, crops_by_landmarks(faces.images, faces.landmarks))
-        made = embed_all(embed, crops_by_frame(normalized))
-        figures += measure_verification(
-            originals, made, reader.values, faces.emotions, faces.people
-        )
+    if pack is not None:
+        figures += _verification(faces, normalized, reader, pack)
+    return figures
+
+
+def _verification(faces: RealFaces, normalized: Pixels, reader: Codes, pack: Path) -> list[Figure]:
+    embed = open_recognizer(pack)
+    points = locate(pack, normalized)
+    originals = embed_all(embed, crops_by_landmarks(faces.images, faces.landmarks))
+    made = embed_all(embed, crops_by_frame(normalized, points))
+    figures = measure_verification(originals, made, reader.values, faces.emotions, faces.people)
+    if points is None:
+        words = "no face found in the mean normalized picture: cut where aligned faces lie"
+        figures = [replace(figure, note=f"{figure.note}; {words}") for figure in figures]
     return figures
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from normpipe.pipeline.cli_faces import align_faces
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.judging import attacker, transfer, verification, zero_shot
+from normpipe.stages.judging import photographs as module_under_test
 from normpipe.stages.judging.attacker import one_hot
 from normpipe.stages.judging.photographs import Codes, measure_real
 from normpipe.stages.judging.real import RealFaces, load_real
@@ -26,7 +27,7 @@ def real(people: int) -> tuple[RealFaces, np.ndarray]:
     return faces, expression_only(drawn)
 
 
-def test_every_section_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_section_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module in (attacker, transfer, verification, zero_shot):
         monkeypatch.setattr(module, "RESAMPLES", 20)
     monkeypatch.setattr(attacker, "REPEATS", 1)
@@ -36,7 +37,11 @@ def test_every_section_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def embed(crops: np.ndarray) -> np.ndarray:
         return crops[:, ::16, ::16, 0].reshape(len(crops), -1).astype(np.float32)
 
-    figures = measure_real(faces, normalized, codes, codes, embed)
+    monkeypatch.setattr(module_under_test, "open_recognizer", lambda pack: embed)
+    monkeypatch.setattr(module_under_test, "locate", lambda pack, images: None)
+    figures = measure_real(faces, normalized, codes, codes, tmp_path)
+    verified = [figure for figure in figures if figure.section == "verification"]
+    assert all("no face found" in figure.note for figure in verified)
     sections = {figure.section for figure in figures}
     assert sections == {"zero_shot", "transfer", "attacker", "verification"}
     places = [(figure.section, figure.name, figure.group) for figure in figures]

@@ -16,6 +16,7 @@ from normpipe.stages.judging.verification import (
     crops_by_landmarks,
     draw_pairs,
     embed_all,
+    locate,
     measure_verification,
     open_recognizer,
 )
@@ -123,6 +124,22 @@ def test_packs_that_cannot_be_used(tmp_path: Path) -> None:
         open_recognizer(tmp_path / "none")
     with pytest.raises(InputError, match="no recognition network"):
         open_recognizer(tmp_path)
+
+
+@pytest.mark.assets
+@pytest.mark.skipif(not PACK.is_dir(), reason="no pack")
+def test_the_frame_of_normalized_faces_is_found_where_the_face_is() -> None:
+    import skimage.data
+
+    image = cv2.resize(skimage.data.astronaut()[0:240, 110:350], (192, 192))
+    moved = np.roll(image, 12, axis=0)
+    here, there = (locate(PACK, np.stack([x] * 2)) for x in (image, moved))
+    assert here is not None
+    assert there is not None
+    assert np.abs(there - here - [0, 12]).max() < 3
+    crops = crops_by_frame(np.stack([image, image]), here)
+    np.testing.assert_array_equal(crops[0], crops_by_landmarks(image[None], here[None])[0])
+    assert locate(PACK, np.zeros((2, 96, 96, 3), np.uint8)) is None
 
 
 @pytest.mark.assets
