@@ -142,14 +142,12 @@ def _decode(encoded: bytes) -> ByteArray:
 
 
 def degraded(renders: Renders, seed: int = 0) -> ByteArray:
-    """(N, S, S, 3) uint8: every source degraded once, grey, never mirrored; fixed by ``seed``."""
+    """(N, S, S, 3) uint8 RGB: every source degraded once, never mirrored; fixed by ``seed``."""
     result = np.empty_like(renders.source)
     for row, (picture, points) in enumerate(zip(renders.source, renders.landmarks, strict=True)):
-        grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
-        done = degrade(grey, points, np.random.default_rng([seed, 43, row]))
+        rng = np.random.default_rng([seed, 43, row])
         # A mirrored face would need a mirrored answer, and the target's light is from one side.
-        seen = done.grey[:, ::-1] if done.flipped else done.grey
-        result[row] = seen[..., None]
+        result[row] = degrade(picture, points, rng, mirror=0.0).picture
     return result
 
 
