@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from normpipe.stages.faces.render.batch import BatchRenderer
+from normpipe.stages.faces.render.detail import simplify
 from normpipe.stages.faces.render.mesh import Mesh, put_sheet
 from normpipe.stages.faces.render.person import draw_person
 from normpipe.stages.faces.render.renderer import prepare_person, take_shot
@@ -131,6 +132,35 @@ def test_the_view_is_that_of_the_labels(fake_head, shots):
         free = ~lifted[marks]
         assert free.sum() > 20
         np.testing.assert_allclose(points[free], shot.landmarks68[free], atol=0.02)
+
+
+def test_small_pictures_take_a_simpler_head(fake_head):
+    simple = simplify(fake_head, 48)
+    assert len(simple.triangles) < 0.8 * len(fake_head.triangles)
+    left = set(simple.triangles.ravel().tolist())
+    assert set(fake_head.kit.landmarks68.tolist()) <= left
+    first, second, third = simple.triangles.T
+    assert (first != second).all() and (second != third).all() and (third != first).all()
+    points = fake_head.kit.neutral  # a sheet without folds: nothing may turn over
+    edges = points[simple.triangles]
+    facing = np.cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0])[:, 2]
+    assert (facing > 0).mean() > 0.97
+    whole = Mesh(fake_head, torch.device("cpu"))
+    assert set(whole.used.tolist()) >= left
+
+
+@pytest.mark.assets
+def test_the_simpler_head_looks_like_the_whole_one(real_head, monkeypatch):
+    names = real_head.kit.expression_names
+    person = draw_person(3, names, len(real_head.kit.identity))
+    prepared = prepare_person(real_head, person)
+    shots = [take_shot(real_head, prepared, draw_scene(person, i, names), 96) for i in range(4)]
+    simple = BatchRenderer(real_head, 96)
+    monkeypatch.setattr("normpipe.stages.faces.render.batch._FINE_FROM_PX", 1)
+    fine = BatchRenderer(real_head, 96)
+    assert len(simple.mesh.used) < 0.75 * len(fine.mesh.used)
+    difference = simple.render(shots).astype(int) - fine.render(shots)
+    assert np.abs(difference).mean((1, 2, 3)).max() < 3
 
 
 def test_sheets_have_normals_of_length_one(shots, fake_head):

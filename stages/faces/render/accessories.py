@@ -114,7 +114,10 @@ def occlude(picture: FloatArray, scene: Scene, rng: np.random.Generator) -> None
 
 def _over(picture: FloatArray, mask: ByteArray, alpha: float, colour: FloatArray) -> None:
     """Lay a colour over (S, S, 4): RGB times alpha, and alpha."""
-    weight = (alpha / 255 * mask.astype(np.float32))[..., None]
-    picture *= 1 - weight
-    picture[..., :3] += weight * colour
-    picture[..., 3:] += weight
+    left, top, wide, high = cv2.boundingRect(mask)
+    window = np.s_[top : top + high, left : left + wide]
+    weight = (alpha / 255 * mask[window].astype(np.float32))[..., None]
+    part = picture[window]  # a view: most of a picture is left alone
+    part *= 1 - weight
+    part[..., :3] += weight * (colour[window] if colour.ndim == 3 else colour)
+    part[..., 3:] += weight

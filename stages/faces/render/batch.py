@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from .detail import simplify
 from .gaze import seen_from_axis
 from .head import EYE, GUMS, SKIN, TEETH, Head
 from .mesh import Mesh, Sheets, pad_sheets, project, put_sheet, unit
@@ -66,7 +67,8 @@ class BatchRenderer:
         """``threads``: CPU threads that render; a GPU needs none."""
         self.size_px = size_px
         self.device = torch.device(device)
-        self.mesh = Mesh(head, self.device)
+        fine = size_px >= _FINE_FROM_PX
+        self.mesh = Mesh(head if fine else simplify(head, size_px), self.device)
         self._size = size_px * SUPERSAMPLE
         self._person = lru_cache(_PEOPLE_KEPT)(self._put_person)
         self._pool = None
@@ -77,7 +79,7 @@ class BatchRenderer:
         rows, columns = furrow_window(head.atlas)
         self._corner = (columns.start, rows.start)
         # Small pictures need no fine furrows.
-        self._shrink = 2 if size_px < _FINE_FROM_PX else 1
+        self._shrink = 1 if fine else 2
         left = torch.from_numpy(left_share(head.atlas)).to(self.device)
         self._left = functional.avg_pool1d(left[None], self._shrink)[0]
 

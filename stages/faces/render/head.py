@@ -59,13 +59,8 @@ class Head:
 
     def movement(self, amounts: FloatArray) -> FloatArray:
         """(V, 3) displacement for amounts (E,) of every expression shape."""
-        used = np.flatnonzero(amounts)
         shapes = self.kit.expression.reshape(len(amounts), -1)
-        # Row by row: a gathered copy of the shapes would cost more than the sum.
-        total = np.zeros(shapes.shape[1], np.float32)
-        for index in used:
-            total += np.float32(amounts[index]) * shapes[index]
-        return total.reshape(-1, 3)
+        return (np.asarray(amounts, np.float32) @ shapes).reshape(-1, 3)
 
     def lip_gap(self, coefficients: FloatArray) -> float:
         """How much wider than at rest the lips of the mean head part, in head units."""

@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .camera import PIVOT
+from .detail import calm_triangles
 from .hair import Sheet
-from .head import GUMS, SKIN, TEETH, Head
+from .head import GUMS, TEETH, Head
 
 FloatArray = NDArray[np.floating]
-
-
-_DETAIL = 0.004  # head units squared: triangles of lids, lips and nostrils are smaller
-_NEAR = 0.5  # head units
 
 
 @dataclass(frozen=True)
@@ -66,13 +63,13 @@ class Mesh:
         self.used = np.unique(head.triangles)
         place = np.full(len(head.kit.neutral), -1, np.int64)
         place[self.used] = np.arange(len(self.used))
-        self._rest = head.kit.neutral[self.used]
-        self._marks = head.kit.neutral[head.kit.landmarks68[36:]]  # eyes and mouth
         triangles = place[head.triangles]
         outside = (head.parts != TEETH) & (head.parts != GUMS)
         share = np.unique(head.canonical[self.used], return_inverse=True)[1]
-        self.closed = self._faces(triangles[outside], head.parts[outside], share)
-        self.open = self._faces(triangles, head.parts, share)
+        calm = calm_triangles(head)
+        some = (triangles[outside], head.parts[outside], calm[outside])
+        self.closed = self._faces(*some, share)
+        self.open = self._faces(triangles, head.parts, calm, share)
         shapes = head.kit.expression[:, self.used].transpose(0, 2, 1)  # (E, 3, V)
         self.shapes = self._put(shapes.reshape(len(shapes), -1).astype(np.float32))
         static = np.concatenate([head.texels, head.eye, head.lids], 1)[self.used]
@@ -83,7 +80,11 @@ class Mesh:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def _faces(
-        self, triangles: NDArray[np.int64], parts: NDArray[np.uint8], share: NDArray[np.int64]
+        self,
+        triangles: NDArray[np.int64],
+        parts: NDArray[np.uint8],
+        calm: NDArray[np.bool_],
+        share: NDArray[np.int64],
     ) -> Faces:
         groups = share[triangles].reshape(-1)  # triangle by triangle
         order = np.argsort(groups, kind="stable")
@@ -95,7 +96,7 @@ class Mesh:
         return Faces(
             self._put(triangles.T),
             self._put(parts.astype(np.int64)),
-            self._put(_calm(self._rest, triangles, parts, self._marks)),
+            self._put(calm.astype(np.float32)),
             self._put(np.concatenate(lists)),
             self._put(starts),
         )
@@ -141,21 +142,6 @@ class Mesh:
         )
         planes = torch.stack([axis.view(batch, count) for axis in total.unbind(1)[:3]], 1)
         return unit(planes)
-
-
-def _calm(
-    points: FloatArray, triangles: NDArray[np.int64], parts: NDArray[np.uint8], marks: FloatArray
-) -> FloatArray:
-    """(T,) 1 for skin away from lids and lips, whose landmarks (L, 3) are given.
-
-    The kit's triangles are small where there is detail.
-    """
-    edges = points[triangles]
-    across = np.cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0])
-    area = 0.5 * np.linalg.norm(across, axis=1)
-    away = np.linalg.norm(edges.mean(1)[:, None] - marks, axis=2).min(1)
-    calm = (parts == SKIN) & (area > _DETAIL) & (away > _NEAR)
-    return calm.astype(np.float32)
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ SUPERSAMPLE = 2
 _CLOSED_LIPS = 0.02
 _INNER_LIPS = ((61, 67), (62, 66), (63, 65))  # iBUG numbering
 _SCLERA = np.array([0.80, 0.74, 0.70], np.float32)
-_SPLATS = 40  # cells across the coarse depth picture that hides the temples of glasses
+_SPLATS = 28  # cells across the coarse depth picture that hides the temples of glasses
 
 #: The numbers of a shot, in order, and how many there are of each.
 NUMBERS = {
@@ -98,13 +98,14 @@ class Shot:
 def prepare_person(head: Head, person: Person) -> PreparedPerson:
     """Shape and paint a person."""
     vertices = head.shape(person.identity)
+    outwards = head.normals(vertices, head.triangles)
     mass = head.atlas.sample(masses(head.atlas, person), head.texels) * head.scalp[:, None]
-    vertices = vertices + mass * head.normals(vertices, head.triangles)
+    vertices = vertices + mass * outwards
     rest = head.movement(person.rest)
     marks = head.kit.landmarks68
     paint = paint_person(head, person)
     lift = head.atlas.sample(paint.lift, head.texels) * head.scalp[:, None]
-    standing = vertices + rest + lift * head.normals(vertices, head.triangles)
+    standing = vertices + rest + lift * outwards
     return PreparedPerson(
         person=person,
         vertices=vertices,
@@ -212,8 +213,8 @@ def _overlay(
 
 
 def _coarse_depth(prepared: PreparedPerson, view: View, size: int) -> FloatArray:
-    """(size, size) float32: depth of the resting head, from its vertices alone."""
-    points = prepared.standing
+    """(size, size) float32: depth of the resting head, from some of its vertices."""
+    points = prepared.standing[::3]
     if prepared.sheet is not None:
         points = np.concatenate([points, prepared.sheet.vertices])
     spots = view.pixels(view.turned(points))
