@@ -8,6 +8,7 @@ import typer
 from pydantic import BaseModel
 
 from .cli import app, handled, start_logging
+from .cli_faces import align_faces
 from .cli_training import JobFile, Settings
 from .config import load_job
 from .errors import InputError
@@ -17,8 +18,9 @@ from .errors import InputError
 def _configs() -> dict[str, type[BaseModel]]:
     # Imported on use: torch takes seconds, which no other command should pay.
     from ..stages.fit_reader import FitReaderConfig
+    from ..stages.judge_normalizer import JudgeConfig
 
-    return {"fit_reader": FitReaderConfig}
+    return {"fit_reader": FitReaderConfig, "judge": JudgeConfig}
 
 
 @handled
@@ -41,6 +43,48 @@ def fit_reader(
     typer.echo(f"scores: {fitted.weights.with_suffix('.json')}")
 
 
+@handled
+def judge_normalizer(
+    model: Annotated[
+        str, typer.Argument(help="weights (.safetensors), a shipped name, or an .onnx file")
+    ],
+    renders: Annotated[
+        list[Path] | None, typer.Option(help="synthesized folder with a test split, repeatable")
+    ] = None,
+    crossed: Annotated[
+        list[Path] | None, typer.Option(help="folder of synthesize --crossed, repeatable")
+    ] = None,
+    faces: Annotated[
+        Path | None, typer.Option(help="photographs (with --labels), or a folder of normpipe run")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="list with image, identity, emotion, part, source (.csv)")
+    ] = None,
+    pack: Annotated[
+        Path | None, typer.Option(help="insightface pack: detection and recognition")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="folder for the page and the JSON")] = Path("judged"),
+    set: Settings = None,
+) -> None:
+    """Measure what a normalizer keeps, hides and holds constant; write a page and JSON."""
+    from ..stages import judge_normalizer as judging
+
+    start_logging(False)
+    job = load_job(None, {"output": output}, list(set or []), _configs())
+    subject = judging.open_subject(model)
+    if labels is not None and faces is None:
+        raise InputError("--labels goes with --faces DIR, the folder that the pictures are in")
+    if faces is not None and labels is not None:
+        settings = () if pack is None else ("align.detector=insightface", f"align.pack={pack}")
+        faces = align_faces(faces, labels, output / "faces", settings)
+    evidence = judging.Evidence(renders or [], crossed or [], faces, pack)
+    report = judging.judge(job.stage("judge"), subject, evidence)
+    report.write(output)
+    typer.echo(report.table())
+    typer.echo(f"{judging.summary(report.figures)}: {output / 'index.html'}")
+
+
 def register() -> None:
     """Add these commands to the command line."""
+    app.command("judge-normalizer")(judge_normalizer)
     app.command("fit-reader")(fit_reader)

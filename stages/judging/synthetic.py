@@ -74,7 +74,7 @@ def read_renders(renders: Renders, made: Mapping[str, ByteArray], read: Read) ->
 def r2(prediction: FloatArray, truth: FloatArray) -> float:
     """R² of (N, C) columns, each weighted by the variance of its truth; NaN where none varies."""
     spread = float(((truth - truth.mean(0)) ** 2).sum())
-    if len(truth) < 2 or spread < 1e-9 * truth.size:
+    if len(truth) < 2 or spread <= 1e-9 * truth.size:
         return float("nan")
     return 1 - float(((prediction - truth) ** 2).sum()) / spread
 
