@@ -263,7 +263,7 @@ def test_degraded_points_follow_the_picture():
         x, y = done.points[0]
         if not (4 < x < 124 and 4 < y < 124):
             continue
-        around = done.grey[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3].mean()
-        found += around > done.grey.mean() + 40
+        around = done.picture[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3].mean()
+        found += around > done.picture.mean() + 40
         assert done.flipped == (x < 64)
     assert found > 28  # the rest were covered or blacked out

@@ -143,7 +143,7 @@ def _frame_edge(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
     middle = (size / 2 + rng.normal(0, 0.06) * size, size / 2 + rng.normal(0, 0.06) * size)
     extent = (size * rng.uniform(0.7, 1.2), size * rng.uniform(0.74, 1.2))
     corners = cv2.boxPoints((middle, extent, angle)).astype(np.int32)
-    inside = np.zeros_like(picture)
+    inside = np.zeros(picture.shape[:2], np.uint8)
     cv2.fillConvexPoly(inside, corners, 255)
     shown = (inside > 0)[..., None] if picture.ndim == 3 else inside > 0
     return np.where(shown, picture, 0).astype(np.uint8)
