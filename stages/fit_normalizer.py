@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from ..pipeline.errors import InputError, nearest
 from ..pipeline.stage import sha256_file
 from .networks import NETWORKS
 from .networks.base import CodeNormalizer, Normalizer
-from .networks.checkpoint import save_tensors
+from .networks.checkpoint import open_normalizer, save_tensors
 from .networks.mae_checkpoints import load_encoder
 from .training.course import Course
 from .training.data import Material, load_material
@@ -50,6 +50,9 @@ class FitNormalizerConfig(BaseModel):
     )
     encoder: str = Field(
         "", description="MAE checkpoint that a norface encoder begins with; empty: from nothing"
+    )
+    begin: str = Field(
+        "", description="weights to begin from, a file or a shipped name; empty: from nothing"
     )
     method: Literal["coefficients", "direct"] = Field(
         "coefficients",
@@ -149,6 +152,8 @@ def fit(
     if len(material.train.target_of):
         resting = material.train.resting().transpose(2, 0, 1).astype(np.float32) / 255
         network.begin_at(torch.from_numpy(resting))
+    if config.begin:
+        begin_from(network, config, material.train.expression_names)
     deadline = _deadline(config, started)
     course = Course(config, network, material, fabric, output)
     weights = output / f"{config.network}.safetensors"
@@ -219,6 +224,27 @@ def build_network(config: FitNormalizerConfig, expressions: int) -> Normalizer:
             raise InputError(f"fit_normalizer.encoder is for norface, not for {name}")
         load_encoder(network.get_submodule("encoder"), Path(config.encoder), interpolate=True)  # type: ignore[arg-type]
     return network
+
+
+def begin_from(network: Normalizer, config: FitNormalizerConfig, names: Sequence[str]) -> None:
+    """Load weights that were trained before, without their calibration.
+
+    Raises:
+        InputError: they are another network's, or speak of other shapes.
+    """
+    found = open_normalizer(config.begin)
+    if found.network != config.network or found.module.settings() != network.settings():
+        raise InputError(
+            f"{found.path} holds a {found.network} with {found.module.settings()}, not the "
+            f"{config.network} with {network.settings()} that is to be trained"
+        )
+    if found.expression_names != tuple(names):
+        raise InputError(f"{found.path} reads other expression shapes than the pairs have")
+    network.load_state_dict(found.module.state_dict())
+    if isinstance(network, CodeNormalizer):
+        # What the readings were stretched by belongs to the finished weights.
+        network.get_buffer("offset").zero_()
+        network.get_buffer("gain").fill_(1.0)
 
 
 def calibrate(network: Normalizer, material: Material, config: FitNormalizerConfig) -> None:

@@ -91,8 +91,11 @@ class Course:
         apart = self.config.method == "coefficients"
         if apart and not len(self.material.train.target_of):
             raise InputError("no pair has a target picture; synthesize some with targets=true")
-        if apart and not self.config.decoder_steps:
-            raise InputError("fit_normalizer.decoder_steps = 0: only with method = 'direct'")
+        if apart and not self.config.decoder_steps and not self.config.begin:
+            raise InputError(
+                "fit_normalizer.decoder_steps = 0: only with method = 'direct', or with weights "
+                "to begin from (fit_normalizer.begin)"
+            )
         return self.config.decoder_steps > 0 and len(self.material.train.target_of) > 0
 
     def _decoder(self) -> tuple[Task, Schedule]:

@@ -1,0 +1,60 @@
+"""Training that begins from finished weights: a user's own faces on top of the shipped network."""
+
+import json
+
+import pytest
+import torch
+
+from normpipe.pipeline.errors import InputError
+from normpipe.stages.fit_normalizer import FitNormalizerConfig, fit
+from normpipe.stages.networks.checkpoint import open_normalizer, read_tensors, save_tensors
+from normpipe.stages.networks.compact import CompactNormalizer
+
+#: One step that hardly moves anything.
+STILL = {
+    "device": "cpu", "precision": "fp32", "threads": 1, "workers": 0, "steps": 1, "batch_size": 2,
+    "learning_rate": 1e-9, "weight_decay": 0.0, "warmup_steps": 1, "evaluation_pairs": 4,
+}  # fmt: skip
+
+
+def save(path, names, settings=None):
+    torch.manual_seed(3)
+    network = CompactNormalizer(len(names))
+    network.gain.fill_(1.3)  # as calibration leaves it
+    notes = {
+        "network": "compact", "settings": json.dumps(settings or network.settings()),
+        "expression_names": ",".join(names),
+    }  # fmt: skip
+    save_tensors(network.state_dict(), path, notes)
+    return path
+
+
+def test_both_halves_are_taken_over(tiny_pairs, fake_kit, tmp_path):
+    begin = save(tmp_path / "begin.safetensors", fake_kit.expression_names)
+    config = FitNormalizerConfig(**STILL, begin=str(begin), decoder_steps=0)
+    result = fit(config, [tiny_pairs], tmp_path / "out")
+    found, expected = read_tensors(result.weights), read_tensors(begin)
+    for name in ("encoder.hidden.weight", "decoder.template", "decoder.flow.weight"):
+        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=0)
+
+
+def test_the_calibration_is_not(tiny_pairs, fake_kit, tmp_path):
+    begin = save(tmp_path / "begin.safetensors", fake_kit.expression_names)
+    config = FitNormalizerConfig(**STILL, begin=str(begin), decoder_steps=0, method="direct")
+    result = fit(config, [tiny_pairs], tmp_path / "out")
+    gain = open_normalizer(result.weights).module.gain
+    assert torch.equal(gain, torch.ones_like(gain))
+
+
+def test_weights_of_other_shapes_are_refused(tiny_pairs, fake_kit, tmp_path):
+    other = [f"other{n}" for n in range(len(fake_kit.expression_names))]
+    begin = save(tmp_path / "begin.safetensors", other)
+    with pytest.raises(InputError, match="other expression shapes"):
+        fit(FitNormalizerConfig(**STILL, begin=str(begin)), [tiny_pairs], tmp_path / "out")
+    with pytest.raises(InputError, match="not the compact with"):
+        fit(FitNormalizerConfig(**STILL, begin="compact"), [tiny_pairs], tmp_path / "two")
+
+
+def test_without_a_decoder_there_must_be_something_to_begin_from(tiny_pairs, tmp_path):
+    with pytest.raises(InputError, match=r"fit_normalizer\.begin"):
+        fit(FitNormalizerConfig(**STILL, decoder_steps=0), [tiny_pairs], tmp_path / "out")
