@@ -135,7 +135,9 @@ class Trainer:
             if done or stop or self.step % _LOG_EVERY == 0:
                 self._flush()
                 self.cpu_seconds += time.process_time() - busy
-                self._log((self.step - first) / (time.monotonic() - started), written=not stop)
+                speed = (self.step - first) / (time.monotonic() - started)
+                # A stop leaves no row that an undisturbed run would not have.
+                self._log(speed, written=done or self._due(_LOG_EVERY))
                 busy = time.process_time()
             if self.fabric.is_global_zero and (done or self._due(self.schedule.evaluate_every)):
                 evaluate(self)

@@ -15,8 +15,9 @@ import torch
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.fit_normalizer import FitNormalizerConfig, fit
-from normpipe.stages.networks.checkpoint import read_tensors
+from normpipe.stages.networks.checkpoint import open_normalizer, read_tensors
 from normpipe.stages.training.batches import Batches, Recipe
+from normpipe.stages.training.logs import read_log
 from normpipe.stages.training.pictures import load_pairs
 
 TINY = {
@@ -52,17 +53,20 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from normpipe.stages.fit_normalizer import FitNormalizerConfig, fit
-fit(FitNormalizerConfig.model_validate_json(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]))
+config = FitNormalizerConfig.model_validate_json(sys.argv[1])
+fit(config, [Path(sys.argv[2])], Path(sys.argv[3]), [Path(path) for path in sys.argv[4:]])
 """
+#: End to end, real faces mixed in, gradients accumulated, the decoder not trained before.
+DIRECT = TINY | {
+    "method": "direct", "decoder_steps": 0, "steps": 4, "batch_size": 8, "real_share": 0.5,
+    "accumulate": 2, "losses": {"steadiness": 0.1, "cycle": 0.1, "idempotence": 0.1},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("saved_step", [2, 4])
-def test_a_killed_run_goes_on_exactly(tiny_pairs, undisturbed, tmp_path, saved_step):
-    """SIGKILL after a state was saved; the continued run has the same losses and weights."""
-    command = [sys.executable, "-c", SCRIPT, json.dumps(TINY), str(tiny_pairs), str(tmp_path)]
+def kill(command, state, saved_step):
+    """Run a command until a state of that step is saved, then SIGKILL it."""
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    state = tmp_path / "encoder.state.safetensors"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 280
     while process.poll() is None and time.monotonic() < deadline:
         if state.is_file() and len(read_tensors(state)["losses"]) >= saved_step:
             process.send_signal(signal.SIGKILL)
@@ -70,11 +74,64 @@ def test_a_killed_run_goes_on_exactly(tiny_pairs, undisturbed, tmp_path, saved_s
         time.sleep(0.01)
     process.wait()
     assert state.is_file()
+
+
+def same_weights(one, two):
+    expected = read_tensors(two)
+    for name, tensor in read_tensors(one).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_exactly(tiny_pairs, undisturbed, tmp_path):
+    """The continued run has the same losses and weights."""
+    command = [sys.executable, "-c", SCRIPT, json.dumps(TINY), str(tiny_pairs), str(tmp_path)]
+    kill(command, tmp_path / "encoder.state.safetensors", 2)
     result = fit(FitNormalizerConfig(**TINY), [tiny_pairs], tmp_path)
     assert losses(tmp_path) == losses(undisturbed[0])
-    expected = read_tensors(undisturbed[1].weights)
-    for name, tensor in read_tensors(result.weights).items():
-        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+    same_weights(result.weights, undisturbed[1].weights)
+
+
+@pytest.mark.slow
+def test_so_does_one_with_real_faces_end_to_end(tiny_pairs, tmp_path):
+    config, faces = FitNormalizerConfig(**DIRECT), [tiny_pairs / "pairs"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    expected = fit(config, [tiny_pairs], whole, faces)
+    names = {row[2] for row in read_log(whole / "log.csv")}
+    wanted = {"coefficients", "picture", "consistency", "flip", "steadiness", "cycle"}
+    assert {f"loss/{name}" for name in wanted} <= names
+    assert (whole / "sheets/faces-0000004.jpg").is_file()
+    command = [sys.executable, "-c", SCRIPT, json.dumps(DIRECT), str(tiny_pairs), str(killed)]
+    kill([*command, *map(str, faces)], killed / "network.state.safetensors", 2)
+    result = fit(config, [tiny_pairs], killed, faces)
+    states = [read_tensors(path / "network.state.safetensors") for path in (whole, killed)]
+    assert states[0]["losses"].tolist() == states[1]["losses"].tolist()
+    same_weights(result.weights, expected.weights)
+
+
+def test_weights_say_what_they_are(tiny_pairs, undisturbed):
+    output, result = undisturbed
+    found = open_normalizer(result.weights)
+    assert found.network == "compact" and found.notes["method"] == "coefficients"
+    said = pq.read_schema(next(tiny_pairs.glob("pairs/shard-*.parquet"))).metadata[b"target"]
+    assert json.loads(found.notes["target"]) == json.loads(said)
+    assert (output / "target.png").is_file()
+    assert json.loads(found.notes["training"])["parts"]["encoder"]["steps"] == 6
+
+
+def test_settings_that_do_not_fit_are_one_line(tiny_pairs, tmp_path):
+    for settings, words in (
+        ({"network": "norfase"}, "'norface'"),
+        ({"network": "norface"}, "method = 'direct'"),
+        ({"network_settings": {"depth": 3}}, "network_settings"),
+        ({"losses": {"identity": 1.0}}, "identity_network"),
+        ({"decoder_steps": 0}, "decoder_steps"),
+    ):
+        config = FitNormalizerConfig.model_validate({**TINY, "steps": 1, **settings})
+        if "losses" in settings:
+            config = config.model_copy(update={"decoder_steps": 1})
+        with pytest.raises(InputError, match=words):
+            fit(config, [tiny_pairs], tmp_path / words)
 
 
 def test_a_state_of_other_settings_is_refused(tiny_pairs, undisturbed, tmp_path):

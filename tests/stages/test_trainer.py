@@ -1,0 +1,100 @@
+"""The loop: parts of a batch make the batch, wherever they are computed; legs make the whole."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from normpipe.pipeline.errors import InputError
+from normpipe.stages.networks.checkpoint import read_tensors
+from normpipe.stages.training.batches import Recipe
+from normpipe.stages.training.logs import read_log
+
+from .toy_training import STEPS, train
+
+
+def state(folder):
+    return read_tensors(folder / "toy.state.safetensors")
+
+
+def curve(folder):
+    """The log but for what a clock says."""
+    return [row for row in read_log(folder / "log.csv") if row[2] != "cpu_seconds"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert train(folder).finished
+    return folder
+
+
+def agree(folder, other, rtol, atol):
+    one, two = state(folder), state(other)
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], rtol=rtol, atol=atol)
+
+
+def test_it_learns(whole):
+    losses = state(whole)["losses"]
+    assert len(losses) == STEPS and losses[-5:].mean() < losses[:5].mean()
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulated_parts_make_the_batch(whole, tmp_path, accumulate):
+    train(tmp_path, accumulate=accumulate)
+    agree(tmp_path, whole, 1e-4, 1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_batch(whole, tmp_path):
+    """DDP over gloo: the same weights as one process, and only the first one writes."""
+    script = Path(__file__).with_name("toy_training.py")
+    command = [sys.executable, str(script), str(tmp_path), "2"]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    agree(tmp_path, whole, 1e-4, 1e-5)
+    assert len(curve(tmp_path)) == len(curve(whole))
+
+
+def test_legs_make_the_whole(whole, tmp_path):
+    """Stopped by its minutes at steps that are no multiple of anything; state and log agree."""
+    for stop in (5, 23, 50, 58):
+        assert not train(tmp_path, stops=(stop,)).finished
+    assert train(tmp_path).finished
+    agree(tmp_path, whole, 0, 0)
+    assert curve(tmp_path) == curve(whole)
+
+
+def test_what_was_logged_after_the_last_state_is_dropped(whole, tmp_path):
+    """Killed at step 55: state of step 49, log up to 50; the log ends as if nothing had been."""
+    train(tmp_path, stops=(49,))
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("toy,50,loss/total,99.0\ntoy,5")
+    train(tmp_path)
+    assert curve(tmp_path) == curve(whole)
+
+
+def test_other_data_are_refused(whole, tmp_path):
+    (tmp_path / "toy.state.safetensors").write_bytes(
+        (whole / "toy.state.safetensors").read_bytes().replace(b"what", b"whom")
+    )
+    with pytest.raises(InputError, match="other settings or data"):
+        train(tmp_path)
+
+
+def test_the_rate_depends_on_the_step_alone(whole):
+    rates = [float(row[3]) for row in read_log(whole / "log.csv") if row[2] == "rate"]
+    assert np.isfinite(rates).all() and rates[-1] < rates[0]
+
+
+def test_a_batch_that_cannot_be_cut_is_one_line():
+    with pytest.raises(InputError, match="4 equal parts"):
+        Recipe(pairs=12, drawn=3, faces=4, size_px=112, parts=4)
