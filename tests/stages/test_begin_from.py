@@ -58,3 +58,27 @@ def test_weights_of_other_shapes_are_refused(tiny_pairs, fake_kit, tmp_path):
 def test_without_a_decoder_there_must_be_something_to_begin_from(tiny_pairs, tmp_path):
     with pytest.raises(InputError, match=r"fit_normalizer\.begin"):
         fit(FitNormalizerConfig(**STILL, decoder_steps=0), [tiny_pairs], tmp_path / "out")
+
+
+def test_norface_goes_through_the_same_training(tiny_pairs, tmp_path):
+    """Encoder from a masked autoencoder's file, two steps, weights that open by what they say."""
+    from normpipe.stages.networks.vit import Vit
+
+    torch.manual_seed(4)
+    encoder = dict(Vit("T", 64).state_dict())
+    save_tensors(encoder, tmp_path / "mae.safetensors", {})
+    settings = {"size": "T", "image_size": 64, "merge_depth": 1, "decoder_depth": 1}
+    config = FitNormalizerConfig(
+        **{**STILL, "steps": 2}, network="norface", method="direct", network_settings=settings,
+        encoder=str(tmp_path / "mae.safetensors"),
+    )  # fmt: skip
+    result = fit(config, [tiny_pairs], tmp_path / "out")
+    assert result.weights.name == "norface.safetensors"
+    loaded = open_normalizer(result.weights)
+    assert loaded.network == "norface" and loaded.notes["method"] == "direct"
+    assert loaded.module(torch.rand(1, 3, 80, 80)).shape == (1, 3, 64, 64)
+    found = loaded.module.state_dict()
+    name = "encoder.blocks.0.attn.qkv.weight"
+    torch.testing.assert_close(
+        found[name], encoder[name.removeprefix("encoder.")], atol=1e-6, rtol=0
+    )
