@@ -18,6 +18,7 @@ from torch import Tensor
 from ...pipeline.errors import InputError
 from ..faces.pixels import encode
 from ..faces.render.degrade import degrade
+from ..training.pictures import synthesized_shards
 
 FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
@@ -84,7 +85,7 @@ def load_renders(
     kinds: set[tuple[bytes, bytes]] = set()
     chosen: Any = [("status", "=", "ok")] + ([("split", "=", split)] if split else [])
     columns = ["target", "landmarks68", "target_landmarks68", "expression", "identity", "emotion"]
-    for shard in _shards(folders):
+    for shard in synthesized_shards(folders):
         notes = cast("dict[bytes, bytes]", pq.read_schema(shard).metadata or {})
         if b"expression_names" not in notes:
             raise InputError(f"{shard} was not written by normpipe synthesize: no expression names")
@@ -114,17 +115,6 @@ def load_renders(
         # Sets from before there was a choice of target show the mean head.
         target_note=json.loads(target) if target else {"kind": "mean"},
     )
-
-
-def _shards(folders: Sequence[Path]) -> list[Path]:
-    shards: list[Path] = []
-    for folder in folders:
-        inner = Path(folder) / "pairs"  # the output folder of normpipe synthesize
-        found = sorted((inner if inner.is_dir() else Path(folder)).glob("shard-*.parquet"))
-        if not found:
-            raise InputError(f"no shards in {folder}: give a folder written by normpipe synthesize")
-        shards += found
-    return shards
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:

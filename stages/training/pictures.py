@@ -185,7 +185,7 @@ def load_pairs(
         name: []
         for name in ("source", "expression", "landmarks", "pose", "identity", "target", "of", "tl")
     }
-    for shard in _shards(folders):
+    for shard in synthesized_shards(folders):
         said = _same(shard, said)
         table = pq.read_table(shard, filters=[("split", "=", split), ("status", "=", "ok")])
         _append(columns, table, limit)
@@ -220,7 +220,12 @@ def _size(encoded: bytes) -> int:
     return len(Pictures([encoded], Form(), 1e9)[0])
 
 
-def _shards(folders: Sequence[Path]) -> list[Path]:
+def synthesized_shards(folders: Sequence[Path]) -> list[Path]:
+    """Return the shards of outputs of ``normpipe synthesize``, or of folders of such shards.
+
+    Raises:
+        InputError: a folder holds none.
+    """
     shards: list[Path] = []
     for folder in folders:
         inner = Path(folder) / "pairs"  # the output folder of normpipe synthesize
