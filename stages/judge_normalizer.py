@@ -29,7 +29,7 @@ from .judging.fairness import measure_fairness
 from .judging.figures import RESAMPLES, Figure
 from .judging.photographs import Codes, measure_real
 from .judging.reader import LoadedReader, open_reader
-from .judging.real import load_real, normalize_real, read_real
+from .judging.real import load_real, read_real
 from .judging.renders import Normalize, Renders, degraded, load_renders, normalize_all
 from .judging.report import Gallery, Report, gallery, pick
 from .judging.synthetic import measure_synthetic, read_renders
@@ -238,7 +238,7 @@ def _on_faces(
         report.missing["verification"] = "give --pack DIR, an insightface pack with recognition"
     faces = load_real(evidence.faces)
     log.info("photographs: %d of %d people", len(faces.images), len(np.unique(faces.people)))
-    made = normalize_real(subject.normalize, faces.images)
+    made = normalize_all(subject.normalize, faces.images)
     own = None
     if subject.read is not None and subject.expression_names:
         own = Codes(read_real(subject.read, faces.images), subject.expression_names)

@@ -53,7 +53,7 @@ def measure_real(
 
     Args:
         faces: N aligned faces.
-        normalized: (N, S, S, 3) uint8 RGB, by ``normalize_real``.
+        normalized: (N, S, S, 3) uint8 RGB, by ``renders.normalize_all``.
         reader: of the frozen reader from the normalized pictures.
         own: the normalizer's own code, where it has one.
         pack: folder of an insightface pack with a detection and a recognition network; None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from ...pipeline.labels import find_labels, label_rows, read_labels
 from ...pipeline.reading import open_parquet
 from ...pipeline.shards import ShardFolder
 from ..faces.geometry import apply
-from ..faces.pixels import Limits, decode, encode
+from ..faces.pixels import Limits, decode
+from .renders import as_images
 
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute
@@ -27,11 +28,9 @@ pc: Any = pyarrow.compute
 Pixels = NDArray[np.uint8]
 Words = NDArray[np.str_]
 Floats = NDArray[np.floating]
-#: (B, 3, H, W) RGB in [0, 1] → (B, 3, S, S) RGB in [0, 1], or (B, E) coefficients.
+#: (B, 3, H, W) RGB in [0, 1] → (B, E) coefficients.
 Network = Callable[[Tensor], Tensor]
 
-#: As the normalize stage writes by default: what is judged is what users get.
-QUALITY = 95
 _COLUMNS = ["key", "parent_key", "status", "image", "landmarks", "transform"]
 
 
@@ -136,37 +135,11 @@ def _points(landmarks: Any, transform: Any) -> Floats:
     return apply(np.array(transform, dtype=np.float64), np.array(landmarks, dtype=np.float64))
 
 
-def _batches(images: Pixels, batch: int) -> Sequence[Tensor]:
-    return [
-        torch.from_numpy(np.ascontiguousarray(images[start : start + batch].transpose(0, 3, 1, 2)))
-        for start in range(0, len(images), batch)
-    ]
-
-
-def normalize_real(normalize: Network, images: Pixels, batch: int = 32) -> Pixels:
-    """Normalize faces as the normalize stage does, through JPEG of quality 95 and back.
-
-    Args:
-        normalize: (B, 3, H, W) float RGB in [0, 1] → (B, 3, S, S), cut to [0, 1] here.
-        images: (N, H, W, 3) uint8 RGB, aligned.
-        batch: pictures at a time.
-
-    Returns:
-        (N, S, S, 3) uint8 RGB.
-    """
-    limits = Limits()
-    made: list[Pixels] = []
-    with torch.inference_mode():
-        for tensor in _batches(images, batch):
-            outputs = normalize(tensor.float() / 255).clamp(0, 1)
-            # The same rounding as in the normalize stage.
-            pixels = (outputs * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-            made += [decode(encode(picture, "jpeg", QUALITY), limits) for picture in pixels]
-    return np.stack(made)
-
-
 def read_real(read: Network, images: Pixels, batch: int = 32) -> NDArray[np.float32]:
     """(N, H, W, 3) uint8 RGB → (N, E) coefficients of a reader, batch by batch."""
     with torch.inference_mode():
-        found = [read(tensor.float() / 255).cpu() for tensor in _batches(images, batch)]
+        found = [
+            read(as_images(images[start : start + batch])).cpu()
+            for start in range(0, len(images), batch)
+        ]
     return torch.cat(found).float().numpy()

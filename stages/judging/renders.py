@@ -25,7 +25,8 @@ ByteArray = NDArray[np.uint8]
 
 #: (B, 3, H, W) float RGB in [0, 1] → (B, 3, S, S) RGB in [0, 1].
 Normalize = Callable[[Tensor], Tensor]
-QUALITY = 95  # of the normalize stage's JPEGs
+#: As the normalize stage writes by default: what is judged is what users get.
+QUALITY = 95
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from normpipe.manifests.schema import ALIGNED
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces.pixels import encode
-from normpipe.stages.judging.real import load_real, normalize_real, read_real
+from normpipe.stages.judging.real import load_real, read_real
+from normpipe.stages.judging.renders import normalize_all
 
 POINTS = [[10.0, 12.0], [22.0, 12.0], [16.0, 18.0], [11.0, 24.0], [21.0, 24.0]]
 
@@ -63,11 +64,11 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 def test_normalizing_goes_through_jpeg() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    same = normalize_real(lambda x: x, images, batch=2)
+    same = normalize_all(lambda x: x, images, batch=2)
     assert same.shape == images.shape
     difference = np.abs(same.astype(int) - images).mean()
     assert 0 < difference < 6  # noise through JPEG of quality 95: near, and not the same
-    white = normalize_real(lambda x: x[:, :, :8, :8] + 5, images, batch=2)
+    white = normalize_all(lambda x: x[:, :, :8, :8] + 5, images, batch=2)
     assert (white == 255).all()
 
 
