@@ -107,8 +107,8 @@ class Synthesize(MapStage):
     """Renders the planned pairs."""
 
     name: ClassVar[str] = "synthesize"
-    version: ClassVar[int] = 2
-    libraries: tuple[str, ...] = ("pyarrow", "numpy", "opencv-python", "torch")
+    version: ClassVar[int] = 3
+    libraries: tuple[str, ...] = ("pyarrow", "numpy", "opencv-python", "torch", "numba")
     reads = ("plan",)
     writes = "pairs"
     description = (

@@ -1,14 +1,17 @@
 """Batches of pictures: the same bytes alone and among others, and geometry that can be checked."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from normpipe.stages.faces.render import compiled, shading, texture
 from normpipe.stages.faces.render.batch import BatchRenderer
 from normpipe.stages.faces.render.detail import simplify
-from normpipe.stages.faces.render.mesh import Mesh, put_sheet
+from normpipe.stages.faces.render.loops import ARRAYS
+from normpipe.stages.faces.render.mesh import Mesh, move, normals, put_sheet
 from normpipe.stages.faces.render.person import draw_person
 from normpipe.stages.faces.render.renderer import prepare_person, take_shot
 from normpipe.stages.faces.render.scene import draw_scene
@@ -45,13 +48,24 @@ def test_neighbours_and_threads_change_nothing(fake_head, shots, alone):
         np.testing.assert_array_equal(together, alone[order])
 
 
-def test_the_path_of_a_gpu_draws_the_same_pictures(fake_head, shots, alone):
-    """All pictures in one pass, as on a GPU: rounding may differ, the picture may not."""
+def test_the_path_of_a_gpu_draws_the_same_pictures(fake_head, shots, alone, monkeypatch):
+    """All pictures in one pass, by array operations: rounding may differ, the picture may not."""
+    arrays = replace(ARRAYS, move=compiled.move)
+    monkeypatch.setattr("normpipe.stages.faces.render.batch.loops_for", lambda device: arrays)
     renderer = BatchRenderer(fake_head, 40)
     together = renderer.render_together(shots)
     assert np.abs(together.astype(int) - alone).mean() < 0.02
     assert np.abs(together.astype(int) - alone).max() <= 3
     np.testing.assert_array_equal(renderer.render_together(shots), together)
+
+
+def test_rounding_of_movements_shows_where_surfaces_meet_alone(
+    fake_head, shots, alone, monkeypatch
+):
+    """Which of two surfaces at one depth is in front hangs on the last digit."""
+    monkeypatch.setattr("normpipe.stages.faces.render.batch.loops_for", lambda device: ARRAYS)
+    off = np.abs(BatchRenderer(fake_head, 40).render_together(shots).astype(int) - alone)
+    assert off.mean() < 0.02 and (off > 3).mean() < 1e-3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -83,33 +97,79 @@ def test_rendering_leaves_torchs_threads_as_they_were(fake_head, shots):
     assert torch.get_num_threads() == before
 
 
+# ---- compiled loops beside array operations
+
+
+def test_a_map_is_looked_up_alike():
+    rng = np.random.default_rng(1)
+    table = torch.from_numpy(rng.random((2 * 7 * 9, 3), np.float32))
+    texel = torch.from_numpy(rng.uniform(-3, 12, (2, 2, 50)).astype(np.float32))
+    size = (torch.full((2, 50), 7.0), torch.full((2, 50), 9.0))
+    begin = torch.tensor([[0], [63]]).expand(2, 50)
+    expected = texture.sample(table, texel, size, begin)
+    made = compiled.sample(table, texel, size, begin)
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
+    on_texel = torch.tensor([[[4.0], [5.0]]])  # column 4, row 5
+    size = (torch.full((1, 1), 7.0), torch.full((1, 1), 9.0))
+    value = compiled.sample(table, on_texel, size, torch.zeros(1, 1, dtype=torch.int64))
+    torch.testing.assert_close(value[0, :, 0], table[5 * 9 + 4])
+
+
+def test_shadows_fall_alike():
+    """A floor of points under a roof: what the roof covers is dark."""
+    rng = np.random.default_rng(2)
+    roof = rng.uniform(-5, 5, (3, 4000)).astype(np.float32)
+    roof[2] = 6
+    points = torch.from_numpy(roof)[None]
+    floor = torch.from_numpy(rng.uniform(-14, 14, (1, 3, 500)).astype(np.float32))
+    floor[:, 2] = 0
+    frame = torch.eye(3)[None]
+    expected = shading.cast_shadow(points, floor, frame)
+    made = compiled.cast_shadow(points, floor, frame)
+    torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
+    inner, outer = floor[0, :2].abs().amax(0) < 4, floor[0, :2].abs().amax(0) > 6
+    assert made[0][inner].max() < 0.1 and made[0][outer].min() > 0.9
+
+
+def test_half_a_map_is_the_mean_of_four():
+    maps = np.random.default_rng(3).random((5, 6, 8)).astype(np.float32)
+    whole = texture.with_half(maps)
+    assert whole.shape == (30 + 6, 8)
+    np.testing.assert_array_equal(whole[:30].reshape(5, 6, 8), maps)
+    np.testing.assert_allclose(whole[30], maps[:2, :2].mean((0, 1)), rtol=1e-6)
+
+
 # ---- geometry
 
 
-def test_normals_are_those_of_numpy(fake_head):
+@pytest.mark.parametrize("loop", [normals, compiled.normals])
+def test_normals_are_those_of_numpy(fake_head, loop):
     mesh = Mesh(fake_head, torch.device("cpu"))
     points = fake_head.shape(np.array([0.4, -1.0, 0.7], np.float32))
     expected = fake_head.normals(points, fake_head.triangles)[mesh.used]
-    made = mesh.normals(torch.from_numpy(points[mesh.used].T.copy())[None], mesh.open)[0].T
+    made = loop(torch.from_numpy(points[mesh.used].T.copy())[None], mesh.open)[0].T
     np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
 @pytest.mark.assets
-def test_normals_cross_the_seams_of_the_real_head(real_head):
+@pytest.mark.parametrize("loop", [normals, compiled.normals])
+def test_normals_cross_the_seams_of_the_real_head(real_head, loop):
     mesh = Mesh(real_head, torch.device("cpu"))
     points = real_head.kit.neutral
     expected = real_head.normals(points, real_head.triangles)[mesh.used]
-    made = mesh.normals(torch.from_numpy(points[mesh.used].T.copy())[None], mesh.open)[0].T
+    made = loop(torch.from_numpy(points[mesh.used].T.copy())[None], mesh.open)[0].T
     np.testing.assert_allclose(made, expected, atol=1e-4)
 
 
-def test_shapes_move_the_mesh_as_in_numpy(fake_head):
+@pytest.mark.parametrize("loop", [move, compiled.move])
+def test_shapes_move_the_mesh_as_in_numpy(fake_head, loop):
     mesh = Mesh(fake_head, torch.device("cpu"))
     amounts = np.random.default_rng(0).random(len(fake_head.kit.expression)).astype(np.float32)
+    amounts[::2] = 0  # most movements are not made
     standing = fake_head.kit.neutral
     expected = (standing + fake_head.movement(amounts))[mesh.used]
     tensor = torch.from_numpy(standing[mesh.used].T.copy())[None]
-    made = mesh.move(tensor, torch.from_numpy(amounts)[None])[0].T
+    made = loop(tensor, torch.from_numpy(amounts)[None], mesh.shapes)[0].T
     np.testing.assert_allclose(made, expected, atol=1e-5)
 
 

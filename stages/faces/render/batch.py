@@ -21,10 +21,12 @@ from torch.nn import functional
 from .detail import simplify
 from .gaze import seen_from_axis
 from .head import EYE, GUMS, SKIN, TEETH, Head
+from .loops import loops_for
 from .mesh import Mesh, Sheets, pad_sheets, project, put_sheet, unit
-from .rasterize import Calm, Coverage, blend_rows, rasterize
+from .rasterize import Calm, Coverage, mean_of_pixels
 from .renderer import NUMBERS, SUPERSAMPLE, PreparedPerson, Shot
-from .shading import Surface, cast_shadow, develop, eye_albedo, occlusion, shade
+from .shading import Surface, develop, eye_albedo, occlusion, shade
+from .texture import halved, with_half
 from .wrinkles import furrow_window, left_share, relief_slopes, wrinkle_relief
 
 ByteArray = NDArray[np.uint8]
@@ -70,6 +72,7 @@ class BatchRenderer:
         fine = size_px >= _FINE_FROM_PX
         self.mesh = Mesh(head if fine else simplify(head, size_px), self.device)
         self._size = size_px * SUPERSAMPLE
+        self._loops = loops_for(self.device)
         self._person = lru_cache(_PEOPLE_KEPT)(self._put_person)
         self._pool = None
         if self.device.type == "cpu":
@@ -106,13 +109,13 @@ class BatchRenderer:
         points = _projected(body, numbers).transpose(0, 1).reshape(3, -1)
         # Within a pixel, a surface that is not seen edge-on falls away by less than this.
         calm = Calm(body.calm, _STEEP / numbers["unit"])
-        cover = rasterize(points, body.corners, calm, self._size)
+        cover = self._loops.rasterize(points, body.corners, calm, self._size)
         surface, skin = self._surface(shots, people, numbers, body, cover)
-        openness = occlusion(cover, numbers["unit"], self.size_px, self._size)
+        openness = occlusion(cover, numbers["unit"], self.size_px)
         lit = torch.ones_like(cover.depth)
         if bool((numbers["shadow"] > 0).any()):
             frame = numbers["shadow_frame"].view(-1, 3, 3)
-            lit = cast_shadow(body.camera, surface.position, frame)
+            lit = self._loops.cast_shadow(body.camera, surface.position, frame)
         radiance = shade(surface, openness, lit, numbers)
         gain = numbers["exposure"] / _metered(radiance, skin * cover.first)
         display = develop(radiance, gain, numbers["contrast"])
@@ -128,22 +131,26 @@ class BatchRenderer:
 
     def _put_person(self, prepared: PreparedPerson) -> _Person:
         standing = prepared.standing[self.mesh.used].T
+        furrows = prepared.furrows
+        if self._shrink > 1:
+            furrows = np.stack([halved(layer) for layer in furrows])
         return _Person(
             standing=self._put(np.ascontiguousarray(standing)),
-            skin=_with_half(self._put(prepared.skin)),
-            furrows=functional.avg_pool2d(self._put(prepared.furrows), self._shrink),
+            skin=self._put(with_half(prepared.skin)),
+            furrows=self._put(furrows),
             sheet=put_sheet(prepared.sheet, self.mesh),
         )
 
     def _pose(self, shots: Sequence[Shot], people: list[_Person], numbers: Numbers) -> _Body:
         mesh = self.mesh
         amounts = self._put(np.stack([shot.amounts for shot in shots]))
-        points = mesh.move(torch.stack([person.standing for person in people]), amounts)
+        standing = torch.stack([person.standing for person in people])
+        points = self._loops.move(standing, amounts, mesh.shapes)
         rotation = numbers["rotation"].view(-1, 3, 3)
         camera = mesh.turn(points, rotation)
         is_open = [shot.mouth_open for shot in shots]
         faces = mesh.open if any(is_open) else mesh.closed
-        normals = mesh.normals(camera, faces)
+        normals = self._loops.normals(camera, faces)
         sheets = pad_sheets([person.sheet for person in people])
         behind = torch.bmm(rotation, sheets.normals)
         # Both sides of a sheet show: the side that is seen faces the camera.
@@ -173,12 +180,8 @@ class BatchRenderer:
         cover: Coverage,
     ) -> tuple[Surface, Tensor]:
         """Everything about the samples that light needs, and where skin is (B, N)."""
-        count, channels = len(shots), body.attributes.shape[1]
-        table = body.attributes.transpose(1, 2).reshape(-1, channels)
-        corners = torch.stack([c.index_select(0, cover.triangle) for c in body.corners], 1)
-        values = blend_rows(table, corners, cover.weights)
-        eye_offset = values[:, 8:10]
-        values = _planes(values, count)
+        count = len(shots)
+        values = self._loops.blend(body.attributes, body.corners, cover)
         position, normal, texel = values[:, :3], values[:, 3:6], values[:, 6:8]
         part = body.parts.index_select(0, cover.triangle).view(count, -1)
         skin = (part == SKIN).float()
@@ -187,7 +190,7 @@ class BatchRenderer:
         lash = numbers["lash"] * (0.9 * values[:, 10] + 0.35 * values[:, 11])
         albedo = sampled[:, :3] * (skin * (1 - lash.clamp(0, 0.95)))[:, None]
         eye = part == EYE
-        self._colour_parts(albedo, part, eye_offset, texel[:, 0], numbers)
+        self._colour_parts(albedo, part, values[:, 8:10], texel[:, 0], numbers)
         gloss = 0.3 + skin * (sampled[:, 3] - 0.3)
         wet = (eye | (part == TEETH)).float()
         # Relief leans the normal against its slope, along the skin's own right and up.
@@ -204,6 +207,7 @@ class BatchRenderer:
         count = part.shape[1]
         where = (part > SKIN).view(-1).nonzero().squeeze(1)
         kind, picture = part.view(-1)[where], where // count
+        inside = where - picture * count
         own = {name: numbers[name][picture] for name in _PART_NUMBERS}
         gums = albedo.new_tensor(_GUM_COLOUR)
         column = strand.reshape(-1)[where][:, None]  # of hair: how bright the strands are
@@ -212,9 +216,10 @@ class BatchRenderer:
         colour = torch.where((kind == TEETH)[:, None], own["teeth"], colour)
         left = column > self._atlas.width / 2
         gaze = torch.where(left, own["gaze"][:, 2:], own["gaze"][:, :2])
-        eye = eye_albedo(seen_from_axis(eye_offset[where], gaze), own) * own["eye_shade"]
+        eye = (
+            eye_albedo(seen_from_axis(eye_offset[picture, :, inside], gaze), own) * own["eye_shade"]
+        )
         colour = torch.where((kind == EYE)[:, None], eye, colour)
-        inside = where - picture * count
         albedo[picture, :, inside] = colour
 
     def _skin(
@@ -236,7 +241,7 @@ class BatchRenderer:
         begin = which[:, None] * len(unique[0].skin) + coarse * full
         size = ((atlas.height * level).floor(), (atlas.width * level).floor())
         # Texel centres at integers: those of half the size lie between two.
-        sampled = _sample(tables, (texel + 0.5) * level[:, None] - 0.5, size, begin)
+        sampled = self._loops.sample(tables, (texel + 0.5) * level[:, None] - 0.5, size, begin)
         strengths = np.stack([shot.strengths for shot in shots])
         relief = wrinkle_relief([person.furrows for person in people], strengths, self._left)
         across, up = atlas.slope_scale
@@ -244,9 +249,10 @@ class BatchRenderer:
         high, wide = slopes.shape[1:3]
         corner = torch.tensor(self._corner, device=self.device)[:, None] - 0.5
         begin = torch.arange(len(shots), device=self.device)[:, None] * (high * wide)
+        begin = begin.expand_as(level)
         place = (texel - corner) / self._shrink - 0.5
         size = (torch.full_like(level, high), torch.full_like(level, wide))
-        furrows = _sample(slopes.view(-1, 4), place, size, begin)
+        furrows = self._loops.sample(slopes.view(-1, 4), place, size, begin)
         return sampled, sampled[:, 4:6] + furrows[:, :2]
 
     def _compose(self, shots: Sequence[Shot], display: Tensor, cover: Coverage) -> ByteArray:
@@ -256,7 +262,7 @@ class BatchRenderer:
         samples = torch.zeros(count, 4, self._size**2, device=self.device)
         # The end of a list adds nothing to a sample; every other sample is written once.
         samples.scatter_add_(2, cover.place[:, None].expand(-1, 4, -1), shown)
-        picture = functional.avg_pool2d(samples.view(count, 4, self._size, -1), SUPERSAMPLE)
+        picture = mean_of_pixels(samples.view(count, 4, self._size, -1))
         behind = self._put(np.stack([shot.background for shot in shots])).permute(0, 3, 1, 2)
         picture = picture[:, :3] * 255 + behind * (1 - picture[:, 3:])
         if any(shot.overlay is not None for shot in shots):
@@ -266,14 +272,6 @@ class BatchRenderer:
             picture = picture * (1 - over[:, 3:] / 255) + over[:, :3]
         picture = (picture + 0.5).clamp_(0, 255).byte()
         return picture.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def _with_half(maps: Tensor) -> Tensor:
-    """Texels of maps (H, W, C) as rows, and after them those of the maps at half the size."""
-    high, wide, channels = maps.shape
-    even = maps[: high // 2 * 2, : wide // 2 * 2]
-    half = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4
-    return torch.cat([maps.reshape(-1, channels), half.reshape(-1, channels)])
 
 
 def _projected(body: _Body, numbers: Numbers) -> Tensor:
@@ -289,36 +287,3 @@ def _metered(radiance: Tensor, some: Tensor) -> Tensor:
 _PART_NUMBERS = (
     "strands", "teeth", "white", "iris", "iris_radius", "pupil_radius", "eye_shade", "gaze",
 )  # fmt: skip
-
-
-def _sample(table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Tensor) -> Tensor:
-    """Bilinear samples (B, C, N) of maps whose texels are rows (M, C) of a table.
-
-    ``texel`` (B, 2, N): column and row, texel centres at integers; beyond the edge is the edge.
-    ``size``: height and width (B, N) of the map to look into, whose rows start at ``begin``.
-    """
-    high, wide = size
-    column = torch.minimum(texel[:, 0].clamp(min=0), wide - 1.001)
-    row = torch.minimum(texel[:, 1].clamp(min=0), high - 1.001)
-    left, top = column.floor(), row.floor()
-    right_share, low_share = column - left, row - top
-    first = (top * wide + left).long() + begin
-    below = first + wide.long()
-    rows = torch.stack([first, first + 1, below, below + 1], -1)
-    upper = 1 - low_share
-    weights = torch.stack(
-        [
-            (1 - right_share) * upper,
-            right_share * upper,
-            (1 - right_share) * low_share,
-            right_share * low_share,
-        ],
-        -1,
-    )
-    picked = blend_rows(table, rows.view(-1, 4), weights.view(-1, 4))
-    return _planes(picked, len(texel))
-
-
-def _planes(rows: Tensor, pictures: int) -> Tensor:
-    """Rows (B * N, C) → one plane a channel, (B, C, N)."""
-    return torch.stack([column.view(pictures, -1) for column in rows.unbind(1)], 1)

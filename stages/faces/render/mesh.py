@@ -27,6 +27,7 @@ class Faces:
         calm: (T,) float32, 1 where skin has no detail, 0 elsewhere.
         meeting: (M,) int64 triangles, listed vertex by vertex.
         starts: (V,) int64 where a vertex's list starts.
+        share: (V,) int64, the same for vertices at one place.
     """
 
     corners: Tensor
@@ -34,6 +35,7 @@ class Faces:
     calm: Tensor
     meeting: Tensor
     starts: Tensor
+    share: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,7 @@ class Mesh:
             self._put(calm.astype(np.float32)),
             self._put(np.concatenate(lists)),
             self._put(starts),
+            self._put(share),
         )
 
     def corners_of(self, faces: Faces, mouth_open: list[bool]) -> Tensor:
@@ -110,38 +113,38 @@ class Mesh:
         closed = torch.tensor(mouth_open, device=self.device).logical_not()
         return every.masked_fill((closed[:, None] & inside)[:, None], 0)
 
-    def move(self, standing: Tensor, amounts: Tensor) -> Tensor:
-        """Heads (B, 3, V) moved by amounts (B, E) of every shape."""
-        return standing + (amounts @ self.shapes).view(standing.shape)
-
     def turn(self, points: Tensor, rotation: Tensor) -> Tensor:
         """Head coordinates (B, 3, V) → camera coordinates, by rotations (B, 3, 3)."""
         return torch.bmm(rotation, points - self.pivot)
 
-    def normals(self, points: Tensor, faces: Faces) -> Tensor:
-        """(B, 3, V) unit vertex normals: the mean of the triangles that meet there, by area."""
-        batch, _, count = points.shape
-        pictures = torch.arange(batch, device=self.device)[:, None]
-        first, second, third = ((corner + pictures * count).view(-1) for corner in faces.corners)
-        edges: list[tuple[Tensor, Tensor]] = []
-        for axis in points.unbind(1):
-            flat = axis.reshape(-1)
-            start = flat.index_select(0, first)
-            edges.append(
-                (flat.index_select(0, second) - start, flat.index_select(0, third) - start)
-            )
-        (ux, vx), (uy, vy), (uz, vz) = edges
-        facing = [uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx]
-        table = torch.stack([*facing, torch.zeros_like(ux)], 1)  # (B * T, 4)
-        # Sums over fixed lists, in their order: no race, so the same on every run.
-        total = torch.nn.functional.embedding_bag(
-            (faces.meeting + pictures * faces.corners.shape[1]).view(-1),
-            table,
-            (faces.starts + pictures * len(faces.meeting)).view(-1),
-            mode="sum",
-        )
-        planes = torch.stack([axis.view(batch, count) for axis in total.unbind(1)[:3]], 1)
-        return unit(planes)
+
+def move(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
+    """Heads (B, 3, V) moved by amounts (B, E) of shapes (E, 3 * V)."""
+    return standing + (amounts @ shapes).view(standing.shape)
+
+
+def normals(points: Tensor, faces: Faces) -> Tensor:
+    """(B, 3, V) unit vertex normals of heads (B, 3, V): the mean of their triangles, by area."""
+    batch, _, count = points.shape
+    pictures = torch.arange(batch, device=points.device)[:, None]
+    first, second, third = ((corner + pictures * count).view(-1) for corner in faces.corners)
+    edges: list[tuple[Tensor, Tensor]] = []
+    for axis in points.unbind(1):
+        flat = axis.reshape(-1)
+        start = flat.index_select(0, first)
+        edges.append((flat.index_select(0, second) - start, flat.index_select(0, third) - start))
+    (ux, vx), (uy, vy), (uz, vz) = edges
+    facing = [uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx]
+    table = torch.stack([*facing, torch.zeros_like(ux)], 1)  # (B * T, 4)
+    # Sums over fixed lists, in their order: no race, so the same on every run.
+    total = torch.nn.functional.embedding_bag(
+        (faces.meeting + pictures * faces.corners.shape[1]).view(-1),
+        table,
+        (faces.starts + pictures * len(faces.meeting)).view(-1),
+        mode="sum",
+    )
+    planes = torch.stack([axis.view(batch, count) for axis in total.unbind(1)[:3]], 1)
+    return unit(planes)
 
 
 def unit(vectors: Tensor) -> Tensor:

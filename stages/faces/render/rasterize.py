@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # A hair of slack closes the seams that rounding opens between neighbours.
-_SLACK = 1e-5
+SLACK = 1e-5
 _NOTHING = torch.iinfo(torch.int64).min
 _ORDER = 0xFFFFFFFF
 
@@ -93,7 +93,7 @@ def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Coverag
         weights.append(start + column * right + row * low)
     weight1, weight2 = weights
     rest = 1 - weight1 - weight2
-    inside = (torch.minimum(torch.minimum(weight1, weight2), rest) >= -_SLACK).nonzero().squeeze(1)
+    inside = (torch.minimum(torch.minimum(weight1, weight2), rest) >= -SLACK).nonzero().squeeze(1)
     owner, weight1, weight2, row, column = _pick(inside, owner, weight1, weight2, row, column)
     z0, z1, z2 = (near.index_select(0, corner.index_select(0, kept)) for corner in corners)
     rise1, rise2 = z1 - z0, z2 - z0
@@ -200,6 +200,14 @@ def _keys(depth: Tensor) -> Tensor:
     bits = depth.view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (ordered.long() << 32) | torch.arange(len(depth), device=depth.device)
+
+
+def mean_of_pixels(samples: Tensor) -> Tensor:
+    """(B, C, S, S) means of the two by two samples of every pixel, from (B, C, 2 S, 2 S)."""
+    pictures, channels, size, _ = samples.shape
+    blocks = samples.view(pictures, channels, size // 2, 2, size // 2, 2)
+    upper, lower = blocks[:, :, :, 0], blocks[:, :, :, 1]
+    return (upper[..., 0] + upper[..., 1] + lower[..., 0] + lower[..., 1]) * 0.25
 
 
 def blend_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .rasterize import Coverage
+from .rasterize import Coverage, mean_of_pixels
 
-_SHADOW_SIZE = 80
-_SHADOW_REACH = 15.0  # head units from the pivot that the map covers
-_NOTHING_CASTS = -1e3
+SHADOW_SIZE = 80
+SHADOW_REACH = 15.0  # head units from the pivot that the map covers
+NOTHING_CASTS = -1e3
+# Texels right and down at which a point looks for what stands before it.
+SHADOW_STEPS = ((-0.6, -0.6), (0.6, -0.6), (-0.6, 0.6), (0.6, 0.6), (0.0, 0.0))
 # Light bleeds through skin past the terminator, red furthest.
 _WRAP = (0.28, 0.18, 0.14)
 # Reach in head units, strength, and most that a hollow takes away.
@@ -60,15 +62,15 @@ def eye_albedo(offset: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
     return colour * (1 - pupil) + 0.006 * pupil
 
 
-def occlusion(cover: Coverage, unit: Tensor, size_px: int, size: int) -> Tensor:
+def occlusion(cover: Coverage, unit: Tensor, size_px: int) -> Tensor:
     """(B, N) in [0, 1]: how open a sample is to the light around, from the depth picture alone.
 
     A sample that lies deeper than its surroundings is in a hollow: sockets, nostrils, the corners
     of the mouth, the mouth itself. ``unit`` (B, 1) is pixels (not samples) per head unit; a picture
-    has ``size_px`` pixels and ``size`` samples a side.
+    has ``size_px`` pixels a side.
     """
-    pictures = len(unit)
-    pair = functional.avg_pool2d(cover.samples, size // size_px)
+    pictures, size = len(unit), cover.samples.shape[-1]
+    pair = mean_of_pixels(cover.samples)
     openness = torch.ones_like(cover.depth)
     for reach, strength, most in _HOLLOWS:
         # Wide blurs on a coarser grid: the same result for less.
@@ -87,7 +89,8 @@ def _gaussian(sigma: Tensor, size: int, cells: int) -> Tensor:
     pixel = torch.arange(size, device=sigma.device) + 0.5
     centre = (torch.arange(cells, device=sigma.device) + 0.5) * (size / cells)
     away = (centre[:, None] - pixel) / sigma[..., None]
-    weight = torch.exp(-0.5 * away.square())
+    # Next to nothing far away, but no denormal number: with those, products take ten times as long.
+    weight = torch.exp(-0.5 * away.square().clamp(max=60))
     return weight / weight.sum(2, keepdim=True)
 
 
@@ -97,30 +100,29 @@ def cast_shadow(points: Tensor, position: Tensor, frame: Tensor) -> Tensor:
     ``points`` (B, 3, V) and ``position`` (B, 3, N) camera coordinates; ``frame`` (B, 3, 3) rows
     right, up and towards the light.
     """
-    scale = _SHADOW_SIZE / (2 * _SHADOW_REACH)
+    scale = SHADOW_SIZE / (2 * SHADOW_REACH)
     frame = frame * frame.new_tensor([[scale], [-scale], [1.0]])
-    middle = _SHADOW_SIZE / 2
+    middle = SHADOW_SIZE / 2
     # Vertices lie closer together than the texels of this small map: no triangles needed.
     across, down, near = torch.bmm(frame, points).unbind(1)
     across, down = (across + middle).floor(), (down + middle).floor()
-    held = (torch.minimum(across, down) >= 0) & (torch.maximum(across, down) < _SHADOW_SIZE)
-    cell = (down * _SHADOW_SIZE + across).long() * held
-    square = torch.full((len(points), _SHADOW_SIZE**2), _NOTHING_CASTS, device=points.device)
-    square.scatter_reduce_(1, cell, near.masked_fill(~held, _NOTHING_CASTS), "amax")
-    square = square.view(-1, 1, _SHADOW_SIZE, _SHADOW_SIZE)
+    held = (torch.minimum(across, down) >= 0) & (torch.maximum(across, down) < SHADOW_SIZE)
+    cell = (down * SHADOW_SIZE + across).long() * held
+    square = torch.full((len(points), SHADOW_SIZE**2), NOTHING_CASTS, device=points.device)
+    square.scatter_reduce_(1, cell, near.masked_fill(~held, NOTHING_CASTS), "amax")
+    square = square.view(-1, 1, SHADOW_SIZE, SHADOW_SIZE)
     wider = functional.max_pool2d(square, 3, 1, 1)
     filled = -functional.max_pool2d(-wider, 3, 1, 1)
-    nearest = torch.where(square > _NOTHING_CASTS, square, filled).view(len(points), -1)
+    nearest = torch.where(square > NOTHING_CASTS, square, filled).view(len(points), -1)
     across, down, near = torch.bmm(frame, position).unbind(1)
     lit = torch.zeros_like(near)
-    steps = ((-0.6, -0.6), (0.6, -0.6), (-0.6, 0.6), (0.6, 0.6), (0.0, 0.0))
-    last = _SHADOW_SIZE - 1
-    for right, low in steps:
+    last = SHADOW_SIZE - 1
+    for right, low in SHADOW_STEPS:
         column = (across + (middle + right)).floor_().clamp_(0, last)
         row = (down + (middle + low)).floor_().clamp_(0, last)
-        cell = (row * _SHADOW_SIZE + column).long()
+        cell = (row * SHADOW_SIZE + column).long()
         lit += smoothstep(1.1, 0.4, nearest.gather(1, cell) - near)
-    return lit / len(steps)
+    return lit / len(SHADOW_STEPS)
 
 
 def shade(surface: Surface, openness: Tensor, lit: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:

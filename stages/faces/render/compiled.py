@@ -1,0 +1,370 @@
+"""The inner loops of rendering, compiled for a CPU.
+
+Each does in one pass over memory what needs a dozen as array operations. It does what the function
+of the same name in ``mesh``, ``rasterize``, ``shading`` or ``texture`` does for the same arguments:
+those run on a GPU, and say what is meant. Results agree but for rounding. Nothing here runs side by
+side with itself, and no operation is reordered, so a picture has the same pixels on every run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .mesh import Faces
+from .rasterize import SLACK, Calm, Coverage
+from .shading import NOTHING_CASTS, SHADOW_REACH, SHADOW_SIZE, SHADOW_STEPS
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+# ``cache``: compiled once for a machine, not once for a process.
+_compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+
+def move(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
+    """As ``mesh.move``; shapes that are not carried out are not read."""
+    moved = standing.clone()
+    flat = moved.view(len(moved), -1).numpy()
+    _add_shapes(flat, amounts.contiguous().numpy(), shapes.numpy())
+    return moved
+
+
+@_compiled
+def _add_shapes(points: Floats, amounts: Floats, shapes: Floats) -> None:
+    for picture in range(len(points)):
+        own = points[picture]
+        for shape in range(len(shapes)):
+            amount = amounts[picture, shape]
+            if amount != 0:
+                moved = shapes[shape]
+                for i in range(len(own)):
+                    own[i] += amount * moved[i]
+
+
+def normals(points: Tensor, faces: Faces) -> Tensor:
+    """As ``mesh.normals``."""
+    found = np.zeros(points.shape, np.float32)
+    _normals(points.contiguous().numpy(), faces.corners.numpy(), faces.share.numpy(), found)
+    return torch.from_numpy(found)
+
+
+@_compiled
+def _normals(points: Floats, corners: Indices, share: Indices, found: Floats) -> None:
+    least = np.float32(1e-18)
+    for picture in range(len(points)):
+        x, y, z = points[picture]
+        own = found[picture]
+        total = np.zeros((points.shape[2], 3), np.float32)
+        for t in range(corners.shape[1]):
+            a, b, c = corners[0, t], corners[1, t], corners[2, t]
+            ux, uy, uz = x[b] - x[a], y[b] - y[a], z[b] - z[a]
+            vx, vy, vz = x[c] - x[a], y[c] - y[a], z[c] - z[a]
+            nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+            for vertex in (share[a], share[b], share[c]):
+                total[vertex, 0] += nx
+                total[vertex, 1] += ny
+                total[vertex, 2] += nz
+        for vertex in range(points.shape[2]):
+            nx, ny, nz = total[share[vertex]]
+            square = nx * nx + ny * ny + nz * nz
+            scale = np.float32(1) / np.sqrt(max(square, least))
+            own[0, vertex], own[1, vertex], own[2, vertex] = nx * scale, ny * scale, nz * scale
+
+
+def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Coverage:
+    """As ``rasterize.rasterize``."""
+    pictures, count = len(calm.reach), corners.shape[1]
+    vertices, three = points.contiguous().numpy(), corners.contiguous().numpy()
+    surface, reach = calm.surface.numpy(), calm.reach.numpy()[:, 0]
+    samples = np.zeros((pictures, 2, size, size), np.float32)
+    place = np.zeros((pictures, size * size), np.int64)
+    share = np.zeros((pictures, size * size), np.float32)
+    triangle = np.zeros((pictures, size * size), np.int64)
+    lengths: list[int] = []
+    for picture in range(pictures):
+        first = picture * (count // pictures)
+        some = slice(first, first + count // pictures)
+        winner = np.full((size, size), -1, np.int64)
+        _find(vertices, three[:, some], winner, samples[picture])
+        winner[winner >= 0] += first
+        listed = (place[picture], share[picture], triangle[picture])
+        lengths.append(_list(winner, samples[picture, 0], surface, reach[picture], *listed))
+    longest = max(max(lengths), 1)
+    cut = [np.ascontiguousarray(rows[:, :longest]) for rows in (place, share, triangle)]
+    weights = np.zeros((pictures * longest, 3), np.float32)
+    depth = np.zeros((pictures, longest), np.float32)
+    first_of_pixel = np.zeros((pictures, longest), np.bool_)
+    _weigh(vertices, three, size, (cut[0], cut[1], cut[2]), weights, depth, first_of_pixel)
+    place_, share_, triangle_ = (torch.from_numpy(rows) for rows in cut)
+    rest = (torch.from_numpy(rows) for rows in (weights, depth, samples))
+    return Coverage(place_, share_, torch.from_numpy(first_of_pixel), triangle_.view(-1), *rest)
+
+
+@_compiled
+def _affine(points: Floats, corners: Indices, t: int, size: int) -> Any:
+    """A triangle's box of samples, and its second and third weight there.
+
+    Returns whether it faces the viewer, first and last column and row, and for both weights: at the
+    first sample of the box, a column further and a row further.
+    """
+    across, down, _ = points
+    half, none = np.float32(0.5), np.float32(0)
+    a, b, c = corners[0, t], corners[1, t], corners[2, t]
+    x0, y0 = across[a], down[a]
+    x1, y1, x2, y2 = across[b] - x0, down[b] - y0, across[c] - x0, down[c] - y0
+    area = x1 * y2 - y1 * x2
+    left = max(np.ceil(x0 + min(x1, x2, none) - half), none)
+    right = min(np.floor(x0 + max(x1, x2, none) - half), np.float32(size - 1))
+    top = max(np.ceil(y0 + min(y1, y2, none) - half), none)
+    bottom = min(np.floor(y0 + max(y1, y2, none) - half), np.float32(size - 1))
+    inverse = np.float32(1) / area
+    right1, down1, right2, down2 = y2 * inverse, -x2 * inverse, -y1 * inverse, x1 * inverse
+    x, y = left + half - x0, top + half - y0
+    box = (int(left), int(right), int(top), int(bottom))
+    first = (x * right1 + y * down1, right1, down1)
+    second = (x * right2 + y * down2, right2, down2)
+    return area < np.float32(-1e-9), box, first, second
+
+
+@_compiled
+def _find(points: Floats, corners: Indices, winner: Indices, samples: Floats) -> None:
+    """The nearest triangle at every sample of one picture; of equally near ones the last."""
+    near = points[2]
+    depths, shown = samples
+    slack = np.float32(-SLACK)
+    for t in range(corners.shape[1]):
+        seen, box, first, second = _affine(points, corners, t, len(winner))
+        left, right, top, bottom = box
+        if not seen or right < left or bottom < top:
+            continue
+        z0 = near[corners[0, t]]
+        rise1, rise2 = near[corners[1, t]] - z0, near[corners[2, t]] - z0
+        for row in range(top, bottom + 1):
+            low = np.float32(row - top)
+            for column in range(left, right + 1):
+                away = np.float32(column - left)
+                weight1 = first[0] + away * first[1] + low * first[2]
+                weight2 = second[0] + away * second[1] + low * second[2]
+                rest = np.float32(1) - weight1 - weight2
+                if min(weight1, weight2, rest) < slack:
+                    continue
+                depth = z0 + weight1 * rise1 + weight2 * rise2
+                if winner[row, column] < 0 or depth >= depths[row, column]:
+                    winner[row, column] = t
+                    depths[row, column] = depth
+                    shown[row, column] = 1
+
+
+@_compiled
+def _list(
+    winner: Indices,
+    depths: Floats,
+    surface: Floats,
+    reach: np.float32,
+    place: Indices,
+    share: Floats,
+    triangle: Indices,
+) -> int:
+    """Fill in the points to shade of one picture; how many there are."""
+    size = len(winner)
+    single = np.zeros((size // 2, size // 2), np.bool_)
+    for row in range(0, size, 2):
+        for column in range(0, size, 2):
+            if winner[row, column] < 0:
+                continue
+            look = surface[winner[row, column]]
+            calm = look > 0
+            nearest = furthest = depths[row, column]
+            for low, right in ((0, 1), (1, 0), (1, 1)):
+                other = winner[row + low, column + right]
+                calm = calm and other >= 0 and surface[other] == look
+                nearest = max(nearest, depths[row + low, column + right])
+                furthest = min(furthest, depths[row + low, column + right])
+            single[row // 2, column // 2] = calm and nearest - furthest < reach
+    count = 0
+    for row in range(size):
+        for column in range(size):
+            if winner[row, column] < 0:
+                continue
+            alone = single[row // 2, column // 2]
+            if alone and (row % 2 == 1 or column % 2 == 1):
+                continue
+            place[count] = row * size + column
+            share[count] = 4 if alone else 1
+            triangle[count] = winner[row, column]
+            count += 1
+    return count
+
+
+@_compiled
+def _weigh(
+    points: Floats,
+    corners: Indices,
+    size: int,
+    listed: tuple[Indices, Floats, Indices],
+    weights: Floats,
+    depths: Floats,
+    first: NDArray[np.bool_],
+) -> None:
+    """Weights and depth at the listed points, and which are the first of their pixel."""
+    near = points[2]
+    place, share, triangle = listed
+    for picture in range(len(place)):
+        for i in range(place.shape[1]):
+            if share[picture, i] == 0:
+                break
+            row, column = divmod(place[picture, i], size)
+            t = triangle[picture, i]
+            _, box, one, two = _affine(points, corners, t, size)
+            away, low = np.float32(column - box[0]), np.float32(row - box[2])
+            weight1 = one[0] + away * one[1] + low * one[2]
+            weight2 = two[0] + away * two[1] + low * two[2]
+            if share[picture, i] > 1:  # on to the middle of the pixel
+                weight1 += np.float32(0.5) * (one[1] + one[2])
+                weight2 += np.float32(0.5) * (two[1] + two[2])
+            at = picture * place.shape[1] + i
+            weights[at, 0] = np.float32(1) - weight1 - weight2
+            weights[at, 1], weights[at, 2] = weight1, weight2
+            z0 = near[corners[0, t]]
+            rise1, rise2 = near[corners[1, t]] - z0, near[corners[2, t]] - z0
+            depths[picture, i] = z0 + weight1 * rise1 + weight2 * rise2
+            first[picture, i] = row % 2 == 0 and column % 2 == 0
+
+
+def blend(planes: Tensor, corners: Tensor, cover: Coverage) -> Tensor:
+    """As ``texture.blend``."""
+    found = np.empty((*planes.shape[:2], cover.place.shape[1]), np.float32)
+    arrays = (planes, corners, cover.triangle, cover.weights)
+    _blend(*(array.contiguous().numpy() for array in arrays), found)
+    return torch.from_numpy(found)
+
+
+@_compiled
+def _blend(
+    planes: Floats, corners: Indices, triangle: Indices, weights: Floats, found: Floats
+) -> None:
+    pictures, channels, count = found.shape
+    vertices = planes.shape[2]
+    for picture in range(pictures):
+        begin = picture * count
+        rows = np.empty((3, count), np.int64)
+        for i in range(count):
+            for corner in range(3):
+                rows[corner, i] = corners[corner, triangle[begin + i]] - picture * vertices
+        for channel in range(channels):
+            plane, made = planes[picture, channel], found[picture, channel]
+            for i in range(count):
+                first, second, third = weights[begin + i]
+                made[i] = (
+                    first * plane[rows[0, i]]
+                    + second * plane[rows[1, i]]
+                    + third * plane[rows[2, i]]
+                )
+
+
+def sample(table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Tensor) -> Tensor:
+    """As ``texture.sample``."""
+    found = np.empty((len(texel), table.shape[1], texel.shape[2]), np.float32)
+    arrays = (table, texel, *size, begin)
+    _sample(*(array.contiguous().numpy() for array in arrays), found)
+    return torch.from_numpy(found)
+
+
+@_compiled
+def _sample(
+    table: Floats, texel: Floats, high: Floats, wide: Floats, begin: Indices, found: Floats
+) -> None:
+    one, edge = np.float32(1), np.float32(1.001)
+    pictures, channels, count = found.shape
+    for picture in range(pictures):
+        for i in range(count):
+            across = wide[picture, i]
+            column = min(max(texel[picture, 0, i], np.float32(0)), across - edge)
+            row = min(max(texel[picture, 1, i], np.float32(0)), high[picture, i] - edge)
+            left, top = np.floor(column), np.floor(row)
+            right_share, low_share = column - left, row - top
+            first = begin[picture, i] + int(top) * int(across) + int(left)
+            below = first + int(across)
+            upper, lower = one - low_share, low_share
+            weight1, weight2 = (one - right_share) * upper, right_share * upper
+            weight3, weight4 = (one - right_share) * lower, right_share * lower
+            for channel in range(channels):
+                found[picture, channel, i] = (
+                    weight1 * table[first, channel]
+                    + weight2 * table[first + 1, channel]
+                    + weight3 * table[below, channel]
+                    + weight4 * table[below + 1, channel]
+                )
+
+
+def cast_shadow(points: Tensor, position: Tensor, frame: Tensor) -> Tensor:
+    """As ``shading.cast_shadow``."""
+    lit = np.empty((len(position), position.shape[2]), np.float32)
+    arrays = (points, position, frame)
+    _cast_shadow(*(array.contiguous().numpy() for array in arrays), lit)
+    return torch.from_numpy(lit)
+
+
+@_compiled
+def _cast_shadow(points: Floats, position: Floats, frame: Floats, lit: Floats) -> None:
+    size, last = SHADOW_SIZE, np.float32(SHADOW_SIZE - 1)
+    scale, middle = np.float32(SHADOW_SIZE / (2 * SHADOW_REACH)), np.float32(SHADOW_SIZE / 2)
+    nothing, many = np.float32(NOTHING_CASTS), np.float32(len(SHADOW_STEPS))
+    for picture in range(len(points)):
+        right, up, towards = frame[picture] * scale
+        up, towards = -up, frame[picture, 2]
+        x, y, z = points[picture]
+        square = np.full((size + 4, size + 4), nothing, np.float32)  # two rows of nothing around
+        for i in range(len(x)):
+            column = int(np.floor(x[i] * right[0] + y[i] * right[1] + z[i] * right[2] + middle))
+            row = int(np.floor(x[i] * up[0] + y[i] * up[1] + z[i] * up[2] + middle))
+            if 0 <= column < size and 0 <= row < size:
+                near = x[i] * towards[0] + y[i] * towards[1] + z[i] * towards[2]
+                square[row + 2, column + 2] = max(square[row + 2, column + 2], near)
+        nearest = _filled(square)
+        x, y, z = position[picture]
+        for i in range(len(x)):
+            column = x[i] * right[0] + y[i] * right[1] + z[i] * right[2] + middle
+            row = x[i] * up[0] + y[i] * up[1] + z[i] * up[2] + middle
+            near = x[i] * towards[0] + y[i] * towards[1] + z[i] * towards[2]
+            total = np.float32(0)
+            for step in SHADOW_STEPS:
+                across = min(max(np.floor(column + np.float32(step[0])), np.float32(0)), last)
+                down = min(max(np.floor(row + np.float32(step[1])), np.float32(0)), last)
+                behind = nearest[int(down), int(across)] - near
+                t = (behind - np.float32(1.1)) / np.float32(0.4 - 1.1)
+                t = min(max(t, np.float32(0)), np.float32(1))
+                total += t * t * (np.float32(3) - np.float32(2) * t)
+            lit[picture, i] = total / many
+
+
+@_compiled
+def _filled(square: Floats) -> Floats:
+    """A map (S + 4, S + 4) without its frame; holes take the least of the most around them."""
+    size = len(square) - 4
+    nothing = np.float32(NOTHING_CASTS)
+    wider = np.full((size + 2, size + 2), np.float32(1e9), np.float32)
+    for row in range(size):
+        for column in range(size):
+            most = nothing
+            for low in range(1, 4):
+                for right in range(1, 4):
+                    most = max(most, square[row + low, column + right])
+            wider[row + 1, column + 1] = most
+    filled = square[2:-2, 2:-2].copy()
+    for row in range(size):
+        for column in range(size):
+            if filled[row, column] > nothing:
+                continue
+            least = np.float32(1e9)
+            for low in range(3):
+                for right in range(3):
+                    least = min(least, wider[row + low, column + right])
+            filled[row, column] = least
+    return filled

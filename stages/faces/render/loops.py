@@ -1,0 +1,50 @@
+"""The inner loops of rendering, as a device likes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import mesh, rasterize, shading, texture
+
+
+@dataclass(frozen=True)
+class Loops:
+    """Functions over all vertices, triangles or points; see where those of ``ARRAYS`` are."""
+
+    move: Callable[[Tensor, Tensor, Tensor], Tensor]
+    normals: Callable[[Tensor, mesh.Faces], Tensor]
+    rasterize: Callable[[Tensor, Tensor, rasterize.Calm, int], rasterize.Coverage]
+    blend: Callable[[Tensor, Tensor, rasterize.Coverage], Tensor]
+    sample: Callable[[Tensor, Tensor, tuple[Tensor, Tensor], Tensor], Tensor]
+    cast_shadow: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+#: Array operations, which any device runs.
+ARRAYS = Loops(
+    move=mesh.move,
+    normals=mesh.normals,
+    rasterize=rasterize.rasterize,
+    blend=texture.blend,
+    sample=texture.sample,
+    cast_shadow=shading.cast_shadow,
+)
+
+
+def loops_for(device: torch.device) -> Loops:
+    """Those for a device: compiled ones on a CPU."""
+    if device.type != "cpu":
+        return ARRAYS
+    from . import compiled  # the compiler takes a while to import, and a GPU needs none
+
+    return Loops(
+        move=compiled.move,
+        normals=compiled.normals,
+        rasterize=compiled.rasterize,
+        blend=compiled.blend,
+        sample=compiled.sample,
+        cast_shadow=compiled.cast_shadow,
+    )

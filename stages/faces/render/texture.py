@@ -1,0 +1,71 @@
+"""What is known at points of surfaces: corners blended, maps looked up."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .rasterize import Coverage, blend_rows
+
+FloatArray = NDArray[np.floating]
+
+
+def halved(maps: FloatArray) -> FloatArray:
+    """Maps (H, W) or (H, W, C) at half the size; an odd row or column at the end is left out."""
+    high, wide = maps.shape[0] // 2, maps.shape[1] // 2
+    even = maps[: 2 * high, : 2 * wide]
+    return cv2.resize(even, (wide, high), interpolation=cv2.INTER_AREA).astype(
+        np.float32, copy=False
+    )
+
+
+def with_half(maps: FloatArray) -> FloatArray:
+    """Texels of maps (H, W, C) as rows, and after them those of the maps at half the size."""
+    channels = maps.shape[2]
+    return np.concatenate([maps.reshape(-1, channels), halved(maps).reshape(-1, channels)])
+
+
+def blend(planes: Tensor, corners: Tensor, cover: Coverage) -> Tensor:
+    """(B, C, N) what the points of a coverage have: planes (B, C, V) of the vertices, blended.
+
+    ``corners`` (3, T): the vertices of every triangle, counted over all pictures.
+    """
+    table = planes.transpose(1, 2).reshape(-1, planes.shape[1])
+    rows = torch.stack([corner.index_select(0, cover.triangle) for corner in corners], 1)
+    return _planes(blend_rows(table, rows, cover.weights), len(planes))
+
+
+def sample(table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Tensor) -> Tensor:
+    """Bilinear samples (B, C, N) of maps whose texels are rows (M, C) of a table.
+
+    ``texel`` (B, 2, N): column and row, texel centres at integers; beyond the edge is the edge.
+    ``size``: height and width (B, N) of the map to look into, whose rows start at ``begin`` (B, N).
+    """
+    high, wide = size
+    column = torch.minimum(texel[:, 0].clamp(min=0), wide - 1.001)
+    row = torch.minimum(texel[:, 1].clamp(min=0), high - 1.001)
+    left, top = column.floor(), row.floor()
+    right_share, low_share = column - left, row - top
+    first = (top * wide + left).long() + begin
+    below = first + wide.long()
+    rows = torch.stack([first, first + 1, below, below + 1], -1)
+    upper = 1 - low_share
+    weights = torch.stack(
+        [
+            (1 - right_share) * upper,
+            right_share * upper,
+            (1 - right_share) * low_share,
+            right_share * low_share,
+        ],
+        -1,
+    )
+    picked = blend_rows(table, rows.view(-1, 4), weights.view(-1, 4))
+    return _planes(picked, len(texel))
+
+
+def _planes(rows: Tensor, pictures: int) -> Tensor:
+    """Rows (B * N, C) → one plane a channel, (B, C, N)."""
+    return torch.stack([column.view(pictures, -1) for column in rows.unbind(1)], 1)
