@@ -98,9 +98,8 @@ class Shot:
 def prepare_person(head: Head, person: Person) -> PreparedPerson:
     """Shape and paint a person."""
     vertices = head.shape(person.identity)
-    outwards = head.normals(vertices, head.triangles)
-    mass = head.atlas.sample(masses(head.atlas, person), head.texels) * head.scalp[:, None]
-    vertices = vertices + mass * outwards
+    outwards = head.normals(vertices)
+    vertices += masses(head, person) * outwards
     rest = head.movement(person.rest)
     marks = head.kit.landmarks68
     paint = paint_person(head, person)
@@ -118,11 +117,10 @@ def prepare_person(head: Head, person: Person) -> PreparedPerson:
 
 
 def _skin_table(head: Head, paint: Paint) -> FloatArray:
-    table = np.zeros((head.atlas.height, head.atlas.width, 8), np.float32)
-    table[..., :3] = paint.albedo
-    table[..., 3] = paint.gloss
-    table[..., 4:6] = slopes(head.atlas, paint.relief)
-    return table
+    nothing = np.zeros_like(paint.gloss)
+    slope = slopes(head.atlas, paint.relief)
+    table = cv2.merge([*paint.albedo, paint.gloss, *slope, nothing, nothing])
+    return np.asarray(table, np.float32)
 
 
 def take_shot(head: Head, prepared: PreparedPerson, scene: Scene, size_px: int) -> Shot:

@@ -30,8 +30,7 @@ FURROWS = ("forehead", "glabella", "crow", "bridge", "fold", "marionette", "chin
 
 def furrow_window(atlas: Atlas) -> tuple[slice, slice]:
     """Rows and columns of the atlas outside which no furrow lies."""
-    columns, rows = atlas.at(np.array([-47.0, 47.0]), np.array([10.6, -7.6])).astype(int).T
-    return slice(int(rows[0]), int(rows[1]) + 1), slice(int(columns[0]), int(columns[1]) + 1)
+    return atlas.window(47.0, -7.6, 10.6)
 
 
 def wrinkle_layers(head: Head, person: Person) -> FloatArray:
