@@ -44,16 +44,16 @@ class Atlas:
 
     def texel(self, points: FloatArray) -> FloatArray:
         """(..., 3) head coordinates at rest → (..., 2) column, row (texel centres at integers)."""
-        angle = np.arctan2(points[..., 0], points[..., 2])
-        column = (angle / _HALF_ANGLE + 1) * 0.5 * (self.width - 1)
-        row = (_TOP - points[..., 1]) / (_TOP - _BOTTOM) * (self.height - 1)
-        return np.stack([column, row], -1).astype(np.float32)
+        return self._place(np.arctan2(points[..., 0], points[..., 2]), points[..., 1])
 
     def at(self, degrees: FloatArray | float, y: FloatArray | float) -> FloatArray:
         """Texels of points given by angle (degrees, positive on the person's left) and height."""
-        radians = np.deg2rad(np.asarray(degrees, np.float32))
-        height = np.asarray(y, np.float32)
-        return self.texel(np.stack([np.sin(radians), height, np.cos(radians)], -1))
+        return self._place(np.deg2rad(np.asarray(degrees, np.float32)), np.asarray(y, np.float32))
+
+    def _place(self, radians: FloatArray, y: FloatArray) -> FloatArray:
+        column = (radians / _HALF_ANGLE + 1) * 0.5 * (self.width - 1)
+        row = (_TOP - y) / (_TOP - _BOTTOM) * (self.height - 1)
+        return np.stack([column, row], -1).astype(np.float32)
 
     @cached_property
     def degrees(self) -> FloatArray:
@@ -93,13 +93,10 @@ class Atlas:
 
     def cut(self, drawn: ByteArray, margin: float) -> Stencil:
         """What is drawn on a (H, W) mask, with ``margin`` head units around it."""
-        left, top, wide, high = cv2.boundingRect(drawn)
-        pad = round(margin * self.texels_per_unit)
-        rows = slice(max(top - pad, 0), top + high + pad)
-        columns = slice(max(left - pad, 0), left + wide + pad)
-        mask = drawn[rows, columns].astype(np.float32)
+        window = _around(drawn, round(margin * self.texels_per_unit))
+        mask = drawn[window].astype(np.float32)
         mask /= 255
-        return Stencil((rows, columns), mask)
+        return Stencil(window, mask)
 
     def blur(self, mask: FloatArray, units: float) -> FloatArray:
         """Gaussian blur with a sigma given in head units."""
@@ -118,6 +115,14 @@ class Atlas:
             texture, field, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
         return picked.reshape(len(padded), -1)[:count].astype(np.float32)
+
+
+def _around(drawn: ByteArray, pad: int) -> Window:
+    left, top, wide, high = cv2.boundingRect(drawn)
+    return (
+        slice(max(top - pad, 0), top + high + pad),
+        slice(max(left - pad, 0), left + wide + pad),
+    )
 
 
 def polygon(mask: ByteArray, outline: FloatArray, value: int = 255) -> None:
@@ -141,17 +146,22 @@ def _fixed(line: FloatArray) -> NDArray[np.int32]:
 
 def spline(points: FloatArray, count: int, closed: bool = False) -> FloatArray:
     """A Catmull-Rom curve through (K, D) points, sampled at ``count`` parameters."""
-    size = len(points)
+    return np.asarray(_catmull_rom(len(points), count, closed) @ points, np.float32)
+
+
+@lru_cache(maxsize=64)
+def _catmull_rom(size: int, count: int, closed: bool) -> FloatArray:
+    """(count, size) float32: the share of every point in every sample of a curve."""
     steps = np.linspace(0, size if closed else size - 1, count, endpoint=not closed)
     base = np.minimum(np.floor(steps).astype(int), size - (1 if closed else 2))
     t = (steps - base)[:, None]
     index = base[:, None] + np.arange(-1, 3)
     index = index % size if closed else index.clip(0, size - 1)
-    p0, p1, p2, p3 = (points[index[:, i]] for i in range(4))
-    curve = p1 + 0.5 * t * (
+    p0, p1, p2, p3 = (np.eye(size)[index[:, i]] for i in range(4))
+    shares = p1 + 0.5 * t * (
         p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0))
     )
-    return curve.astype(np.float32)
+    return shares.astype(np.float32)
 
 
 def noise(

@@ -63,29 +63,42 @@ class Head:
         shapes = self.kit.expression.reshape(len(amounts), -1)
         return (np.asarray(amounts, np.float32) @ shapes).reshape(-1, 3)
 
+    @cached_property
+    def _landmark_shapes(self) -> FloatArray:
+        """(E, 204) float32: what every expression shape does to the landmarks."""
+        shapes = self.kit.expression[:, self.kit.landmarks68]
+        return np.ascontiguousarray(shapes, np.float32).reshape(len(shapes), -1)
+
+    def landmark_movement(self, amounts: FloatArray) -> FloatArray:
+        """(68, 3) displacement of the landmarks for amounts (E,) of every expression shape."""
+        return (np.asarray(amounts, np.float32) @ self._landmark_shapes).reshape(-1, 3)
+
     def lip_gap(self, coefficients: FloatArray) -> float:
         """How much wider than at rest the lips of the mean head part, in head units."""
-        pair = self.kit.landmarks68[[_LIP_GAP_TOP, _LIP_GAP_BOTTOM]]
-        moved = np.tensordot(coefficients, self.kit.expression[:, pair], 1)
-        return float(max(0.0, moved[0, 1] - moved[1, 1]))
+        moved = self.landmark_movement(coefficients)
+        return float(max(0.0, moved[_LIP_GAP_TOP, 1] - moved[_LIP_GAP_BOTTOM, 1]))
 
     def normals(self, vertices: FloatArray) -> FloatArray:
         """(V, 3) float32 unit vertex normals of the head with its vertices (V, 3) elsewhere."""
         around = self._around
         planes = np.ascontiguousarray(vertices.T, np.float32)
-        corners = [planes[:, corner] for corner in self.triangles.T]
+        corners = [planes.take(corner, 1) for corner in around.corners]
         faces = _cross(corners[1] - corners[0], corners[2] - corners[0])
         total = np.zeros_like(planes)
-        total[:, around.vertices] = np.add.reduceat(faces[:, around.triangles], around.first, 1)
+        total[:, around.vertices] = np.add.reduceat(
+            faces.take(around.triangles, 1), around.first, 1
+        )
         total /= np.maximum(np.sqrt((total * total).sum(0)), 1e-9)
-        return total.T[self.canonical]
+        return total.take(self.canonical, 1).T
 
     @cached_property
     def _around(self) -> _Around:
         corners = self.canonical[self.triangles].reshape(-1)
         order = np.argsort(corners, kind="stable")
         vertices, first = np.unique(corners[order], return_index=True)
-        return _Around(vertices, order // 3, first)
+        return _Around(
+            self.triangles.T.astype(np.int64), vertices, order // 3, first.astype(np.int64)
+        )
 
 
 @dataclass(frozen=True)
@@ -93,11 +106,13 @@ class _Around:
     """The triangles around every vertex, one vertex after the other.
 
     Attributes:
+        corners: (3, T) the vertices of every triangle.
         vertices: (N,) the vertices that have any; of those at one place, the one that counts.
         triangles: (3 T,) numbers of triangles.
         first: (N,) where in ``triangles`` those of a vertex begin.
     """
 
+    corners: NDArray[np.int64]
     vertices: NDArray[np.int64]
     triangles: NDArray[np.int64]
     first: NDArray[np.int64]

@@ -6,6 +6,7 @@ the device, the background, and what is drawn over the face. No randomness but t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -128,9 +129,8 @@ def take_shot(head: Head, prepared: PreparedPerson, scene: Scene, size_px: int) 
     person, coefficients = prepared.person, scene.expression.coefficients
     marks = head.kit.landmarks68
     amounts = movement_of(person, coefficients)
-    moved = np.tensordot(amounts, head.kit.expression[:, marks], 1)
     gaze = gaze_angles(head.kit.expression_names, amounts)
-    landmarks = (prepared.vertices[marks] + moved).astype(np.float32)
+    landmarks = prepared.vertices[marks] + head.landmark_movement(amounts)
     view = look_through(scene.camera, landmarks, size_px * SUPERSAMPLE)
     gap = max(float(landmarks[top, 1] - landmarks[bottom, 1]) for top, bottom in _INNER_LIPS)
     rng = generator(6, scene.seed)
@@ -156,11 +156,14 @@ def movement_of(person: Person, coefficients: FloatArray) -> FloatArray:
 def _numbers(person: Person, light: Light, view: View, gaze: FloatArray) -> FloatArray:
     """The numbers of a shot, laid out as ``NUMBERS``."""
     half = light.key_direction + np.array([0, 0, 1], np.float32)
-    right = np.cross(np.array([0, 1, 0], np.float32), light.key_direction)
-    right /= np.linalg.norm(right)
+    # The shadow's frame: level, across that, and towards the light.
+    x, y, z = light.key_direction.tolist()
+    flat = math.hypot(x, z)
+    level = (z / flat, 0.0, -x / flat)
+    across = (-y * x / flat, flat, -y * z / flat)
     eyes, hair = person.eyes, person.hair
     # Cameras expose for the face, but not for every skin alike: dark skin stays darker.
-    metered = (0.55 * float(np.mean(person.skin)) + 0.16) / 0.3
+    metered = (0.55 * sum(person.skin) / 3 + 0.16) / 0.3
     values = {
         "rotation": view.rotation,
         "distance": view.distance,
@@ -176,7 +179,7 @@ def _numbers(person: Person, light: Light, view: View, gaze: FloatArray) -> Floa
         "ambient": light.ambient,
         "ambient_tilt": light.ambient_tilt,
         "shadow": light.shadow if light.shadow > 0.1 else 0.0,
-        "shadow_frame": [right, np.cross(light.key_direction, right), light.key_direction],
+        "shadow_frame": (*level, *across, x, y, z),
         "exposure": light.exposure**2.2 * metered,
         "contrast": light.contrast,
         "oil": person.oiliness,
@@ -190,8 +193,7 @@ def _numbers(person: Person, light: Light, view: View, gaze: FloatArray) -> Floa
         "teeth": person.teeth,
         "strands": hair.hat_colour if hair.style in CLOTH else hair.colour,
     }
-    flat = [np.asarray(values[name], np.float32).reshape(-1) for name in NUMBERS]
-    return np.concatenate(flat)
+    return np.concatenate([np.asarray(values[name], np.float32).reshape(-1) for name in NUMBERS])
 
 
 def _overlay(

@@ -54,7 +54,7 @@ def paint_skin(rng: np.random.Generator, person: Person, shape: tuple[int, int])
     for _ in range(int(rng.integers(0, 12))):
         place = (int(rng.integers(shape[1] // 5, shape[1] * 4 // 5)), int(rng.integers(shape[0])))
         cv2.circle(spots, place, 1, int(rng.integers(60, 200)), -1, cv2.LINE_AA)
-    level *= _BARE[spots]
+    level *= cv2.LUT(spots, _BARE)
     redness *= level
     albedo = np.empty((3, *shape), np.float32)
     red, green, blue = person.skin
