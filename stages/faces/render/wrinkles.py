@@ -62,9 +62,10 @@ def wrinkle_layers(head: Head, person: Person) -> FloatArray:
 def wrinkle_strengths(head: Head, person: Person, coefficients: FloatArray) -> FloatArray:
     """(K, 2) float32 in [0, 1]: how far an expression (E,) folds each group, right side first."""
     rest = 0.6 * person.resting_wrinkles.clip(0)
+    amounts = dict(zip(head.kit.expression_names, coefficients.tolist(), strict=True))
     sides = [
-        rest + person.wrinkles * np.array(_pulled(head, coefficients, side), np.float32)
-        for side in (-1, 1)
+        rest + person.wrinkles * np.array(_pulled(amounts, side), np.float32)
+        for side in ("_R", "_L")
     ]
     return np.stack(sides, 1).clip(0, 1).astype(np.float32)
 
@@ -111,13 +112,11 @@ def _tapered(mask: NDArray[np.uint8], curve: FloatArray, value: int) -> None:
     cv2.max(mask, layer, mask)
 
 
-def _pulled(head: Head, coefficients: FloatArray, side: int) -> list[float]:
-    """How hard each group of furrows is pulled on one side (1 is the person's left)."""
-    suffix = "_L" if side > 0 else "_R"
-    amount = dict(zip(head.kit.expression_names, coefficients.tolist(), strict=True))
+def _pulled(amounts: dict[str, float], side: str) -> list[float]:
+    """How hard each group of furrows is pulled on one side: _R or _L."""
 
     def value(stem: str) -> float:
-        return amount.get(stem + suffix, amount.get(stem, 0.0))
+        return amounts.get(stem + side, amounts.get(stem, 0.0))
 
     pulled = {
         "forehead": max(value("browInnerUp"), value("browOuterUp")),
