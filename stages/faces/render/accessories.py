@@ -108,16 +108,26 @@ def occlude(picture: FloatArray, scene: Scene, rng: np.random.Generator) -> None
         edge = np.array([[0, 0], [near, 0], [far, 1], [0, 1]], np.float32)
         edge = edge if rng.random() < 0.5 else np.array([1, 0]) + edge * np.array([-1, 1])
         polygon(mask, (edge * size).astype(np.float32))
-    light = cv2.GaussianBlur(mask, (0, 0), 0.03 * size).astype(np.float32) / 255
-    _over(picture, mask, 1.0, colour * (0.55 + 0.45 * light[..., None]))
+    # So soft a light is worked out on fewer pixels.
+    few = cv2.resize(mask, (size // 4, size // 4), interpolation=cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(few.astype(np.float32) / 255, (0, 0), 0.03 * size / 4)
+    light = cv2.resize(soft, (size, size), interpolation=cv2.INTER_LINEAR)
+    _over(picture, mask, 1.0, colour, 0.55 + 0.45 * light)
 
 
-def _over(picture: FloatArray, mask: ByteArray, alpha: float, colour: FloatArray) -> None:
-    """Lay a colour over (S, S, 4): RGB times alpha, and alpha."""
+def _over(
+    picture: FloatArray,
+    mask: ByteArray,
+    alpha: float,
+    colour: FloatArray,
+    light: FloatArray | None = None,
+) -> None:
+    """Lay a colour, lit by (S, S) if given, over (S, S, 4): RGB times alpha, and alpha."""
     left, top, wide, high = cv2.boundingRect(mask)
     window = np.s_[top : top + high, left : left + wide]
-    weight = (alpha / 255 * mask[window].astype(np.float32))[..., None]
-    part = picture[window]  # a view: most of a picture is left alone
-    part *= 1 - weight
-    part[..., :3] += weight * (colour[window] if colour.ndim == 3 else colour)
-    part[..., 3:] += weight
+    weight = alpha / 255 * mask[window].astype(np.float32)
+    # Views: most of a picture is left alone, and channels apart are several times faster.
+    planes = np.moveaxis(picture[window], -1, 0)
+    for plane, value in zip(planes[:3], colour.tolist(), strict=True):
+        plane += weight * ((value if light is None else value * light[window]) - plane)
+    planes[3] += weight * (1 - planes[3])

@@ -217,7 +217,7 @@ class _Actor:
                 uneven += lean + 0.05 * float(self.rng.standard_normal())
             strength = 0.1 if alone and order == spared else 1.0
             reached = max(float(self.values[index]), value * uneven * strength)
-            self.values[index] = np.clip(reached, 0, 1)
+            self.values[index] = min(max(reached, 0.0), 1.0)
 
 
 def _emotion(actor: _Actor) -> str:
@@ -266,7 +266,7 @@ def _look(actor: _Actor, far: bool) -> None:
         "eyeLookDown_L": -up, "eyeLookDown_R": -up,
     }  # fmt: skip
     for name, amount in pairs.items():
-        values[index[name]] = np.clip(max(values[index[name]], amount), 0, 1)
+        values[index[name]] = min(max(float(values[index[name]]), amount, 0.0), 1.0)
     if not far and rng.random() < 0.12:
         actor.move("eyeBlink", 1.0 if rng.random() < 0.5 else rng.uniform(0.2, 1.0))
 

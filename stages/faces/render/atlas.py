@@ -6,9 +6,8 @@ attached to vertices at rest, so it follows identity and expression without seam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -16,11 +15,24 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
+Window = tuple[slice, slice]  # rows and columns
 
 _HALF_ANGLE = 1.9  # radians; beyond the ears
 _TOP, _BOTTOM = 15.0, -9.5  # head units
 _SUBPIXEL_BITS = 4
+EVERYWHERE: Window = (slice(None), slice(None))
 _NO_SECOND_MAP = np.empty(0, np.float32)  # both coordinates are in the first one
+# Up to this many rows of a grid, two small matrix products enlarge it several times faster than
+# OpenCV does.
+_FEW_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Stencil:
+    """A mask (h, w) float32 in [0, 1] on a window of the atlas; nothing beyond it."""
+
+    window: Window
+    mask: FloatArray
 
 
 @dataclass(frozen=True)
@@ -32,16 +44,16 @@ class Atlas:
 
     def texel(self, points: FloatArray) -> FloatArray:
         """(..., 3) head coordinates at rest → (..., 2) column, row (texel centres at integers)."""
-        angle = np.arctan2(points[..., 0], points[..., 2])
-        column = (angle / _HALF_ANGLE + 1) * 0.5 * (self.width - 1)
-        row = (_TOP - points[..., 1]) / (_TOP - _BOTTOM) * (self.height - 1)
-        return np.stack([column, row], -1).astype(np.float32)
+        return self._place(np.arctan2(points[..., 0], points[..., 2]), points[..., 1])
 
     def at(self, degrees: FloatArray | float, y: FloatArray | float) -> FloatArray:
         """Texels of points given by angle (degrees, positive on the person's left) and height."""
-        radians = np.deg2rad(np.asarray(degrees, np.float32))
-        height = np.asarray(y, np.float32)
-        return self.texel(np.stack([np.sin(radians), height, np.cos(radians)], -1))
+        return self._place(np.deg2rad(np.asarray(degrees, np.float32)), np.asarray(y, np.float32))
+
+    def _place(self, radians: FloatArray, y: FloatArray) -> FloatArray:
+        column = (radians / _HALF_ANGLE + 1) * 0.5 * (self.width - 1)
+        row = (_TOP - y) / (_TOP - _BOTTOM) * (self.height - 1)
+        return np.stack([column, row], -1).astype(np.float32)
 
     @cached_property
     def degrees(self) -> FloatArray:
@@ -71,10 +83,25 @@ class Atlas:
         """An empty (H, W) uint8 mask."""
         return np.zeros((self.height, self.width), np.uint8)
 
+    def window(self, degrees: float, low: float, high: float) -> Window:
+        """Texels up to an angle on both sides, between two heights."""
+        columns, rows = self.at(np.array([-degrees, degrees]), np.array([high, low])).astype(int).T
+        return (
+            slice(max(int(rows[0]), 0), int(rows[1]) + 1),
+            slice(max(int(columns[0]), 0), int(columns[1]) + 1),
+        )
+
+    def cut(self, drawn: ByteArray, margin: float) -> Stencil:
+        """What is drawn on a (H, W) mask, with ``margin`` head units around it."""
+        window = _around(drawn, round(margin * self.texels_per_unit))
+        mask = drawn[window].astype(np.float32)
+        mask /= 255
+        return Stencil(window, mask)
+
     def blur(self, mask: FloatArray, units: float) -> FloatArray:
         """Gaussian blur with a sigma given in head units."""
         sigma = max(units * self.texels_per_unit, 0.05)
-        return cv2.GaussianBlur(mask, (0, 0), sigma).astype(np.float32)
+        return np.asarray(cv2.GaussianBlur(mask, (0, 0), sigma), np.float32)
 
     def sample(self, texture: FloatArray, texels: FloatArray) -> FloatArray:
         """Bilinear samples of (H, W[, C]) at (N, 2) texels → (N, C) float32."""
@@ -90,6 +117,14 @@ class Atlas:
         return picked.reshape(len(padded), -1)[:count].astype(np.float32)
 
 
+def _around(drawn: ByteArray, pad: int) -> Window:
+    left, top, wide, high = cv2.boundingRect(drawn)
+    return (
+        slice(max(top - pad, 0), top + high + pad),
+        slice(max(left - pad, 0), left + wide + pad),
+    )
+
+
 def polygon(mask: ByteArray, outline: FloatArray, value: int = 255) -> None:
     """Fill a closed outline (N, 2), anti-aliased, in place."""
     cv2.fillPoly(mask, [_fixed(outline)], value, cv2.LINE_AA, _SUBPIXEL_BITS)
@@ -100,10 +135,9 @@ def stroke(mask: ByteArray, line: FloatArray, value: int, thickness: int = 1) ->
     cv2.polylines(mask, [_fixed(line)], False, value, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def strokes(mask: ByteArray, lines: Sequence[FloatArray] | FloatArray, value: int) -> None:
-    """Draw many thin open lines, anti-aliased, in place."""
-    fixed = [_fixed(line) for line in lines]
-    cv2.polylines(mask, fixed, False, value, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
+def strokes(mask: ByteArray, lines: FloatArray, value: int) -> None:
+    """Draw many thin open lines (K, N, 2), anti-aliased, in place."""
+    cv2.polylines(mask, list(_fixed(lines)), False, value, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def _fixed(line: FloatArray) -> NDArray[np.int32]:
@@ -112,28 +146,61 @@ def _fixed(line: FloatArray) -> NDArray[np.int32]:
 
 def spline(points: FloatArray, count: int, closed: bool = False) -> FloatArray:
     """A Catmull-Rom curve through (K, D) points, sampled at ``count`` parameters."""
-    size = len(points)
+    return np.asarray(_catmull_rom(len(points), count, closed) @ points, np.float32)
+
+
+@lru_cache(maxsize=64)
+def _catmull_rom(size: int, count: int, closed: bool) -> FloatArray:
+    """(count, size) float32: the share of every point in every sample of a curve."""
     steps = np.linspace(0, size if closed else size - 1, count, endpoint=not closed)
     base = np.minimum(np.floor(steps).astype(int), size - (1 if closed else 2))
     t = (steps - base)[:, None]
     index = base[:, None] + np.arange(-1, 3)
     index = index % size if closed else index.clip(0, size - 1)
-    p0, p1, p2, p3 = (points[index[:, i]] for i in range(4))
-    curve = p1 + 0.5 * t * (
+    p0, p1, p2, p3 = (np.eye(size)[index[:, i]] for i in range(4))
+    shares = p1 + 0.5 * t * (
         p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0))
     )
-    return curve.astype(np.float32)
+    return shares.astype(np.float32)
 
 
-def noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> FloatArray:
-    """Smooth noise in about [-1, 1]: a (cells) grid of uniform values, enlarged to ``shape``."""
-    coarse = rng.uniform(-1, 1, (max(cells[0], 2), max(cells[1], 2))).astype(np.float32)
-    return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC).astype(
-        np.float32
+def noise(
+    rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int], reach: float = 1.0
+) -> FloatArray:
+    """Smooth noise in about [-reach, reach]: a (cells) grid of uniform values, bicubic.
+
+    Returns a new (H, W) float32 array of ``shape``.
+    """
+    size = (max(cells[0], 2), max(cells[1], 2))
+    coarse = rng.uniform(-reach, reach, size).astype(np.float32)
+    if size == shape:
+        return coarse
+    if size[0] > _FEW_ROWS:
+        fine = cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+        return np.asarray(fine, np.float32)
+    wide = coarse @ _bicubic(size[1], shape[1]).T
+    return np.asarray(_bicubic(size[0], shape[0]) @ wide, np.float32)
+
+
+@lru_cache(maxsize=256)
+def _bicubic(count: int, wanted: int) -> FloatArray:
+    """(wanted, count) float32: what OpenCV's bicubic enlargement makes of a row of values."""
+    one_by_one = np.eye(count, dtype=np.float32)
+    return np.asarray(
+        cv2.resize(one_by_one, (count, wanted), interpolation=cv2.INTER_CUBIC), np.float32
     )
 
 
 def smoothstep(low: float, high: float, value: FloatArray) -> FloatArray:
-    """0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``)."""
-    t = ((value - low) / (high - low)).clip(0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)
+    """0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``).
+
+    Returns a new float32 array.
+    """
+    t = np.subtract(value, low, dtype=np.float32)
+    t *= 1 / (high - low)
+    np.clip(t, 0, 1, out=t)
+    rise = t * -2
+    rise += 3
+    rise *= t
+    rise *= t
+    return rise

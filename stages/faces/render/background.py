@@ -5,7 +5,7 @@ Places are drawn small and out of focus: behind a face nothing else is seen of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -33,13 +33,13 @@ def paint_background(
             raise ValueError("a background of photographs needs some")
         return _crop(rng, photographs, size)
     canvas = np.empty((_CANVAS, _CANVAS, 3), np.float32)
-    canvas[:] = _colour(rng)
+    _box(canvas, (0, 0, _CANVAS, _CANVAS), _colour(rng))
     PLACES[kind](rng, canvas)
     if kind not in ("plain", "gradient", "blobs"):
         canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1) ** 2 * 5)
     picture = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_LINEAR)
     grain = rng.uniform(0, 0.04) * noise(rng, (size, size), (size // 3, size // 3))
-    return (picture + grain[..., None]).clip(0, 1).astype(np.float32)
+    return np.asarray(cv2.add(picture, _coloured(grain, [1, 1, 1])), np.float32).clip(0, 1)
 
 
 def _crop(rng: np.random.Generator, photographs: Photographs, size: int) -> FloatArray:
@@ -58,6 +58,11 @@ def _crop(rng: np.random.Generator, photographs: Photographs, size: int) -> Floa
     return part.astype(np.float32) / 255
 
 
+def _coloured(level: FloatArray, colour: Sequence[float] | FloatArray) -> FloatArray:
+    """(H, W) times a colour → (H, W, 3) float32; numpy is slow where the last axis is short."""
+    return np.asarray(cv2.merge([np.float32(share) * level for share in colour]), np.float32)
+
+
 def _plain(rng: np.random.Generator, canvas: FloatArray) -> None:
     """A wall."""
     canvas += 0.02 * rng.standard_normal()
@@ -67,18 +72,18 @@ def _gradient(rng: np.random.Generator, canvas: FloatArray) -> None:
     """A wall that a lamp lights from one side."""
     ramp = np.linspace(0, 1, len(canvas), dtype=np.float32)
     angle = rng.uniform(0, 2 * np.pi)
-    t = (np.cos(angle) * ramp[None] + np.sin(angle) * ramp[:, None])[..., None]
+    t = np.float32(np.cos(angle)) * ramp[None] + np.float32(np.sin(angle)) * ramp[:, None]
     other = _colour(rng) if rng.random() < 0.5 else canvas[0, 0] * rng.uniform(0.3, 1.6)
-    canvas += (other - canvas) * t.clip(0, 1)
+    canvas += _coloured(t.clip(0, 1), other - canvas[0, 0])
 
 
 def _blobs(rng: np.random.Generator, canvas: FloatArray) -> None:
     """Nothing to be made out."""
     cells = int(rng.integers(3, 10))
     shape = canvas.shape[:2]
-    coarse = np.stack([noise(rng, shape, (cells, cells)) for _ in range(2)], -1)
-    base = canvas[0, 0].copy()
-    canvas += 0.5 * coarse[..., :1] * (_colour(rng) - base + 0.2) + 0.25 * coarse[..., 1:]
+    hue, level = (noise(rng, shape, (cells, cells)) for _ in range(2))
+    canvas += _coloured(hue, 0.5 * (_colour(rng) - canvas[0, 0] + 0.2))
+    canvas += _coloured(level, [0.25, 0.25, 0.25])
 
 
 def _room(rng: np.random.Generator, canvas: FloatArray) -> None:
@@ -117,7 +122,7 @@ def _street(rng: np.random.Generator, canvas: FloatArray) -> None:
     """Sky over houses with rows of windows, and the ground before them."""
     size = len(canvas)
     sky = np.array([0.55, 0.7, 0.9]) * rng.uniform(0.5, 1.15) + rng.uniform(0, 0.2)
-    canvas[:] = sky.clip(0, 1)
+    _box(canvas, (0, 0, size, size), sky)
     ground = int(size * rng.uniform(0.6, 1.1))
     edge = -int(rng.integers(0, 20))
     while edge < size:
@@ -139,10 +144,10 @@ def _foliage(rng: np.random.Generator, canvas: FloatArray) -> None:
     leaves = noise(rng, shape, (5, 6)) + 0.7 * noise(rng, shape, (14, 16))
     leaves += 0.6 * noise(rng, shape, (40, 40))
     green = np.array([rng.uniform(0.15, 0.4), rng.uniform(0.3, 0.5), rng.uniform(0.05, 0.25)])
-    light = (0.55 + 0.5 * leaves)[..., None].clip(0.05, 1.6)
-    canvas[:] = green * light
-    gaps = ((leaves - rng.uniform(0.5, 1.6)) * 3).clip(0, 1)[..., None]
-    canvas += gaps * (rng.uniform(0.6, 1.0, 3) - canvas)
+    canvas[:] = _coloured((0.55 + 0.5 * leaves).clip(0.05, 1.6), green)
+    gaps = ((leaves - rng.uniform(0.5, 1.6)) * 3).clip(0, 1)
+    canvas *= _coloured(1 - gaps, [1, 1, 1])
+    canvas += _coloured(gaps, rng.uniform(0.6, 1.0, 3))
 
 
 def _crowd(rng: np.random.Generator, canvas: FloatArray) -> None:
@@ -196,14 +201,15 @@ def _boxes(rng: np.random.Generator, canvas: FloatArray) -> None:
 
 def _box(canvas: FloatArray, box: tuple[int, int, int, int], colour: NDArray[np.floating]) -> None:
     left, top, wide, high = box
-    right, bottom = max(left + wide, 0), max(top + high, 0)
-    canvas[max(top, 0) : bottom, max(left, 0) : right] = colour.clip(0, 1)
+    if wide > 0 and high > 0:
+        cv2.rectangle(canvas, (left, top, wide, high), colour.clip(0, 1).tolist(), -1)
 
 
 def _colour(rng: np.random.Generator, tint: float = 0.0) -> FloatArray:
     """Mostly muted; ``tint`` adds colour."""
     level = rng.beta(1.1, 1.2)
-    spread = rng.choice([0.02, 0.06, 0.2], p=[0.5, 0.4, 0.1]) + tint
+    strength = rng.random()
+    spread = tint + (0.02 if strength < 0.5 else 0.06 if strength < 0.9 else 0.2)
     return np.asarray(level + spread * rng.standard_normal(3), np.float32).clip(0, 1)
 
 

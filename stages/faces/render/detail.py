@@ -49,7 +49,7 @@ def simplify(head: Head, size_px: int) -> Head:
     free &= skin
     free[head.kit.landmarks68] = False
     stand_in = np.arange(count)
-    normals = head.normals(head.kit.neutral, head.triangles)
+    normals = head.normals(head.kit.neutral)
     for chosen, side in ((free, _SKIN_CUBE * pixel), (mouth, _MOUTH_CUBE * pixel)):
         members = np.flatnonzero(chosen)
         if len(members):

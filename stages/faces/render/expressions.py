@@ -87,11 +87,12 @@ def action_units(
     """
     value = dict(zip(names, np.asarray(coefficients, float).tolist(), strict=True))
 
-    def strongest(stem: str) -> float:
-        return max((value.get(f"{stem}{side}", 0.0) for side in ("", "_L", "_R")), default=0.0)
-
+    strongest: dict[str, float] = {}
+    for name, amount in value.items():
+        stem = name.removesuffix("_L").removesuffix("_R")
+        strongest[stem] = max(strongest.get(stem, 0.0), amount)
     units = {
-        unit: 5 * max(strongest(stem) for stem in shapes)
+        unit: 5 * max(strongest.get(stem, 0.0) for stem in shapes)
         for unit, shapes in ACTION_UNIT_SHAPES.items()
     }
     units["AU61"] = 5 * max(value.get("eyeLookOut_L", 0.0), value.get("eyeLookIn_R", 0.0))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .atlas import Atlas, noise, smoothstep
+from .atlas import Atlas, Stencil, noise, smoothstep
 from .person import Person, generator
 
 FloatArray = NDArray[np.floating]
@@ -27,49 +27,46 @@ class Growth:
 def strands(atlas: Atlas, person: Person, rng: np.random.Generator) -> FloatArray:
     """(H, W) in about [-1, 1]: light and dark strands, bent and curled as the hair is."""
     shape, hair = (atlas.height, atlas.width), person.hair
-    straight = (
-        noise(rng, shape, (14, shape[1] // 3)) * 0.6 + noise(rng, shape, (40, shape[1])) * 0.4
-    )
+    straight = noise(rng, shape, (14, shape[1] // 3), 0.6)
+    straight += noise(rng, shape, (40, shape[1]), 0.4)
     if hair.curl == 0 and hair.flow == 0:
         return straight
     rng = generator(10, person.seed)
-    bend = hair.flow * noise(rng, shape, (3, 4)) * 0.07 * shape[1]
+    columns = noise(rng, shape, (3, 4))
+    columns *= hair.flow * 0.07 * shape[1]
     if hair.style in ("parted", "tied"):
-        bend += np.sign(hair.flow) * (atlas.y - 8).clip(0) * 0.03 * shape[1]
-    columns = np.arange(shape[1], dtype=np.float32)[None] + bend
+        columns += np.sign(hair.flow) * (atlas.y - 8).clip(0) * 0.03 * shape[1]
+    columns += np.arange(shape[1], dtype=np.float32)
     rows = np.repeat(np.arange(shape[0], dtype=np.float32)[:, None], shape[1], 1)
-    bent = cv2.remap(
-        straight,
-        columns.astype(np.float32),
-        rows,
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT,
-    )
+    bent = cv2.remap(straight, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     if hair.curl == 0:
         return np.asarray(bent, np.float32)
     cells = (int(shape[0] / 9), int(shape[1] / 9))
-    locks = 0.7 * noise(rng, shape, cells) + 0.5 * noise(rng, shape, (cells[0] * 2, cells[1] * 2))
-    return ((1 - hair.curl) * bent + hair.curl * locks).astype(np.float32)
+    locks = noise(rng, shape, cells, 0.7 * hair.curl)
+    locks += noise(rng, shape, (cells[0] * 2, cells[1] * 2), 0.5 * hair.curl)
+    locks += (1 - hair.curl) * bent
+    return locks
 
 
 def bristles(atlas: Atlas, person: Person) -> FloatArray:
     """(H, W) in about [-1, 1]: the short hairs of a beard."""
     shape = (atlas.height, atlas.width)
     rng = generator(12, person.seed)
-    fine = noise(rng, shape, (shape[0] // 5, shape[1]))
-    return 0.6 * fine + 0.5 * noise(rng, shape, (shape[0] // 11, shape[1] // 3))
+    fine = noise(rng, shape, (shape[0] // 5, shape[1]), 0.6)
+    fine += noise(rng, shape, (shape[0] // 11, shape[1] // 3), 0.5)
+    return fine
 
 
 def beard_mask(
-    atlas: Atlas, person: Person, rng: np.random.Generator, lips: FloatArray
-) -> FloatArray:
-    """Where facial hair grows, (H, W) in [0, 1]."""
+    atlas: Atlas, person: Person, rng: np.random.Generator, lips: Stencil
+) -> FloatArray | None:
+    """Where facial hair grows, (H, W) in [0, 1]; None on a bare face."""
     style = person.beard.style
     side, y = np.abs(atlas.degrees), atlas.y
     if style == "none":
-        return np.zeros((atlas.height, atlas.width), np.float32)
-    wobble = 0.25 * noise(rng, (atlas.height, atlas.width), (16, 24))
-    wobble += 0.2 * noise(rng, (atlas.height, atlas.width), (60, 110))
+        return None
+    wobble = noise(rng, (atlas.height, atlas.width), (16, 24), 0.25)
+    wobble += noise(rng, (atlas.height, atlas.width), (60, 110), 0.2)
     reach = rng.uniform(11, 17)
     droop = rng.uniform(0, 0.5) * (side / reach) ** 2
     moustache = smoothstep(-1.15, -1.5, y + wobble + droop) * smoothstep(-3.6, -3.0, y + droop)
@@ -93,8 +90,9 @@ def beard_mask(
     else:
         mask = np.maximum(moustache, jaw)
     hanging = rng.uniform(0.3, 1.0)  # thick moustaches cover the edge of the upper lip
-    free = (1 - lips * np.where(y > -3.25, hanging, 1.0)).clip(0, 1)
-    return (mask * free**1.5).astype(np.float32)
+    hold = np.where(atlas.y[lips.window[0]] > -3.25, hanging, 1.0).astype(np.float32)
+    mask[lips.window] *= (1 - lips.mask * hold).clip(0, 1) ** 1.5
+    return mask
 
 
 def hair_growth(
@@ -113,23 +111,25 @@ def hair_growth(
         return Growth(mask, mask)
     if hair.style == "scarf":  # leaves an oval of the face free
         oval = (side / rng.uniform(52, 66)) ** 2 + ((y - 0.6) / rng.uniform(7.9, 8.6)) ** 2
-        oval = oval + 0.03 * noise(rng, shape, (6, 8))
+        oval = oval + noise(rng, shape, (6, 8), 0.03)
         return Growth(smoothstep(0.98, 1.03, oval), smoothstep(0.98, 1.15, oval))
-    above = (y - _hairline(atlas, person, rng)).astype(np.float32)
-    ragged = hair.raggedness * (
-        0.6 * noise(rng, shape, (4, 60)) + 0.3 * noise(rng, shape, (4, 160))
-    )
+    above = y - _hairline(atlas, person, rng).astype(np.float32)
+    ragged = noise(rng, shape, (4, 60), 0.6 * hair.raggedness)
+    ragged += noise(rng, shape, (4, 160), 0.3 * hair.raggedness)
     edge = 0.15 + 0.5 * rng.random()
     if hair.soft == 0:
         mask = smoothstep(-edge, edge, above + ragged)
         return Growth(mask, mask)
     single = generator(14, person.seed)
-    tufts = noise(single, shape, (3, 34)) + noise(single, shape, (5, 150))
-    stray = above + hair.wisps * (0.45 * strand + 0.4 * tufts)
+    stray = noise(single, shape, (3, 34), 0.4 * hair.wisps)
+    stray += noise(single, shape, (5, 150), 0.4 * hair.wisps)
+    stray += above
+    stray += (0.45 * hair.wisps) * strand
     if hair.style == "curly":
-        stray = stray + 0.5 * noise(rng, shape, (30, 44))
+        stray += noise(rng, shape, (30, 44), 0.5)
     cover = smoothstep(-edge, edge + 0.3, stray)
-    cover = cover * (hair.cover + (1 - hair.cover) * (0.4 + 0.6 * strand)).clip(0, 1)
+    if hair.cover < 1:
+        cover *= (hair.cover + (1 - hair.cover) * (0.4 + 0.6 * strand)).clip(0, 1)
     return Growth(cover, smoothstep(-0.2, 2.5 * hair.soft, above))
 
 

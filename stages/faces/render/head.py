@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ _PART_OF = {
 _LIP_GAP_TOP, _LIP_GAP_BOTTOM = 62, 66  # inner lips, iBUG numbering
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a head is itself alone, and the key of what it is painted with
 class Head:
     """Static geometry.
 
@@ -62,29 +63,59 @@ class Head:
         shapes = self.kit.expression.reshape(len(amounts), -1)
         return (np.asarray(amounts, np.float32) @ shapes).reshape(-1, 3)
 
+    @cached_property
+    def _landmark_shapes(self) -> FloatArray:
+        """(E, 204) float32: what every expression shape does to the landmarks."""
+        shapes = self.kit.expression[:, self.kit.landmarks68]
+        return np.ascontiguousarray(shapes, np.float32).reshape(len(shapes), -1)
+
+    def landmark_movement(self, amounts: FloatArray) -> FloatArray:
+        """(68, 3) displacement of the landmarks for amounts (E,) of every expression shape."""
+        return (np.asarray(amounts, np.float32) @ self._landmark_shapes).reshape(-1, 3)
+
     def lip_gap(self, coefficients: FloatArray) -> float:
         """How much wider than at rest the lips of the mean head part, in head units."""
-        pair = self.kit.landmarks68[[_LIP_GAP_TOP, _LIP_GAP_BOTTOM]]
-        moved = np.tensordot(coefficients, self.kit.expression[:, pair], 1)
-        return float(max(0.0, moved[0, 1] - moved[1, 1]))
+        moved = self.landmark_movement(coefficients)
+        return float(max(0.0, moved[_LIP_GAP_TOP, 1] - moved[_LIP_GAP_BOTTOM, 1]))
 
-    def normals(self, vertices: FloatArray, triangles: IntArray) -> FloatArray:
-        """(V', 3) unit vertex normals; vertices beyond the head's own are each their own."""
-        extra = np.arange(len(self.canonical), len(vertices))
-        share = np.concatenate([self.canonical, extra])
-        edge1 = vertices[triangles[:, 1]] - vertices[triangles[:, 0]]
-        edge2 = vertices[triangles[:, 2]] - vertices[triangles[:, 0]]
-        faces = _cross(edge1, edge2)
-        corners = share[triangles]
-        count = len(vertices)
-        total = np.empty((count, 3), np.float32)
-        for axis in range(3):
-            total[:, axis] = sum(
-                np.bincount(corners[:, corner], faces[:, axis], count) for corner in range(3)
-            )
-        total = total[share]
-        length = np.sqrt((total * total).sum(1, keepdims=True))
-        return (total / np.maximum(length, 1e-9)).astype(np.float32)
+    def normals(self, vertices: FloatArray) -> FloatArray:
+        """(V, 3) float32 unit vertex normals of the head with its vertices (V, 3) elsewhere."""
+        around = self._around
+        planes = np.ascontiguousarray(vertices.T, np.float32)
+        corners = [planes.take(corner, 1) for corner in around.corners]
+        faces = _cross(corners[1] - corners[0], corners[2] - corners[0])
+        total = np.zeros_like(planes)
+        total[:, around.vertices] = np.add.reduceat(
+            faces.take(around.triangles, 1), around.first, 1
+        )
+        total /= np.maximum(np.sqrt((total * total).sum(0)), 1e-9)
+        return total.take(self.canonical, 1).T
+
+    @cached_property
+    def _around(self) -> _Around:
+        corners = self.canonical[self.triangles].reshape(-1)
+        order = np.argsort(corners, kind="stable")
+        vertices, first = np.unique(corners[order], return_index=True)
+        return _Around(
+            self.triangles.T.astype(np.int64), vertices, order // 3, first.astype(np.int64)
+        )
+
+
+@dataclass(frozen=True)
+class _Around:
+    """The triangles around every vertex, one vertex after the other.
+
+    Attributes:
+        corners: (3, T) the vertices of every triangle.
+        vertices: (N,) the vertices that have any; of those at one place, the one that counts.
+        triangles: (3 T,) numbers of triangles.
+        first: (N,) where in ``triangles`` those of a vertex begin.
+    """
+
+    corners: NDArray[np.int64]
+    vertices: NDArray[np.int64]
+    triangles: NDArray[np.int64]
+    first: NDArray[np.int64]
 
 
 def prepare_head(kit: FaceKit, atlas: Atlas) -> Head:
@@ -93,8 +124,8 @@ def prepare_head(kit: FaceKit, atlas: Atlas) -> Head:
     parts = part[kit.triangle_material]
     middle = kit.neutral[kit.triangles].mean(1)
     edges = kit.neutral[kit.triangles]
-    facing = _cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0])
-    away = facing[:, 2] < -0.6 * np.linalg.norm(facing, axis=1)
+    facing = _cross((edges[:, 1] - edges[:, 0]).T, (edges[:, 2] - edges[:, 0]).T)
+    away = facing[2] < -0.6 * np.linalg.norm(facing, axis=0)
     # The iris mesh lies inside the eyeball mesh, on which we paint the iris; the eyeball's back and
     # the back of the head never show at the poses we render.
     hidden = (parts == EYE) & (middle[:, 2] < 8.4) | (parts == SKIN) & away & (middle[:, 2] < 2)
@@ -161,12 +192,7 @@ def _lid_margins(kit: FaceKit, triangles: IntArray) -> FloatArray:
 
 
 def _cross(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Row-wise cross product; several times faster than numpy's general one."""
+    """Cross product of vectors (3, N); several times faster than numpy's general one."""
     return np.stack(
-        [
-            a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1],
-            a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2],
-            a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0],
-        ],
-        1,
+        [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
     )

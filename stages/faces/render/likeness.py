@@ -131,7 +131,7 @@ class Unwrapped:
         """Lay a photograph (S, S, 3) on the atlas; black borders do not count."""
         head, atlas = self.head, self.head.atlas
         vertices = head.shape(fit.identity) + head.movement(amounts)
-        facing = head.normals(vertices, head.triangles) @ fit.frame[2]
+        facing = head.normals(vertices) @ fit.frame[2]
         flat = np.concatenate([fit.pixels(vertices) - 0.5, facing[:, None]], 1)
         placed = self.spread(flat.astype(np.float32))
         photo = np.power(photo_rgb_u8.astype(np.float32) / 255, 2.2)

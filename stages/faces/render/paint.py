@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .atlas import Atlas, noise, polygon, smoothstep, spline, strokes
+from .atlas import EVERYWHERE, Atlas, Stencil, Window, noise, polygon, smoothstep, spline, strokes
 from .features import Colour
 from .growth import CLOTH, beard_mask, bristles, hair_growth, strands
 from .head import Head
@@ -26,7 +27,7 @@ class Paint:
     """Maps over the atlas, the same for every picture of a person.
 
     Attributes:
-        albedo: (H, W, 3) float32 linear RGB in [0, 1].
+        albedo: (3, H, W) float32 linear RGB in [0, 1].
         relief: (H, W) float32 head units, the strands of hair.
         lift: (H, W) float32, head units by which hair and beard stand off the skin.
         gloss: (H, W) float32 in [0, 1].
@@ -48,18 +49,15 @@ def paint_person(head: Head, person: Person) -> Paint:
     if person.detail is not None:
         albedo *= np.moveaxis(person.detail, -1, 0)
     mark_skin(head, person, albedo, relief)
-    lips = _lip_mask(head)
-    _blend(albedo, lips * person.lip_strength * 0.9, person.lip)
-    if person.marks.pores > 0:  # lips are pleated
-        pleats = lips * noise(generator(13, person.seed), shape, (5, shape[1]))
-        albedo *= 1 + 0.15 * pleats
-        relief += 0.008 * pleats
+    gloss = np.full(shape, 0.6, np.float32)
+    lips = _lips(head)
+    _paint_lips(lips, person, albedo, relief)
+    gloss[lips.window] += 0.4 * lips.mask
     paint_sockets(atlas, person, albedo)
     paint_lids(head, person, albedo, relief)
-    gloss = (0.6 + 0.4 * lips).astype(np.float32)
     strand = strands(atlas, person, rng)
     beard = beard_mask(atlas, person, rng, lips)
-    if person.beard.style != "none":
+    if beard is not None:
         bristle = bristles(atlas, person)
         beard *= (0.75 + 0.6 * bristle).clip(0, 1)
         _blend(albedo, beard * person.beard.density, person.beard.colour, 0.35 * bristle)
@@ -67,28 +65,37 @@ def paint_person(head: Head, person: Person) -> Paint:
         relief += 0.012 * beard * bristle
         gloss *= 1 - 0.7 * beard
     brows = _brow_mask(head, person, rng)
-    _blend(albedo, brows, person.brows.colour)
-    gloss *= 1 - 0.5 * brows
+    if brows is not None:
+        _blend(albedo, brows.mask, person.brows.colour, window=brows.window)
+        gloss[brows.window] *= 1 - 0.5 * brows.mask
     hair = hair_growth(atlas, person, rng, strand)
     if hair is not None:
         cloth = person.hair.style in CLOTH
         colour = person.hair.hat_colour if cloth else person.hair.colour
-        texture = 0.15 * noise(rng, shape, (60, 90)) if cloth else 0.55 * strand
+        texture = noise(rng, shape, (60, 90), 0.15) if cloth else 0.55 * strand
         _blend(albedo, hair.cover, colour, texture)
-        waves = (1 + 0.3 * noise(rng, shape, (10, 16))) * (1 + 0.3 * person.hair.curl * strand)
-        lift += hair.body * person.hair.thickness * waves
-        relief += (0.02 + 0.02 * person.hair.curl) * hair.cover * strand * (0.3 if cloth else 1)
+        waves = noise(rng, shape, (10, 16), 0.3)
+        waves += 1
+        if person.hair.curl > 0:
+            waves *= 1 + 0.3 * person.hair.curl * strand
+        waves *= hair.body
+        waves *= person.hair.thickness
+        lift += waves
+        strand *= (0.02 + 0.02 * person.hair.curl) * (0.3 if cloth else 1)
+        strand *= hair.cover
+        relief += strand
         gloss *= 1 - 0.4 * hair.cover
-    _blend(albedo, np.repeat(smoothstep(-8.6, -9.4, atlas.y), atlas.width, 1), person.clothes)
-    return Paint(np.stack(list(albedo), -1), relief, lift, gloss)
+    hem = slice(int((atlas.y > -8.6).sum()), None), slice(None)
+    _blend(albedo, smoothstep(-8.6, -9.4, atlas.y[hem[0]]), person.clothes, window=hem)
+    return Paint(albedo, relief, lift, gloss)
 
 
-def slopes(atlas: Atlas, relief: FloatArray) -> FloatArray:
-    """Gradient (H, W, 2) of a relief (head units) along the angle and upwards; no unit."""
+def slopes(atlas: Atlas, relief: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Gradient, twice (H, W), of a relief (head units) along the angle and upwards; no unit."""
     right, up = atlas.slope_scale
     across = cv2.Sobel(relief, cv2.CV_32F, 1, 0, ksize=3, scale=right)
-    down = cv2.Sobel(relief, cv2.CV_32F, 0, 1, ksize=3, scale=up)
-    return cv2.merge([across, -down]).astype(np.float32)
+    upwards = cv2.Sobel(relief, cv2.CV_32F, 0, 1, ksize=3, scale=-up)
+    return np.asarray(across, np.float32), np.asarray(upwards, np.float32)
 
 
 def _blend(
@@ -96,28 +103,45 @@ def _blend(
     mask: FloatArray,
     colour: Colour,
     texture: FloatArray | None = None,
+    window: Window = EVERYWHERE,
 ) -> None:
-    """Lay a colour, textured by about [-1, 1] if given, over (3, H, W), in place."""
+    """Lay a colour, textured by about [-1, 1] if given, over a window of (3, H, W), in place."""
     strength = None if texture is None else (1 + texture).clip(0.2, 2)
-    for channel, value in zip(albedo, colour, strict=True):
-        layer = value if strength is None else value * strength
-        channel += mask * (layer - channel)
+    for whole, value in zip(albedo, colour, strict=True):
+        channel = whole[window]
+        layer = value - channel if strength is None else value * strength
+        if strength is not None:
+            layer -= channel
+        layer *= mask
+        channel += layer
 
 
-def _lip_mask(head: Head) -> FloatArray:
-    """Soft mask of the lips, (H, W) in [0, 1]."""
+@lru_cache(maxsize=4)
+def _lips(head: Head) -> Stencil:
+    """Soft mask of the lips."""
     outline = head.texels[head.kit.landmarks68[_OUTER_LIPS]]
     mask = head.atlas.blank()
     polygon(mask, spline(outline, 48, closed=True))
-    return head.atlas.blur(mask.astype(np.float32) / 255, 0.09)
+    drawn = head.atlas.cut(mask, 0.5)
+    return Stencil(drawn.window, head.atlas.blur(drawn.mask, 0.09))
 
 
-def _brow_mask(head: Head, person: Person, rng: np.random.Generator) -> FloatArray:
-    """Brows as many short hairs over a soft ground, (H, W) in [0, 1]."""
+def _paint_lips(lips: Stencil, person: Person, albedo: FloatArray, relief: FloatArray) -> None:
+    """The colour of lips, and their pleats."""
+    _blend(albedo, lips.mask * (person.lip_strength * 0.9), person.lip, window=lips.window)
+    if person.marks.pores > 0:
+        rng, shape = generator(13, person.seed), (relief.shape[0], relief.shape[1])
+        pleats = lips.mask * noise(rng, shape, (5, shape[1]))[lips.window]
+        albedo[:, lips.window[0], lips.window[1]] *= 1 + 0.15 * pleats
+        relief[lips.window] += 0.008 * pleats
+
+
+def _brow_mask(head: Head, person: Person, rng: np.random.Generator) -> Stencil | None:
+    """Brows as many short hairs over a soft ground; None where there are none."""
     atlas, brows = head.atlas, person.brows
     ground, hairs = atlas.blank(), atlas.blank()
     if brows.density < 0.05:
-        return ground.astype(np.float32)
+        return None
     texel = atlas.texels_per_unit
     for side, landmarks in _BROWS.items():
         line = head.kit.neutral[head.kit.landmarks68[landmarks]].copy()
@@ -151,9 +175,11 @@ def _brow_mask(head: Head, person: Person, rng: np.random.Generator) -> FloatArr
             hairs, np.stack([start, start + (heading + lean) * length], 1).astype(np.float32), 255
         )
         _single_hairs(hairs, person, side, (centre, up), texel)
-    soft = atlas.blur(ground.astype(np.float32) / 255, 0.12) * (0.25 + 0.45 * brows.density)
-    thin = atlas.blur(hairs.astype(np.float32) / 255, 0.04) * (0.35 + 0.6 * brows.density)
-    return np.maximum(soft, thin).clip(0, 1)
+    window = atlas.cut(ground | hairs, 0.6).window
+    soft, thin = (drawn[window].astype(np.float32) / 255 for drawn in (ground, hairs))
+    soft = atlas.blur(soft, 0.12) * (0.25 + 0.45 * brows.density)
+    thin = atlas.blur(thin, 0.04) * (0.35 + 0.6 * brows.density)
+    return Stencil(window, np.maximum(soft, thin).clip(0, 1))
 
 
 def _single_hairs(

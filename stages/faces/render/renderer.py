@@ -6,6 +6,7 @@ the device, the background, and what is drawn over the face. No randomness but t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -98,9 +99,8 @@ class Shot:
 def prepare_person(head: Head, person: Person) -> PreparedPerson:
     """Shape and paint a person."""
     vertices = head.shape(person.identity)
-    outwards = head.normals(vertices, head.triangles)
-    mass = head.atlas.sample(masses(head.atlas, person), head.texels) * head.scalp[:, None]
-    vertices = vertices + mass * outwards
+    outwards = head.normals(vertices)
+    vertices += masses(head, person) * outwards
     rest = head.movement(person.rest)
     marks = head.kit.landmarks68
     paint = paint_person(head, person)
@@ -118,11 +118,10 @@ def prepare_person(head: Head, person: Person) -> PreparedPerson:
 
 
 def _skin_table(head: Head, paint: Paint) -> FloatArray:
-    table = np.zeros((head.atlas.height, head.atlas.width, 8), np.float32)
-    table[..., :3] = paint.albedo
-    table[..., 3] = paint.gloss
-    table[..., 4:6] = slopes(head.atlas, paint.relief)
-    return table
+    nothing = np.zeros_like(paint.gloss)
+    slope = slopes(head.atlas, paint.relief)
+    table = cv2.merge([*paint.albedo, paint.gloss, *slope, nothing, nothing])
+    return np.asarray(table, np.float32)
 
 
 def take_shot(head: Head, prepared: PreparedPerson, scene: Scene, size_px: int) -> Shot:
@@ -130,9 +129,8 @@ def take_shot(head: Head, prepared: PreparedPerson, scene: Scene, size_px: int) 
     person, coefficients = prepared.person, scene.expression.coefficients
     marks = head.kit.landmarks68
     amounts = movement_of(person, coefficients)
-    moved = np.tensordot(amounts, head.kit.expression[:, marks], 1)
     gaze = gaze_angles(head.kit.expression_names, amounts)
-    landmarks = (prepared.vertices[marks] + moved).astype(np.float32)
+    landmarks = prepared.vertices[marks] + head.landmark_movement(amounts)
     view = look_through(scene.camera, landmarks, size_px * SUPERSAMPLE)
     gap = max(float(landmarks[top, 1] - landmarks[bottom, 1]) for top, bottom in _INNER_LIPS)
     rng = generator(6, scene.seed)
@@ -158,11 +156,14 @@ def movement_of(person: Person, coefficients: FloatArray) -> FloatArray:
 def _numbers(person: Person, light: Light, view: View, gaze: FloatArray) -> FloatArray:
     """The numbers of a shot, laid out as ``NUMBERS``."""
     half = light.key_direction + np.array([0, 0, 1], np.float32)
-    right = np.cross(np.array([0, 1, 0], np.float32), light.key_direction)
-    right /= np.linalg.norm(right)
+    # The shadow's frame: level, across that, and towards the light.
+    x, y, z = light.key_direction.tolist()
+    flat = math.hypot(x, z)
+    level = (z / flat, 0.0, -x / flat)
+    across = (-y * x / flat, flat, -y * z / flat)
     eyes, hair = person.eyes, person.hair
     # Cameras expose for the face, but not for every skin alike: dark skin stays darker.
-    metered = (0.55 * float(np.mean(person.skin)) + 0.16) / 0.3
+    metered = (0.55 * sum(person.skin) / 3 + 0.16) / 0.3
     values = {
         "rotation": view.rotation,
         "distance": view.distance,
@@ -178,7 +179,7 @@ def _numbers(person: Person, light: Light, view: View, gaze: FloatArray) -> Floa
         "ambient": light.ambient,
         "ambient_tilt": light.ambient_tilt,
         "shadow": light.shadow if light.shadow > 0.1 else 0.0,
-        "shadow_frame": [right, np.cross(light.key_direction, right), light.key_direction],
+        "shadow_frame": (*level, *across, x, y, z),
         "exposure": light.exposure**2.2 * metered,
         "contrast": light.contrast,
         "oil": person.oiliness,
@@ -192,8 +193,7 @@ def _numbers(person: Person, light: Light, view: View, gaze: FloatArray) -> Floa
         "teeth": person.teeth,
         "strands": hair.hat_colour if hair.style in CLOTH else hair.colour,
     }
-    flat = [np.asarray(values[name], np.float32).reshape(-1) for name in NUMBERS]
-    return np.concatenate(flat)
+    return np.concatenate([np.asarray(values[name], np.float32).reshape(-1) for name in NUMBERS])
 
 
 def _overlay(

@@ -30,8 +30,7 @@ FURROWS = ("forehead", "glabella", "crow", "bridge", "fold", "marionette", "chin
 
 def furrow_window(atlas: Atlas) -> tuple[slice, slice]:
     """Rows and columns of the atlas outside which no furrow lies."""
-    columns, rows = atlas.at(np.array([-47.0, 47.0]), np.array([10.6, -7.6])).astype(int).T
-    return slice(int(rows[0]), int(rows[1]) + 1), slice(int(columns[0]), int(columns[1]) + 1)
+    return atlas.window(47.0, -7.6, 10.6)
 
 
 def wrinkle_layers(head: Head, person: Person) -> FloatArray:
@@ -43,33 +42,30 @@ def wrinkle_layers(head: Head, person: Person) -> FloatArray:
     atlas = head.atlas
     rng = generator(7, person.seed)
     window = furrow_window(atlas)
-    masks = [atlas.blank() for _ in FURROWS]
+    corner = np.array([window[1].start, window[0].start], np.float32)
+    shape = (window[0].stop - window[0].start, window[1].stop - window[1].start)
+    masks = np.zeros((len(FURROWS), *shape), np.uint8)
     for side in (-1, 1):
         for mask, kind in zip(masks, FURROWS, strict=True):
             for line, share in _lines(kind, side, rng):
-                curve = spline(atlas.at(line[:, 0], line[:, 1]), 16)
+                curve = spline(atlas.at(line[:, 0], line[:, 1]) - corner, 16)
                 _tapered(mask, curve, int(share * 255))
-    layers = np.zeros((len(masks), *masks[0][window].shape), np.float32)
-    for order, mask in enumerate(masks):
-        _furrow(atlas, mask[window], layers[order])
+    layers = np.zeros(masks.shape, np.float32)
+    for mask, layer in zip(masks, layers, strict=True):
+        # Blurs only where anything is.
+        lines = atlas.cut(mask, 1.0)
+        deep, wide = atlas.blur(lines.mask, 0.07), atlas.blur(lines.mask, 0.22)
+        layer[lines.window] = -_DEEPEST * (1.1 * deep + 1.2 * wide)
     return layers
-
-
-def _furrow(atlas: Atlas, mask: NDArray[np.uint8], layer: FloatArray) -> None:
-    """Turn drawn lines into relief; blurs only the rows that hold any."""
-    used = np.flatnonzero(mask.any(1))
-    margin = int(atlas.texels_per_unit)
-    rows = slice(max(int(used[0]) - margin, 0), int(used[-1]) + margin + 1)
-    depth = mask[rows].astype(np.float32) / 255
-    layer[rows] = -_DEEPEST * (1.1 * atlas.blur(depth, 0.07) + 1.2 * atlas.blur(depth, 0.22))
 
 
 def wrinkle_strengths(head: Head, person: Person, coefficients: FloatArray) -> FloatArray:
     """(K, 2) float32 in [0, 1]: how far an expression (E,) folds each group, right side first."""
     rest = 0.6 * person.resting_wrinkles.clip(0)
+    amounts = dict(zip(head.kit.expression_names, coefficients.tolist(), strict=True))
     sides = [
-        rest + person.wrinkles * np.array(_pulled(head, coefficients, side), np.float32)
-        for side in (-1, 1)
+        rest + person.wrinkles * np.array(_pulled(amounts, side), np.float32)
+        for side in ("_R", "_L")
     ]
     return np.stack(sides, 1).clip(0, 1).astype(np.float32)
 
@@ -116,16 +112,11 @@ def _tapered(mask: NDArray[np.uint8], curve: FloatArray, value: int) -> None:
     cv2.max(mask, layer, mask)
 
 
-def _pulled(head: Head, coefficients: FloatArray, side: int) -> list[float]:
-    """How hard each group of furrows is pulled on one side (1 is the person's left)."""
-    suffix = "_L" if side > 0 else "_R"
-    names = head.kit.expression_names
+def _pulled(amounts: dict[str, float], side: str) -> list[float]:
+    """How hard each group of furrows is pulled on one side: _R or _L."""
 
     def value(stem: str) -> float:
-        for name in (stem + suffix, stem):
-            if name in names:
-                return float(coefficients[names.index(name)])
-        return 0.0
+        return amounts.get(stem + side, amounts.get(stem, 0.0))
 
     pulled = {
         "forehead": max(value("browInnerUp"), value("browOuterUp")),
