@@ -17,7 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
+from threadpoolctl import threadpool_limits
 
 from normpipe.stages.synthesis.config import SynthesizeConfig
 from normpipe.stages.synthesis.renderer import PairRenderer
@@ -67,6 +69,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
     found: list[dict[str, Any]] = []
     for source, target in SIZES:
         config = SynthesizeConfig(

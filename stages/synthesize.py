@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ..manifests.schema import IMAGE, POINTS, schema
 from ..pipeline.errors import NormpipeError
@@ -123,6 +124,7 @@ class Synthesize(MapStage):
         self._renderer: PairRenderer | None = None
         #: Pairs rendered so far, for rates.
         self.rendered = 0
+        _one_blas_thread()
         # The shapes' names and the target are part of the schema, so the cast is made at once.
         self._cast = Cast(config)
         self.schema = synthesized_schema(self._cast.expression_names, self._cast.target_note)
@@ -140,6 +142,7 @@ class Synthesize(MapStage):
     def open(self) -> None:
         """Put the heads on the device. Raises InputError for a device not there."""
         if self._renderer is None:
+            cv2.setNumThreads(1)  # its own threads would only get in the way
             self._renderer = PairRenderer(self.config, self._cast, self._threads)
 
     def digests(self) -> dict[str, str]:
@@ -168,6 +171,15 @@ class Synthesize(MapStage):
             source = photographed(result.source, generator(23, row["seed"]))
             result = replace(result, source=source)
         return [pair_row(_spec(row), result, self.config.quality)]
+
+
+def _one_blas_thread() -> None:
+    """Let this process compute numpy's products by one thread each.
+
+    Sums that are shared among threads are rounded otherwise, so bytes would hang on the number of
+    cores; and the products are too small to share.
+    """
+    threadpool_limits(1, "blas")
 
 
 def _spec(row: Row) -> PairSpec:

@@ -159,6 +159,10 @@ class PairCache:
         ).hexdigest()
 
 
+# Names of the shapes, and which target is shown: None as long as none is.
+_Said = tuple[tuple[str, ...], dict[str, Any] | None]
+
+
 def load_pairs(
     folders: Sequence[Path],
     split: str,
@@ -180,7 +184,7 @@ def load_pairs(
     Raises:
         InputError: a folder holds no synthesized shards, or the sets do not fit together.
     """
-    said: tuple[tuple[str, ...], dict[str, Any]] | None = None
+    said: _Said | None = None
     columns: dict[str, list[Any]] = {
         name: []
         for name in ("source", "expression", "landmarks", "pose", "identity", "target", "of", "tl")
@@ -212,7 +216,7 @@ def load_pairs(
         target=targets,
         target_of=np.array(columns["of"], np.int64),
         target_landmarks=target_scale * np.array(columns["tl"], np.float32).reshape(-1, 68, 2),
-        target_note=said[1],
+        target_note=said[1] or MEAN_TARGET,
     )
 
 
@@ -236,23 +240,28 @@ def synthesized_shards(folders: Sequence[Path]) -> list[Path]:
     return shards
 
 
-def _same(
-    shard: Path, before: tuple[tuple[str, ...], dict[str, Any]] | None
-) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Expression names and target of a shard, which must be those of the shards before it."""
+def _same(shard: Path, before: _Said | None) -> _Said:
+    """What is known after a shard, whose names and target must be those of the shards before it."""
     metadata = pq.read_schema(shard).metadata or {}
     if b"expression_names" not in metadata:
         raise InputError(f"{shard} was not written by normpipe synthesize: no expression names")
     names = tuple(metadata[b"expression_names"].decode().split(","))
-    note = json.loads(metadata[b"target"]) if b"target" in metadata else MEAN_TARGET
-    if before is not None and before[0] != names:
+    note: dict[str, Any] | None = None
+    if b"target" in metadata:
+        note = json.loads(metadata[b"target"])
+    else:
+        shown = pq.read_table(shard, columns=["target.path"])["target"]
+        note = MEAN_TARGET if shown.null_count < len(shown) else None
+    if before is None:
+        return names, note
+    if before[0] != names:
         raise InputError(f"{shard} has other expression shapes than the sets before it")
-    if before is not None and before[1] != note:
+    if None not in (note, before[1]) and before[1] != note:
         raise InputError(
             f"{shard} shows another target face ({json.dumps(note)}) than the sets before it "
             f"({json.dumps(before[1])}): one network learns one target"
         )
-    return names, note
+    return names, before[1] or note
 
 
 def _append(columns: dict[str, list[Any]], table: pa.Table, limit: int | None) -> None:

@@ -79,7 +79,7 @@ def test_colours_are_rgb():
     assert pixels[8, 8].tolist() == [255, 0, 0]
 
 
-def pair_shard(folder, **metadata):
+def pair_shard(folder, shows=True, **metadata):
     folder.mkdir()
     row = {
         "key": "a", "status": "ok", "split": "train", "image": {"bytes": jpeg(0), "path": ""},
@@ -88,6 +88,12 @@ def pair_shard(folder, **metadata):
         "roll_deg": 0.0, "target_landmarks68": np.zeros((68, 2)).tolist(),
     }  # fmt: skip
     table = pa.Table.from_pylist([row])
+    if not shows:  # as synthesize.targets = false writes it
+        table = table.set_column(
+            table.schema.get_field_index("target"),
+            table.schema.field("target"),
+            pa.nulls(1, table["target"].type),
+        )
     notes = {"expression_names": "jawOpen,mouthClose", **metadata}
     pq.write_table(table.replace_schema_metadata(notes), folder / "shard-00000.parquet")
     return folder
@@ -104,6 +110,18 @@ def test_sets_of_two_targets_are_refused(tmp_path):
     assert load_pairs([other], "train").target_note == {"kind": "own"}
     with pytest.raises(InputError, match="another target face"):
         load_pairs([mean, other], "train")
+
+
+def test_sources_alone_go_with_any_target(tmp_path):
+    own, none = (
+        pair_shard(tmp_path / "a", target='{"kind": "own"}'),
+        pair_shard(tmp_path / "b", False),
+    )
+    for folders in ([own, none], [none, own]):
+        cache = load_pairs(folders, "train")
+        assert cache.target_note == {"kind": "own"}
+        assert len(cache) == 2 and cache.target_of.tolist() == [folders.index(own)]
+    assert load_pairs([none], "train").target_note == {"kind": "mean"}
 
 
 def test_parts_of_a_batch_are_the_batch(tiny_pairs):

@@ -1,0 +1,89 @@
+"""Is this the synthetic benchmark? Compares the first shard with what was recorded.
+
+    python examples/check_benchmark.py BENCH            # one line a recording: same, or different
+    python examples/check_benchmark.py BENCH --record   # adds this machine to the recordings
+
+Two sums are compared: of the labels, and of the pictures. Pictures hang on the device, on the CPU's
+vector instructions and on library versions, so a recording names them; where a sum differs from
+all recordings made like yours, you have another benchmark. Labels hang on none of that but numpy.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+RECORDED = Path(__file__).with_name("synthetic_benchmark.json")
+LIBRARIES = ("torch", "numpy", "opencv-python", "numba")
+
+
+def first_shard(folder: Path) -> Path:
+    """The first shard of a synthesized folder."""
+    found = sorted(folder.glob("pairs/shard-*.parquet"))
+    if not found:
+        sys.exit(f"{folder}: no pairs/shard-*.parquet; render it with normpipe synthesize")
+    return found[0]
+
+
+def sums(shard: Path) -> dict[str, str]:
+    """sha256 of the encoded pictures in order, and of the labels (rounded to six digits)."""
+    rows = pq.read_table(shard).to_pylist()
+    pictures, labels = hashlib.sha256(), hashlib.sha256()
+    for row in rows:
+        pictures.update(row["image"]["bytes"])
+        pictures.update((row["target"] or {"bytes": b""})["bytes"])
+        told = {name: row[name] for name in ("key", "identity", "emotion", "split")}
+        told["expression"] = [round(value, 6) for value in row["expression"]]
+        labels.update(json.dumps(told, sort_keys=True).encode())
+    return {"pictures": pictures.hexdigest(), "labels": labels.hexdigest()}
+
+
+def _model() -> str:
+    """Vendor, family and model of the CPU, where the system tells."""
+    known = Path("/proc/cpuinfo")
+    if not known.is_file():
+        return platform.machine()
+    lines = (line.partition(":") for line in known.read_text().splitlines())
+    told = {name.strip(): value.strip() for name, _, value in lines}
+    names = ("vendor_id", "cpu family", "model")
+    return " ".join(told[name] for name in names if name in told) or platform.machine()
+
+
+def made_with(device: str) -> dict[str, Any]:
+    """What pictures hang on, of this machine."""
+    if device == "cpu":
+        kind = f"{_model()} {torch.backends.cpu.get_cpu_capability()}"
+    else:
+        kind = torch.cuda.get_device_name()
+    return {"device": device, "kind": kind, **{name: version(name) for name in LIBRARIES}}
+
+
+def main() -> None:
+    """Compare, and record where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    found, made = sums(first_shard(options.folder)), made_with(options.device)
+    recorded: list[dict[str, Any]] = json.loads(RECORDED.read_text()) if RECORDED.exists() else []
+    for entry in recorded:
+        same = [name for name in found if entry[name] == found[name]]
+        with_what = ", ".join(f"{name} {entry[name]}" for name in made)
+        print(f"{' and '.join(same) if same else 'nothing'} the same as with {with_what}")
+    if options.record:
+        recorded = [entry for entry in recorded if any(entry[name] != made[name] for name in made)]
+        RECORDED.write_text(json.dumps([*recorded, made | found], indent=2) + "\n")
+    elif not any(entry["pictures"] == found["pictures"] for entry in recorded):
+        sys.exit("these pictures are not among the recorded ones")
+
+
+if __name__ == "__main__":
+    main()
