@@ -250,7 +250,7 @@ def _same(shard: Path, before: _Said | None) -> _Said:
     if b"target" in metadata:
         note = json.loads(metadata[b"target"])
     else:
-        shown = pq.read_table(shard, columns=["target.path"])["target"]
+        shown = pq.read_table(shard, columns=["target"])["target"]
         note = MEAN_TARGET if shown.null_count < len(shown) else None
     if before is None:
         return names, note
