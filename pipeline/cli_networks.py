@@ -1,11 +1,44 @@
 """Commands that begin or convert networks. Part of the command line."""
 
+import functools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from .cli import app, handled, start_logging
+from .cli_training import JobFile, Settings
+from .config import load_job
+from .errors import InputError
+
+
+@functools.cache
+def _configs() -> dict[str, type[BaseModel]]:
+    # Imported on use: torch takes seconds, which no other command should pay.
+    from ..stages.fit_landmarks import FitLandmarksConfig
+
+    return {"fit_landmarks": FitLandmarksConfig}
+
+
+@handled
+def fit_landmarks(
+    job_file: JobFile = None,
+    data: Annotated[list[Path] | None, typer.Option(help="synthesized folder, repeatable")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for weights and scores")] = None,
+    set: Settings = None,
+) -> None:
+    """Train the default detector's landmark network on renders. Kill it; it goes on."""
+    from ..stages import fit_landmarks as training
+
+    start_logging(False)
+    job = load_job(job_file, {"output": output}, list(set or []), _configs())
+    if not data:
+        raise InputError("no data: give --data DIR, the output of normpipe synthesize")
+    config: Any = job.stage("fit_landmarks")
+    fitted = training.fit_landmarks(config, data, job.output)
+    typer.echo(f"weights: {fitted.weights}")
+    typer.echo(f"scores: {fitted.scores}")
 
 
 @handled
@@ -29,3 +62,4 @@ def export_normalizer(
 def register() -> None:
     """Add these commands to the command line."""
     app.command("export-normalizer")(export_normalizer)
+    app.command("fit-landmarks")(fit_landmarks)

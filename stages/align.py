@@ -47,7 +47,9 @@ class AlignConfig(StageConfig):
         description="insightface: auto (CUDA if ONNX Runtime has it), cpu or cuda",
         json_schema_extra=FROM_DIGEST,  # the device class does
     )
-    threshold: float = Field(0.5, ge=0.2, le=1, description="least detection score (insightface)")
+    threshold: float = Field(
+        0.5, ge=0.2, le=1, description="least detection score (opencv, insightface)"
+    )
     canvases: tuple[float, ...] = Field(
         (2.0, 1.0, 3.0),
         min_length=1,
@@ -204,8 +206,6 @@ class Align(MapStage):
         size = self.config.size_px
         if face.landmarks is not None:
             return geometry.transform_from_landmarks(face.landmarks, size)
-        if face.eyes is not None:
-            return geometry.transform_from_eyes(face.eyes, size)
         if face.bbox_xyxy is not None:
             return geometry.transform_from_box(face.bbox_xyxy, size, self._detector.box_frame)
         height, width = item.look.pixels.shape[:2]

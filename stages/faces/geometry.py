@@ -118,11 +118,6 @@ def transform_from_landmarks(landmarks: ArrayLike, size_px: int) -> Matrix:
     return similarity(points[:3], TEMPLATE * size_px)
 
 
-def transform_from_eyes(eyes: ArrayLike, size_px: int) -> Matrix:
-    """Both eye centres exactly onto the template; ``eyes`` is (2, 2), left-image eye first."""
-    return similarity(eyes, TEMPLATE[:2] * size_px)
-
-
 def transform_from_box(bbox_xyxy: ArrayLike, size_px: int, frame: BoxFrame = TIGHT_BOX) -> Matrix:
     """An upright frame around a box, where ``frame`` says how such boxes usually lie in it.
 

@@ -22,14 +22,10 @@ from numpy.typing import NDArray
 
 from ...pipeline.errors import InputError, SampleError
 from ...pipeline.stage import sha256_file
+from ..align import choose
 from ..faces.detectors import DetectorSettings, Look
 from ..faces.detectors.opencv import OpenCV
-from ..faces.geometry import (
-    transform_from_box,
-    transform_from_eyes,
-    transform_from_landmarks,
-    warp,
-)
+from ..faces.geometry import transform_from_landmarks, warp
 from ..faces.pixels import Limits, decode
 from ..faces.render.features import Makeup, Marks
 from ..faces.render.head import Head
@@ -192,17 +188,14 @@ def align_face(pixels_rgb_u8: ByteArray) -> ByteArray | None:
         found = detector.detect([look])[0]
     finally:
         detector.close()
-    if not found:
+    sure = [face for face in found if (face.score or 0) >= detector.settings.threshold]
+    if not sure:
         return None
-    face = found[0]
-    if face.landmarks is not None:
-        matrix = transform_from_landmarks(face.landmarks, _ALIGNED_PX)
-    elif face.eyes is not None:
-        matrix = transform_from_eyes(face.eyes, _ALIGNED_PX)
-    elif face.bbox_xyxy is not None:
-        matrix = transform_from_box(face.bbox_xyxy, _ALIGNED_PX, detector.box_frame)
-    else:
+    height, width = pixels_rgb_u8.shape[:2]
+    landmarks = choose(sure, "largest", width, height)[0].landmarks
+    if landmarks is None:
         return None
+    matrix = transform_from_landmarks(landmarks, _ALIGNED_PX)
     return warp(pixels_rgb_u8, matrix, _ALIGNED_PX, "black")
 
 

@@ -18,7 +18,7 @@ from normpipe.stages.faces import geometry, onnx
 from normpipe.stages.faces.detectors import DETECTORS, Canvas, Detection, DetectorSettings
 from normpipe.stages.faces.detectors.base import merged, overlap
 from normpipe.stages.faces.detectors.insightface import SIDE_PX, InsightFace, find_pack
-from normpipe.stages.faces.detectors.opencv import OpenCV, plausible_eyes
+from normpipe.stages.faces.detectors.opencv import OpenCV
 from normpipe.stages.faces.detectors.supplied import Supplied
 from normpipe.stages.faces.pixels import Limits, decode
 
@@ -284,11 +284,11 @@ def test_the_shadowed_gpu_build_is_told_with_the_command_that_mends_it() -> None
 # opencv
 
 
-def test_haar_finds_the_astronaut_by_her_eyes(haar: OpenCV) -> None:
+def test_haar_finds_the_astronaut_and_her_five_points(haar: OpenCV) -> None:
     face = found(haar, [astronaut()])[0][0]
-    assert face.score is None and face.landmarks is None
-    assert face.origin == "eyes" and face.eyes is not None
-    assert np.abs(face.eyes - ASTRONAUT[:2]).max() < 5
+    assert face.score is not None and face.score > 0.9
+    assert face.origin == "detector" and face.landmarks is not None
+    assert np.abs(face.landmarks[:3] - ASTRONAUT).max() < 5
 
 
 def test_haar_finds_a_face_that_fills_its_picture(haar: OpenCV) -> None:
@@ -306,24 +306,31 @@ def test_haar_sees_nothing_in_nothing(haar: OpenCV) -> None:
 
 @pytest.mark.assets
 def test_haar_is_the_same_in_any_thread(haar: OpenCV, photographs: list[np.ndarray]) -> None:
-    def boxes(results: list[list[Detection]]) -> list[Any]:
-        return [[f.bbox_xyxy.tolist() for f in faces] for faces in results]  # type: ignore[union-attr]
+    def numbers(results: list[list[Detection]]) -> list[Any]:
+        return [
+            [(f.bbox_xyxy.tolist(), f.landmarks.tolist(), f.score) for f in faces]  # type: ignore[union-attr]
+            for faces in results
+        ]
 
     pictures = photographs[:8]
-    once = boxes(found(haar, pictures))
-    assert boxes(found(haar, pictures[::-1]))[::-1] == once
+    once = numbers(found(haar, pictures))
+    assert numbers(found(haar, pictures[::-1]))[::-1] == once
     assert sum(map(bool, once)) >= 7
 
 
-def test_eyes_must_look_like_eyes() -> None:
-    box = np.array([100.0, 100.0, 300.0, 300.0])
-    left, right = np.array([162.0, 180.0]), np.array([238.0, 178.0])
-    brow, nostril = np.array([160.0, 140.0]), np.array([190.0, 230.0])
-    pair = plausible_eyes([right, brow, nostril, left], box)
-    assert pair is not None and np.array_equal(pair, [left, right])
-    assert plausible_eyes([left], box) is None
-    assert plausible_eyes([left, nostril], box) is None
-    assert plausible_eyes([left, np.array([162.0, 240.0])], box) is None
+@pytest.mark.assets
+def test_haar_s_points_are_near_scrfd_s(
+    haar: OpenCV, scrfd: InsightFace, photographs: list[np.ndarray]
+) -> None:
+    away = []
+    for mine, theirs in zip(found(haar, photographs), found(scrfd, photographs), strict=True):
+        if mine and theirs and (mine[0].score or 0) >= 0.5:
+            ours, points = mine[0].landmarks, theirs[0].landmarks
+            assert ours is not None and points is not None
+            apart = np.linalg.norm(points[1] - points[0])
+            away.append(np.linalg.norm(ours - points, axis=1).mean() / apart)
+    assert len(away) >= 58
+    assert np.median(away) < 0.05
 
 
 # supplied, and what all share
@@ -386,7 +393,7 @@ def test_canvas_coordinates_come_back(
 
 def test_merging_keeps_the_best_whatever_the_order() -> None:
     def face(x: float, size: float, score: float) -> Detection:
-        return Detection(np.array([x, 0, x + size, size]), None, None, score, "box")
+        return Detection(np.array([x, 0, x + size, size]), None, score, "box")
 
     faces = [face(0, 10, 0.6), face(1, 10, 0.9), face(30, 10, 0.7), face(31, 9, 0.7)]
     for order in (faces, faces[::-1]):

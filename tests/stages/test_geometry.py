@@ -88,12 +88,6 @@ def test_never_a_reflection() -> None:
     assert np.linalg.det(G.similarity(mirrored, G.TEMPLATE)[:, :2]) > 0
 
 
-def test_eyes_alone_land_exactly() -> None:
-    eyes = np.array([[40.0, 61.0], [93.0, 55.0]])
-    placed = G.apply(G.transform_from_eyes(eyes, SIZE), eyes)
-    assert placed == pytest.approx(G.TEMPLATE[:2] * SIZE, abs=1e-9)
-
-
 def test_a_box_lands_where_its_convention_says() -> None:
     frame = G.BoxFrame(centre=(0.5, 0.45), size=0.8)
     transform = G.transform_from_box((10, 20, 110, 180), SIZE, frame)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..geometry import TIGHT_BOX, BoxFrame, Pixels, Points
 from ..onnx import Device
 
-Origin = Literal["detector", "eyes", "box", "supplied", "none"]
+Origin = Literal["detector", "box", "supplied", "none"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,12 @@ class Detection:
     Attributes:
         bbox_xyxy: (4,) float64, may reach beyond the image; None where only landmarks are known.
         landmarks: (5, 2) float64 in the order of ``LANDMARK_NAMES``, or None.
-        eyes: (2, 2) float64, left-image eye first, where only the eyes are known.
         score: 0–1, or None where the detector has no meaningful one.
         origin: what the frame rests on; written as ``landmarks_from``.
     """
 
     bbox_xyxy: Points | None
     landmarks: Points | None
-    eyes: Points | None
     score: float | None
     origin: Origin
 

@@ -249,7 +249,6 @@ def _detection(canvas: Canvas, row: Floats, landmarks: Floats | None) -> Detecti
     return Detection(
         bbox_xyxy=box,
         landmarks=points,
-        eyes=None,
         score=float(row[4]),
         origin="box" if points is None else "detector",
     )

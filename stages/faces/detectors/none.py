@@ -19,4 +19,4 @@ class AlreadyAligned(Detector):
 
     def detect(self, looks: Sequence[Look]) -> list[list[Detection]]:
         """One face an image."""
-        return [[Detection(None, None, None, None, "none")] for _ in looks]
+        return [[Detection(None, None, None, "none")] for _ in looks]

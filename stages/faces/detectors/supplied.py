@@ -44,7 +44,7 @@ class Supplied(Detector):
             shown = np.minimum(bbox[2:], (width, height)) - np.maximum(bbox[:2], 0)
             if (bbox[2:] <= bbox[:2]).any() or (shown <= 0).any():
                 raise SampleError("bad_supplied_box", f"{bbox.tolist()} in {width} x {height}")
-        return Look(pixels, Detection(bbox, landmarks, None, None, "supplied"))
+        return Look(pixels, Detection(bbox, landmarks, None, "supplied"))
 
     def detect(self, looks: Sequence[Look]) -> list[list[Detection]]:
         """What ``look`` found in each row."""
