@@ -111,6 +111,8 @@ class Align(MapStage):
         self._root = root.resolve()
         self._limits = pixels.Limits(config.max_pixels, config.max_bytes)
         self._open = False
+        if config.detector == "opencv":  # its landmarks
+            self.libraries = (*self.libraries, "torch")
         if config.detector == "insightface":
             self.libraries = (*self.libraries, "insightface", "onnxruntime", "onnxruntime-gpu")
         self._detector = make_detector(config, threads or len(os.sched_getaffinity(0)))

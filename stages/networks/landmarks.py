@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .layers import DownBlock
+
 INPUT_SIZE = 80
 _POINTS = 68  # iBUG's
 
@@ -50,21 +52,6 @@ class Found(NamedTuple):
         return torch.einsum("fp,bpc->bfc", torch.from_numpy(FIVE_OF_68.copy()), self.points68)
 
 
-class _Block(nn.Module):
-    """Two 3 x 3 convolutions, the second beside a shortcut."""
-
-    def __init__(self, before: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.down = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm2d(width)
-        self.keep = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.first_norm(self.down(x)))
-        return torch.relu(x + self.second_norm(self.keep(x)))
-
-
 class LandmarkNet(nn.Module):
     """A grey crop about a face → 68 landmarks and whether it is one.
 
@@ -81,7 +68,7 @@ class LandmarkNet(nn.Module):
         # Patches of 4 x 4 pixels at once: wide layers on few places are what processors do fast.
         self.patches = nn.PixelUnshuffle(4)
         self.blocks = nn.Sequential(  # at 20, 10 and 5 pixels
-            _Block(16, first, 1), _Block(first, second, 2), _Block(second, third, 2)
+            DownBlock(16, first, 1), DownBlock(first, second, 2), DownBlock(second, third, 2)
         )
         self.squeeze = nn.Conv2d(third, 24, 1)
         side = INPUT_SIZE // 16

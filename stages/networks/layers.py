@@ -1,4 +1,4 @@
-"""Layers that more than one normalizer paints with."""
+"""Layers that more than one network is built of."""
 
 from __future__ import annotations
 
@@ -65,3 +65,19 @@ def init_nothing(module: nn.Module) -> None:
         nn.init.zeros_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+class DownBlock(nn.Module):
+    """Two 3 x 3 convolutions, the second beside a shortcut."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(width)
+        self.keep = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) → (B, width, H / stride, W / stride)."""
+        x = torch.relu(self.first_norm(self.down(x)))
+        return torch.relu(x + self.second_norm(self.keep(x)))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .layers import resize
+from .layers import DownBlock, resize
 
 INPUT_SIZE = 112
 _LUMA = (0.299, 0.587, 0.114)  # BT.601, as JPEG has it
@@ -28,21 +28,6 @@ class Readout(NamedTuple):
 
     coefficients: Tensor
     points: Tensor
-
-
-class _Block(nn.Module):
-    """Two 3 x 3 convolutions, the second beside a shortcut."""
-
-    def __init__(self, before: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.down = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm2d(width)
-        self.keep = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.first_norm(self.down(x)))
-        return torch.relu(x + self.second_norm(self.keep(x)))
 
 
 class ExpressionReader(nn.Module):
@@ -63,9 +48,9 @@ class ExpressionReader(nn.Module):
         # Patches of 4 x 4 pixels at once: wide layers on few places are what processors do fast.
         self.patches = nn.PixelUnshuffle(4)
         self.blocks = nn.Sequential(  # at 28, 14 and 7 pixels
-            _Block(16, 2 * width, 1),
-            _Block(2 * width, 3 * width, 2),
-            _Block(3 * width, 4 * width, 2),
+            DownBlock(16, 2 * width, 1),
+            DownBlock(2 * width, 3 * width, 2),
+            DownBlock(3 * width, 4 * width, 2),
         )
         self.squeeze = nn.Conv2d(4 * width, 24, 1)
         side = INPUT_SIZE // 16

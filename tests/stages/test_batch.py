@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from normpipe.stages.faces.render import compiled, shading, texture
+from normpipe.stages.faces.render import compiled, compiled_points, shading, texture
 from normpipe.stages.faces.render.batch import BatchRenderer
 from normpipe.stages.faces.render.detail import simplify
 from normpipe.stages.faces.render.loops import ARRAYS
@@ -107,11 +107,11 @@ def test_a_map_is_looked_up_alike():
     size = (torch.full((2, 50), 7.0), torch.full((2, 50), 9.0))
     begin = torch.tensor([[0], [63]]).expand(2, 50)
     expected = texture.sample(table, texel, size, begin)
-    made = compiled.sample(table, texel, size, begin)
+    made = compiled_points.sample(table, texel, size, begin)
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
     on_texel = torch.tensor([[[4.0], [5.0]]])  # column 4, row 5
     size = (torch.full((1, 1), 7.0), torch.full((1, 1), 9.0))
-    value = compiled.sample(table, on_texel, size, torch.zeros(1, 1, dtype=torch.int64))
+    value = compiled_points.sample(table, on_texel, size, torch.zeros(1, 1, dtype=torch.int64))
     torch.testing.assert_close(value[0, :, 0], table[5 * 9 + 4])
 
 
@@ -125,7 +125,7 @@ def test_shadows_fall_alike():
     floor[:, 2] = 0
     frame = torch.eye(3)[None]
     expected = shading.cast_shadow(points, floor, frame)
-    made = compiled.cast_shadow(points, floor, frame)
+    made = compiled_points.cast_shadow(points, floor, frame)
     torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
     inner, outer = floor[0, :2].abs().amax(0) < 4, floor[0, :2].abs().amax(0) > 6
     assert made[0][inner].max() < 0.1 and made[0][outer].min() > 0.9

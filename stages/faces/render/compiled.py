@@ -1,9 +1,9 @@
-"""The inner loops of rendering, compiled for a CPU.
+"""The inner loops of rendering over vertices and triangles, compiled for a CPU.
 
 Each does in one pass over memory what needs a dozen as array operations. It does what the function
-of the same name in ``mesh``, ``rasterize``, ``shading`` or ``texture`` does for the same arguments:
-those run on a GPU, and say what is meant. Results agree but for rounding. Nothing here runs side by
-side with itself, and no operation is reordered, so a picture has the same pixels on every run.
+of the same name in ``mesh`` or ``rasterize`` does for the same arguments: those run on a GPU, and
+say what is meant. Results agree but for rounding. Nothing here runs side by side with itself, and
+no operation is reordered, so a picture has the same pixels on every run.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from torch import Tensor
 
 from .mesh import Faces
 from .rasterize import SLACK, Calm, Coverage
-from .shading import NOTHING_CASTS, SHADOW_REACH, SHADOW_SIZE, SHADOW_STEPS
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 # ``cache``: compiled once for a machine, not once for a process.
-_compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 def move(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
@@ -35,7 +34,7 @@ def move(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
     return moved
 
 
-@_compiled
+@compiled
 def _add_shapes(points: Floats, amounts: Floats, shapes: Floats) -> None:
     for picture in range(len(points)):
         own = points[picture]
@@ -54,7 +53,7 @@ def normals(points: Tensor, faces: Faces) -> Tensor:
     return torch.from_numpy(found)
 
 
-@_compiled
+@compiled
 def _normals(points: Floats, corners: Indices, share: Indices, found: Floats) -> None:
     least = np.float32(1e-18)
     for picture in range(len(points)):
@@ -106,7 +105,7 @@ def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Coverag
     return Coverage(place_, share_, torch.from_numpy(first_of_pixel), triangle_.view(-1), *rest)
 
 
-@_compiled
+@compiled
 def _affine(points: Floats, corners: Indices, t: int, size: int) -> Any:
     """A triangle's box of samples, and its second and third weight there.
 
@@ -132,7 +131,7 @@ def _affine(points: Floats, corners: Indices, t: int, size: int) -> Any:
     return area < np.float32(-1e-9), box, first, second
 
 
-@_compiled
+@compiled
 def _find(points: Floats, corners: Indices, winner: Indices, samples: Floats) -> None:
     """The nearest triangle at every sample of one picture; of equally near ones the last."""
     near = points[2]
@@ -161,7 +160,7 @@ def _find(points: Floats, corners: Indices, winner: Indices, samples: Floats) ->
                     shown[row, column] = 1
 
 
-@_compiled
+@compiled
 def _list(
     winner: Indices,
     depths: Floats,
@@ -202,7 +201,7 @@ def _list(
     return count
 
 
-@_compiled
+@compiled
 def _weigh(
     points: Floats,
     corners: Indices,
@@ -235,136 +234,3 @@ def _weigh(
             rise1, rise2 = near[corners[1, t]] - z0, near[corners[2, t]] - z0
             depths[picture, i] = z0 + weight1 * rise1 + weight2 * rise2
             first[picture, i] = row % 2 == 0 and column % 2 == 0
-
-
-def blend(planes: Tensor, corners: Tensor, cover: Coverage) -> Tensor:
-    """As ``texture.blend``."""
-    found = np.empty((*planes.shape[:2], cover.place.shape[1]), np.float32)
-    arrays = (planes, corners, cover.triangle, cover.weights)
-    _blend(*(array.contiguous().numpy() for array in arrays), found)
-    return torch.from_numpy(found)
-
-
-@_compiled
-def _blend(
-    planes: Floats, corners: Indices, triangle: Indices, weights: Floats, found: Floats
-) -> None:
-    pictures, channels, count = found.shape
-    vertices = planes.shape[2]
-    for picture in range(pictures):
-        begin = picture * count
-        rows = np.empty((3, count), np.int64)
-        for i in range(count):
-            for corner in range(3):
-                rows[corner, i] = corners[corner, triangle[begin + i]] - picture * vertices
-        for channel in range(channels):
-            plane, made = planes[picture, channel], found[picture, channel]
-            for i in range(count):
-                first, second, third = weights[begin + i]
-                made[i] = (
-                    first * plane[rows[0, i]]
-                    + second * plane[rows[1, i]]
-                    + third * plane[rows[2, i]]
-                )
-
-
-def sample(table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Tensor) -> Tensor:
-    """As ``texture.sample``."""
-    found = np.empty((len(texel), table.shape[1], texel.shape[2]), np.float32)
-    arrays = (table, texel, *size, begin)
-    _sample(*(array.contiguous().numpy() for array in arrays), found)
-    return torch.from_numpy(found)
-
-
-@_compiled
-def _sample(
-    table: Floats, texel: Floats, high: Floats, wide: Floats, begin: Indices, found: Floats
-) -> None:
-    one, edge = np.float32(1), np.float32(1.001)
-    pictures, channels, count = found.shape
-    for picture in range(pictures):
-        for i in range(count):
-            across = wide[picture, i]
-            column = min(max(texel[picture, 0, i], np.float32(0)), across - edge)
-            row = min(max(texel[picture, 1, i], np.float32(0)), high[picture, i] - edge)
-            left, top = np.floor(column), np.floor(row)
-            right_share, low_share = column - left, row - top
-            first = begin[picture, i] + int(top) * int(across) + int(left)
-            below = first + int(across)
-            upper, lower = one - low_share, low_share
-            weight1, weight2 = (one - right_share) * upper, right_share * upper
-            weight3, weight4 = (one - right_share) * lower, right_share * lower
-            for channel in range(channels):
-                found[picture, channel, i] = (
-                    weight1 * table[first, channel]
-                    + weight2 * table[first + 1, channel]
-                    + weight3 * table[below, channel]
-                    + weight4 * table[below + 1, channel]
-                )
-
-
-def cast_shadow(points: Tensor, position: Tensor, frame: Tensor) -> Tensor:
-    """As ``shading.cast_shadow``."""
-    lit = np.empty((len(position), position.shape[2]), np.float32)
-    arrays = (points, position, frame)
-    _cast_shadow(*(array.contiguous().numpy() for array in arrays), lit)
-    return torch.from_numpy(lit)
-
-
-@_compiled
-def _cast_shadow(points: Floats, position: Floats, frame: Floats, lit: Floats) -> None:
-    size, last = SHADOW_SIZE, np.float32(SHADOW_SIZE - 1)
-    scale, middle = np.float32(SHADOW_SIZE / (2 * SHADOW_REACH)), np.float32(SHADOW_SIZE / 2)
-    nothing, many = np.float32(NOTHING_CASTS), np.float32(len(SHADOW_STEPS))
-    for picture in range(len(points)):
-        right, up, towards = frame[picture] * scale
-        up, towards = -up, frame[picture, 2]
-        x, y, z = points[picture]
-        square = np.full((size + 4, size + 4), nothing, np.float32)  # two rows of nothing around
-        for i in range(len(x)):
-            column = int(np.floor(x[i] * right[0] + y[i] * right[1] + z[i] * right[2] + middle))
-            row = int(np.floor(x[i] * up[0] + y[i] * up[1] + z[i] * up[2] + middle))
-            if 0 <= column < size and 0 <= row < size:
-                near = x[i] * towards[0] + y[i] * towards[1] + z[i] * towards[2]
-                square[row + 2, column + 2] = max(square[row + 2, column + 2], near)
-        nearest = _filled(square)
-        x, y, z = position[picture]
-        for i in range(len(x)):
-            column = x[i] * right[0] + y[i] * right[1] + z[i] * right[2] + middle
-            row = x[i] * up[0] + y[i] * up[1] + z[i] * up[2] + middle
-            near = x[i] * towards[0] + y[i] * towards[1] + z[i] * towards[2]
-            total = np.float32(0)
-            for step in SHADOW_STEPS:
-                across = min(max(np.floor(column + np.float32(step[0])), np.float32(0)), last)
-                down = min(max(np.floor(row + np.float32(step[1])), np.float32(0)), last)
-                behind = nearest[int(down), int(across)] - near
-                t = (behind - np.float32(1.1)) / np.float32(0.4 - 1.1)
-                t = min(max(t, np.float32(0)), np.float32(1))
-                total += t * t * (np.float32(3) - np.float32(2) * t)
-            lit[picture, i] = total / many
-
-
-@_compiled
-def _filled(square: Floats) -> Floats:
-    """A map (S + 4, S + 4) without its frame; holes take the least of the most around them."""
-    size = len(square) - 4
-    nothing = np.float32(NOTHING_CASTS)
-    wider = np.full((size + 2, size + 2), np.float32(1e9), np.float32)
-    for row in range(size):
-        for column in range(size):
-            most = nothing
-            for low in range(1, 4):
-                for right in range(1, 4):
-                    most = max(most, square[row + low, column + right])
-            wider[row + 1, column + 1] = most
-    filled = square[2:-2, 2:-2].copy()
-    for row in range(size):
-        for column in range(size):
-            if filled[row, column] > nothing:
-                continue
-            least = np.float32(1e9)
-            for low in range(3):
-                for right in range(3):
-                    least = min(least, wider[row + low, column + right])
-            filled[row, column] = least
-    return filled

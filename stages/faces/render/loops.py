@@ -38,13 +38,14 @@ def loops_for(device: torch.device) -> Loops:
     """Those for a device: compiled ones on a CPU."""
     if device.type != "cpu":
         return ARRAYS
-    from . import compiled  # the compiler takes a while to import, and a GPU needs none
+    # The compiler takes a while to import, and a GPU needs none.
+    from . import compiled, compiled_points
 
     return Loops(
         move=compiled.move,
         normals=compiled.normals,
         rasterize=compiled.rasterize,
-        blend=compiled.blend,
-        sample=compiled.sample,
-        cast_shadow=compiled.cast_shadow,
+        blend=compiled_points.blend,
+        sample=compiled_points.sample,
+        cast_shadow=compiled_points.cast_shadow,
     )
