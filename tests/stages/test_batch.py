@@ -233,3 +233,16 @@ def test_smoothstep_runs_both_ways():
     value = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0])
     assert smoothstep(0, 1, value).tolist() == [0, 0, 0.5, 1, 1]
     assert smoothstep(1, 0, value).tolist() == [1, 1, 0.5, 0, 0]
+
+
+def test_loops_compile_where_nothing_can_be_kept(monkeypatch):
+    """As in a container whose folders are all read-only."""
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    kept = compiled.numba.njit
+    monkeypatch.setattr(
+        compiled.numba, "njit", lambda **o: refuse if o.pop("cache", False) else kept(**o)
+    )
+    assert compiled.compiled(lambda number: number + 1)(2) == 3

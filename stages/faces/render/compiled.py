@@ -8,6 +8,7 @@ no operation is reordered, so a picture has the same pixels on every run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -22,8 +23,14 @@ from .rasterize import SLACK, Calm, Coverage
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
-# ``cache``: compiled once for a machine, not once for a process.
-compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+def compiled(loop: Callable[..., Any]) -> Any:
+    """Compile a loop: once for a machine, or once for a process where nothing can be kept."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(loop)
+    except RuntimeError:  # neither the package's folder nor the user's can be written
+        return numba.njit(**options)(loop)
 
 
 def move(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
