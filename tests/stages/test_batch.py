@@ -106,12 +106,12 @@ def test_a_map_is_looked_up_alike():
     texel = torch.from_numpy(rng.uniform(-3, 12, (2, 2, 50)).astype(np.float32))
     size = (torch.full((2, 50), 7.0), torch.full((2, 50), 9.0))
     begin = torch.tensor([[0], [63]]).expand(2, 50)
-    expected = texture.sample(table, texel, size, begin)
-    made = compiled_points.sample(table, texel, size, begin)
+    expected = texture.sample(table, texel, size, begin, 3)
+    made = compiled_points.sample(table, texel, size, begin, 3)
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
     on_texel = torch.tensor([[[4.0], [5.0]]])  # column 4, row 5
     size = (torch.full((1, 1), 7.0), torch.full((1, 1), 9.0))
-    value = compiled_points.sample(table, on_texel, size, torch.zeros(1, 1, dtype=torch.int64))
+    value = compiled_points.sample(table, on_texel, size, torch.zeros(1, 1, dtype=torch.int64), 3)
     torch.testing.assert_close(value[0, :, 0], table[5 * 9 + 4])
 
 

@@ -225,7 +225,7 @@ class BatchRenderer:
     def _skin(
         self, shots: Sequence[Shot], people: list[_Person], texel: Tensor, coarse: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Painted maps (B, 8, N) and slopes with furrows (B, 2, N) at texels (B, 2, N).
+        """Painted maps (B, 6, N) and slopes with furrows (B, 2, N) at texels (B, 2, N).
 
         ``coarse`` (B, N) bool: points that stand for a pixel take the maps of half the size.
         """
@@ -241,7 +241,7 @@ class BatchRenderer:
         begin = which[:, None] * len(unique[0].skin) + coarse * full
         size = ((atlas.height * level).floor(), (atlas.width * level).floor())
         # Texel centres at integers: those of half the size lie between two.
-        sampled = self._loops.sample(tables, (texel + 0.5) * level[:, None] - 0.5, size, begin)
+        sampled = self._loops.sample(tables, (texel + 0.5) * level[:, None] - 0.5, size, begin, 6)
         strengths = np.stack([shot.strengths for shot in shots])
         relief = wrinkle_relief([person.furrows for person in people], strengths, self._left)
         across, up = atlas.slope_scale
@@ -252,8 +252,8 @@ class BatchRenderer:
         begin = begin.expand_as(level)
         place = (texel - corner) / self._shrink - 0.5
         size = (torch.full_like(level, high), torch.full_like(level, wide))
-        furrows = self._loops.sample(slopes.view(-1, 4), place, size, begin)
-        return sampled, sampled[:, 4:6] + furrows[:, :2]
+        furrows = self._loops.sample(slopes.view(-1, 4), place, size, begin, 2)
+        return sampled, sampled[:, 4:6] + furrows
 
     def _compose(self, shots: Sequence[Shot], display: Tensor, cover: Coverage) -> ByteArray:
         """Mean of a pixel's samples, over the background, under what is in front."""
@@ -279,7 +279,8 @@ def _projected(body: _Body, numbers: Numbers) -> Tensor:
 
 
 def _metered(radiance: Tensor, some: Tensor) -> Tensor:
-    """(B, 1) median radiance (B, 3, N) of some points (B, N)."""
+    """(B, 1) median radiance (B, 3, N) of some points (B, N), of which every third is looked at."""
+    radiance, some = radiance[..., ::3], some[:, ::3]
     values = radiance.masked_fill(some[:, None] == 0, torch.nan).flatten(1)
     return values.nanmedian(1, keepdim=True).values.nan_to_num(0.2).clamp(min=1e-3)
 

@@ -116,8 +116,8 @@ def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Coverag
 def _affine(points: Floats, corners: Indices, t: int, size: int) -> Any:
     """A triangle's box of samples, and its second and third weight there.
 
-    Returns whether it faces the viewer, first and last column and row, and for both weights: at the
-    first sample of the box, a column further and a row further.
+    Returns first and last column and row, and for both weights: at the first sample of the box, a
+    column further and a row further.
     """
     across, down, _ = points
     half, none = np.float32(0.5), np.float32(0)
@@ -135,7 +135,7 @@ def _affine(points: Floats, corners: Indices, t: int, size: int) -> Any:
     box = (int(left), int(right), int(top), int(bottom))
     first = (x * right1 + y * down1, right1, down1)
     second = (x * right2 + y * down2, right2, down2)
-    return area < np.float32(-1e-9), box, first, second
+    return box, first, second
 
 
 @compiled
@@ -144,13 +144,19 @@ def _find(points: Floats, corners: Indices, winner: Indices, samples: Floats) ->
     near = points[2]
     depths, shown = samples
     slack = np.float32(-SLACK)
+    across, down = points[0], points[1]
     for t in range(corners.shape[1]):
-        seen, box, first, second = _affine(points, corners, t, len(winner))
-        left, right, top, bottom = box
-        if not seen or right < left or bottom < top:
+        a, b, c = corners[0, t], corners[1, t], corners[2, t]
+        x0, y0 = across[a], down[a]
+        area = (across[b] - x0) * (down[c] - y0) - (down[b] - y0) * (across[c] - x0)
+        if not area < np.float32(-1e-9):  # half of all triangles face away
             continue
-        z0 = near[corners[0, t]]
-        rise1, rise2 = near[corners[1, t]] - z0, near[corners[2, t]] - z0
+        box, first, second = _affine(points, corners, t, len(winner))
+        left, right, top, bottom = box
+        if right < left or bottom < top:
+            continue
+        z0 = near[a]
+        rise1, rise2 = near[b] - z0, near[c] - z0
         for row in range(top, bottom + 1):
             low = np.float32(row - top)
             for column in range(left, right + 1):
@@ -227,7 +233,7 @@ def _weigh(
                 break
             row, column = divmod(place[picture, i], size)
             t = triangle[picture, i]
-            _, box, one, two = _affine(points, corners, t, size)
+            box, one, two = _affine(points, corners, t, size)
             away, low = np.float32(column - box[0]), np.float32(row - box[2])
             weight1 = one[0] + away * one[1] + low * one[2]
             weight2 = two[0] + away * two[1] + low * two[2]

@@ -45,9 +45,11 @@ def _blend(
                 )
 
 
-def sample(table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Tensor) -> Tensor:
+def sample(
+    table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Tensor, channels: int
+) -> Tensor:
     """As ``texture.sample``."""
-    found = np.empty((len(texel), table.shape[1], texel.shape[2]), np.float32)
+    found = np.empty((len(texel), channels, texel.shape[2]), np.float32)
     arrays = (table, texel, *size, begin)
     _sample(*(array.contiguous().numpy() for array in arrays), found)
     return torch.from_numpy(found)

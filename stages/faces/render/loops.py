@@ -19,7 +19,7 @@ class Loops:
     normals: Callable[[Tensor, mesh.Faces], Tensor]
     rasterize: Callable[[Tensor, Tensor, rasterize.Calm, int], rasterize.Coverage]
     blend: Callable[[Tensor, Tensor, rasterize.Coverage], Tensor]
-    sample: Callable[[Tensor, Tensor, tuple[Tensor, Tensor], Tensor], Tensor]
+    sample: Callable[[Tensor, Tensor, tuple[Tensor, Tensor], Tensor, int], Tensor]
     cast_shadow: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 

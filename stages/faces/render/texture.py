@@ -38,8 +38,10 @@ def blend(planes: Tensor, corners: Tensor, cover: Coverage) -> Tensor:
     return _planes(blend_rows(table, rows, cover.weights), len(planes))
 
 
-def sample(table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Tensor) -> Tensor:
-    """Bilinear samples (B, C, N) of maps whose texels are rows (M, C) of a table.
+def sample(
+    table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Tensor, channels: int
+) -> Tensor:
+    """Bilinear samples (B, ``channels``, N) of maps whose texels are rows (M, C) of a table.
 
     ``texel`` (B, 2, N): column and row, texel centres at integers; beyond the edge is the edge.
     ``size``: height and width (B, N) of the map to look into, whose rows start at ``begin`` (B, N).
@@ -63,7 +65,7 @@ def sample(table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Ten
         -1,
     )
     picked = blend_rows(table, rows.view(-1, 4), weights.view(-1, 4))
-    return _planes(picked, len(texel))
+    return _planes(picked[:, :channels], len(texel))
 
 
 def _planes(rows: Tensor, pictures: int) -> Tensor:
