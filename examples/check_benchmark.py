@@ -20,16 +20,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
+from normpipe.pipeline.errors import NormpipeError
+from normpipe.stages.training.pictures import synthesized_shards
+
 RECORDED = Path(__file__).with_name("synthetic_benchmark.json")
 LIBRARIES = ("torch", "numpy", "opencv-python", "numba")
-
-
-def first_shard(folder: Path) -> Path:
-    """The first shard of a synthesized folder."""
-    found = sorted(folder.glob("pairs/shard-*.parquet"))
-    if not found:
-        sys.exit(f"{folder}: no pairs/shard-*.parquet; render it with normpipe synthesize")
-    return found[0]
 
 
 def sums(shard: Path) -> dict[str, str]:
@@ -72,7 +67,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
-    found, made = sums(first_shard(options.folder)), made_with(options.device)
+    try:
+        shards = synthesized_shards([options.folder])
+    except NormpipeError as error:
+        sys.exit(str(error))
+    found, made = sums(shards[0]), made_with(options.device)
     recorded: list[dict[str, Any]] = json.loads(RECORDED.read_text()) if RECORDED.exists() else []
     for entry in recorded:
         same = [name for name in found if entry[name] == found[name]]

@@ -39,7 +39,7 @@ LANDMARK_NAMES: Final = (
     "left_image_mouth_corner",
     "right_image_mouth_corner",
 )
-_MIRRORED: Final = [1, 0, 2, 4, 3]
+MIRRORED: Final = [1, 0, 2, 4, 3]
 
 _BORDERS: Final[dict[str, int]] = {
     "black": cv2.BORDER_CONSTANT,
@@ -162,7 +162,7 @@ def ordered(landmarks: ArrayLike) -> Points:
         raise ValueError(f"five points are needed, not {points.shape}")
     across, down = points[1] - points[0], points[2] - (points[0] + points[1]) / 2
     mirrored = across[0] * down[1] - across[1] * down[0] < 0
-    return points[_MIRRORED] if mirrored else points
+    return points[MIRRORED] if mirrored else points
 
 
 def apply(transform: Matrix, points: ArrayLike) -> Points:

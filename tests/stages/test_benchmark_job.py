@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from normpipe.pipeline.cli import app
 from normpipe.stages.synthesize import SynthesizeConfig, plan
+from normpipe.stages.training.pictures import synthesized_shards
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 JOB = EXAMPLES / "synthetic_benchmark.toml"
@@ -50,7 +51,7 @@ def test_the_first_shard_is_the_recorded_one(real_kit_file, tmp_path):
     made = CliRunner().invoke(app, ["synthesize", *rows, "--set", "synthesize.identities=13"])
     assert made.exit_code == 0, made.output
     check = checker()
-    found = check.sums(check.first_shard(tmp_path / "bench"))
+    found = check.sums(synthesized_shards([tmp_path / "bench"])[0])
     recorded = json.loads(check.RECORDED.read_text())
     assert found["labels"] in {entry["labels"] for entry in recorded}
     here = check.made_with("cpu")

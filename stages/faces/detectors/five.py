@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -10,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....pipeline.errors import InputError
+from ....pipeline.stage import sha256_file
 from ..geometry import (
+    MIRRORED,
     BoxFrame,
     Matrix,
     Points,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:  # torch takes seconds, which nobody should pay who opens no d
 WEIGHTS: Final = Path(__file__).parents[2] / "networks/weights/landmarks.safetensors"
 # Eyes nearer than this share of the crop are a guess that no second look can mend.
 _LEAST_APART: Final = 0.1
-_MIRRORED: Final = [1, 0, 2, 4, 3]
 
 
 class Face(NamedTuple):
@@ -54,7 +54,7 @@ class FivePoints:
     def digest(self) -> str:
         """Sha256 of the weights; readable before ``open``."""
         try:
-            return hashlib.sha256(self._weights.read_bytes()).hexdigest()
+            return sha256_file(self._weights)
         except OSError as error:
             raise InputError(f"no landmark weights {self._weights}: install normpipe anew") from (
                 error
@@ -62,6 +62,7 @@ class FivePoints:
 
     def open(self) -> None:
         """Load the network. Raises InputError for weights that do not fit."""
+        from torch import nn
         from torch.nn.utils.fusion import fuse_conv_bn_eval
 
         from ...networks.checkpoint import load_weights
@@ -74,7 +75,7 @@ class FivePoints:
             for conv, norm in (("down", "first_norm"), ("keep", "second_norm")):
                 fused = fuse_conv_bn_eval(block.get_submodule(conv), block.get_submodule(norm))  # type: ignore[type-var]
                 setattr(block, conv, fused)
-                setattr(block, norm, _nothing())
+                setattr(block, norm, nn.Identity())
         self._network = network.requires_grad_(False)
 
     def find(self, grey: NDArray[np.uint8], box: Points) -> Face:
@@ -105,11 +106,5 @@ class FivePoints:
             found = self._network(torch.from_numpy(crops).float() / 255)
             points = found.five.double().numpy()
             score = float(torch.sigmoid(found.face.mean()))
-        five = (points[0] + points[-1][_MIRRORED] * [-1, 1]) / 2 if mirrored else points[0]
+        five = (points[0] + points[-1][MIRRORED] * [-1, 1]) / 2 if mirrored else points[0]
         return Face(apply(inverse(transform), (five + 1) * INPUT_SIZE / 2), score)
-
-
-def _nothing() -> object:
-    from torch import nn
-
-    return nn.Identity()

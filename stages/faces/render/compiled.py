@@ -141,10 +141,9 @@ def _affine(points: Floats, corners: Indices, t: int, size: int) -> Any:
 @compiled
 def _find(points: Floats, corners: Indices, winner: Indices, samples: Floats) -> None:
     """The nearest triangle at every sample of one picture; of equally near ones the last."""
-    near = points[2]
+    across, down, near = points
     depths, shown = samples
     slack = np.float32(-SLACK)
-    across, down = points[0], points[1]
     for t in range(corners.shape[1]):
         a, b, c = corners[0, t], corners[1, t], corners[2, t]
         x0, y0 = across[a], down[a]

@@ -96,8 +96,11 @@ def _cast_shadow(points: Floats, position: Floats, frame: Floats, lit: Floats) -
     scale, middle = np.float32(SHADOW_SIZE / (2 * SHADOW_REACH)), np.float32(SHADOW_SIZE / 2)
     nothing, many = np.float32(NOTHING_CASTS), np.float32(len(SHADOW_STEPS))
     for picture in range(len(points)):
-        right, up, towards = frame[picture] * scale
-        up, towards = -up, frame[picture, 2]
+        right, up, towards = (
+            frame[picture, 0] * scale,
+            frame[picture, 1] * -scale,
+            frame[picture, 2],
+        )
         x, y, z = points[picture]
         square = np.full((size + 4, size + 4), nothing, np.float32)  # two rows of nothing around
         for i in range(len(x)):
