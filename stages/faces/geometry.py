@@ -39,6 +39,7 @@ LANDMARK_NAMES: Final = (
     "left_image_mouth_corner",
     "right_image_mouth_corner",
 )
+# The same five points in a mirror image, in the order of ``LANDMARK_NAMES``.
 MIRRORED: Final = [1, 0, 2, 4, 3]
 
 _BORDERS: Final[dict[str, int]] = {
