@@ -1,0 +1,1 @@
+"""What ``classify``, ``evaluate``, ``predict``, ``ablate`` and ``compare`` are made of."""

@@ -1,0 +1,117 @@
+"""What a classifier tells: an emotion, which action units occur, or how strongly they do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ...manifests.vocabularies import EMOTIONS
+from ...pipeline.errors import InputError, nearest
+
+Floats = NDArray[np.floating]
+Kind = Literal["emotion", "action_units", "intensity"]
+
+#: Levels of intensity: 0 (absent) to 5 (the letter E of FACS).
+MOST_INTENSE = 5.0
+_UNIT = re.compile(r"^AU(\d+)(_intensity)?$")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is told of a face.
+
+    Attributes:
+        kind: ``emotion`` (one of several classes), ``action_units`` (each occurs or not) or
+            ``intensity`` (each from 0 to 5).
+        names: the classes, or the action units (``AU12``), in the order of all arrays.
+    """
+
+    kind: Kind
+    names: tuple[str, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the label columns that the truth stands in."""
+        if self.kind == "emotion":
+            return ("emotion",)
+        return tuple(
+            name + ("_intensity" if self.kind == "intensity" else "") for name in self.names
+        )
+
+    def truth(self, labels: pa.Table) -> Floats:
+        """Return the truth of a label table's rows, float32, NaN where unknown.
+
+        Returns:
+            ``emotion``: (N,) index of the class, NaN also for classes that are not told.
+            Else (N, L): 0 or 1, or 0 to 5.
+        """
+        if self.kind == "emotion":
+            places = {name: float(place) for place, name in enumerate(self.names)}
+            found = [places.get(name, np.nan) for name in labels["emotion"].to_pylist()]
+            return np.asarray(found, np.float32)
+        columns = [_numbers(labels, name) for name in self.columns]
+        return np.stack(columns, axis=1) if columns else np.empty((labels.num_rows, 0), np.float32)
+
+
+def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[str]) -> Task:
+    """Return the task that labels allow.
+
+    Args:
+        labels: a label table, as ``labels.parquet`` or ``open_dataset(…).table``.
+        kind: ``auto`` takes emotions if there are any, else action units, else intensities.
+        names: classes or action units to tell; empty: all that the labels hold.
+
+    Raises:
+        InputError: the labels hold nothing of that kind, or not what ``names`` asks for.
+    """
+    available = {
+        found: _available(labels, found) for found in ("emotion", "action_units", "intensity")
+    }
+    if kind == "auto":
+        kind = next((k for k, found in available.items() if found), "emotion")
+    offered = available[kind]
+    if not offered:
+        held = [k for k, found in available.items() if found]
+        wanted = {
+            "emotion": "'emotion'",
+            "action_units": "'AU1' …",
+            "intensity": "'AU1_intensity' …",
+        }
+        hint = f"; they have {', '.join(held)}" if held else ""
+        raise InputError(
+            f"nothing to learn for task '{kind}': the labels have no known values in a column "
+            f"{wanted[kind]}{hint}"
+        )
+    for name in names:
+        if name not in offered:
+            raise InputError(f"the labels never name '{name}'{nearest(name, offered)}")
+    return Task(kind, tuple(names) or tuple(offered))
+
+
+def _available(labels: pa.Table, kind: str) -> list[str]:
+    """Return the names that a task of this kind could tell, in their usual order."""
+    if kind == "emotion":
+        if "emotion" not in labels.column_names:
+            return []
+        found = {name for name in labels["emotion"].unique().to_pylist() if name}
+        return [*(n for n in EMOTIONS if n in found), *sorted(found - {*EMOTIONS})]
+    units: list[str] = []
+    for name in labels.column_names:
+        match = _UNIT.match(name)
+        if match and bool(match[2]) == (kind == "intensity"):
+            if labels[name].null_count < labels.num_rows:
+                units.append(f"AU{match[1]}")
+    return sorted(units, key=lambda unit: int(unit[2:]))
+
+
+def _numbers(labels: pa.Table, name: str) -> Floats:
+    if name not in labels.column_names:
+        return np.full(labels.num_rows, np.nan, np.float32)
+    column: Any = labels[name].cast(pa.float32())
+    return column.to_numpy().astype(np.float32)
