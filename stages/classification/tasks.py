@@ -104,9 +104,9 @@ def _available(labels: pa.Table, kind: str) -> list[str]:
     units: list[str] = []
     for name in labels.column_names:
         match = _UNIT.match(name)
-        if match and bool(match[2]) == (kind == "intensity"):
-            if labels[name].null_count < labels.num_rows:
-                units.append(f"AU{match[1]}")
+        right = match is not None and bool(match[2]) == (kind == "intensity")
+        if match and right and labels[name].null_count < labels.num_rows:
+            units.append(f"AU{match[1]}")
     return sorted(units, key=lambda unit: int(unit[2:]))
 
 
