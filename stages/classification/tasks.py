@@ -16,6 +16,8 @@ from ...pipeline.errors import InputError, nearest
 
 Floats = NDArray[np.floating]
 Kind = Literal["emotion", "action_units", "intensity"]
+KINDS: tuple[Kind, ...] = ("emotion", "action_units", "intensity")
+_COLUMN_OF = {"emotion": "'emotion'", "action_units": "'AU1' …", "intensity": "'AU1_intensity' …"}
 
 #: Levels of intensity: 0 (absent) to 5 (the letter E of FACS).
 MOST_INTENSE = 5.0
@@ -70,28 +72,20 @@ def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[st
     Raises:
         InputError: the labels hold nothing of that kind, or not what ``names`` asks for.
     """
-    available = {
-        found: _available(labels, found) for found in ("emotion", "action_units", "intensity")
-    }
-    if kind == "auto":
-        kind = next((k for k, found in available.items() if found), "emotion")
-    offered = available[kind]
+    available = {found: _available(labels, found) for found in KINDS}
+    chosen: Kind = kind if kind != "auto" else next((k for k in KINDS if available[k]), "emotion")
+    offered = available[chosen]
     if not offered:
         held = [k for k, found in available.items() if found]
-        wanted = {
-            "emotion": "'emotion'",
-            "action_units": "'AU1' …",
-            "intensity": "'AU1_intensity' …",
-        }
         hint = f"; they have {', '.join(held)}" if held else ""
         raise InputError(
-            f"nothing to learn for task '{kind}': the labels have no known values in a column "
-            f"{wanted[kind]}{hint}"
+            f"nothing to learn for task '{chosen}': the labels have no known values in a column "
+            f"{_COLUMN_OF[chosen]}{hint}"
         )
     for name in names:
         if name not in offered:
             raise InputError(f"the labels never name '{name}'{nearest(name, offered)}")
-    return Task(kind, tuple(names) or tuple(offered))
+    return Task(chosen, tuple(names) or tuple(offered))
 
 
 def _available(labels: pa.Table, kind: str) -> list[str]:

@@ -153,6 +153,10 @@ class CompactNormalizer(CodeNormalizer):
         """(B, 3, H, W) RGB in [0, 1] → the reading alone, uncalibrated."""
         return self.encoder(standardize((images * self.grey).sum(1, keepdim=True)))
 
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] → (B, 192, 4, 4), what the coefficients are read off."""
+        return self.encoder.body(standardize((images * self.grey).sum(1, keepdim=True)))
+
     def halves(self) -> tuple[nn.Module, nn.Module]:
         """Return encoder and decoder."""
         return self.encoder, self.decoder

@@ -58,13 +58,13 @@ class Pictures:
     def __init__(self, encoded: Sequence[bytes], form: Form, memory_bytes: float) -> None:
         self.form = form
         self._decoded: ByteArray | None = None
-        first = self._decode(encoded[0])
+        first = decode_picture(encoded[0], form)
         needed = first.nbytes * len(encoded)
         self._ends = np.cumsum([0, *map(len, encoded)])
         if needed <= memory_bytes:
             self._decoded = np.empty((len(encoded), *first.shape), np.uint8)
             for row, data in enumerate(encoded):
-                self._decoded[row] = self._decode(data)
+                self._decoded[row] = decode_picture(data, form)
         else:
             # One buffer: a list of a million objects would be copied into every worker.
             self._encoded = np.frombuffer(b"".join(encoded), np.uint8)
@@ -80,7 +80,7 @@ class Pictures:
         """(S, S) or (S, S, 3) uint8."""
         if self._decoded is not None:
             return self._decoded[row]
-        return self._decode(self._encoded[self._ends[row] : self._ends[row + 1]])
+        return decode_picture(self._encoded[self._ends[row] : self._ends[row + 1]], self.form)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> ByteArray:
         """(N, S, S) or (N, S, S, 3) uint8."""
@@ -88,17 +88,19 @@ class Pictures:
             return self._decoded[np.asarray(rows)]
         return np.stack([self[int(row)] for row in rows])
 
-    def _decode(self, data: bytes | ByteArray) -> ByteArray:
-        mode = cv2.IMREAD_COLOR if self.form.colour else cv2.IMREAD_GRAYSCALE
-        found = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
-        if found is None:
-            raise InputError("a picture to train on cannot be decoded; run normpipe verify on it")
-        picture: Any = found[..., ::-1] if self.form.colour else found
-        size = self.form.size_px
-        if size and (self.form.exact or len(picture) > size) and len(picture) != size:
-            way = cv2.INTER_AREA if len(picture) > size else cv2.INTER_CUBIC
-            picture = cv2.resize(np.ascontiguousarray(picture), (size, size), interpolation=way)
-        return np.asarray(picture, np.uint8)
+
+def decode_picture(data: bytes | ByteArray, form: Form) -> ByteArray:
+    """Decode an encoded picture into a form: (S, S) or (S, S, 3) uint8. Raises InputError."""
+    mode = cv2.IMREAD_COLOR if form.colour else cv2.IMREAD_GRAYSCALE
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    if found is None:
+        raise InputError("a picture to train on cannot be decoded; run normpipe verify on it")
+    picture: Any = found[..., ::-1] if form.colour else found
+    size = form.size_px
+    if size and (form.exact or len(picture) > size) and len(picture) != size:
+        way = cv2.INTER_AREA if len(picture) > size else cv2.INTER_CUBIC
+        picture = cv2.resize(np.ascontiguousarray(picture), (size, size), interpolation=way)
+    return np.asarray(picture, np.uint8)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,153 @@
+"""What classifiers minimize. Every loss is a mean over the rows and labels that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..networks.classifier import probabilities
+from .tasks import Task
+
+Floats = NDArray[np.floating]
+_EPSILON = 1e-6
+
+
+def label_weights(truth: Floats) -> Floats:
+    """(N, L) occurrence, NaN unknown → (L,) weights of rare labels, their mean 1.
+
+    w_i = L · (1 / r_i) / Σ_j (1 / r_j), r the share of rows in which label i occurs (ME-GraphAU,
+    Luo et al. 2022, arXiv 2205.01782). A label that never occurs is counted as occurring once.
+    """
+    known = np.isfinite(truth).sum(0)
+    rate = np.maximum(np.nansum(truth, 0), 1) / np.maximum(known, 1)
+    return (len(rate) / rate / (1 / rate).sum()).astype(np.float32)
+
+
+def class_weights(truth: Floats, classes: int) -> Floats:
+    """(N,) class, NaN unknown → (C,) N / (C · n_c), as scikit-learn's ``balanced``.
+
+    A class that never occurs has weight 0: it is never the truth.
+    """
+    known = truth[np.isfinite(truth)].astype(np.int64)
+    counts = np.bincount(known, minlength=classes)
+    weights = len(known) / (classes * np.maximum(counts, 1))
+    return np.where(counts > 0, weights, 0).astype(np.float32)
+
+
+def weighted_asymmetric(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+    """−mean over known labels of w · [y · log p + (1 − y) · p̄ · log(1 − p)], p̄ detached p.
+
+    Easy absences weigh little (ME-GraphAU, arXiv 2205.01782).
+
+    Args:
+        logits: (B, L).
+        truth: (B, L) 0 or 1, NaN unknown.
+        weights: (L,).
+    """
+    known = torch.isfinite(truth)
+    y = torch.where(known, truth, torch.zeros_like(truth))
+    occurs, absent = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+    likely = torch.sigmoid(logits).detach()
+    terms = weights * (y * occurs + (1 - y) * likely * absent)
+    return -(terms * known).sum() / known.sum().clamp(min=1)
+
+
+def cross_entropy(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+    """Weighted cross-entropy of classes: Σ w_y · (−log p_y) / Σ w_y, unknown rows left out.
+
+    Args:
+        logits: (B, C).
+        truth: (B,) class, NaN unknown.
+        weights: (C,).
+    """
+    known = torch.isfinite(truth)
+    wanted = torch.where(known, truth, torch.zeros_like(truth)).long()
+    each = functional.cross_entropy(logits, wanted, reduction="none")
+    heavy = weights[wanted] * known
+    return (each * heavy).sum() / heavy.sum().clamp(min=_EPSILON)
+
+
+def squared(levels: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of the known labels, in levels²; (B, L), NaN unknown."""
+    known = torch.isfinite(truth)
+    error = torch.where(known, levels - truth, torch.zeros_like(levels))
+    return error.square().sum() / known.sum().clamp(min=1)
+
+
+def huber(levels: Tensor, truth: Tensor) -> Tensor:
+    """Mean Huber loss of the known labels, quadratic within one level (Huber 1964)."""
+    known = torch.isfinite(truth)
+    wanted = torch.where(known, truth, levels.detach())
+    each = functional.huber_loss(levels, wanted, reduction="none", delta=1.0)
+    return each.sum() / known.sum().clamp(min=1)
+
+
+def icc(levels: Tensor, truth: Tensor) -> Tensor:
+    """1 − ICC(3,1) of prediction and truth over the batch, mean over labels that vary in it.
+
+    ICC(3,1) = (MSR − MSE) / (MSR + MSE) for two raters (Shrout & Fleiss 1979). Of the batch: unlike
+    the other losses it is no mean over rows, so accumulation and more processes change it.
+    """
+    known = torch.isfinite(truth)
+    count = known.sum(0)  # (L,)
+    y = torch.where(known, truth, torch.zeros_like(truth))
+    x = torch.where(known, levels, torch.zeros_like(levels))
+    n = count.clamp(min=2).float()
+    mean_x, mean_y = x.sum(0) / n, y.sum(0) / n
+    dx, dy = (x - mean_x) * known, (y - mean_y) * known
+    between = ((dx + dy) / 2).square().sum(0) * 2 / (n - 1)  # MSR
+    within = ((dx - dy).square().sum(0) / 2) / (n - 1)  # MSE, raters' means removed
+    value = (between - within) / (between + within + _EPSILON)
+    varies = (count >= 2) & (dy.square().sum(0) > _EPSILON)
+    return ((1 - value) * varies).sum() / varies.sum().clamp(min=1)
+
+
+class ClassifierObjective(nn.Module):
+    """The loss of a task, the balance of the experts and, where asked for, the ICC term.
+
+    Args:
+        task: what is told.
+        truth: of all training rows; gives the weights of rare labels.
+        weights: of the losses by name: ``labels``, ``icc``, ``balance``; 0 leaves one out.
+        weigh: whether rare labels or classes weigh more.
+        robust: Huber instead of squared errors.
+    """
+
+    rare: Tensor
+
+    def __init__(
+        self, task: Task, truth: Floats, weights: dict[str, float], weigh: bool, robust: bool
+    ) -> None:
+        super().__init__()
+        self.task = task
+        self.weights = {name: value for name, value in weights.items() if value > 0}
+        self.robust = robust
+        size = len(task.names)
+        found = np.ones(size, np.float32)
+        if weigh and task.kind == "action_units":
+            found = label_weights(truth)
+        elif weigh and task.kind == "emotion":
+            found = class_weights(truth, size)
+        self.register_buffer("rare", torch.from_numpy(found))
+
+    def forward(self, seen: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return every loss by name, unweighted, and their weighted sum as ``total``."""
+        logits, truth = seen["logits"].float(), batch["truth"]
+        found: dict[str, Tensor] = {}
+        levels = probabilities("intensity", logits)
+        for name in self.weights:
+            if name == "balance":
+                found[name] = seen["balance"].float()
+            elif name == "icc":
+                found[name] = icc(levels, truth)
+            elif self.task.kind == "emotion":
+                found[name] = cross_entropy(logits, truth, self.rare)
+            elif self.task.kind == "action_units":
+                found[name] = weighted_asymmetric(logits, truth, self.rare)
+            else:
+                found[name] = (huber if self.robust else squared)(levels, truth)
+        total = torch.stack([self.weights[name] * value for name, value in found.items()]).sum()
+        return {"total": total, **found}

@@ -1,0 +1,119 @@
+"""Classifiers on disk and at work: safetensors with notes that say what they tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...pipeline.errors import InputError
+from ..networks.checkpoint import load_weights, read_notes, save_tensors
+from ..networks.classifier import MixtureClassifier, probabilities
+from .tasks import Task
+from .views import Batch, ClassifierView, ViewData, batches_in_order
+
+Floats = NDArray[np.floating]
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network with what it tells and what it has to be shown.
+
+    Attributes:
+        network: on the CPU unless moved.
+        task: kind and names of what it tells.
+        views: what it was trained on.
+        normalizer: whose encoder makes a second view that is no picture.
+    """
+
+    network: MixtureClassifier
+    task: Task
+    views: str
+    normalizer: str
+
+
+class Told(NamedTuple):
+    """What a classifier says of N faces.
+
+    Attributes:
+        values: (N, L) probabilities, of ``intensity`` levels from 0 to 5.
+        output_gates: (N, L, E) the experts' weights by label.
+        input_load: (E,) share of the tokens' weights that each expert of the input mixture has.
+    """
+
+    values: Floats
+    output_gates: Floats
+    input_load: Floats
+
+
+def save_classifier(model: Classifier, path: Path) -> None:
+    """Write weights and notes, whole or not at all."""
+    notes = {
+        "network": "classifier",
+        "settings": model.network.settings(),
+        "task": model.task.kind,
+        "names": [*model.task.names],
+        "views": model.views,
+        "normalizer": model.normalizer,
+    }
+    save_tensors(model.network.state_dict(), path, notes)
+
+
+def open_classifier(path: Path) -> Classifier:
+    """Open weights that ``normpipe classify`` wrote.
+
+    Args:
+        path: the file, or the folder that it is in.
+
+    Raises:
+        InputError: no such file, or no classifier.
+    """
+    file = path / "classifier.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"no classifier {file}: train one with normpipe classify")
+    notes = read_notes(file)
+    if notes.get("network") != "classifier":
+        raise InputError(f"{file} is no classifier: give what normpipe classify wrote")
+    try:
+        network = MixtureClassifier(**json.loads(notes["settings"]))
+        task = Task(notes["task"], tuple(json.loads(notes["names"])))  # type: ignore[arg-type]
+    except (TypeError, ValueError, KeyError):
+        raise InputError(
+            f"{file} holds a classifier that this release of normpipe does not know: upgrade it"
+        ) from None
+    load_weights(network, file)
+    return Classifier(
+        network.eval().requires_grad_(False), task, notes["views"], notes["normalizer"]
+    )
+
+
+def tell(model: Classifier, data: ViewData, device: str = "cpu") -> Told:
+    """Tell all faces of ``data``, in order; in fp32, unaugmented."""
+    return tell_batches(model, batches_in_order(data, _BATCH), device)
+
+
+def tell_batches(model: Classifier, batches: Iterator[Batch], device: str = "cpu") -> Told:
+    """Tell faces batch by batch."""
+    view = ClassifierView(model.network).to(device).eval()
+    values: list[Floats] = []
+    gates: list[Floats] = []
+    load, tokens = np.zeros(1), 0.0
+    with torch.inference_mode():
+        for batch in batches:
+            seen = view({name: value.to(device) for name, value in batch.items()})
+            values.append(probabilities(model.task.kind, seen["logits"].float()).cpu().numpy())
+            gates.append(seen["output_gates"].float().cpu().numpy())
+            there = seen["seen"].float().unsqueeze(-1)
+            load = load + (seen["input_gates"].float() * there).sum((0, 1)).cpu().numpy()
+            tokens += float(there.sum())
+    if not values:
+        labels = len(model.task.names)
+        return Told(np.empty((0, labels)), np.empty((0, labels, 1)), load)
+    return Told(np.concatenate(values), np.concatenate(gates), load / max(tokens, 1))

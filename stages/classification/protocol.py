@@ -1,0 +1,212 @@
+"""Which inputs train and which test: a held-out split, or folds without a subject in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...manifests.datasets import load_description, seeded_folds
+from ...pipeline.errors import InputError, nearest
+from .faces import Listing
+from .tasks import Task
+
+Floats = NDArray[np.floating]
+Rows = NDArray[np.int64]
+
+#: Share of the subjects that test where the labels have no splits: one of so many parts.
+_PARTS = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """One training and what tests it.
+
+    Attributes:
+        name: for score files: ``split test``, ``fold 1 of 3 (bp4d)``.
+        folder: where its model is kept, within the model's folder; empty for the folder itself.
+        fold: its number, from 1; None without folds.
+        train, test: rows of the listing; truth known, ``test`` with inputs that were not usable.
+    """
+
+    name: str
+    folder: str
+    fold: int | None
+    train: Rows
+    test: Rows
+
+
+def held_out(listing: Listing, task: Task, train_split: str, test_split: str, seed: int) -> Part:
+    """Split by the label ``split``; without one, a fifth of the subjects tests.
+
+    Raises:
+        InputError: a split of that name does not occur.
+    """
+    known = _known(listing, task)
+    splits = np.asarray([name or "" for name in listing.column("split")], object)
+    if not splits.astype(bool).any():
+        folds = _seeded(listing, _PARTS, seed)
+        test, name = known & (folds == 1), f"a fifth of the subjects, seed {seed}"
+        return Part(name, "", None, np.flatnonzero(known & (folds != 1)), np.flatnonzero(test))
+    found = sorted({str(name) for name in splits[known] if name})
+    for wanted in (train_split, test_split):
+        if wanted not in found:
+            raise InputError(
+                f"no labelled input has the split '{wanted}'{nearest(wanted, found)}: the labels "
+                f"name {', '.join(found) or 'none'} (classify.train_split, classify.test_split)"
+            )
+    train, test = (
+        np.flatnonzero(known & (splits == train_split)),
+        np.flatnonzero(known & (splits == test_split)),
+    )
+    return Part(f"split {test_split}", "", None, train, test)
+
+
+def all_of(listing: Listing, task: Task, split: str = "") -> Rows:
+    """Labelled inputs of a split, or of all: for a dataset that only trains or only tests.
+
+    Raises:
+        InputError: there are none.
+    """
+    rows = _known(listing, task)
+    if split:
+        rows &= np.asarray([name == split for name in listing.column("split")])
+    if not rows.any():
+        where = f" in split '{split}'" if split else ""
+        raise InputError(f"{listing.path} has no input with a known label{where} to test on")
+    return np.flatnonzero(rows)
+
+
+def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
+    """Cross-validation: each fold tests once.
+
+    Args:
+        which: a number (subjects are dealt out, the same for a seed), ``labels`` (the column
+            ``fold``), or a dataset with published folds (``bp4d``, ``disfa``).
+
+    Raises:
+        InputError: no such folds, or a subject that they do not name.
+    """
+    known = _known(listing, task)
+    if which.isdigit():
+        if int(which) < 2:
+            raise InputError(f"folds = {which}: two at least")
+        numbers, source = _seeded(listing, int(which), seed), f"subjects dealt out, seed {seed}"
+    elif which == "labels":
+        column = listing.column("fold")
+        if not any(value is not None for value in column):
+            raise InputError("folds = labels, but the labels have no column 'fold'")
+        numbers = np.asarray([-1 if value is None else int(value) for value in column])
+        source = "the labels' own"
+    else:
+        numbers, source = _published(listing, task, which), which
+    names = sorted({int(n) for n in numbers[known] if n >= 0})
+    if len(names) < 2:
+        raise InputError(f"folds = {which}: fewer than two folds have labelled inputs")
+    inside = known & (numbers >= 0)
+    return [
+        Part(
+            f"fold {place} of {len(names)} ({source})", f"fold-{place}", place,
+            np.flatnonzero(inside & (numbers != number)),
+            np.flatnonzero(inside & (numbers == number)),
+        )
+        for place, number in enumerate(names, 1)
+    ]  # fmt: skip
+
+
+def _published(listing: Listing, task: Task, which: str) -> NDArray[np.int64]:
+    try:
+        description = load_description(which)
+        fold_of = description.fold_of(task.kind)
+    except (KeyError, ValueError) as error:
+        raise InputError(str(error.args[0])) from None
+    subjects = listing.subjects()
+    strange = sorted({str(name) for name in subjects if name not in fold_of})
+    if strange:
+        raise InputError(
+            f"{which} has no fold for the subject '{strange[0]}' ({len(strange)} such): name "
+            "subjects as the dataset does, or use folds = labels with a column 'fold'"
+        )
+    return np.asarray([fold_of[str(name)] for name in subjects], np.int64)
+
+
+def _known(listing: Listing, task: Task) -> NDArray[np.bool_]:
+    truth = np.isfinite(task.truth(listing.labels))
+    return truth.reshape(len(listing), -1).any(axis=1)
+
+
+def _seeded(listing: Listing, count: int, seed: int) -> NDArray[np.int64]:
+    """(N,) fold from 1 of each input; inputs without a subject count as people of their own."""
+    people = _people(listing)
+    try:
+        fold_of = seeded_folds(sorted({*people}), count, seed)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    numbers = np.asarray([fold_of[name] for name in people], np.int64)
+    return numbers - numbers.min() + 1
+
+
+def _people(listing: Listing) -> list[str]:
+    keys = listing.column("parent_key")
+    return [
+        f"subject {who}" if who is not None else f"input {key}"
+        for who, key in zip(listing.subjects(), keys, strict=True)
+    ]
+
+
+def check(
+    task: Task, listing: Listing, part: Part, shared_subjects: bool, test: Listing | None = None
+) -> list[str]:
+    """Look at labels and subjects before hours of training.
+
+    Args:
+        part: rows of ``listing`` that train, and of ``test`` (default: the same) that test.
+        shared_subjects: allow a subject on both sides.
+
+    Returns:
+        Warnings: labels of which the test has no example.
+
+    Raises:
+        InputError: nothing to learn from, a label that never occurs in training, or subjects that
+            train and test.
+    """
+    others = test or listing
+    usable = listing.usable
+    train = part.train[usable[part.train]]
+    if not len(train) or not len(part.test):
+        side = "train on" if not len(train) else "test on"
+        raise InputError(f"{part.name}: no usable labelled input to {side}: see 'normpipe status'")
+    seen = _counts(task, task.truth(listing.labels)[train])
+    never = [name for name, count in zip(task.names, seen, strict=True) if not count]
+    if never:
+        raise InputError(
+            f"{part.name}: no example of {', '.join(never)} among the {len(train)} training "
+            "inputs: leave out with classify.labels, or split otherwise"
+        )
+    if not shared_subjects and others is listing:
+        _refuse_shared(listing.subjects(), part)
+    tested = _counts(task, task.truth(others.labels)[part.test])
+    absent = [name for name, count in zip(task.names, tested, strict=True) if not count]
+    return [f"the test has no example of {', '.join(absent)}"] if absent else []
+
+
+def _refuse_shared(subjects: Sequence[Any], part: Part) -> None:
+    on_both = {subjects[i] for i in part.train} & {subjects[i] for i in part.test} - {None}
+    if on_both:
+        some = ", ".join(sorted(map(str, on_both))[:3])
+        raise InputError(
+            f"{part.name}: {len(on_both)} subjects train and test ({some} …): a score would tell "
+            "how well they are known again; split by subject, or set "
+            "classify.shared_subjects=true"
+        )
+
+
+def _counts(task: Task, truth: Floats) -> NDArray[np.int64]:
+    """(L,) how often each label occurs."""
+    if task.kind == "emotion":
+        known = truth[np.isfinite(truth)].astype(np.int64)
+        return np.bincount(known, minlength=len(task.names))
+    return np.asarray((np.nan_to_num(truth) > 0).sum(0), np.int64)

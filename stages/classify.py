@@ -1,0 +1,364 @@
+"""classify: trains a mixture of experts on both views of labelled faces.
+
+Reads a dataset of pairs and its labels, writes ``classifier.safetensors`` and a card. Killed, the
+same command goes on from the last saved state as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..pipeline.commit import write_json
+from ..pipeline.errors import InputError, OutputError
+from ..pipeline.stage import StageConfig, sha256_file
+from .classification.faces import Listing, list_faces
+from .classification.losses import ClassifierObjective, class_weights
+from .classification.models import Classifier, save_classifier
+from .classification.protocol import Part, all_of, check, folds, held_out
+from .classification.tasks import Task, find_task
+from .classification.views import (
+    PLANS,
+    ClassifierBatches,
+    ClassifierView,
+    Order,
+    ViewData,
+    Views,
+    second_size,
+)
+from .networks.classifier import MixtureClassifier, Preset, VitEncoder
+from .networks.mae_checkpoints import load_encoder
+from .training.devices import make_fabric
+from .training.trainer import Schedule, Trainer
+from .training.trainer import Task as Training
+
+Floats = NDArray[np.floating]
+
+log = logging.getLogger(__name__)
+
+MODEL_FILE = "classifier.safetensors"
+CARD_FILE = "classifier.json"
+
+
+class ClassifyConfig(StageConfig):
+    """What is learnt, from which views, and how."""
+
+    task: Literal["auto", "emotion", "action_units", "intensity"] = Field(
+        "auto",
+        description="emotion, action_units or intensity; auto: the first there are labels of",
+    )
+    labels: tuple[str, ...] = Field(
+        (), description="classes or action units to tell; empty: all that the labels name"
+    )
+    views: Views = Field("original+normalized", description="what the network sees of a face")
+    variant: str = Field("", description="which normalized faces; empty: the only ones")
+    normalizer: str = Field("compact", description="whose encoder makes code and features")
+    train_split: str = "train"
+    test_split: str = "test"
+    folds: str = Field(
+        "", description="a number, labels (the column fold), bp4d or disfa; empty: a held-out split"
+    )
+    shared_subjects: bool = Field(False, description="allow subjects that train and test")
+    camera: str = Field("", description="which camera the pictures are of; kept with every score")
+    preset: Preset = Field("small", description="small (64 px, for a CPU) or norface (ViT, 224 px)")
+    size: str = Field("B", description="of norface's vision transformer: S or B")
+    image_size: int = Field(224, ge=16, description="side of norface's pictures")
+    encoder: str = Field("", description="MAE checkpoint that norface begins with")
+    freeze_encoder: bool = Field(False, description="train what is behind the encoder alone")
+    head: Literal["mixture", "dense"] = Field(
+        "mixture", description="mixture of experts, or dense layers of the same size"
+    )
+    experts: int = Field(4, ge=2, description="of each mixture")
+    top: int = Field(
+        0, ge=0, description="experts that answer; 0: all, softly weighed (Norface: 2)"
+    )
+    layers: int = Field(1, ge=1, description="mixture layers before the queries")
+    view_dropout: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of rows shown one view: the model then serves each alone",
+    )
+    imbalance: Literal["weights", "sampling", "none"] = Field(
+        "weights", description="rare labels weigh more, are drawn more often (emotion), or neither"
+    )
+    intensity_loss: Literal["squared", "huber"] = "squared"
+    icc_weight: float = Field(0.0, ge=0, description="of 1 - ICC(3,1) of the batch (intensity)")
+    balance_weight: float = Field(
+        0.001, ge=0, description="of the experts' balance; counts with top only"
+    )
+    seed: int = Field(0, ge=0)
+    epochs: int = Field(20, ge=1)
+    least_steps: int = Field(400, ge=1, description="small sets are gone through more often")
+    batch_size: int = Field(64, ge=2, description="faces a step, over all processes")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_steps: int = Field(50, ge=1)
+    ema_decay: float = Field(0.998, gt=0, lt=1, description="at most; short runs forget sooner")
+    paper_style: bool = Field(
+        False, description="also score every epoch on the test, for the figures papers often print"
+    )
+    accumulate: int = Field(1, ge=1, description="parts that each process cuts its batch into")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1, description="processes: GPUs, or on a CPU processes")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads; unset: torch's choice")
+    workers: int = Field(1, ge=0, description="processes that prepare batches")
+    memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
+    minutes: float | None = Field(None, gt=0, description="save and stop after so many")
+    save_every: int = Field(500, ge=1, description="steps between saved states")
+
+    def shaping(self) -> dict[str, Any]:
+        """Return what a saved state and a finished model must agree with."""
+        free = {
+            "device", "devices", "threads", "workers", "memory_gb", "minutes", "save_every",
+            "accumulate", "folds", "camera",
+        }  # fmt: skip
+        return json.loads(self.model_dump_json(exclude=free))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves behind: the folder of the model, and whether it came to its end."""
+
+    folder: Path
+    finished: bool
+
+
+def plan_parts(
+    config: ClassifyConfig, data: Path, test: Path | None = None
+) -> tuple[Listing, Task, list[Part]]:
+    """List the faces and say which train and which test.
+
+    Args:
+        data: output of ``normpipe run``.
+        test: another dataset, which tests alone; then all of ``data`` trains, but for its own test
+            split, if it has one.
+
+    Raises:
+        InputError: no labels for the task, or data that ``check`` refuses.
+    """
+    listing = list_faces(data, PLANS[config.views].reads, config.variant)
+    task = find_task(listing.labels, config.task, config.labels)
+    if test is not None:
+        if config.folds:
+            raise InputError("folds and another test dataset exclude each other: give one of them")
+        splits = {name for name in listing.column("split") if name}
+        split = config.train_split if config.train_split in splits else ""
+        rows = all_of(listing, task, split)
+        parts = [Part("cross-dataset", "", None, rows, rows[:0])]
+        return listing, task, parts
+    if config.folds:
+        parts = folds(listing, task, config.folds, config.seed)
+    else:
+        parts = [held_out(listing, task, config.train_split, config.test_split, config.seed)]
+    for part in parts:
+        for warning in check(task, listing, part, config.shared_subjects):
+            log.warning("%s: %s", part.name, warning)
+    return listing, task, parts
+
+
+def train(
+    config: ClassifyConfig,
+    listing: Listing,
+    task: Task,
+    part: Part,
+    output: Path,
+    evaluate: Callable[[Classifier, int], None] | None = None,
+    overwrite: bool = False,
+) -> Trained:
+    """Train one part's model, or find it finished.
+
+    Args:
+        evaluate: called with the model and its epoch after each epoch, with ``paper_style``.
+        overwrite: redo what was made otherwise.
+
+    Raises:
+        OutputError: the folder holds a model of other settings or data.
+    """
+    began = time.monotonic()
+    folder = output / part.folder if part.folder else output
+    usable = listing.usable
+    rows = part.train[usable[part.train]]
+    faces = listing.take(rows)
+    about = {"settings": config.shaping(), "data": faces.digest(task), "task": [*task.names]}
+    if _finished(folder, about, overwrite):
+        log.info("%s: trained already: %s", part.name, folder)
+        return Trained(folder, True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    cv2.setNumThreads(1)  # its own threads would only get in the way
+    fabric = make_fabric(config.device, config.precision, config.devices)
+    fabric.launch()
+    fabric.seed_everything(config.seed, verbose=False)
+    network = build_network(config, task, faces)
+    threads = config.threads or torch.get_num_threads()
+    data = ViewData(faces, config.views, network, config.normalizer, config.memory_gb, threads)
+    truth = task.truth(faces.labels)
+    training = _training(config, task, network, data, truth, about, fabric)
+    schedule = _schedule(config, len(rows))
+    trainer = Trainer(training, schedule, fabric, folder)
+    model = Classifier(network, task, config.views, config.normalizer)
+    log.info("%s: %d faces train, %d steps", part.name, len(rows), schedule.steps)
+    steps_an_epoch = math.ceil(len(rows) / config.batch_size)
+
+    def score(trainer: Trainer) -> None:
+        if evaluate is not None and config.paper_style:
+            evaluate(replace(model, network=_averaged(trainer)), trainer.step // steps_an_epoch)
+
+    minutes = config.minutes
+
+    def over() -> bool:
+        return minutes is not None and time.monotonic() - began > 60 * minutes
+
+    if not trainer.run(score, over):
+        return Trained(folder, False)
+    if fabric.is_global_zero:
+        network = _averaged(trainer).cpu().eval()
+        save_classifier(replace(model, network=network), folder / MODEL_FILE)
+        card = {
+            "sha256": sha256_file(folder / MODEL_FILE),
+            "part": part.name,
+            "fold": part.fold,
+            "about": about,
+            "recipe": config.model_dump(mode="json"),
+            "trained_on": {
+                "dataset": str(listing.path.name),
+                "faces": len(rows),
+                "left_out": int(len(part.train) - len(rows)),
+                "subjects": len({*faces.subjects()} - {None}),
+            },
+            "steps": schedule.steps,
+            "cpu_seconds": round(trainer.cpu_seconds, 1),
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "classes" if task.kind == "emotion" else "labels": [*task.names],
+            "fallback": prior(task, truth).tolist(),
+        }
+        write_json(folder / CARD_FILE, card)
+        trainer.state_file.unlink(missing_ok=True)
+    return Trained(folder, True)
+
+
+def build_network(config: ClassifyConfig, task: Task, faces: Listing) -> MixtureClassifier:
+    """Build the network that settings ask for, its encoder loaded where one is given."""
+    del faces
+    plan = PLANS[config.views]
+    network = MixtureClassifier(
+        len(task.names),
+        config.preset,
+        experts=config.experts if config.head == "mixture" else 1,
+        top=config.top if config.head == "mixture" else 0,
+        layers=config.layers,
+        second=plan.kind,
+        second_size=second_size(config.views, config.normalizer),
+        size=config.size,
+        image_size=config.image_size,
+    )
+    if config.encoder:
+        if not isinstance(network.encoder, VitEncoder):
+            raise InputError("classify.encoder is a vision transformer's: set preset = 'norface'")
+        load_encoder(network.encoder.vit, Path(config.encoder))
+    if config.freeze_encoder and not config.encoder:
+        raise InputError("freeze_encoder without encoder would freeze random weights: give one")
+    return network
+
+
+def prior(task: Task, truth: Floats) -> Floats:
+    """(L,) what is said of a face that was never seen: the training set's means."""
+    if task.kind == "emotion":
+        known = truth[np.isfinite(truth)].astype(np.int64)
+        return np.bincount(known, minlength=len(task.names)) / max(1, len(known))
+    return np.nanmean(truth, 0)
+
+
+def _training(
+    config: ClassifyConfig,
+    task: Task,
+    network: MixtureClassifier,
+    data: ViewData,
+    truth: Floats,
+    about: dict[str, Any],
+    fabric: Fabric,
+) -> Training:
+    weights: Floats | None = None
+    if config.imbalance == "sampling":
+        if task.kind != "emotion":
+            raise InputError("imbalance = sampling is for emotions: use weights for action units")
+        found = class_weights(truth, len(task.names))[truth.astype(np.int64)].astype(np.float64)
+        weights = found / found.sum()
+    parts = config.accumulate * fabric.world_size
+    order = Order(config.batch_size, parts, config.seed, config.view_dropout, weights)
+    terms = {
+        "labels": 1.0,
+        "icc": config.icc_weight if task.kind == "intensity" else 0.0,
+        "balance": config.balance_weight if config.top and config.head == "mixture" else 0.0,
+    }
+    objective = ClassifierObjective(
+        task, truth, terms, config.imbalance == "weights", config.intensity_loss == "huber"
+    )
+    view = ClassifierView(network, config.freeze_encoder)
+    trained = network.head if config.freeze_encoder else network
+    batches = ClassifierBatches(data, truth, order)
+    return Training("classifier", view, trained, objective, batches, about)
+
+
+def _schedule(config: ClassifyConfig, count: int) -> Schedule:
+    an_epoch = math.ceil(count / config.batch_size)
+    steps = max(config.epochs * an_epoch, config.least_steps)
+    return Schedule(
+        steps=steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=min(config.warmup_steps, max(1, steps // 4)),
+        weight_decay=config.weight_decay,
+        # Averaged over a tenth of the run at most, or its beginning would still be in it.
+        ema_decay=min(config.ema_decay, 1 - 10 / max(steps, 20)),
+        save_every=config.save_every,
+        evaluate_every=an_epoch if config.paper_style else steps,
+        workers=config.workers,
+        accumulate=config.accumulate,
+        seed=config.seed,
+    )
+
+
+def _averaged(trainer: Trainer) -> MixtureClassifier:
+    """A copy of the network with its averaged weights."""
+    import copy
+
+    view: Any = trainer.task.views
+    network: MixtureClassifier = copy.deepcopy(view.network)
+    part = network.head if view.frozen_encoder else network
+    part.load_state_dict(trainer.averaged())
+    return network.eval().requires_grad_(False)
+
+
+def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:
+    """Say whether the model is there; refuse one of other settings or data."""
+    path = folder / CARD_FILE
+    if not path.is_file() or not (folder / MODEL_FILE).is_file():
+        return False
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        found = {}
+    if found.get("about") == json.loads(json.dumps(about)):
+        return True
+    if overwrite:
+        return False
+    raise OutputError(
+        f"{folder} holds a classifier of other settings, labels or pictures: redo it with "
+        "--overwrite, or choose another --output"
+    )

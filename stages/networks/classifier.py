@@ -1,0 +1,263 @@
+"""The classifier: two views of a face, mixtures of experts before and behind one query a label.
+
+Both views pass one shared encoder. Their tokens, marked by view, pass mixture layers; one attention
+query for each label gathers what it needs; shared experts with a gate for each label answer. The
+idea of mixtures before and behind is Norface's (Liu et al., ECCV 2024); the gates for each label
+are those of multi-gate mixtures (Ma et al., KDD 2018).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .compact import Residual
+from .experts import Mixed, Mixture
+from .vit import Vit, layer_norm
+
+Preset = Literal["small", "norface"]
+#: Where the second view comes from: a picture, or what a normalizer's encoder makes of the first.
+Second = Literal["picture", "code", "features"]
+
+_SMALL_SIZE = 64
+_SMALL_WIDTHS = (16, 32, 64, 96)
+_SMALL_BLOCKS = (0, 1, 1, 1)
+_SMALL_WIDTH = 96
+_CODE_TOKENS = 4
+
+
+class Judgement(NamedTuple):
+    """What the classifier says.
+
+    Attributes:
+        logits: (B, L).
+        input_gates: (B, N, E) of the last layer before the queries, tokens of both views.
+        output_gates: (B, L, E).
+        balance: (), mean over the mixtures.
+        seen: (B, N) bool, tokens of views that are there.
+    """
+
+    logits: Tensor
+    input_gates: Tensor
+    output_gates: Tensor
+    balance: Tensor
+    seen: Tensor
+
+
+class SmallEncoder(nn.Module):
+    """A grey picture as 4 × 4 tokens, light enough for a CPU."""
+
+    image_size = _SMALL_SIZE
+    colour = False
+    width = _SMALL_WIDTH
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        for width, blocks in zip(_SMALL_WIDTHS, _SMALL_BLOCKS, strict=True):
+            layers += [
+                nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                *(Residual(width) for _ in range(blocks)),
+            ]
+            before = width
+        self.body = nn.Sequential(*layers)
+        cells = (_SMALL_SIZE // 2 ** len(_SMALL_WIDTHS)) ** 2
+        self.place = nn.Parameter(torch.zeros(1, cells, _SMALL_WIDTH))
+        nn.init.normal_(self.place, std=0.02)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(B, 1, 64, 64) in [0, 1] → (B, 16, 96)."""
+        mean = pictures.mean((1, 2, 3), keepdim=True)
+        deviation = pictures.std((1, 2, 3), keepdim=True)
+        x = self.body((pictures - mean) / (deviation + 0.02))  # (B, 96, 4, 4)
+        return x.flatten(2).transpose(1, 2) + self.place
+
+
+class VitEncoder(nn.Module):
+    """A vision transformer's tokens; masked-autoencoder checkpoints load into ``vit``."""
+
+    colour = True
+
+    def __init__(self, size: str = "B", image_size: int = 224) -> None:
+        super().__init__()
+        self.vit = Vit(size, image_size)
+        self.image_size = image_size
+        self.width = self.vit.shape.width
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(B, 3, S, S) RGB in [0, 1] → (B, 1 + (S / 16)², D)."""
+        return self.vit(pictures)
+
+
+class MixtureLayer(nn.Module):
+    """A transformer block whose second half is a mixture."""
+
+    def __init__(self, width: int, hidden: int, experts: int, top: int) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(width)
+        self.attention = nn.MultiheadAttention(width, _heads(width), batch_first=True)
+        self.norm2 = layer_norm(width)
+        self.mixture = Mixture(width, hidden, experts, top)
+
+    def forward(self, x: Tensor, seen: Tensor) -> Mixed:
+        """(B, N, D) tokens, (B, N) bool which of them are there → the same tokens."""
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, key_padding_mask=~seen, need_weights=False)[0]
+        mixed = self.mixture(self.norm2(x), seen)
+        return mixed._replace(tokens=x + mixed.tokens)
+
+
+class MixtureHead(nn.Module):
+    """Tokens of two views → one logit a label."""
+
+    def __init__(
+        self,
+        labels: int,
+        width: int,
+        experts: int,
+        wide: int,
+        top: int,
+        layers: int,
+        second: Second,
+        second_size: int,
+    ) -> None:
+        super().__init__()
+        hidden = max(1, wide * width // experts)
+        self.second: Second = second
+        self.view = nn.Parameter(torch.zeros(2, 1, width))
+        nn.init.normal_(self.view, std=0.02)
+        if second == "code":
+            self.code = nn.Linear(second_size, _CODE_TOKENS * width)
+        elif second == "features":
+            self.features = nn.Linear(second_size, width)
+        blocks = (MixtureLayer(width, hidden, experts, top) for _ in range(layers))
+        self.layers = nn.ModuleList(blocks)
+        self.norm = layer_norm(width)
+        self.queries = nn.Parameter(torch.zeros(1, labels, width))
+        nn.init.normal_(self.queries, std=width**-0.5)
+        self.gather = nn.MultiheadAttention(width, _heads(width), batch_first=True)
+        self.norm_gathered = layer_norm(width)
+        self.output = Mixture(width, hidden, experts, top, labels)
+        self.dropout = nn.Dropout(0.1)
+        self.answer = nn.Parameter(torch.zeros(labels, width))
+        nn.init.normal_(self.answer, std=width**-0.5)
+        self.bias = nn.Parameter(torch.zeros(labels))
+
+    def given(self, second: Tensor) -> Tensor:
+        """(B, K) code or (B, K, H, W) features → (B, N, D) tokens."""
+        if self.second == "code":
+            return self.code(second).unflatten(1, (_CODE_TOKENS, -1))
+        return self.features(second.flatten(2).transpose(1, 2))
+
+    def forward(self, tokens: dict[int, Tensor], present: Tensor) -> Judgement:
+        """View → (B, N, D) tokens, (B, 2) bool which views a row has → logits and gates."""
+        seen = torch.cat(
+            [present[:, v : v + 1].expand(-1, x.shape[1]) for v, x in tokens.items()], 1
+        )
+        x = torch.cat([found + self.view[v] for v, found in tokens.items()], 1)  # (B, N, D)
+        gates, balances = x.new_ones((*x.shape[:2], 1)), list[Tensor]()
+        for layer in self.layers:
+            mixed: Mixed = layer(x, seen)
+            x, gates = mixed.tokens, mixed.gates
+            balances.append(mixed.balance)
+        x = self.norm(x)
+        queries = self.queries.expand(len(x), -1, -1)
+        asked = self.gather(queries, x, x, key_padding_mask=~seen, need_weights=False)[0]
+        asked = self.norm_gathered(queries + asked)  # (B, L, D)
+        mixed = self.output(asked)
+        balances.append(mixed.balance)
+        found = self.dropout(asked + mixed.tokens)
+        logits = torch.einsum("bld,ld->bl", found.float(), self.answer.float()) + self.bias
+        return Judgement(logits, gates, mixed.gates, torch.stack(balances).mean(), seen)
+
+
+class MixtureClassifier(nn.Module):
+    """Two views of a face → one logit a label.
+
+    Args:
+        labels: L.
+        preset: ``small`` (64 px grey) or ``norface`` (a vision transformer, 224 px colour).
+        experts: of each mixture; 1 makes it a dense layer of the same size.
+        wide: inner width of all experts of a mixture together, in widths of a token.
+        top: experts that answer a token; 0 lets all answer, softly weighed.
+        layers: mixture layers before the queries.
+        second: what the second view is made of.
+        second_size: channels of ``code`` or ``features``.
+        size: of the vision transformer.
+        image_size: side of its pictures, in pixels.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        labels: int,
+        preset: Preset = "small",
+        experts: int = 4,
+        wide: int = 4,
+        top: int = 0,
+        layers: int = 1,
+        second: Second = "picture",
+        second_size: int = 0,
+        size: str = "B",
+        image_size: int = 224,
+    ) -> None:
+        super().__init__()
+        self._settings: dict[str, Any] = {
+            "labels": labels, "preset": preset, "experts": experts, "wide": wide, "top": top,
+            "layers": layers, "second": second, "second_size": second_size, "size": size,
+            "image_size": image_size,
+        }  # fmt: skip
+        self.encoder = SmallEncoder() if preset == "small" else VitEncoder(size, image_size)
+        width = self.encoder.width
+        self.head = MixtureHead(labels, width, experts, wide, top, layers, second, second_size)
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments that build the same network again."""
+        return dict(self._settings)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures it takes, in pixels."""
+        return int(self.encoder.image_size)
+
+    @property
+    def colour(self) -> bool:
+        """Whether it takes (3, S, S) RGB, else (1, S, S) grey."""
+        return bool(self.encoder.colour)
+
+    def forward(self, first: Tensor | None, second: Tensor | None, present: Tensor) -> Judgement:
+        """Tell the labels.
+
+        Args:
+            first: (B, C, S, S) originals in [0, 1], or None where no row has one.
+            second: (B, C, S, S) pictures in [0, 1], (B, K) codes or (B, K, H, W) features; or None.
+            present: (B, 2) bool, which views a row has; at least one.
+        """
+        pictures = {0: first, 1: second if self.head.second == "picture" else None}
+        shown = {view: x for view, x in pictures.items() if x is not None}
+        tokens: dict[int, Tensor] = {}
+        if shown:
+            # One pass over both views: their statistics, where an encoder keeps some, are shared.
+            made = self.encoder(torch.cat(list(shown.values()))).split(len(present))
+            tokens = dict(zip(shown, made, strict=True))
+        if second is not None and 1 not in tokens:
+            tokens[1] = self.head.given(second)
+        return self.head(tokens, present)
+
+
+def _heads(width: int) -> int:
+    """Heads of at least 24 channels, at most 12."""
+    return max(heads for heads in range(1, 13) if width % heads == 0 and width // heads >= 24)
+
+
+def probabilities(kind: str, logits: Tensor) -> Tensor:
+    """(B, L) logits → class or label probabilities; of ``intensity`` levels from 0 to 5."""
+    if kind == "emotion":
+        return functional.softmax(logits, 1)
+    found = torch.sigmoid(logits)
+    return 5 * found if kind == "intensity" else found
