@@ -135,7 +135,7 @@ def _published(listing: Listing, task: Task, which: str) -> NDArray[np.int64]:
 
 def _known(listing: Listing, task: Task) -> NDArray[np.bool_]:
     truth = np.isfinite(task.truth(listing.labels))
-    return truth.reshape(len(listing), -1).any(axis=1)
+    return np.asarray(truth.reshape(len(listing), -1).any(axis=1), np.bool_)
 
 
 def _seeded(listing: Listing, count: int, seed: int) -> NDArray[np.int64]:

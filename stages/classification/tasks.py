@@ -73,7 +73,11 @@ def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[st
         InputError: the labels hold nothing of that kind, or not what ``names`` asks for.
     """
     available = {found: _available(labels, found) for found in KINDS}
-    chosen: Kind = kind if kind != "auto" else next((k for k in KINDS if available[k]), "emotion")
+    if kind == "auto":
+        held_kinds: list[Kind] = [one for one in KINDS if available[one]]
+        chosen: Kind = held_kinds[0] if held_kinds else "emotion"
+    else:
+        chosen = kind
     offered = available[chosen]
     if not offered:
         held = [k for k, found in available.items() if found]

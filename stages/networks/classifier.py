@@ -23,8 +23,7 @@ Preset = Literal["small", "norface"]
 Second = Literal["picture", "code", "features"]
 
 _SMALL_SIZE = 64
-_SMALL_WIDTHS = (16, 32, 64, 96)
-_SMALL_BLOCKS = (0, 1, 1, 1)
+_SMALL_WIDTHS = (32, 64, 96)
 _SMALL_WIDTH = 96
 _CODE_TOKENS = 4
 
@@ -58,16 +57,18 @@ class SmallEncoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         before = 1
-        for width, blocks in zip(_SMALL_WIDTHS, _SMALL_BLOCKS, strict=True):
+        for width in _SMALL_WIDTHS:
+            # The first one reaches far and halves twice: large maps would cost most of the time.
+            kernel, stride = (3, 2) if layers else (7, 4)
             layers += [
-                nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
+                nn.Conv2d(before, width, kernel, stride, padding=kernel // 2, bias=False),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
-                *(Residual(width) for _ in range(blocks)),
+                Residual(width),
             ]
             before = width
         self.body = nn.Sequential(*layers)
-        cells = (_SMALL_SIZE // 2 ** len(_SMALL_WIDTHS)) ** 2
+        cells = (_SMALL_SIZE // 2 ** (len(_SMALL_WIDTHS) + 1)) ** 2
         self.place = nn.Parameter(torch.zeros(1, cells, _SMALL_WIDTH))
         nn.init.normal_(self.place, std=0.02)
 
