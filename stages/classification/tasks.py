@@ -70,12 +70,11 @@ def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[st
     Raises:
         InputError: the labels hold nothing of that kind, or not what ``names`` asks for.
     """
-    available = {
-        found: _available(labels, found) for found in ("emotion", "action_units", "intensity")
-    }
-    if kind == "auto":
-        kind = next((k for k, found in available.items() if found), "emotion")
-    offered = available[kind]
+    kinds: tuple[Kind, ...] = ("emotion", "action_units", "intensity")
+    available = {found: _available(labels, found) for found in kinds}
+    first: Kind = next((k for k in kinds if available[k]), kinds[0])
+    chosen: Kind = first if kind == "auto" else kind
+    offered = available[chosen]
     if not offered:
         held = [k for k, found in available.items() if found]
         wanted = {
@@ -85,13 +84,13 @@ def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[st
         }
         hint = f"; they have {', '.join(held)}" if held else ""
         raise InputError(
-            f"nothing to learn for task '{kind}': the labels have no known values in a column "
-            f"{wanted[kind]}{hint}"
+            f"nothing to learn for task '{chosen}': the labels have no known values in a column "
+            f"{wanted[chosen]}{hint}"
         )
     for name in names:
         if name not in offered:
             raise InputError(f"the labels never name '{name}'{nearest(name, offered)}")
-    return Task(kind, tuple(names) or tuple(offered))
+    return Task(chosen, tuple(names) or tuple(offered))
 
 
 def _available(labels: pa.Table, kind: str) -> list[str]:
