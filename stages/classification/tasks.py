@@ -16,6 +16,8 @@ from ...pipeline.errors import InputError, nearest
 
 Floats = NDArray[np.floating]
 Kind = Literal["emotion", "action_units", "intensity"]
+#: In the order in which ``auto`` looks for them.
+KINDS: tuple[Kind, ...] = ("emotion", "action_units", "intensity")
 
 #: Levels of intensity: 0 (absent) to 5 (the letter E of FACS).
 MOST_INTENSE = 5.0
@@ -70,9 +72,8 @@ def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[st
     Raises:
         InputError: the labels hold nothing of that kind, or not what ``names`` asks for.
     """
-    kinds: tuple[Kind, ...] = ("emotion", "action_units", "intensity")
-    available = {found: _available(labels, found) for found in kinds}
-    first: Kind = next((k for k in kinds if available[k]), kinds[0])
+    available = {found: _available(labels, found) for found in KINDS}
+    first: Kind = next((k for k in KINDS if available[k]), KINDS[0])
     chosen: Kind = first if kind == "auto" else kind
     offered = available[chosen]
     if not offered:
