@@ -3,8 +3,7 @@
     python examples/renders_as_list.py BENCH PHOTOGRAPHS
     normpipe run --input PHOTOGRAPHS/faces.csv --output OUT
 
-Whether an action unit occurs is as docs/synthetic.md says; its intensity is five times the movement.
-Landmarks are the renders' own.
+docs/synthetic.md says when an action unit occurs. Landmarks are the renders' own.
 """
 
 import csv
@@ -31,7 +30,7 @@ def main(renders: Path, output: Path) -> None:
                 path = f"pictures/{row['key'].replace('/', '-')}.jpg"
                 (output / path).write_bytes(row["image"])
                 five = json.dumps([[round(x, 2) for x in point] for point in row["landmarks"]])
-                levels = [round(5 * level, 3) for level in row["action_units"].values()]
+                levels = [round(level, 3) for level in row["action_units"].values()]
                 occurs = [int(yes) for yes in row["action_unit_occurrence"].values()]
                 about = [path, f"person{row['identity']}", row["split"], five]
                 writer.writerow([*about, *occurs, *levels])

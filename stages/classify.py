@@ -6,6 +6,7 @@ same command goes on from the last saved state as if it had not been.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -29,6 +30,7 @@ from .classification.faces import Listing, list_faces
 from .classification.losses import ClassifierObjective, class_weights
 from .classification.models import Classifier, save_classifier
 from .classification.protocol import Part, all_of, check, folds, held_out
+from .classification.scoring import fallback
 from .classification.tasks import Task, find_task
 from .classification.views import (
     PLANS,
@@ -36,6 +38,7 @@ from .classification.views import (
     ClassifierView,
     Order,
     ViewData,
+    ViewPool,
     Views,
     second_size,
 )
@@ -51,6 +54,8 @@ log = logging.getLogger(__name__)
 
 MODEL_FILE = "classifier.safetensors"
 CARD_FILE = "classifier.json"
+#: Scores of each epoch on the test set, with ``paper_style``.
+EPOCHS_FILE = "epochs.json"
 
 
 class ClassifyConfig(StageConfig):
@@ -177,12 +182,14 @@ def train(
     task: Task,
     part: Part,
     output: Path,
+    pool: ViewPool | None = None,
     evaluate: Callable[[Classifier, int], None] | None = None,
     overwrite: bool = False,
 ) -> Trained:
     """Train one part's model, or find it finished.
 
     Args:
+        pool: pictures that were read before.
         evaluate: called with the model and its epoch after each epoch, with ``paper_style``.
         overwrite: redo what was made otherwise.
 
@@ -205,9 +212,10 @@ def train(
     fabric = make_fabric(config.device, config.precision, config.devices)
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
-    network = build_network(config, task, faces)
+    network = build_network(config, task)
     threads = config.threads or torch.get_num_threads()
-    data = ViewData(faces, config.views, network, config.normalizer, config.memory_gb, threads)
+    pool = pool or ViewPool(listing, rows, config.memory_gb, threads)
+    data = ViewData(pool, rows, config.views, network, config.normalizer)
     truth = task.truth(faces.labels)
     training = _training(config, task, network, data, truth, about, fabric)
     schedule = _schedule(config, len(rows))
@@ -237,7 +245,7 @@ def train(
             "about": about,
             "recipe": config.model_dump(mode="json"),
             "trained_on": {
-                "dataset": str(listing.path.name),
+                "dataset": listing.name,
                 "faces": len(rows),
                 "left_out": int(len(part.train) - len(rows)),
                 "subjects": len({*faces.subjects()} - {None}),
@@ -246,16 +254,15 @@ def train(
             "cpu_seconds": round(trainer.cpu_seconds, 1),
             "parameters": sum(p.numel() for p in network.parameters()),
             "classes" if task.kind == "emotion" else "labels": [*task.names],
-            "fallback": prior(task, truth).tolist(),
+            "fallback": [float(value) for value in fallback(task, truth)],
         }
         write_json(folder / CARD_FILE, card)
         trainer.state_file.unlink(missing_ok=True)
     return Trained(folder, True)
 
 
-def build_network(config: ClassifyConfig, task: Task, faces: Listing) -> MixtureClassifier:
+def build_network(config: ClassifyConfig, task: Task) -> MixtureClassifier:
     """Build the network that settings ask for, its encoder loaded where one is given."""
-    del faces
     plan = PLANS[config.views]
     network = MixtureClassifier(
         len(task.names),
@@ -275,14 +282,6 @@ def build_network(config: ClassifyConfig, task: Task, faces: Listing) -> Mixture
     if config.freeze_encoder and not config.encoder:
         raise InputError("freeze_encoder without encoder would freeze random weights: give one")
     return network
-
-
-def prior(task: Task, truth: Floats) -> Floats:
-    """(L,) what is said of a face that was never seen: the training set's means."""
-    if task.kind == "emotion":
-        known = truth[np.isfinite(truth)].astype(np.int64)
-        return np.bincount(known, minlength=len(task.names)) / max(1, len(known))
-    return np.nanmean(truth, 0)
 
 
 def _training(
@@ -336,8 +335,6 @@ def _schedule(config: ClassifyConfig, count: int) -> Schedule:
 
 def _averaged(trainer: Trainer) -> MixtureClassifier:
     """A copy of the network with its averaged weights."""
-    import copy
-
     view: Any = trainer.task.views
     network: MixtureClassifier = copy.deepcopy(view.network)
     part = network.head if view.frozen_encoder else network

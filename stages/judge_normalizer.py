@@ -26,13 +26,14 @@ from .align import AlignConfig, make_detector
 from .judging.constancy import FivePoints, five_points, measure_constancy, measure_idempotence
 from .judging.crossed import measure_crossed
 from .judging.fairness import measure_fairness
-from .judging.figures import RESAMPLES, Figure
+from .judging.figures import Figure
 from .judging.photographs import Codes, measure_real
 from .judging.reader import LoadedReader, open_reader
 from .judging.real import load_real, read_real
 from .judging.renders import Normalize, Renders, degraded, load_renders, normalize_all
 from .judging.report import Gallery, Report, gallery, pick
 from .judging.synthetic import measure_synthetic, read_renders
+from .metrics.resampling import RESAMPLES
 from .networks.checkpoint import open_normalizer
 from .networks.onnx_file import open_onnx
 

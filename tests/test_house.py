@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from normpipe.manifests import schema, vocabularies
-from normpipe.pipeline import cli_judging, cli_networks, cli_training
+from normpipe.pipeline import cli_classifying, cli_judging, cli_networks, cli_training
 from normpipe.pipeline.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +31,7 @@ BOTH_SIDES = {
     "pipeline/cli_training.py",
     "pipeline/cli_networks.py",
     "pipeline/cli_judging.py",
+    "pipeline/cli_classifying.py",
 }
 #: The only module that may import dask.
 DASK_MODULES = {"pipeline/executors.py"}
@@ -178,6 +179,7 @@ def commands() -> list[str]:
         cli_training.register()
         cli_networks.register()
         cli_judging.register()
+        cli_classifying.register()
     return [
         command.name or str(command.callback.__name__).replace("_", "-")  # type: ignore[union-attr]
         for command in app.registered_commands

@@ -59,6 +59,12 @@ class Listing:
         """(N,) whether an input has its pictures."""
         return np.asarray([status == "ok" for status in self.labels["status"].to_pylist()])
 
+    @property
+    def name(self) -> str:
+        """What score files call the dataset: the first part of its keys."""
+        key = str(self.labels["key"][0]) if len(self) else ""
+        return key.partition("/")[0] or self.path.name
+
     def column(self, name: str) -> list[Any]:
         """A label of all inputs; None where unknown or absent."""
         if name not in self.labels.column_names:

@@ -59,40 +59,69 @@ PLANS: dict[str, ViewPlan] = {
 }
 
 
-class ViewData:
-    """The views of a listing's inputs, all of them usable.
+class ViewPool:
+    """What has been read of a listing's faces, for one training or for many.
 
     Args:
-        listing: whose pictures; none may be unusable.
-        views: which.
-        size_px, colour: of the pictures that the network takes.
-        normalizer: weights whose encoder makes ``code`` and ``features``.
+        listing: the faces.
+        rows: of the listing that may be asked for; all usable.
         memory_gb: pictures beyond this are decoded when they are asked for.
         threads: that decode.
     """
 
+    def __init__(self, listing: Listing, rows: Rows, memory_gb: float, threads: int) -> None:
+        self._faces = listing.take(rows)
+        self._place = np.full(len(listing), -1, np.int64)
+        self._place[rows] = np.arange(len(rows))
+        self._share = memory_gb * 1e9 / 2  # two views at most
+        self._threads = threads
+        self._stores: dict[tuple[str, Form], ViewStore] = {}
+        self._given: dict[tuple[str, Second], Floats] = {}
+
+    def places(self, rows: Rows) -> Rows:
+        """Rows of the listing → where they stand here."""
+        return self._place[rows]
+
+    def pictures(self, view: str, form: Form) -> ViewStore:
+        """Pictures of a view; read once."""
+        if (view, form) not in self._stores:
+            store = ViewStore(self._faces, view, form, self._share, self._threads)
+            self._stores[view, form] = store
+        return self._stores[view, form]
+
+    def given(self, normalizer: str, kind: Second) -> Floats:
+        """What a normalizer's encoder makes of the originals; made once."""
+        if (normalizer, kind) not in self._given:
+            self._given[normalizer, kind] = seen_by_normalizer(self._faces, normalizer, kind)
+        return self._given[normalizer, kind]
+
+
+class ViewData:
+    """The views of some faces.
+
+    Args:
+        pool: what they are read from.
+        rows: of the pool's listing.
+        views: which.
+        network: takes the pictures.
+        normalizer: weights whose encoder makes ``code`` and ``features``.
+    """
+
     def __init__(
-        self,
-        listing: Listing,
-        views: str,
-        network: MixtureClassifier,
-        normalizer: str,
-        memory_gb: float,
-        threads: int,
+        self, pool: ViewPool, rows: Rows, views: str, network: MixtureClassifier, normalizer: str
     ) -> None:
         self.plan = PLANS[views]
         form = Form(network.colour, network.image_size, exact=True)
-        share = memory_gb * 1e9 / len(self.plan.reads)
-        self._stores = {
-            view: ViewStore(listing, view, form, share, threads) for view in self.plan.reads
-        }
+        self._rows = pool.places(rows)
+        self._stores = {view: pool.pictures(view, form) for view in self.plan.reads}
         self._given: Floats | None = None
         if self.plan.kind != "picture":
-            self._given = seen_by_normalizer(listing, normalizer, self.plan.kind)
-        self.count = len(listing)
+            self._given = pool.given(normalizer, self.plan.kind)
+        self.count = len(rows)
 
-    def batch(self, rows: Rows) -> Batch:
+    def batch(self, places: Rows) -> Batch:
         """``first``, ``second`` (pictures uint8, all else float32) and ``present`` (B, 2)."""
+        rows = self._rows[places]
         found = {view: torch.from_numpy(store.take(rows)) for view, store in self._stores.items()}
         batch: Batch = {}
         if self.plan.first:

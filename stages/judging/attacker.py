@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold
 
+from ..metrics.resampling import Draws, percentiles
 from .appearance import Reduction, hog_features
 from .figures import Figure
-from .ranking import Draws, percentiles
 
 Floats = NDArray[Any]
 Pixels = NDArray[np.uint8]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ..faces.detectors import Detector
 from ..faces.detectors.base import Look
-from .figures import RESAMPLES, Figure, bootstrap
+from ..metrics.resampling import RESAMPLES, bootstrap
+from .figures import Figure
 from .renders import Normalize, Renders, normalize_all, through_codec
 
 FloatArray = NDArray[np.floating]

@@ -17,7 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ...pipeline.errors import InputError
-from .figures import RESAMPLES, Figure, bootstrap
+from ..metrics.resampling import RESAMPLES, bootstrap
+from .figures import Figure
 from .reader import Read
 from .renders import Renders, as_images, through_codec
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..faces.render.person import Kind, kind_of
-from .figures import RESAMPLES, Figure, bootstrap
+from ..metrics.resampling import RESAMPLES, bootstrap
+from .figures import Figure
 from .reader import Seen
 from .renders import Renders
 from .synthetic import GROUPS, Readings, columns, ratio

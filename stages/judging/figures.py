@@ -1,17 +1,11 @@
-"""Measured figures, with intervals from resampling people."""
+"""Measured figures, with intervals from resampling people (``metrics.resampling``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
-FloatArray = NDArray[np.floating]
-
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -56,36 +50,3 @@ class Figure:
             for key, value in asdict(self).items()
         }
         return {**plain, "met": self.met}
-
-
-def bootstrap(
-    people: NDArray[Any],
-    measure: Callable[[NDArray[np.int64]], float],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95 % interval of a figure when people, not pictures, are drawn anew.
-
-    Args:
-        people: (N,) who is in each picture.
-        measure: rows (M,), with repetitions → the figure; NaN where it is not defined.
-        resamples: how often people are drawn.
-        seed: of the draws.
-
-    Returns:
-        The 2.5th and 97.5th percentile; NaN twice where fewer than half of the draws have a figure.
-    """
-    order = np.argsort(people, kind="stable")
-    _, counts = np.unique(people[order], return_counts=True)
-    starts = np.cumsum(counts) - counts
-    rng = np.random.default_rng([seed, 31])
-    found = np.full(resamples, np.nan)
-    for draw in range(resamples):
-        chosen = rng.integers(0, len(counts), len(counts))
-        rows = np.concatenate([order[starts[c] : starts[c] + counts[c]] for c in chosen])
-        found[draw] = measure(rows)
-    found = found[np.isfinite(found)]
-    if len(found) < resamples / 2:
-        return float("nan"), float("nan")
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)

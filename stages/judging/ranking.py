@@ -1,8 +1,7 @@
-"""ROC measures with weights, so that people can be drawn anew thousands of times at little cost."""
+"""ROC measures that take weights, as ``metrics.resampling.Draws`` gives them for drawn people."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,48 +69,3 @@ class Ranking:
         if not (np.isfinite(false[-1]) and np.isfinite(true[-1])):
             return float("nan")
         return float(true[int(np.searchsorted(false, fpr + 1e-12, side="right")) - 1])
-
-
-class Draws:
-    """People drawn anew with replacement: how often each picture counts in each draw.
-
-    Args:
-        people: (N,) who is in each picture.
-        resamples: how many draws.
-        seed: of the draws.
-    """
-
-    def __init__(self, people: NDArray[Any], resamples: int, seed: int = 0) -> None:
-        names, places = np.unique(people, return_inverse=True)
-        rng = np.random.default_rng([seed, 37])
-        count = len(names)
-        self._places = places.reshape(-1)
-        self._draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-
-    def __len__(self) -> int:
-        return len(self._draws)
-
-    def weights(self, draw: int) -> NDArray[np.int64]:
-        """(N,) how often each picture counts in a draw."""
-        return self._draws[draw][self._places]
-
-    def all_weights(self) -> NDArray[np.float64]:
-        """(R, N) the weights of all draws; for measures that take them all at once."""
-        return self._draws[:, self._places].astype(np.float64)
-
-    def interval(self, measure: Callable[[NDArray[np.int64]], float]) -> tuple[float, float]:
-        """95 % interval of a measure that takes the weights of the pictures.
-
-        Returns:
-            As ``percentiles``.
-        """
-        return percentiles(np.array([measure(self.weights(draw)) for draw in range(len(self))]))
-
-
-def percentiles(found: NDArray[Any]) -> tuple[float, float]:
-    """2.5th and 97.5th percentile of what draws gave; NaN twice where half of it is undefined."""
-    known = found[np.isfinite(found)]
-    if len(known) < max(len(found) / 2, 1):
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [0.025, 0.975])
-    return float(low), float(high)

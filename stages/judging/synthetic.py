@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..faces.render.expressions import RENDERED_UNITS
-from .figures import RESAMPLES, Figure, bootstrap
+from ..metrics.resampling import RESAMPLES, bootstrap
+from .figures import Figure
 from .reader import Read, Seen, units
 from .renders import Renders, through_codec
 

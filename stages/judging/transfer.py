@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
+from ..metrics.resampling import Draws, percentiles
 from .appearance import COARSE_PX, FINE_PX, Reduction, hog_features
 from .figures import Figure
-from .ranking import Draws, percentiles
 from .zero_shot import NEUTRAL
 
 Floats = NDArray[np.floating]

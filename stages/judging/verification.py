@@ -21,8 +21,9 @@ from ..faces import onnx as runtime
 from ..faces.detectors import DetectorSettings
 from ..faces.detectors.insightface import InsightFace
 from ..faces.geometry import TEMPLATE, similarity
+from ..metrics.resampling import Draws, percentiles
 from .figures import Figure
-from .ranking import Draws, Ranking, percentiles
+from .ranking import Ranking
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[Any]

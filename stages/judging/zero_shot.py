@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..metrics.resampling import Draws
 from .figures import Figure
-from .ranking import Draws, Ranking
+from .ranking import Ranking
 
 NEUTRAL = "neutral"
 RESAMPLES = 1000

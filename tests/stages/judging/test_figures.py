@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from normpipe.stages.judging.figures import Figure, bootstrap
+from normpipe.stages.judging.figures import Figure
+from normpipe.stages.metrics.resampling import bootstrap
 
 
 def test_an_interval_counts_people_not_pictures():

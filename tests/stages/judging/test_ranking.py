@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from normpipe.stages.judging.ranking import Draws, Ranking
+from normpipe.stages.judging.ranking import Ranking
+from normpipe.stages.metrics.resampling import Draws
 
 
 def sample(ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

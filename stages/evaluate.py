@@ -1,0 +1,186 @@
+"""evaluate: what a classifier says of a test set, and how right it is, beside all that made it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..pipeline.stage import StageConfig, sha256_file
+from .classification.experts import ExpertUse, write_experts
+from .classification.faces import Listing, list_faces
+from .classification.models import Classifier, Told, open_classifier, tell
+from .classification.protocol import Part, all_of
+from .classification.score_files import SCORES, ScoreCard, read_scores, write_scores
+from .classification.scoring import FALLBACK, MODEL, prediction_columns, score
+from .classification.tasks import Task
+from .classification.views import PLANS, ViewData, ViewPool, Views
+from .classify import CARD_FILE, EPOCHS_FILE, MODEL_FILE
+
+Floats = NDArray[np.floating]
+Rows = NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+
+class EvaluateConfig(StageConfig):
+    """How a classifier is scored."""
+
+    threshold: float = Field(0.5, gt=0, lt=1, description="from here on an action unit occurs")
+    views: Views | None = Field(
+        None, description="what is shown; unset: what it was trained on. original or normalized: "
+        "one view of a model of both"
+    )  # fmt: skip
+    memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
+    threads: int = Field(1, ge=1, description="that decode pictures")
+
+
+def evaluate(
+    config: EvaluateConfig,
+    model_folder: Path,
+    listing: Listing,
+    rows: Rows,
+    output: Path,
+    split: str,
+    pool: ViewPool | None = None,
+) -> ScoreCard:
+    """Score a model on the rows of a listing, with inputs that have no usable face.
+
+    Args:
+        rows: the full test set. What is not usable is given the training set's means.
+        split: how these rows were chosen, for the score file.
+        pool: pictures that were read before.
+
+    Raises:
+        InputError: no model, or a listing without the views that it needs.
+    """
+    model = open_classifier(model_folder)
+    about = json.loads((model_folder / CARD_FILE).read_bytes())
+    digest = sha256_file(model_folder / MODEL_FILE)
+    views = config.views or model.views
+    faces = listing.take(rows)
+    data_digest = faces.digest(model.task)
+    done = _done(output, digest, data_digest, config, views)
+    if done is not None:
+        log.info("%s: scored already: %s", split, output)
+        return done
+    usable = np.flatnonzero(faces.usable)
+    pool = pool or ViewPool(listing, rows[usable], config.memory_gb, config.threads)
+    data = ViewData(pool, rows[usable], views, model.network, model.normalizer)
+    told = tell(model, data)
+    table = predictions(model.task, faces, usable, told, about["fallback"], about["fold"])
+    recipe = about["recipe"]
+    found = score(model.task, table, config.threshold)
+    use = ExpertUse(model.task.names, told.input_load, told.output_gates)
+    found["warnings"] = [*found["warnings"], *use.warnings()]
+    card = ScoreCard(
+        kind=model.task.kind,
+        names=model.task.names,
+        train_dataset=about["trained_on"]["dataset"],
+        test_dataset=listing.name,
+        split=split,
+        fold=about["fold"],
+        camera=recipe["camera"] or None,
+        seed=recipe["seed"],
+        threshold=config.threshold,
+        views=views,
+        head=recipe["head"],
+        variant=", ".join(listing.variants) if "normalized" in PLANS[views].reads else None,
+        model_sha256=digest,
+        data_sha256=data_digest,
+        fallback="the means of the training labels",
+        paper_style=paper_style(model_folder),
+        **found,
+    )
+    write_experts(output, use)
+    return write_scores(output, card, table)
+
+
+def predictions(
+    task: Task,
+    faces: Listing,
+    usable: Rows,
+    told: Told,
+    fallback: list[float],
+    fold: int | None,
+) -> pa.Table:
+    """Return one row an input: who, truth, what is said, and who says it.
+
+    Args:
+        faces: the full test set.
+        usable: rows of ``faces`` that ``told`` speaks of, in order.
+        fallback: (L,) what is said of all others.
+    """
+    values = np.tile(np.asarray(fallback, np.float64), (len(faces), 1))
+    values[usable] = told.values
+    told_by = np.full(len(faces), FALLBACK, object)
+    told_by[usable] = MODEL
+    columns = {
+        "key": pa.array(faces.column("key"), pa.string()),
+        "subject": pa.array(faces.subjects(), pa.string()),
+        "fold": pa.array([fold] * len(faces), pa.int32()),
+        "status": pa.array(faces.column("status"), pa.string()),
+        "reason": pa.array(faces.column("reason"), pa.string()),
+        "predicted_by": pa.array(told_by.tolist(), pa.string()),
+    }
+    return pa.table(columns | prediction_columns(task, task.truth(faces.labels), values))
+
+
+def paper_style(model_folder: Path) -> dict[str, float | str | None] | None:
+    """Return the figures that were chosen on the test set, where training kept them."""
+    path = model_folder / EPOCHS_FILE
+    if not path.is_file():
+        return None
+    epochs = json.loads(path.read_bytes())
+    best = max(epochs, key=lambda row: row["headline"] or 0.0)
+    return {
+        "best_epoch": float(best["epoch"]),
+        "best_epoch_" + best["name"]: best["headline"],
+        **best["tuned"],
+    }
+
+
+def evaluate_part(
+    config: EvaluateConfig,
+    listing: Listing,
+    part: Part,
+    output: Path,
+    test: tuple[Listing, str] | None = None,
+    pool: ViewPool | None = None,
+) -> ScoreCard:
+    """Score one part's model: on its own test rows, or on another dataset.
+
+    Args:
+        output: the model's folder; scores go into ``scores`` within it.
+        test: another dataset and its split (empty: all of it).
+        pool: pictures of ``listing`` that were read before.
+    """
+    folder = output / part.folder if part.folder else output
+    if test is None:
+        return evaluate(config, folder, listing, part.test, folder / "scores", part.name, pool)
+    other, split = test
+    model = open_classifier(folder)
+    rows = all_of(other, model.task, split)
+    words = f"cross-dataset, {f'split {split}' if split else 'all'} of {other.name}"
+    return evaluate(config, folder, other, rows, folder / f"scores-{other.name}", words)
+
+
+def list_for(model: Classifier, data: Path, variant: str = "") -> Listing:
+    """List a dataset with the views that a model needs. Raises InputError."""
+    return list_faces(data, PLANS[model.views].reads, variant)
+
+
+def _done(
+    output: Path, model_sha256: str, data_sha256: str, config: EvaluateConfig, views: str
+) -> ScoreCard | None:
+    """Return the scores if they are there and of the same model, data and settings."""
+    if not (output / SCORES).is_file():
+        return None
+    card = read_scores(output).card
+    same = (card.model_sha256, card.data_sha256, card.threshold, card.views)
+    return card if same == (model_sha256, data_sha256, config.threshold, views) else None

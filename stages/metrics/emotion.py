@@ -1,0 +1,109 @@
+"""Scores of emotion recognition, over the whole set at once, never averaged over batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from .action_units import mean_known
+
+Floats = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class EmotionScores:
+    """Scores of C classes.
+
+    Attributes:
+        confusion: (C, C) int64; row: the truth, column: what was predicted.
+    """
+
+    confusion: NDArray[np.int64]
+
+    @property
+    def known(self) -> NDArray[np.int64]:
+        """(C,) pictures of each class."""
+        return self.confusion.sum(axis=1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all pictures that are classified rightly; NaN without pictures."""
+        total = int(self.confusion.sum())
+        return float(np.trace(self.confusion) / total) if total else float("nan")
+
+    @property
+    def recall(self) -> Floats:
+        """(C,) share of each class that is classified rightly; NaN for a class without pictures."""
+        right = np.diagonal(self.confusion)
+        return np.where(self.known > 0, right / np.maximum(self.known, 1), np.nan)
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        """Mean of ``recall`` over the classes that occur (scikit-learn's balanced accuracy)."""
+        return float(mean_known(self.recall))
+
+    @property
+    def f1(self) -> Floats:
+        """(C,) 2 TP / (2 TP + FP + FN); NaN for a class that neither occurs nor is predicted."""
+        right = np.diagonal(self.confusion)
+        both = self.confusion.sum(axis=0) + self.known
+        return np.where(both > 0, 2 * right / np.maximum(both, 1), np.nan)
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean of ``f1`` over classes that occur or are predicted, as scikit-learn has it."""
+        return float(mean_known(self.f1))
+
+
+def emotion_scores(truth: Floats, probability: Floats) -> EmotionScores:
+    """Return the scores of predictions.
+
+    Args:
+        truth: (N,) index of the class; NaN where unknown, which counts nowhere.
+        probability: (N, C); the largest is predicted, the first of equals.
+
+    Raises:
+        ValueError: shapes do not fit, or a probability is NaN.
+    """
+    known, predicted = _predicted(truth, probability)
+    classes = probability.shape[1]
+    if not known.any():
+        return EmotionScores(np.zeros((classes, classes), np.int64))
+    if classes == 1:  # torchmetrics wants two
+        return EmotionScores(np.full((1, 1), int(known.sum()), np.int64))
+    confusion = multiclass_confusion_matrix(
+        torch.from_numpy(predicted[known]),
+        torch.from_numpy(truth[known].astype(np.int64)),
+        num_classes=classes,
+    )
+    return EmotionScores(confusion.numpy().astype(np.int64))
+
+
+def hits(truth: Floats, probability: Floats) -> Floats:
+    """Return what each picture adds to accuracy: (N, 2) float64, right and known, 0 or 1.
+
+    Args and errors as ``emotion_scores``.
+    """
+    known, predicted = _predicted(truth, probability)
+    return np.stack([known & (predicted == truth), known], axis=-1).astype(np.float64)
+
+
+def accuracy_of(sums: Floats) -> Any:
+    """Accuracy of pooled pictures: (…, 2) sums of ``hits`` → (…); NaN without pictures."""
+    right, known = sums[..., 0], sums[..., 1]
+    return np.where(known > 0, right / np.maximum(known, 1), np.nan)[()]
+
+
+def _predicted(truth: Floats, probability: Floats) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    if probability.ndim != 2 or truth.shape != probability.shape[:1] or not probability.shape[1]:
+        raise ValueError(
+            f"truth {truth.shape} and probability {probability.shape}: want (N,) and (N, C)"
+        )
+    if np.isnan(probability).any():
+        raise ValueError("a probability is NaN")
+    return ~np.isnan(truth), probability.argmax(axis=1).astype(np.int64)
