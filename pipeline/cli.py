@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -32,6 +33,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: Exit statuses: 0 done, 1 verify found differences, 2 the user must act, 3 run it again.
 DIFFERENCES, USER, AGAIN = 1, 2, 3
+#: Between looks at the clock while stages run.
+_GLANCE_SECONDS = 0.1
 
 
 def handled(command: Command) -> Command:
@@ -137,8 +140,17 @@ def select(
     return flow[start : end + 1]
 
 
-def execute(job: Job, flow: Sequence[Stage], selected: Sequence[Stage], options: Options) -> None:
-    """Run stages with signals handled: the first one stops cleanly, a second one at once."""
+def execute(
+    job: Job,
+    flow: Sequence[Stage],
+    selected: Sequence[Stage],
+    options: Options,
+    deadline: Callable[[], bool] | None = None,
+) -> None:
+    """Run stages with signals handled: the first one stops cleanly, a second one at once.
+
+    ``deadline`` says when to stop as cleanly. Raises Interrupted where stopped.
+    """
     runner = Runner(job.output, flow, job.run, options)
 
     def on_signal(number: int, _frame: Any) -> None:
@@ -147,10 +159,24 @@ def execute(job: Job, flow: Sequence[Stage], selected: Sequence[Stage], options:
         typer.echo("normpipe: stopping; once more to stop at once", err=True)
         runner.stop()
 
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, on_signal)
-    with logging_redirect_tqdm([log]):
-        runner.run(selected)
+    before = {kind: signal.signal(kind, on_signal) for kind in (signal.SIGINT, signal.SIGTERM)}
+    through = threading.Event()
+    if deadline is not None:
+        threading.Thread(target=_stop_at, args=(deadline, runner, through), daemon=True).start()
+    try:
+        with logging_redirect_tqdm([log]):
+            runner.run(selected)
+    finally:
+        through.set()
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _stop_at(deadline: Callable[[], bool], runner: Runner, through: threading.Event) -> None:
+    while not through.wait(_GLANCE_SECONDS):
+        if deadline():
+            return runner.stop()
+    return None
 
 
 def finish(job: Job) -> None:

@@ -1,17 +1,26 @@
 """Commands that make a normalizer: render pairs, train on them. Part of the command line."""
 
+from __future__ import annotations
+
 import functools
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel
 
 from .cli import AGAIN, app, execute, handled, start_logging
-from .config import load_job
-from .errors import InputError
+from .config import Job, load_job
+from .errors import InputError, Interrupted
+from .plan import is_whole
 from .runner import Options
+
+if TYPE_CHECKING:
+    from ..stages.fit_normalizer import FitNormalizerConfig
+    from ..stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
 
 JobFile = Annotated[
     Path | None, typer.Argument(help="job file (.toml) with a table for this command")
@@ -56,7 +65,6 @@ def synthesize(
     overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
 ) -> None:
     """Render paired faces with exact labels. Kill it at any time; the same command goes on."""
-    from ..stages.synthesize import PlanPairs, Synthesize
     from .status import status, table
 
     start_logging(False)
@@ -69,13 +77,10 @@ def synthesize(
         if value is not None:
             overrides.append(f"synthesize.{name}={value}")
     job = load_job(job_file, {"output": output}, overrides, _configs())
-    config: Any = job.stage("synthesize")
-    renders = Synthesize(config, job.run.threads)
-    flow = [PlanPairs(config), renders]
+    flow = _rendering(job.stage("synthesize"), job)
+    renders = flow[1]
     began = time.perf_counter(), time.process_time()
-    execute(
-        job, flow, flow, Options(overwrite, identity={"dataset": "synth", "input": "synthesize"})
-    )
+    execute(job, flow, flow, Options(overwrite, identity=_RENDERS))
     wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
     typer.echo(table(status(job.output)))
     if renders.rendered:
@@ -95,23 +100,98 @@ def fit_normalizer(
         typer.Option(help="aligned real faces to mix in, without labels; repeatable"),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="folder for weights, scores, sheets")] = None,
+    facekit: Annotated[
+        Path | None, typer.Option(help="ICT-FaceKit Light, packed (.npz), for the job's sets")
+    ] = None,
     set: Settings = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="render sets again that were made otherwise")
+    ] = False,
 ) -> None:
-    """Train a normalizer on synthesized pairs and real faces. Kill it; the same command goes on."""
-    from ..stages.fit_normalizer import fit
+    """Train a normalizer on synthesized pairs and real faces. Kill it; the same command goes on.
+
+    Sets that the job file names ([fit_normalizer.sets.NAME]) are rendered before.
+    """
+    from ..stages.fit_normalizer import check_settings, end_of_leg, fit
 
     start_logging(False)
     job = load_job(job_file, {"output": output}, list(set or []), _configs())
-    if not data:
-        raise InputError("no data: give --data DIR, the output of normpipe synthesize")
-    result = fit(job.stage("fit_normalizer"), data, job.output, faces)
+    config: FitNormalizerConfig = job.stage("fit_normalizer")
+    if not data and not config.sets:
+        raise InputError(
+            "no data: give --data DIR, the output of normpipe synthesize, or name sets to render "
+            "in the job file ([fit_normalizer.sets.NAME])"
+        )
+    deadline = end_of_leg(config)
+    check_settings(config)
+    try:
+        rendered = _render_sets(job, config, facekit, overwrite, deadline)
+    except Interrupted:
+        if not deadline():
+            raise
+        _stopped(job)
+    result = fit(config, [*rendered, *(data or [])], job.output, faces, deadline)
     if not result.finished:
-        typer.echo(f"stopped after its minutes; run the same command again: {job.output}")
-        raise typer.Exit(AGAIN)
+        _stopped(job)
     if not result.scores:
         return  # another process than the first
     typer.echo(f"weights: {result.weights}")
     typer.echo(f"scores: {result.weights.with_suffix('.json')}")
+
+
+def _stopped(job: Job) -> NoReturn:
+    typer.echo(f"stopped after its minutes; run the same command again: {job.output}")
+    raise typer.Exit(AGAIN)
+
+
+#: What makes a folder of renders this command's and no other's.
+_RENDERS = {"dataset": "synth", "input": "synthesize"}
+
+
+def _rendering(config: SynthesizeConfig, job: Job) -> tuple[PlanPairs, Synthesize]:
+    """The stages that render a set. Raises InputError for a kit or pictures not there."""
+    from ..stages.synthesize import PlanPairs, Synthesize
+
+    return PlanPairs(config), Synthesize(config, job.run.threads)
+
+
+def _render_sets(
+    job: Job,
+    config: FitNormalizerConfig,
+    facekit: Path | None,
+    overwrite: bool,
+    deadline: Callable[[], bool],
+) -> list[Path]:
+    """Render the sets that the job names, those that are whole apart; return their folders.
+
+    Raises:
+        InputError: a set cannot be rendered as asked for, or by this process.
+        Interrupted: stopped, by a signal or the deadline; committed shards are kept.
+    """
+    flows: dict[Path, tuple[PlanPairs, Synthesize]] = {}
+    for name, settings in config.sets.items():
+        folder = job.output / "sets" / name
+        given: dict[str, Any] = {}
+        if facekit and not settings.facekit:
+            given["facekit"] = str(facekit)
+        if settings.device == "auto":
+            given["device"] = config.device
+        flows[folder] = _rendering(settings.model_copy(update=given), job)
+    for folder, flow in flows.items():
+        if not is_whole(folder, flow):
+            _one_process(config, folder)
+            part = job.model_copy(update={"output": folder})
+            execute(part, flow, flow, Options(overwrite, identity=_RENDERS), deadline)
+    return list(flows)
+
+
+def _one_process(config: FitNormalizerConfig, folder: Path) -> None:
+    """Refuse to render in processes that torchrun started: they would get in each other's way."""
+    if config.nodes > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+        raise InputError(
+            f"{folder} is not rendered yet, and one process renders: run the command without "
+            "torchrun and with fit_normalizer.nodes = 1 until it trains, then go on with them"
+        )
 
 
 @handled

@@ -4,7 +4,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -159,7 +159,8 @@ def _fields(model: type[BaseModel], tables: list[str]) -> list[str]:
     """Return the keys of a table within a table's model."""
     inner: Any = model
     for table in tables:
-        inner = inner.model_fields[table].annotation
+        named = get_args(inner)  # of a dict of tables: its names, what each of them is
+        inner = named[1] if named else inner.model_fields[table].annotation
     return list(inner.model_fields)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..manifests.schema import SCHEMA_VERSION
 from .errors import OutputError
 from .shards import ShardFolder, ShardRecord
-from .stage import Stage
+from .stage import SourceStage, Stage
 
 
 def describe(stage: Stage) -> dict[str, Any]:
@@ -130,3 +130,33 @@ def plan_stage(
             if record is not None and record.fingerprint != wanted and ABSENT not in digests:
                 plan.stale.append(number)
     return plan
+
+
+#: What may differ between machines that make the same dataset, pictures' rounding apart.
+_OF_MACHINES = ("device_class", "libraries")
+
+
+def is_whole(root: Path, flow: Sequence[Stage]) -> bool:
+    """Say whether all that a flow makes is there, made with its settings on whatever machine.
+
+    Reads descriptions and records only. The stages need not be open.
+    """
+    return all(_is_whole(root, stage) for stage in flow)
+
+
+def _is_whole(root: Path, stage: Stage) -> bool:
+    folder = ShardFolder(root / stage.writes)
+    made = read_description(folder)
+    if made is None or not (folder.path / "manifest.json").is_file():  # written last
+        return False
+    if differences(_portable(made), _portable(describe(stage))):
+        return False
+    if isinstance(stage, SourceStage):
+        rows = sum(record.rows for record in folder.records().values())
+        return rows >= stage.scan().rows.num_rows
+    return not plan_stage(root, stage, made).todo
+
+
+def _portable(description: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in description.items() if name not in _OF_MACHINES}
+    return json.loads(json.dumps(kept))

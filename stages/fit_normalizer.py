@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ..pipeline.commit import write_json
 from ..pipeline.errors import InputError, nearest
@@ -28,6 +28,7 @@ from .networks import NETWORKS
 from .networks.base import CodeNormalizer, Normalizer
 from .networks.checkpoint import open_normalizer, save_tensors
 from .networks.mae_checkpoints import load_encoder
+from .synthesis.config import SynthesizeConfig
 from .training.course import Course
 from .training.data import Material, load_material
 from .training.devices import make_fabric
@@ -38,12 +39,19 @@ from .training.scores import degraded_set, read_all
 
 log = logging.getLogger(__name__)
 
+#: Becomes the name of a folder.
+SetName = Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")]
+
 
 class FitNormalizerConfig(BaseModel):
     """How to train."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    sets: dict[SetName, SynthesizeConfig] = Field(
+        default_factory=dict[str, SynthesizeConfig],
+        description="sets to render and to train on, by name: tables of synthesize's settings",
+    )
     network: str = Field("compact", description="compact or norface")
     network_settings: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of the network, such as size = 'S'"
@@ -73,7 +81,9 @@ class FitNormalizerConfig(BaseModel):
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
     workers: int = Field(1, ge=0, description="processes that prepare batches")
     minutes: float | None = Field(
-        None, gt=0, description="save and stop after so many; the same command goes on"
+        None,
+        gt=0,
+        description="save and stop after so many, rendering included; the same command goes on",
     )
     memory_gb: float = Field(
         8.0, ge=0, description="sources, targets and faces beyond this stay encoded, each"
@@ -124,21 +134,26 @@ class FitResult:
 
 
 def fit(
-    config: FitNormalizerConfig, data: list[Path], output: Path, faces: list[Path] | None = None
+    config: FitNormalizerConfig,
+    data: list[Path],
+    output: Path,
+    faces: list[Path] | None = None,
+    deadline: Callable[[], bool] | None = None,
 ) -> FitResult:
     """Train on synthesized datasets and real faces; write weights, scores, logs and sheets.
 
     Args:
         config: how.
-        data: outputs of ``normpipe synthesize``.
+        data: outputs of ``normpipe synthesize``, those of ``config.sets`` among them.
         output: where to; a run that was stopped goes on there.
         faces: outputs of ``normpipe run``: aligned real faces, without labels.
+        deadline: says when to save and stop; by default the configured minutes from now.
 
     Raises:
         InputError: the data are no synthesized pairs, settings do not fit each other, or ``output``
             holds another run's state.
     """
-    started = time.monotonic()
+    deadline = deadline or end_of_leg(config)
     output.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -154,7 +169,6 @@ def fit(
         network.begin_at(torch.from_numpy(resting))
     if config.begin:
         begin_from(network, config, material.train.expression_names)
-    deadline = _deadline(config, started)
     course = Course(config, network, material, fabric, output)
     weights = output / f"{config.network}.safetensors"
     if not course.run(deadline):
@@ -162,6 +176,12 @@ def fit(
     if not fabric.is_global_zero:
         return FitResult(weights, {})
     return finish(config, network.cpu().eval(), material, course.summary(), weights)
+
+
+def check_settings(config: FitNormalizerConfig) -> None:
+    """Raise InputError for what can be told before there are data, so before hours of rendering."""
+    make_fabric(config.device, config.precision, config.devices, config.nodes)
+    _empty_network(config)
 
 
 def finish(
@@ -179,14 +199,13 @@ def finish(
     if len(material.test.target_of):
         write_sheet(sheet_of_renders(network, material.test), str(output / "sheet.png"))
     target = target_notes(material.train, output)
-    recipe = config.model_dump(mode="json")
     notes = {
         "network": config.network,
         "settings": network.settings(),
         "method": config.method,
         "expression_names": ",".join(material.train.expression_names),
         "target": target,
-        "training": training,
+        "training": _without_times(training),
     }
     save_tensors(network.state_dict(), weights, notes)
     card = {
@@ -194,7 +213,7 @@ def finish(
         "network": config.network,
         "settings": network.settings(),
         "target": target,
-        "recipe": recipe,
+        "recipe": _recipe(config),
         "training": training,
         "scores": scores,
     }
@@ -267,16 +286,33 @@ def calibrate(network: Normalizer, material: Material, config: FitNormalizerConf
     network.get_buffer("gain").copy_(torch.from_numpy(gain))
 
 
-def _deadline(config: FitNormalizerConfig, started: float) -> Callable[[], bool]:
+def end_of_leg(config: FitNormalizerConfig) -> Callable[[], bool]:
+    """Return what says whether the configured minutes, from now on, are over."""
     if config.minutes is None:
         return lambda: False
-    end = started + 60 * config.minutes
+    end = time.monotonic() + 60 * config.minutes
     return lambda: time.monotonic() >= end
 
 
+def _recipe(config: FitNormalizerConfig) -> dict[str, Any]:
+    """The settings for the card; of the sets what shapes them, and no paths of this machine."""
+    sets = {name: one.shaping() for name, one in config.sets.items()}
+    return {**config.model_dump(mode="json", exclude={"sets"}), "sets": sets}
+
+
+def _without_times(training: dict[str, Any]) -> dict[str, Any]:
+    """What was done, but for how long it took: equal weights are to be equal files."""
+    parts = {name: {"steps": part["steps"]} for name, part in training["parts"].items()}
+    return {name: v for name, v in training.items() if name != "cpu_seconds"} | {"parts": parts}
+
+
 def settings_that_shape(config: FitNormalizerConfig) -> dict[str, Any]:
-    """What a saved state must agree with: not how many processes, nor when it is looked at."""
+    """What a saved state must agree with: not how many processes, nor when it is looked at.
+
+    Sets are told apart by what they hold, as other data are.
+    """
     free = {
+        "sets",
         "device", "devices", "nodes", "threads", "workers", "minutes", "memory_gb", "accumulate",
         "save_every", "evaluate_every", "evaluation_pairs", "most_gain",
     }  # fmt: skip

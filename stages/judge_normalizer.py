@@ -36,6 +36,7 @@ from .judging.synthetic import measure_synthetic, read_renders
 from .metrics.resampling import RESAMPLES
 from .networks.checkpoint import open_normalizer
 from .networks.onnx_file import open_onnx
+from .training.targets import same_target
 
 log = logging.getLogger(__name__)
 ByteArray = NDArray[np.uint8]
@@ -145,7 +146,9 @@ def judge(config: JudgeConfig, subject: Subject, evidence: Evidence) -> Report:
 
 def check_target(reader: LoadedReader, subject: Subject) -> None:
     """Raise InputError where model and reader were not trained for one face."""
-    if _face(subject.target) != _face(reader.target_note):
+    kinds = {note.get("kind", "mean") for note in (subject.target, reader.target_note)}
+    # The mean head's look is this package's own.
+    if kinds != {"mean"} and not same_target(subject.target, reader.target_note):
         raise InputError(
             f"the model draws the target face {_face(subject.target)}, the reader was trained on "
             f"{_face(reader.target_note)}: train a reader with normpipe fit-reader --data SET "
@@ -154,7 +157,7 @@ def check_target(reader: LoadedReader, subject: Subject) -> None:
 
 
 def _face(note: dict[str, Any]) -> str:
-    """Which target face a note speaks of; the mean head's look is this package's own."""
+    """Which target face a note speaks of, in words."""
     kind = str(note.get("kind", "mean"))
     return kind if kind == "mean" else f"{kind} {note.get('sha256') or note.get('name')}"
 

@@ -44,8 +44,8 @@ PLAN = schema(
 def synthesized_schema(expression_names: tuple[str, ...] = (), target: str = "") -> pa.Schema:
     """The columns of synthesized pairs.
 
-    The metadata holds the shapes' names, in order, and what the target is (JSON with kind, name and
-    the sha256 of its resting picture), where these are given.
+    The metadata holds the shapes' names, in order, and what the target is (JSON, as
+    ``Cast.target_note`` says), where these are given.
     """
     notes = {"expression_names": ",".join(expression_names), "target": target}
     return schema(
@@ -108,7 +108,7 @@ class Synthesize(MapStage):
     """Renders the planned pairs."""
 
     name: ClassVar[str] = "synthesize"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     libraries: tuple[str, ...] = ("pyarrow", "numpy", "opencv-python", "torch", "numba")
     reads = ("plan",)
     writes = "pairs"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -19,6 +18,7 @@ from ...pipeline.errors import InputError
 from ..faces.pixels import encode
 from ..faces.render.degrade import degrade
 from ..training.pictures import synthesized_shards
+from ..training.targets import MEAN_TARGET, expression_names, same_target, target_of
 
 FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
@@ -83,15 +83,14 @@ def load_renders(
         InputError: no synthesized shards, none with targets, or sets that do not fit together.
     """
     rows: list[dict[str, Any]] = []
-    kinds: set[tuple[bytes, bytes]] = set()
+    names: tuple[str, ...] = ()
+    note: dict[str, Any] | None = None
     chosen: Any = [("status", "=", "ok")] + ([("split", "=", split)] if split else [])
     columns = ["target", "landmarks68", "target_landmarks68", "expression", "identity", "emotion"]
     for shard in synthesized_shards(folders):
-        notes = cast("dict[bytes, bytes]", pq.read_schema(shard).metadata or {})
-        if b"expression_names" not in notes:
-            raise InputError(f"{shard} was not written by normpipe synthesize: no expression names")
-        kinds.add((notes[b"expression_names"], notes.get(b"target", b"")))
-        if len(kinds) > 1:
+        here, shown = expression_names(shard), target_of(shard)
+        names, note = names or here, note or shown
+        if here != names or (shown and note and not same_target(shown, note)):
             raise InputError(f"{shard} has other expression shapes or another target than the rest")
         table = pq.read_table(shard, columns=[*columns, *["image"] * sources], filters=chosen)
         rows += [_decoded(row) for row in table.to_pylist() if row["target"] is not None]
@@ -101,9 +100,8 @@ def load_renders(
     if not rows:
         where = ", ".join(map(str, folders))
         raise InputError(f"no {split or ''} pairs with target pictures in {where}")
-    names, target = kinds.pop()
     return Renders(
-        expression_names=tuple(names.decode().split(",")),
+        expression_names=names,
         source=np.stack([row["image"] for row in rows])
         if sources
         else np.zeros((0, 1, 1, 3), np.uint8),
@@ -113,8 +111,7 @@ def load_renders(
         expression=np.array([row["expression"] for row in rows], np.float32),
         identity=np.array([row["identity"] for row in rows], np.int64),
         emotion=np.array([row["emotion"] or "" for row in rows]),
-        # Sets from before there was a choice of target show the mean head.
-        target_note=json.loads(target) if target else {"kind": "mean"},
+        target_note=note or MEAN_TARGET,
     )
 
 

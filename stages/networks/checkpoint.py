@@ -137,13 +137,31 @@ def read_notes(path: Path) -> dict[str, str]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, notes: Mapping[str, object]) -> None:
-    """Write tensors and notes to a safetensors file, whole or not at all."""
+    """Write tensors and notes to a safetensors file, whole or not at all.
+
+    The same tensors and notes give the same bytes.
+    """
     text = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in notes.items()
     }
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         # Written by ourselves: safetensors' own files are readable by their owner alone.
-        write_bytes(path, save(plain, metadata=text))
+        write_bytes(path, _in_order(save(plain, metadata=text)))
     except (OSError, SafetensorError) as error:
         raise OutputError(f"weights cannot be written to {path}: {error}") from error
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its notes in order: the library writes them as a hash table lies.
+
+    The format: the header's length (8 bytes, little endian), the header (JSON, filled up with
+    spaces to a multiple of 8), the tensors.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[start:]

@@ -32,7 +32,7 @@ from ..faces.render.head import Head
 from ..faces.render.likeness import Detail, Fit, Unwrapped, fit_head, mouth_is_open
 from ..faces.render.person import Person, generator
 from ..faces.render.photographs import Photographs
-from ..networks.checkpoint import open_normalizer
+from ..networks.checkpoint import find_weights, open_normalizer
 
 ByteArray = NDArray[np.uint8]
 FloatArray = NDArray[np.floating]
@@ -177,6 +177,12 @@ def read_portrait(path: Path, head: Head) -> Portrait:
             f"{path} shows no face that can be used: give a frontal face with a closed mouth"
         )
     return portrait
+
+
+def portrait_digest(path: Path) -> str:
+    """Sha256 of what a portrait is made of: a photograph's bytes, the network that reads it."""
+    parts = (sha256_file(path), sha256_file(find_weights(_READER)))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def align_face(pixels_rgb_u8: ByteArray) -> ByteArray | None:

@@ -20,8 +20,8 @@ from ..faces.render.head import Head, prepare_head
 from ..faces.render.person import Person, draw_person
 from ..faces.render.photographs import Photographs
 from ..faces.render.scene import SceneOptions
-from ..faces.render.target import TargetFace, target_person
-from .appearance import Appearance, Portrait, read_portrait
+from ..faces.render.target import TARGET_VERSION, TargetFace, target_person
+from .appearance import Appearance, Portrait, portrait_digest, read_portrait
 from .config import SynthesizeConfig
 
 Kind = Literal["mean", "identity", "image"]
@@ -34,7 +34,9 @@ class Cast:
         head: what the people are drawn on.
         options: what all scenes have in common.
         target: the face everything is normalized to; None where targets are left out.
-        target_note: JSON with the target's kind, name and the sha256 of its resting picture.
+        target_note: JSON with what defines the target (kind, name, sha256 of the kit, version and
+            size of its pictures, digest of the photograph if it is one) and the sha256 of its
+            resting picture.
     """
 
     def __init__(self, config: SynthesizeConfig) -> None:
@@ -63,10 +65,20 @@ class Cast:
         if config.targets:
             choice = choose_target(config.target)
             self.target = TargetFace(self.head, choice.draw)
-            resting = resting_sha256(self.target, config.target_size_px)
-            note = {"kind": choice.kind, "name": choice.name, "sha256": resting}
+            note = {
+                "kind": choice.kind,
+                "name": choice.name,
+                "facekit": kit.digest,
+                "renderer": TARGET_VERSION,
+                "size_px": config.target_size_px,
+            }
+            if choice.photograph:
+                note["photograph"] = choice.photograph
+            # Not of the picture, which another kind of CPU rounds otherwise.
+            defined = json.dumps(note, sort_keys=True)
+            self._digests["target"] = hashlib.sha256(defined.encode()).hexdigest()
+            note["sha256"] = resting_sha256(self.target, config.target_size_px)
             self.target_note = json.dumps(note, sort_keys=True)
-            self._digests["target"] = resting
 
     @property
     def expression_names(self) -> tuple[str, ...]:
@@ -99,11 +111,13 @@ class TargetChoice:
         kind: ``mean`` (the mean head), ``identity`` (a drawn person) or ``image`` (a photograph).
         name: ``mean``, the identity's number, or the photograph's file name.
         draw: makes the person, given the head that it is painted on.
+        photograph: digest of the photograph and of what reads it; empty for other kinds.
     """
 
     kind: Kind
     name: str
     draw: Callable[[Head], Person]
+    photograph: str = ""
 
 
 def choose_target(choice: str) -> TargetChoice:
@@ -124,7 +138,10 @@ def choose_target(choice: str) -> TargetChoice:
             "photograph of a face"
         )
     return TargetChoice(
-        "image", path.name, lambda head: _photographed(head, read_portrait(path, head))
+        "image",
+        path.name,
+        lambda head: _photographed(head, read_portrait(path, head)),
+        portrait_digest(path),
     )
 
 

@@ -66,7 +66,7 @@ class SynthesizeConfig(StageConfig):
         "mean",
         description="the face everything is normalized to: mean, the number of an identity, or the "
         "photograph of a face",
-        json_schema_extra={"shapes_results": False},  # its resting picture does
+        json_schema_extra={"shapes_results": False},  # its digest does
     )
     device: str = Field(
         "auto",

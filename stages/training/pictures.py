@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...pipeline.errors import InputError
+from .targets import MEAN_TARGET, expression_names, same_target, target_of
 
 FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
@@ -30,8 +31,6 @@ _EYES = [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
 _MOUTH = [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
 MIRRORED_POINTS = np.array([*_JAW, *_BROWS_NOSE, *_EYES, *_MOUTH])
 POSE_UNIT_DEG = 30.0
-#: Shards from before targets were recorded all show the mean head.
-MEAN_TARGET = {"kind": "mean"}
 
 
 @dataclass(frozen=True)
@@ -244,21 +243,12 @@ def synthesized_shards(folders: Sequence[Path]) -> list[Path]:
 
 def _same(shard: Path, before: _Said | None) -> _Said:
     """What is known after a shard, whose names and target must be those of the shards before it."""
-    metadata = pq.read_schema(shard).metadata or {}
-    if b"expression_names" not in metadata:
-        raise InputError(f"{shard} was not written by normpipe synthesize: no expression names")
-    names = tuple(metadata[b"expression_names"].decode().split(","))
-    note: dict[str, Any] | None = None
-    if b"target" in metadata:
-        note = json.loads(metadata[b"target"])
-    else:
-        shown = pq.read_table(shard, columns=["target"])["target"]
-        note = MEAN_TARGET if shown.null_count < len(shown) else None
+    names, note = expression_names(shard), target_of(shard)
     if before is None:
         return names, note
     if before[0] != names:
         raise InputError(f"{shard} has other expression shapes than the sets before it")
-    if None not in (note, before[1]) and before[1] != note:
+    if note and before[1] and not same_target(note, before[1]):
         raise InputError(
             f"{shard} shows another target face ({json.dumps(note)}) than the sets before it "
             f"({json.dumps(before[1])}): one network learns one target"

@@ -13,13 +13,22 @@ from normpipe.manifests.schema import IMAGE
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.runner import Options, Runner
+from normpipe.pipeline.shards import ShardFolder
+from normpipe.stages.faces.facekit import load_facekit
 from normpipe.stages.faces.render.batch import BatchRenderer
 from normpipe.stages.faces.render.person import draw_person
 from normpipe.stages.faces.render.renderer import prepare_person, take_shot
 from normpipe.stages.faces.render.scene import SceneOptions, draw_scene
+from normpipe.stages.faces.render.target import TARGET_VERSION, TargetFace
+from normpipe.stages.judging.renders import load_renders
+from normpipe.stages.synthesis import cast
 from normpipe.stages.synthesis.appearance import Appearance, PortraitReader, align_face
 from normpipe.stages.synthesis.cast import choose_target
 from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
+from normpipe.stages.training.pictures import load_pairs
+from normpipe.stages.training.targets import target_of
+
+from .conftest import render_target
 
 
 def config_of(kit, **changes):
@@ -29,6 +38,14 @@ def config_of(kit, **changes):
 
 # ---- targets
 
+#: Means of 4 x 4 parts of the target at rest on the small kit, 64 px.
+RESTING = [
+    [118, 180, 176, 110],
+    [146, 188, 182, 136],
+    [143, 179, 171, 132],
+    [132, 163, 155, 126],
+]
+
 
 @pytest.mark.parametrize(("target", "kind"), [("mean", "mean"), ("12345", "identity")])
 def test_the_target_is_recorded_with_the_shards(fake_kit_file, tmp_path, target, kind):
@@ -37,8 +54,44 @@ def test_the_target_is_recorded_with_the_shards(fake_kit_file, tmp_path, target,
     Runner(tmp_path, flow, RunConfig(), Options(identity={"dataset": "synth"})).run(flow)
     shard = next(tmp_path.glob("pairs/shard-*.parquet"))
     note = json.loads(pq.read_schema(shard).metadata[b"target"])
-    assert note.keys() == {"kind", "name", "sha256"}
+    assert note.keys() == {"kind", "name", "facekit", "renderer", "size_px", "sha256"}
     assert (note["kind"], note["name"]) == (kind, target) and len(note["sha256"]) == 64
+    assert note["facekit"] == load_facekit(fake_kit_file).digest
+
+
+def test_a_set_goes_on_where_pixels_are_rounded_otherwise(fake_kit_file, tmp_path, monkeypatch):
+    """Half of a set, and another one, on a CPU with other vector instructions: one target."""
+
+    def render(folder, resting, **changes):
+        monkeypatch.setattr(cast, "resting_sha256", lambda *_: resting)
+        config = config_of(fake_kit_file, shard_rows=2, validation=0, test=0, **changes)
+        flow = [PlanPairs(config), Synthesize(config)]
+        Runner(folder, flow, RunConfig(), Options(identity={"dataset": "synth"})).run(flow)
+        return folder
+
+    half = render(tmp_path / "half", "avx2")
+    ShardFolder(half / "pairs").remove(1)
+    render(half, "avx512")
+    notes = [target_of(path)["sha256"] for path in sorted(half.glob("pairs/shard-*.parquet"))]
+    assert notes == ["avx2", "avx512"]
+    again = render(tmp_path / "again", "cuda", seed=3)
+    assert len(load_pairs([half, again], "train")) == 8
+    assert len(load_renders([half, again], "train")) == 8
+    for name, changes in (("other", {"target": 5}), ("finer", {"target_size_px": 48})):
+        other = render(tmp_path / name, name, **changes)
+        with pytest.raises(InputError, match="shows another target face"):
+            load_pairs([half, other], "train")
+        with pytest.raises(InputError, match="another target than the rest"):
+            load_renders([half, other], "train")
+
+
+def test_the_version_of_the_target_is_that_of_its_look(fake_head):
+    """Fails where the target looks otherwise: raise TARGET_VERSION, then record it here."""
+    still = np.zeros(len(fake_head.kit.expression_names), np.float32)
+    seen = render_target(TargetFace(fake_head), still, 64).pixels
+    means = seen.reshape(4, 16, 4, 16, 3).mean((1, 3, 4))
+    assert TARGET_VERSION == 3
+    np.testing.assert_allclose(means, RESTING, rtol=0, atol=1.5)
 
 
 def test_another_target_is_another_fingerprint_and_the_same_sources(fake_kit_file):

@@ -1,11 +1,16 @@
 """The compact network and its files."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.stage import sha256_file
@@ -25,6 +30,36 @@ from normpipe.stages.networks.compact import CompactNormalizer, standardize
 def network():
     torch.manual_seed(0)
     return CompactNormalizer().eval()
+
+
+SAVE = """
+import sys
+from pathlib import Path
+import torch
+from normpipe.stages.networks.checkpoint import save_tensors
+tensors = {name: torch.arange(3.0) + i for i, name in enumerate(["b", "a", "c"])}
+tensors["count"] = torch.tensor(3)
+notes = {f"note {i}": {"é": i} for i in range(20)}
+for number in range(2):
+    save_tensors(tensors, Path(sys.argv[1]) / f"{sys.argv[2]}{number}.safetensors", notes)
+"""
+
+
+def test_equal_weights_are_equal_files(tmp_path):
+    """In whatever process; and other programs open them."""
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", SAVE, str(tmp_path), seed]
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 4 and len({path.read_bytes() for path in files}) == 1
+    assert int.from_bytes(files[0].read_bytes()[:8], "little") % 8 == 0
+    found = load_file(files[0])
+    assert found["a"].tolist() == [1, 2, 3] and found["count"] == 3
+    with safe_open(files[0], framework="pt") as opened:
+        assert opened.metadata()["note 7"] == json.dumps({"é": 7})
+        assert [*opened.metadata()] and sorted(opened.keys()) == ["a", "b", "c", "count"]
+    save_tensors(found, tmp_path / "bare.safetensors", {})
+    assert read_notes(tmp_path / "bare.safetensors") == {}
 
 
 @pytest.mark.parametrize("size", [64, 112, 128, 224])

@@ -1,6 +1,7 @@
 """What training reads: pairs of one target, real faces of one split, in bounded memory."""
 
 import hashlib
+import json
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from normpipe.stages.training.faces import load_faces
 from normpipe.stages.training.frozen import open_frozen
 from normpipe.stages.training.notes import target_notes
 from normpipe.stages.training.pictures import Form, Pictures, load_pairs
+from normpipe.stages.training.targets import same_target
 
 
 def jpeg(seed, size=40):
@@ -110,6 +112,34 @@ def test_sets_of_two_targets_are_refused(tmp_path):
     assert load_pairs([other], "train").target_note == {"kind": "own"}
     with pytest.raises(InputError, match="another target face"):
         load_pairs([mean, other], "train")
+
+
+def test_sets_that_say_little_of_their_target_still_open(tmp_path):
+    """Before version 4 shards held the sha256 of a picture; what made them stands beside them."""
+    pixels, made = [f'{{"kind": "mean", "name": "mean", "sha256": "{i}"}}' for i in range(2)], {
+        "version": 3, "digests": {"facekit": "k"}, "settings": {"target_size_px": 40},
+    }  # fmt: skip
+    folders = [
+        pair_shard(tmp_path / name, target=pixels[i]) for name, i in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert len(load_pairs(folders[:2], "train")) == 2
+    with pytest.raises(InputError, match="another target face"):
+        load_pairs(folders, "train")
+    for folder in folders:
+        (folder / "stage.json").write_text(json.dumps(made))
+    assert len(load_pairs(folders, "train")) == 3
+    (folders[2] / "stage.json").write_text(json.dumps({**made, "digests": {"facekit": "other"}}))
+    with pytest.raises(InputError, match="another target face"):
+        load_pairs(folders, "train")
+
+
+def test_photographs_of_one_name_are_two_targets():
+    note = {"kind": "image", "name": "me.jpg", "facekit": "k", "renderer": 3, "size_px": 40}
+    assert not same_target({**note, "sha256": "1"}, {**note, "sha256": "2"})
+    one, again, other = (
+        {**note, "sha256": f"{i}", "photograph": digest} for i, digest in enumerate("aab")
+    )
+    assert same_target(one, again) and not same_target(one, other)
 
 
 def test_sources_alone_go_with_any_target(tmp_path):

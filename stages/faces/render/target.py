@@ -17,6 +17,10 @@ from .scene import Camera, Glasses, Light, Scene
 
 FloatArray = NDArray[np.floating]
 
+#: The version of ``synthesize`` that first drew the target as it is drawn now. Raise it with a
+#: change that can be seen: sets with another one show another face.
+TARGET_VERSION = 3
+
 # The face moves exactly as the coefficients say: no resting expression, gain 1.
 _HAIR = (0.03, 0.02, 0.014)
 
