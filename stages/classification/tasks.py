@@ -73,11 +73,10 @@ def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[st
         InputError: the labels hold nothing of that kind, or not what ``names`` asks for.
     """
     available = {found: _available(labels, found) for found in KINDS}
-    first: Kind = next((k for k in KINDS if available[k]), KINDS[0])
-    chosen: Kind = first if kind == "auto" else kind
+    held: list[Kind] = [found for found in KINDS if available[found]]
+    chosen: Kind = kind if kind != "auto" else held[0] if held else "emotion"
     offered = available[chosen]
     if not offered:
-        held = [k for k, found in available.items() if found]
         wanted = {
             "emotion": "'emotion'",
             "action_units": "'AU1' …",
