@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from .classification.score_files import Scored, read_scores
 from .classification.scoring import HEADLINE, headline_of, row_statistics, truth_of
 from .classification.tasks import Task
 from .metrics.resampling import RESAMPLES, Draws, paired_difference, percentiles
+
+#: (N,) people → the draws of them.
+Draw = Callable[[NDArray[np.int64]], Draws]
 
 #: Fewer people than this make an interval that says little.
 FEW_PEOPLE = 10
@@ -143,28 +146,20 @@ def compare(folders: Sequence[Path], resamples: int = RESAMPLES, seed: int = 0) 
     runs = [read_scores(folder) for folder in folders]
     names = [str(folder) for folder in folders]
     lines: list[Line] = []
+
+    def draw(people: NDArray[np.int64]) -> Draws:
+        return Draws(people, resamples, seed)
+
     for name, run in zip(names, runs, strict=True):
-        line = _alone(name, run, resamples, seed)
-        first = lines[0] if lines else None
-        lines.append(_against(line, run, runs[0], first, Draw(resamples, seed)) if first else line)
+        line = _alone(name, run, draw)
+        lines.append(_against(line, run, lines[0], runs[0], draw) if lines else line)
     return Comparison(tuple(lines), resamples, seed)
 
 
-@dataclass(frozen=True)
-class Draw:
-    """How people are drawn."""
-
-    resamples: int
-    seed: int
-
-    def of(self, people: NDArray[Any]) -> Draws:
-        """Return the draws of these people."""
-        return Draws(people, self.resamples, self.seed)
-
-
-def _alone(name: str, run: Scored, resamples: int, seed: int) -> Line:
-    card, statistics = run.card, _statistics(run, run.card.task)
-    draws = Draws(_people(run.predictions), resamples, seed)
+def _alone(name: str, run: Scored, draw: Draw) -> Line:
+    card = run.card
+    statistics = row_statistics(card.task, run.predictions, card.threshold)
+    draws = draw(_people(run.predictions))
     low, high = percentiles(headline_of(card.kind, draws.sums(statistics)))
     value = float(headline_of(card.kind, statistics.sum(axis=0)))
     return Line(
@@ -179,7 +174,7 @@ def _alone(name: str, run: Scored, resamples: int, seed: int) -> Line:
     )
 
 
-def _against(line: Line, run: Scored, base: Scored, first: Line, draw: Draw) -> Line:
+def _against(line: Line, run: Scored, first: Line, base: Scored, draw: Draw) -> Line:
     """Return a line with its difference from the first, or why it has none."""
     if reason := _other_task(base.card.task, run.card.task):
         return _with(line, refused=reason)
@@ -193,10 +188,10 @@ def _against(line: Line, run: Scored, base: Scored, first: Line, draw: Draw) -> 
     one, other = base.predictions.take(here), run.predictions.take(there)
     differ = ~_same(truth_of(task, one), truth_of(task, other))
     if differ.any():
-        return _with(line, refused=f"{int(differ.sum())} of {len(here)} common rows are labelled "
-                     "otherwise", common=len(here))  # fmt: skip
+        reason = f"{int(differ.sum())} of {len(here)} common rows are labelled otherwise"
+        return _with(line, refused=reason, common=len(here))
     value, low, high = paired_difference(
-        draw.of(_people(one)),
+        draw(_people(one)),
         row_statistics(task, one, base.card.threshold),
         row_statistics(task, other, run.card.threshold),
         lambda sums: headline_of(task.kind, sums),
@@ -243,10 +238,6 @@ def _same(first: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
     """(N,) whether two truths agree, unknown ones included."""
     equal = (first == other) | (np.isnan(first) & np.isnan(other))
     return equal if equal.ndim == 1 else equal.all(axis=1)
-
-
-def _statistics(run: Scored, task: Task) -> NDArray[Any]:
-    return row_statistics(task, run.predictions, run.card.threshold)
 
 
 def _people(predictions: pa.Table) -> NDArray[np.int64]:

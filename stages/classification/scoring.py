@@ -203,7 +203,7 @@ def _measure(
         return _measure_emotion(task, truth, told)
     if task.kind == "action_units":
         units = action_units.unit_scores(truth, told, threshold)
-        known, odd = units.known, np.logical_and(units.never, units.known > 0)
+        known, odd = units.known, units.without_positives
         figures = {"f1": units.f1, "accuracy": units.accuracy, "auc": units.auc}
         counts = {"known": known, "positives": units.positives}
         what = "occurs in no test picture: its F1 is 0 whatever is predicted"

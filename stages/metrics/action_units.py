@@ -45,9 +45,9 @@ class UnitScores:
         return mean_known(self.f1)
 
     @property
-    def never(self) -> NDArray[np.bool_]:
-        """(L,) which occur in no picture: their F1 is 0 by definition, whatever is predicted."""
-        return self.positives == 0
+    def without_positives(self) -> NDArray[np.bool_]:
+        """(L,) which are known and never occur: their F1 is 0 whatever is predicted."""
+        return np.logical_and(self.known > 0, self.positives == 0)
 
 
 def outcomes(truth: Floats, probability: Floats, threshold: float = 0.5) -> Floats:

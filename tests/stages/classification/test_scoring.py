@@ -1,0 +1,138 @@
+"""Full and kept figures, coverage, warnings, fallback predictions."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from normpipe.pipeline.errors import InputError
+from normpipe.stages.classification.scoring import (
+    HEADLINE,
+    fallback,
+    headline_of,
+    row_statistics,
+    score,
+    told_of,
+    truth_of,
+    tuned_threshold,
+)
+from normpipe.stages.metrics.action_units import au_f1
+
+from .toys import EMOTIONS, LEVELS, TASKS, UNITS, drawn, table
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_columns_and_arrays_are_inverse(kind):
+    task = TASKS[kind]
+    truth, told = drawn(task, 20)
+    truth.flat[3] = NAN
+    predictions = table(task, truth, told)
+    assert truth_of(task, predictions) == pytest.approx(truth, nan_ok=True)
+    assert told_of(task, predictions) == pytest.approx(told, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_the_headline_of_sums_is_that_of_the_score(kind):
+    task = TASKS[kind]
+    predictions = table(task, *drawn(task, 60))
+    found = score(task, predictions)
+    sums = row_statistics(task, predictions, 0.5).sum(axis=0)
+    assert headline_of(task.kind, sums) == pytest.approx(found["scores"]["full"][HEADLINE[kind]])
+
+
+def test_what_could_not_be_used_counts_in_full_and_not_in_kept():
+    truth = np.array([0, 1, 2, 1.0])
+    told = np.eye(3)[[0, 1, 0, 0]]  # the last two are wrong, and are fallbacks
+    predictions = table(EMOTIONS, truth, told, lost={2: "no_face", 3: "no_face"})
+    found = score(EMOTIONS, predictions)
+    assert found["scores"]["full"]["accuracy"] == 0.5
+    assert found["scores"]["kept"]["accuracy"] == 1
+    assert found["coverage"] == {
+        "test_rows": 4, "kept": 2, "without_truth": 0, "by_reason": {"no_face": 2},
+    }  # fmt: skip
+    assert found["confusion"]["anger"] == {"neutral": 1, "happiness": 0, "anger": 0}
+    assert found["per_label"]["full"]["happiness"]["recall"] == 0.5
+    assert found["per_label"]["kept"]["anger"]["recall"] is None
+
+
+def test_nothing_kept_has_no_figure():
+    truth, told = drawn(UNITS, 2)
+    found = score(UNITS, table(UNITS, truth, told, lost={0: "no_face", 1: "truncated"}))
+    assert found["scores"]["kept"]["f1"] is None and found["scores"]["full"]["f1"] is not None
+
+
+def test_warnings_name_what_is_set_by_definition():
+    truth, told = drawn(UNITS, 10)
+    truth[:, 0], truth[:, 1] = 0, NAN
+    notes = score(UNITS, table(UNITS, truth, told))["warnings"]
+    assert any("AU1 occurs in no test picture" in note for note in notes)
+    assert any("AU12 has no known truth" in note for note in notes)
+    levels = score(LEVELS, table(LEVELS, np.zeros((4, 2)), np.zeros((4, 2))))
+    assert levels["scores"]["full"]["icc"] == 0
+    assert any("AU6 varies neither" in note for note in levels["warnings"])
+    predictions = table(EMOTIONS, np.array([0, 1, NAN]), np.eye(3))
+    emotions = score(EMOTIONS, predictions)
+    assert emotions["warnings"] == [
+        "1 test rows have no known truth and are not scored",
+        "no test picture shows anger: mean class accuracy is without it",
+    ]
+    assert emotions["coverage"]["without_truth"] == 1
+
+
+def test_an_emotion_that_the_task_does_not_tell_is_not_scored():
+    predictions = table(EMOTIONS, np.array([0, 1.0]), np.eye(3)[:2])
+    names = pa.array(["neutral", "contempt"])
+    predictions = predictions.set_column(predictions.column_names.index("truth"), "truth", names)
+    assert score(EMOTIONS, predictions)["coverage"]["without_truth"] == 1
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_no_known_truth_is_an_error(kind):
+    truth, told = drawn(TASKS[kind], 3)
+    with pytest.raises(InputError, match="no test row has a known truth"):
+        score(TASKS[kind], table(TASKS[kind], truth * NAN, told))
+
+
+def test_fallbacks_come_from_the_training_labels():
+    assert fallback(EMOTIONS, np.array([0, 1, 1, NAN])) == pytest.approx([1 / 3, 2 / 3, 0])
+    truth = np.array([[0, 1], [0, 1], [1, NAN]])
+    assert fallback(UNITS, truth) == pytest.approx([1 / 3, 1])
+    assert fallback(LEVELS, truth * 3) == pytest.approx([1, 3])
+    with pytest.raises(InputError, match="no known AU12|known AU12"):
+        fallback(UNITS, np.array([[1, NAN]]))
+    with pytest.raises(InputError, match="known emotion"):
+        fallback(EMOTIONS, np.array([NAN]))
+
+
+def test_a_tuned_threshold_is_at_least_as_good():
+    truth, told = drawn(UNITS, 50)
+    predictions = table(UNITS, truth, told * 0.5)
+    tuned = tuned_threshold(UNITS, predictions)
+    assert tuned["tuned_threshold_f1"] > score(UNITS, predictions)["scores"]["full"]["f1"]
+    expected = au_f1(truth, told_of(UNITS, predictions), tuned["tuned_threshold"])[1]
+    assert tuned["tuned_threshold_f1"] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="no threshold"):
+        tuned_threshold(EMOTIONS, predictions)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.drop_columns(["p_AU12"]), "no column 'p_AU12'"),
+        (lambda t: t.drop_columns(["truth_AU1"]), "no column 'truth_AU1'"),
+        (lambda t: pa.concat_tables([t, t]), "a key twice"),
+        (lambda t: put(t, "predicted_by", pa.array(["guess"] * len(t))), "'guess', neither"),
+        (lambda t: put(t, "p_AU1", pa.nulls(len(t), pa.float32())), "empty cells"),
+        (lambda t: put(t, "p_AU1", pa.array([NAN] * len(t))), "not finite"),
+        (lambda t: put(t, "p_AU1", pa.array([1.5] * len(t))), "within 0 and 1"),
+    ],
+)
+def test_a_wrong_table_is_refused(change, words):
+    predictions = change(table(UNITS, *drawn(UNITS, 4)))
+    with pytest.raises(ValueError, match=words):
+        score(UNITS, predictions)
+
+
+def put(predictions, name, column):
+    return predictions.set_column(predictions.column_names.index(name), name, column)
