@@ -23,6 +23,7 @@ CONTRACT = {"errors", "stage", "config", "commit", "shards", "labels", "reading"
 #: Modules of stages that may know more, with the reason.
 BEYOND_CONTRACT = {
     "stages/sheet.py": {"runner"},  # draws from a finished job's folder: reads its job.json
+    "stages/classification/faces.py": {"dataset", "opening"},  # opens datasets as users do
 }
 #: The command line knows the engine and the stages; nothing else does.
 BOTH_SIDES = {
