@@ -43,7 +43,7 @@ class Protocol(_Facts):
         present_from: the least intensity that counts as present, where labels are intensities.
         train_rows, test_rows: published counts.
         test_counts: published counts of the test set by class.
-        verified: whether the counts were read at the source.
+        verified: False where the counts are only as usually quoted; ``sources`` says what was read.
         note: what a reader must know.
     """
 
@@ -67,7 +67,7 @@ class Description(_Facts):
     Attributes:
         name: of its file, as ``load_description`` takes it.
         title: as publications write it.
-        sources: where the facts come from.
+        sources: where the facts come from, or that it was not recorded.
         subject_count: how many people; None where unknown.
         missing: the label that stands for "not coded" and is never a value (``ingest.au_missing``).
         cameras: those that projects choose from; the one used belongs to every score.

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..stages import CONFIGS, FLOW, build_flow
+from ..stages import CONFIGS, FLOW, SINKS, build_flow
 from . import status as status_module
 from .config import Job, load_job, template
 from .errors import InputError, Interrupted, NormpipeError, nearest
@@ -84,7 +84,10 @@ def run(
     retry_failed: Annotated[bool, typer.Option(help="redo shards that hold failed rows")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="warnings and errors only")] = False,
 ) -> None:
-    """Run the job: ingest, align, normalize, pair. Killed, the same command goes on."""
+    """Run the job: ingest, align, normalize, pair; with labels, classify and evaluate.
+
+    Killed, the same command goes on.
+    """
     start_logging(quiet)
     overrides = list(set or [])
     if limit is not None:
@@ -101,14 +104,31 @@ def run(
             "choose an --output beside it"
         )
     flow = build_flow(job)
-    selected = select(flow, stage, first, until)
+    names = select(stage, first, until)
+    selected = [one for one in flow if one.name in names]
+    sinks = [name for name in SINKS if name in names]
     if dry_run:
         from . import estimate
 
         typer.echo(estimate.table(estimate.estimate(job.output, selected, job.run.threads)))
+        if sinks:
+            typer.echo(
+                f"then, if there are labels: {', '.join(sinks)} (--until pair leaves it out)"
+            )
         return
-    execute(job, flow, selected, Options(overwrite, retry_failed, identity(job, flow)))
+    if selected:
+        execute(job, flow, selected, Options(overwrite, retry_failed, identity(job, flow)))
     finish(job)
+    asked = any(name in SINKS for name in (stage, first, until))
+    classify_sinks(job, sinks, asked, overwrite)
+
+
+def classify_sinks(job: Job, sinks: list[str], asked: bool, overwrite: bool = False) -> None:
+    """Run the stages that need labels, if there are any or they were asked for."""
+    from .cli_classifying import classify_job
+
+    settings = job.stage("classify"), job.stage("evaluate")
+    classify_job(job.output, sinks, settings, asked, overwrite)
 
 
 def identity(job: Job, flow: list[Stage]) -> dict[str, str]:
@@ -121,11 +141,9 @@ def identity(job: Job, flow: list[Stage]) -> dict[str, str]:
     }
 
 
-def select(
-    flow: list[Stage], only: str | None, first: str | None, until: str | None
-) -> list[Stage]:
-    """Return the stages to run. Raises InputError for an unknown name or an empty choice."""
-    names = [stage.name for stage in flow]
+def select(only: str | None, first: str | None, until: str | None) -> list[str]:
+    """Return the names of the stages to run. Raises InputError for an unknown name or no choice."""
+    names = list(FLOW)
     if only is not None and (first is not None or until is not None):
         raise InputError("--stage goes without --from and --until")
     for name in (only, first, until):
@@ -137,7 +155,7 @@ def select(
         raise InputError(
             f"--until {until} comes before --from {first}: the order is {', '.join(names)}"
         )
-    return flow[start : end + 1]
+    return names[start : end + 1]
 
 
 def execute(
@@ -278,6 +296,8 @@ def demo(
     execute(job, flow, flow, Options(identity=identity(job, flow)))
     finish(job)
     typer.echo(f"contact sheet: {draw_sheet(job.output, 16, None)}")
+    classify_sinks(job, list(SINKS), asked=True)
+    typer.echo("(a handful of faces: this shows that it runs, not how well)")
 
 
 def start_logging(quiet: bool) -> None:

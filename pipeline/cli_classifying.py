@@ -1,12 +1,154 @@
 """Commands that train, test and compare classifiers. Part of the command line."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli import app, handled
+from ..stages import CONFIGS
+from .cli import AGAIN, app, handled, start_logging
+from .cli_training import JobFile, Settings
 from .commit import write_json
+from .config import load_job
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from ..stages.classification.course import Outcome
+
+DataOption = Annotated[Path, typer.Argument(help="output of normpipe run, with labels")]
+
+
+@handled
+def classify(
+    data: DataOption,
+    job_file: JobFile = None,
+    output: Annotated[
+        Path | None, typer.Option(help="folder for model and scores; default: DATA/classify")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="emotion, action_units or intensity")] = None,
+    folds: Annotated[
+        str | None, typer.Option(help="cross-validate: a number, labels, bp4d or disfa")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="cross-dataset: test on this output of normpipe run")
+    ] = None,
+    test_split: Annotated[str | None, typer.Option(help="the split that tests")] = None,
+    set: Settings = None,
+    overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
+) -> None:
+    """Train a classifier on both views of labelled faces, and score it. Kill it; it goes on."""
+    from ..stages.classification.course import run_protocol
+
+    start_logging(False)
+    overrides = list(set or [])
+    given = {"task": task, "folds": folds, "test_split": None if test else test_split}
+    overrides += [f"classify.{name}='{value}'" for name, value in given.items() if value]
+    job = load_job(job_file, {"output": output or data / "classify"}, overrides, CONFIGS)
+    outcome = run_protocol(
+        job.stage("classify"),
+        job.stage("evaluate"),
+        data,
+        job.output,
+        (test, test_split or "") if test else None,
+        overwrite,
+    )
+    report(outcome, job.output)
+
+
+@handled
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="folder that normpipe classify wrote")],
+    data: Annotated[Path, typer.Option(help="output of normpipe run, with labels")],
+    split: Annotated[str, typer.Option(help="only this split; empty: all labelled faces")] = "",
+    output: Annotated[Path | None, typer.Option(help="folder for the scores")] = None,
+    set: Settings = None,
+) -> None:
+    """Score a classifier on a dataset that it was not trained on."""
+    from ..stages import evaluate as scoring
+    from ..stages.classification.course import Outcome
+    from ..stages.classification.models import open_classifier
+    from ..stages.classification.protocol import all_of
+    from ..stages.classification.score_files import read_scores
+
+    start_logging(False)
+    found = open_classifier(model)
+    folder = output or model / f"scores-{data.resolve().name}"
+    job = load_job(None, {"output": folder}, list(set or []), CONFIGS)
+    listing = scoring.list_for(found, data)
+    rows = all_of(listing, found.task, split)
+    words = f"split {split} of {listing.name}" if split else f"all of {listing.name}"
+    scoring.evaluate(job.stage("evaluate"), model, listing, rows, folder, words)
+    report(Outcome([read_scores(folder)], None, True), folder)
+
+
+@handled
+def ablate(
+    data: DataOption,
+    job_file: JobFile = None,
+    output: Annotated[
+        Path | None, typer.Option(help="folder for trainings and table; default: DATA/ablate")
+    ] = None,
+    set: Settings = None,
+    overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
+) -> None:
+    """Does normalizing help? Train with and without, three seeds each, and table the scores."""
+    from ..stages.ablate import ablate as run_ablation
+    from ..stages.classification.settings import AblateConfig
+
+    start_logging(False)
+    known = {**CONFIGS, "ablate": AblateConfig}
+    job = load_job(job_file, {"output": output or data / "ablate"}, list(set or []), known)
+    recipe: Any = job.stage("classify")
+    table = run_ablation(job.stage("ablate"), recipe, data, job.output, overwrite)
+    typer.echo(table.text())
+    typer.echo(f"table: {job.output / 'ablation.json'}, picture: {job.output / 'ablation.png'}")
+
+
+def report(outcome: Outcome, output: Path) -> None:
+    """Print scores and where they are; exit 3 where training is to go on."""
+    if outcome.scores:
+        typer.echo(outcome.table())
+        typer.echo(f"scores: {output}")
+    if not outcome.finished:
+        typer.echo(f"stopped after its minutes; run the same command again: {output}")
+        raise typer.Exit(AGAIN)
+
+
+def classify_job(
+    output: Path, stages: list[str], settings: tuple[Any, Any], required: bool, overwrite: bool
+) -> None:
+    """Run classify and evaluate as the last stages of a job.
+
+    Args:
+        output: the job's folder.
+        stages: ``classify``, ``evaluate`` or both. Evaluating alone needs a trained model.
+        settings: of both.
+        required: False where nobody asked for them: labels that do not allow it are then said.
+        overwrite: redo what was made otherwise.
+    """
+    if not stages:
+        return
+    if not (output / "labels.parquet").is_file() and not required:
+        return
+    from ..stages.classification.course import run_protocol
+    from ..stages.classification.models import open_classifier
+    from ..stages.classify import plan_parts
+
+    config, scoring = settings
+    if "classify" not in stages:
+        open_classifier(output / "classify")  # says so where there is none
+    elif not required:
+        try:
+            plan_parts(config, output)
+        except InputError as error:
+            typer.echo(f"classify: left out: {error}", err=True)
+            return
+    report(
+        run_protocol(config, scoring, output, output / "classify", None, overwrite),
+        output / "classify",
+    )
 
 
 @handled
@@ -30,4 +172,7 @@ def compare(
 
 def register() -> None:
     """Add these commands to the command line."""
+    app.command("classify")(classify)
+    app.command("evaluate")(evaluate)
+    app.command("ablate")(ablate)
     app.command("compare")(compare)

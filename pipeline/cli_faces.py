@@ -33,6 +33,6 @@ def align_faces(
     given = {"input": labels, "output": output, "dataset": "faces"}
     job = load_job(None, given, overrides, CONFIGS)
     flow = build_flow(job)
-    selected = select(flow, None, None, "align")
+    selected = [stage for stage in flow if stage.name in select(None, None, "align")]
     execute(job, flow, selected, Options(overwrite, identity=identity(job, flow)))
     return output

@@ -4,6 +4,7 @@ from ..pipeline.config import Job
 from ..pipeline.errors import InputError
 from ..pipeline.stage import Stage, StageConfig
 from .align import Align, AlignConfig
+from .classification.settings import ClassifyConfig, EvaluateConfig
 from .ingest import Ingest, IngestConfig
 from .normalize import Normalize, NormalizeConfig
 from .pair import Pair, PairConfig
@@ -14,10 +15,15 @@ CONFIGS: dict[str, type[StageConfig]] = {
     "align": AlignConfig,
     "normalize": NormalizeConfig,
     "pair": PairConfig,
+    "classify": ClassifyConfig,
+    "evaluate": EvaluateConfig,
 }
 
 #: The order in which ``normpipe run`` walks.
-FLOW = ("ingest", "align", "normalize", "pair")
+FLOW = ("ingest", "align", "normalize", "pair", "classify", "evaluate")
+
+#: The last of them make no dataset: they run when there are labels.
+SINKS = ("classify", "evaluate")
 
 
 def build_flow(job: Job) -> list[Stage]:

@@ -10,40 +10,30 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import Field
 
 from ..pipeline.commit import write_json
 from ..pipeline.errors import InputError, OutputError
-from ..pipeline.stage import StageConfig
 from .classification.faces import Listing
 from .classification.protocol import Part, check
 from .classification.score_files import Scored, read_scores
 from .classification.scoring import HEADLINE, headline_of, row_statistics
+from .classification.settings import AblateConfig, ClassifyConfig, EvaluateConfig
 from .classification.tasks import Task
-from .classification.views import ViewPool, Views
-from .classify import ClassifyConfig, plan_parts, train
-from .evaluate import EvaluateConfig, evaluate_part
-from .metrics.resampling import RESAMPLES, Draws, percentiles
+from .classification.views import ViewPool
+from .classify import plan_parts, train
+from .evaluate import evaluate_part
+from .metrics.resampling import Draws, percentiles
 
 Floats = NDArray[Any]
 Rows = NDArray[np.int64]
-Head = Literal["mixture", "dense"]
 
 log = logging.getLogger(__name__)
 
-ARMS: tuple[Views, ...] = (
-    "original",
-    "normalized",
-    "original+original",
-    "original+normalized",
-    "original+code",
-    "original+features",
-)
 #: What the table's arms mean, for reports.
 MEANINGS = {
     "original": "the original alone",
@@ -60,18 +50,6 @@ CONTRASTS = (
     ("both views - original and code", "original+normalized", "original+code"),
     ("both views - original and encoder", "original+normalized", "original+features"),
 )
-
-
-class AblateConfig(StageConfig):
-    """Which trainings are compared."""
-
-    arms: tuple[Views, ...] = Field(ARMS, description="views that are compared")
-    heads: tuple[Head, ...] = Field(("mixture", "dense"), description="heads that are compared")
-    seeds: tuple[int, ...] = Field((0, 1, 2), description="of weights, order and smaller sets")
-    sizes: tuple[int, ...] = Field(
-        (), description="how many faces train, each set within the next; empty: all of them"
-    )
-    resamples: int = Field(RESAMPLES, ge=10, description="how often people are drawn")
 
 
 @dataclass(frozen=True)

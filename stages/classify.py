@@ -14,23 +14,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
-from pydantic import Field
 
 from ..pipeline.commit import write_json
 from ..pipeline.errors import InputError, OutputError
-from ..pipeline.stage import StageConfig, sha256_file
+from ..pipeline.stage import sha256_file
 from .classification.faces import Listing, list_faces
 from .classification.losses import ClassifierObjective, class_weights
 from .classification.models import Classifier, save_classifier
 from .classification.protocol import Part, all_of, check, folds, held_out
 from .classification.scoring import fallback
+from .classification.settings import ClassifyConfig
 from .classification.tasks import Task, find_task
 from .classification.views import (
     PLANS,
@@ -39,10 +39,9 @@ from .classification.views import (
     Order,
     ViewData,
     ViewPool,
-    Views,
     second_size,
 )
-from .networks.classifier import MixtureClassifier, Preset, VitEncoder
+from .networks.classifier import MixtureClassifier, VitEncoder
 from .networks.mae_checkpoints import load_encoder
 from .training.devices import make_fabric
 from .training.trainer import Schedule, Trainer
@@ -56,83 +55,6 @@ MODEL_FILE = "classifier.safetensors"
 CARD_FILE = "classifier.json"
 #: Scores of each epoch on the test set, with ``paper_style``.
 EPOCHS_FILE = "epochs.json"
-
-
-class ClassifyConfig(StageConfig):
-    """What is learnt, from which views, and how."""
-
-    task: Literal["auto", "emotion", "action_units", "intensity"] = Field(
-        "auto",
-        description="emotion, action_units or intensity; auto: the first there are labels of",
-    )
-    labels: tuple[str, ...] = Field(
-        (), description="classes or action units to tell; empty: all that the labels name"
-    )
-    views: Views = Field("original+normalized", description="what the network sees of a face")
-    variant: str = Field("", description="which normalized faces; empty: the only ones")
-    normalizer: str = Field("compact", description="whose encoder makes code and features")
-    train_split: str = "train"
-    test_split: str = "test"
-    folds: str = Field(
-        "", description="a number, labels (the column fold), bp4d or disfa; empty: a held-out split"
-    )
-    shared_subjects: bool = Field(False, description="allow subjects that train and test")
-    camera: str = Field("", description="which camera the pictures are of; kept with every score")
-    preset: Preset = Field("small", description="small (64 px, for a CPU) or norface (ViT, 224 px)")
-    size: str = Field("B", description="of norface's vision transformer: S or B")
-    image_size: int = Field(224, ge=16, description="side of norface's pictures")
-    encoder: str = Field("", description="MAE checkpoint that norface begins with")
-    freeze_encoder: bool = Field(False, description="train what is behind the encoder alone")
-    head: Literal["mixture", "dense"] = Field(
-        "mixture", description="mixture of experts, or dense layers of the same size"
-    )
-    experts: int = Field(4, ge=2, description="of each mixture")
-    top: int = Field(
-        0, ge=0, description="experts that answer; 0: all, softly weighed (Norface: 2)"
-    )
-    layers: int = Field(1, ge=1, description="mixture layers before the queries")
-    view_dropout: float = Field(
-        0.2,
-        ge=0,
-        le=1,
-        description="share of rows shown one view: the model then serves each alone",
-    )
-    imbalance: Literal["weights", "sampling", "none"] = Field(
-        "weights", description="rare labels weigh more, are drawn more often (emotion), or neither"
-    )
-    intensity_loss: Literal["squared", "huber"] = "squared"
-    icc_weight: float = Field(0.0, ge=0, description="of 1 - ICC(3,1) of the batch (intensity)")
-    balance_weight: float = Field(
-        0.001, ge=0, description="of the experts' balance; counts with top only"
-    )
-    seed: int = Field(0, ge=0)
-    epochs: int = Field(20, ge=1)
-    least_steps: int = Field(400, ge=1, description="small sets are gone through more often")
-    batch_size: int = Field(64, ge=2, description="faces a step, over all processes")
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    warmup_steps: int = Field(50, ge=1)
-    ema_decay: float = Field(0.998, gt=0, lt=1, description="at most; short runs forget sooner")
-    paper_style: bool = Field(
-        False, description="also score every epoch on the test, for the figures papers often print"
-    )
-    accumulate: int = Field(1, ge=1, description="parts that each process cuts its batch into")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1, description="processes: GPUs, or on a CPU processes")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    threads: int | None = Field(None, ge=1, description="CPU threads; unset: torch's choice")
-    workers: int = Field(1, ge=0, description="processes that prepare batches")
-    memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
-    minutes: float | None = Field(None, gt=0, description="save and stop after so many")
-    save_every: int = Field(500, ge=1, description="steps between saved states")
-
-    def shaping(self) -> dict[str, Any]:
-        """Return what a saved state and a finished model must agree with."""
-        free = {
-            "device", "devices", "threads", "workers", "memory_gb", "minutes", "save_every",
-            "accumulate", "folds", "camera",
-        }  # fmt: skip
-        return json.loads(self.model_dump_json(exclude=free))
 
 
 @dataclass(frozen=True)

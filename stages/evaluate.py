@@ -9,35 +9,23 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
-from ..pipeline.stage import StageConfig, sha256_file
+from ..pipeline.stage import sha256_file
 from .classification.experts import ExpertUse, write_experts
 from .classification.faces import Listing, list_faces
 from .classification.models import Classifier, Told, open_classifier, tell
 from .classification.protocol import Part, all_of
 from .classification.score_files import SCORES, ScoreCard, read_scores, write_scores
 from .classification.scoring import FALLBACK, MODEL, prediction_columns, score
+from .classification.settings import EvaluateConfig
 from .classification.tasks import Task
-from .classification.views import PLANS, ViewData, ViewPool, Views
+from .classification.views import PLANS, ViewData, ViewPool
 from .classify import CARD_FILE, EPOCHS_FILE, MODEL_FILE
 
 Floats = NDArray[np.floating]
 Rows = NDArray[np.int64]
 
 log = logging.getLogger(__name__)
-
-
-class EvaluateConfig(StageConfig):
-    """How a classifier is scored."""
-
-    threshold: float = Field(0.5, gt=0, lt=1, description="from here on an action unit occurs")
-    views: Views | None = Field(
-        None, description="what is shown; unset: what it was trained on. original or normalized: "
-        "one view of a model of both"
-    )  # fmt: skip
-    memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
-    threads: int = Field(1, ge=1, description="that decode pictures")
 
 
 def evaluate(

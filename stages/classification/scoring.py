@@ -175,8 +175,8 @@ def fallback(task: Task, train_truth: Floats) -> Floats:
             raise InputError("no training row has a known emotion: check split and fold")
         counts = np.bincount(train_truth[known].astype(np.int64), minlength=len(task.names))
         return counts / counts.sum()
-    for name, any_known in zip(task.names, np.atleast_1d(known.any(axis=0)), strict=True):
-        if not any_known:
+    for place, name in enumerate(task.names):
+        if not known[:, place].any():
             raise InputError(f"no training row has a known {name}: leave it out of the names")
     return np.nanmean(train_truth.astype(np.float64), axis=0)
 
@@ -214,9 +214,7 @@ def _measure(
         counts = {"known": known}
         what = "varies neither in truth nor in prediction: its ICC is set to 0"
     means = {name: _plain(action_units.mean_known(values)) for name, values in figures.items()}
-    notes = [
-        f"{name} {what}" for name, flag in zip(task.names, np.atleast_1d(odd), strict=True) if flag
-    ]
+    notes = [f"{name} {what}" for name, flag in zip(task.names, odd, strict=True) if flag]
     notes += [
         f"{name} has no known truth: left out of the mean"
         for name, count in zip(task.names, known, strict=True)

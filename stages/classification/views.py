@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import kornia.augmentation as augmentation
 import numpy as np
@@ -25,14 +25,6 @@ Floats = NDArray[np.floating]
 Rows = NDArray[np.int64]
 Batch = dict[str, Tensor]
 
-Views = Literal[
-    "original",
-    "normalized",
-    "original+normalized",
-    "original+original",
-    "original+code",
-    "original+features",
-]
 _ENDLESS = 1 << 40
 _READ = 32
 

@@ -99,7 +99,7 @@ def test_fallbacks_come_from_the_training_labels():
     truth = np.array([[0, 1], [0, 1], [1, NAN]])
     assert fallback(UNITS, truth) == pytest.approx([1 / 3, 1])
     assert fallback(LEVELS, truth * 3) == pytest.approx([1, 3])
-    with pytest.raises(InputError, match=r"no known AU12|known AU12"):
+    with pytest.raises(InputError, match="no training row has a known AU12"):
         fallback(UNITS, np.array([[1, NAN]]))
     with pytest.raises(InputError, match="known emotion"):
         fallback(EMOTIONS, np.array([NAN]))

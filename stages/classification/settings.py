@@ -1,0 +1,130 @@
+"""Settings of classifiers. Imports no torch: every command reads them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ...pipeline.stage import StageConfig
+
+Views = Literal[
+    "original",
+    "normalized",
+    "original+normalized",
+    "original+original",
+    "original+code",
+    "original+features",
+]
+Preset = Literal["small", "norface"]
+Head = Literal["mixture", "dense"]
+ARMS: tuple[Views, ...] = (
+    "original",
+    "normalized",
+    "original+original",
+    "original+normalized",
+    "original+code",
+    "original+features",
+)
+
+
+class ClassifyConfig(StageConfig):
+    """What is learnt, from which views, and how."""
+
+    task: Literal["auto", "emotion", "action_units", "intensity"] = Field(
+        "auto",
+        description="emotion, action_units or intensity; auto: the first there are labels of",
+    )
+    labels: tuple[str, ...] = Field(
+        (), description="classes or action units to tell; empty: all that the labels name"
+    )
+    views: Views = Field("original+normalized", description="what the network sees of a face")
+    variant: str = Field("", description="which normalized faces; empty: the only ones")
+    normalizer: str = Field("compact", description="whose encoder makes code and features")
+    train_split: str = "train"
+    test_split: str = "test"
+    folds: str = Field(
+        "", description="a number, labels (the column fold), bp4d or disfa; empty: a held-out split"
+    )
+    shared_subjects: bool = Field(False, description="allow subjects that train and test")
+    camera: str = Field("", description="which camera the pictures are of; kept with every score")
+    preset: Preset = Field("small", description="small (64 px, for a CPU) or norface (ViT, 224 px)")
+    size: str = Field("B", description="of norface's vision transformer: S or B")
+    image_size: int = Field(224, ge=16, description="side of norface's pictures")
+    encoder: str = Field("", description="MAE checkpoint that norface begins with")
+    freeze_encoder: bool = Field(False, description="train what is behind the encoder alone")
+    head: Literal["mixture", "dense"] = Field(
+        "mixture", description="mixture of experts, or dense layers of the same size"
+    )
+    experts: int = Field(4, ge=2, description="of each mixture")
+    top: int = Field(
+        0, ge=0, description="experts that answer; 0: all, softly weighed (Norface: 2)"
+    )
+    layers: int = Field(1, ge=1, description="mixture layers before the queries")
+    view_dropout: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of rows shown one view: the model then serves each alone",
+    )
+    imbalance: Literal["weights", "sampling", "none"] = Field(
+        "weights", description="rare labels weigh more, are drawn more often (emotion), or neither"
+    )
+    intensity_loss: Literal["squared", "huber"] = "squared"
+    icc_weight: float = Field(0.0, ge=0, description="of 1 - ICC(3,1) of the batch (intensity)")
+    balance_weight: float = Field(
+        0.001, ge=0, description="of the experts' balance; counts with top only"
+    )
+    seed: int = Field(0, ge=0)
+    epochs: int = Field(20, ge=1)
+    least_steps: int = Field(400, ge=1, description="small sets are gone through more often")
+    batch_size: int = Field(64, ge=2, description="faces a step, over all processes")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_steps: int = Field(50, ge=1)
+    ema_decay: float = Field(0.998, gt=0, lt=1, description="at most; short runs forget sooner")
+    paper_style: bool = Field(
+        False, description="also score every epoch on the test, for the figures papers often print"
+    )
+    accumulate: int = Field(1, ge=1, description="parts that each process cuts its batch into")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1, description="processes: GPUs, or on a CPU processes")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads; unset: torch's choice")
+    workers: int = Field(1, ge=0, description="processes that prepare batches")
+    memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
+    minutes: float | None = Field(None, gt=0, description="save and stop after so many")
+    save_every: int = Field(500, ge=1, description="steps between saved states")
+
+    def shaping(self) -> dict[str, Any]:
+        """Return what a saved state and a finished model must agree with."""
+        free = {
+            "device", "devices", "threads", "workers", "memory_gb", "minutes", "save_every",
+            "accumulate", "folds", "camera",
+        }  # fmt: skip
+        return json.loads(self.model_dump_json(exclude=free))
+
+
+class EvaluateConfig(StageConfig):
+    """How a classifier is scored."""
+
+    threshold: float = Field(0.5, gt=0, lt=1, description="from here on an action unit occurs")
+    views: Views | None = Field(
+        None, description="what is shown; unset: what it was trained on. original or normalized: "
+        "one view of a model of both"
+    )  # fmt: skip
+    memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
+    threads: int = Field(1, ge=1, description="that decode pictures")
+
+
+class AblateConfig(StageConfig):
+    """Which trainings are compared."""
+
+    arms: tuple[Views, ...] = Field(ARMS, description="views that are compared")
+    heads: tuple[Head, ...] = Field(("mixture", "dense"), description="heads that are compared")
+    seeds: tuple[int, ...] = Field((0, 1, 2), description="of weights, order and smaller sets")
+    sizes: tuple[int, ...] = Field(
+        (), description="how many faces train, each set within the next; empty: all of them"
+    )
+    resamples: int = Field(1000, ge=10, description="how often people are drawn")
