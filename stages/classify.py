@@ -28,7 +28,7 @@ from ..pipeline.stage import sha256_file
 from .classification.faces import Listing, list_faces
 from .classification.losses import ClassifierObjective, class_weights
 from .classification.models import Classifier, save_classifier
-from .classification.protocol import Part, all_of, check, folds, held_out
+from .classification.protocol import Part, all_of, check, check_training, folds, held_out
 from .classification.scoring import fallback
 from .classification.settings import ClassifyConfig
 from .classification.tasks import Task, find_task
@@ -41,6 +41,7 @@ from .classification.views import (
     ViewPool,
     second_size,
 )
+from .networks.checkpoint import find_weights, read_notes
 from .networks.classifier import MixtureClassifier, VitEncoder
 from .networks.mae_checkpoints import load_encoder
 from .training.devices import make_fabric
@@ -53,16 +54,24 @@ log = logging.getLogger(__name__)
 
 MODEL_FILE = "classifier.safetensors"
 CARD_FILE = "classifier.json"
+_PART = "classifier"
 #: Scores of each epoch on the test set, with ``paper_style``.
 EPOCHS_FILE = "epochs.json"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves behind: the folder of the model, and whether it came to its end."""
+    """What training leaves behind.
+
+    Attributes:
+        folder: of the model.
+        finished: whether it came to its end.
+        first: whether this is the first process, which alone writes; the others have no model.
+    """
 
     folder: Path
     finished: bool
+    first: bool = True
 
 
 def plan_parts(
@@ -87,6 +96,7 @@ def plan_parts(
         split = config.train_split if config.train_split in splits else ""
         rows = all_of(listing, task, split)
         parts = [Part("cross-dataset", "", None, rows, rows[:0])]
+        check_training(task, listing, parts[0])
         return listing, task, parts
     if config.folds:
         parts = folds(listing, task, config.folds, config.seed)
@@ -123,11 +133,18 @@ def train(
     usable = listing.usable
     rows = part.train[usable[part.train]]
     faces = listing.take(rows)
-    about = {"settings": config.shaping(), "data": faces.digest(task), "task": [*task.names]}
+    about = {
+        "settings": config.shaping(),
+        "data": faces.digest(task),
+        "task": [*task.names],
+        "files": _file_digests(config),
+    }
     if _finished(folder, about, overwrite):
         log.info("%s: trained already: %s", part.name, folder)
         return Trained(folder, True)
     folder.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        _forget_other(folder / f"{_PART}.state.safetensors", about)
     if config.threads:
         torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)  # its own threads would only get in the way
@@ -180,7 +197,7 @@ def train(
         }
         write_json(folder / CARD_FILE, card)
         trainer.state_file.unlink(missing_ok=True)
-    return Trained(folder, True)
+    return Trained(folder, True, fabric.is_global_zero)
 
 
 def build_network(config: ClassifyConfig, task: Task) -> MixtureClassifier:
@@ -234,7 +251,7 @@ def _training(
     view = ClassifierView(network, config.freeze_encoder)
     trained = network.head if config.freeze_encoder else network
     batches = ClassifierBatches(data, truth, order)
-    return Training("classifier", view, trained, objective, batches, about)
+    return Training(_PART, view, trained, objective, batches, about)
 
 
 def _schedule(config: ClassifyConfig, count: int) -> Schedule:
@@ -262,6 +279,28 @@ def _averaged(trainer: Trainer) -> MixtureClassifier:
     part = network.head if view.frozen_encoder else network
     part.load_state_dict(trainer.averaged())
     return network.eval().requires_grad_(False)
+
+
+def _file_digests(config: ClassifyConfig) -> dict[str, str]:
+    """Sha256 of the files that settings name: another file may stand under the same name."""
+    found: dict[str, str] = {}
+    if config.encoder and Path(config.encoder).is_file():
+        found["encoder"] = sha256_file(Path(config.encoder))
+    if PLANS[config.views].kind != "picture":
+        found["normalizer"] = sha256_file(find_weights(config.normalizer))
+    return found
+
+
+def _forget_other(state: Path, about: dict[str, Any]) -> None:
+    """Delete a saved state of other settings or data, which could not be gone on from."""
+    if not state.is_file():
+        return
+    try:
+        saved = json.loads(read_notes(state)["fingerprint"])
+    except (InputError, KeyError, ValueError):
+        saved = {}
+    if any(saved.get(name) != value for name, value in json.loads(json.dumps(about)).items()):
+        state.unlink()
 
 
 def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:

@@ -48,6 +48,11 @@ def held_out(listing: Listing, task: Task, train_split: str, test_split: str, se
     known = _known(listing, task)
     splits = np.asarray([name or "" for name in listing.column("split")], object)
     if not splits.astype(bool).any():
+        if len({*_people(listing)}) < _PARTS:
+            raise InputError(
+                f"the labels have no column 'split', and fewer than {_PARTS} subjects to hold some "
+                "out of: add the column, or cross-validate with classify.folds"
+            )
         folds = _seeded(listing, _PARTS, seed)
         test, name = known & (folds == 1), f"a fifth of the subjects, seed {seed}"
         return Part(name, "", None, np.flatnonzero(known & (folds != 1)), np.flatnonzero(test))
@@ -58,6 +63,8 @@ def held_out(listing: Listing, task: Task, train_split: str, test_split: str, se
                 f"no labelled input has the split '{wanted}'{nearest(wanted, found)}: the labels "
                 f"name {', '.join(found) or 'none'} (classify.train_split, classify.test_split)"
             )
+    if train_split == test_split:
+        raise InputError(f"the split '{test_split}' cannot both train and test: name two splits")
     train, test = (
         np.flatnonzero(known & (splits == train_split)),
         np.flatnonzero(known & (splits == test_split)),
@@ -123,14 +130,15 @@ def _published(listing: Listing, task: Task, which: str) -> NDArray[np.int64]:
         fold_of = description.fold_of(task.kind)
     except (KeyError, ValueError) as error:
         raise InputError(str(error.args[0])) from None
-    subjects = listing.subjects()
-    strange = sorted({str(name) for name in subjects if name not in fold_of})
+    subjects = np.asarray(listing.subjects(), object)
+    # Who is in a picture without labels does not matter.
+    strange = sorted({str(name) for name in subjects[_known(listing, task)] if name not in fold_of})
     if strange:
         raise InputError(
             f"{which} has no fold for the subject '{strange[0]}' ({len(strange)} such): name "
             "subjects as the dataset does, or use folds = labels with a column 'fold'"
         )
-    return np.asarray([fold_of[str(name)] for name in subjects], np.int64)
+    return np.asarray([fold_of.get(str(name), -1) for name in subjects], np.int64)
 
 
 def _known(listing: Listing, task: Task) -> NDArray[np.bool_]:
@@ -174,11 +182,23 @@ def check(
             train and test.
     """
     others = test or listing
-    usable = listing.usable
-    train = part.train[usable[part.train]]
-    if not len(train) or not len(part.test):
-        side = "train on" if not len(train) else "test on"
-        raise InputError(f"{part.name}: no usable labelled input to {side}: see 'normpipe status'")
+    check_training(task, listing, part)
+    if not len(part.test):
+        raise InputError(f"{part.name}: no labelled input to test on: see 'normpipe status'")
+    if not shared_subjects and others is listing:
+        _refuse_shared(listing.subjects(), part)
+    tested = _counts(task, task.truth(others.labels)[part.test])
+    absent = [name for name, count in zip(task.names, tested, strict=True) if not count]
+    return [f"the test has no example of {', '.join(absent)}"] if absent else []
+
+
+def check_training(task: Task, listing: Listing, part: Part) -> None:
+    """Raise InputError where there is nothing to learn from, or a label that never occurs."""
+    train = part.train[listing.usable[part.train]]
+    if not len(train):
+        raise InputError(
+            f"{part.name}: no usable labelled input to train on: see 'normpipe status'"
+        )
     seen = _counts(task, task.truth(listing.labels)[train])
     never = [name for name, count in zip(task.names, seen, strict=True) if not count]
     if never:
@@ -186,11 +206,6 @@ def check(
             f"{part.name}: no example of {', '.join(never)} among the {len(train)} training "
             "inputs: leave out with classify.labels, or split otherwise"
         )
-    if not shared_subjects and others is listing:
-        _refuse_shared(listing.subjects(), part)
-    tested = _counts(task, task.truth(others.labels)[part.test])
-    absent = [name for name, count in zip(task.names, tested, strict=True) if not count]
-    return [f"the test has no example of {', '.join(absent)}"] if absent else []
 
 
 def _refuse_shared(subjects: Sequence[Any], part: Part) -> None:

@@ -54,6 +54,8 @@ class Task:
             Else (N, L): 0 or 1, or 0 to 5.
         """
         if self.kind == "emotion":
+            if "emotion" not in labels.column_names:
+                return np.full(labels.num_rows, np.nan, np.float32)
             places = {name: float(place) for place, name in enumerate(self.names)}
             found = [places.get(name, np.nan) for name in labels["emotion"].to_pylist()]
             return np.asarray(found, np.float32)
