@@ -1,4 +1,8 @@
-"""What classifiers minimize. Every loss is a mean over the rows and labels that are known."""
+"""What classifiers minimize. Every loss is a mean over the rows and labels that are known.
+
+Parts of a batch (accumulation, processes) count alike: their mean is the batch's loss exactly where
+they hold as many known labels (of emotions: as much weight) as each other, and near it elsewhere.
+"""
 
 from __future__ import annotations
 
