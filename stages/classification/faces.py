@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from ...pipeline.dataset import ShardDataset, open_dataset
 from ...pipeline.errors import InputError, nearest
+from ...pipeline.labels import own_label_columns
 from ...pipeline.opening import dataset_folder
+from ...pipeline.reading import open_parquet
 from ...pipeline.shards import ShardFolder
 from ..training.pictures import Form, decode_picture
 from .tasks import Task
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 #: View → the column of a dataset of pairs that it is read from.
 COLUMNS = {"original": "image", "normalized": "normalized"}
 _CHUNK = 256
+_NO_LABELS = ("key", "parent_key", "status", "reason", "decided_by", "variant")
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,8 @@ def list_faces(path: Path, views: Sequence[str], variant: str = "") -> Listing:
     Raises:
         InputError: no dataset, no labels, a view that it does not have, or several variants.
     """
-    names = open_dataset(path, status="all", decode=False).table.column_names
-    others = [name for name in names if name not in ("key", "status", "reason")]
-    table = open_dataset(
-        path, status="all", columns=["parent_key", "status", "reason", *others]
-    ).table
-    if not {*others} - {"variant", "decided_by"}:
+    table = _without_pictures(path)
+    if not {*table.column_names} - {*_NO_LABELS}:
         raise InputError(
             f"{path} has no labels: list them when it is made (--input faces.csv, or "
             "ingest.class_per_folder), or put a labels.parquet with a column 'key' beside it"
@@ -125,6 +124,25 @@ def list_faces(path: Path, views: Sequence[str], variant: str = "") -> Listing:
     return Listing(path, pictures, table.take(pa.array(rows)), rows, variants)
 
 
+def _without_pictures(path: Path) -> pa.Table:
+    """All rows: keys, decisions, variants and labels, wherever these stand."""
+    names = open_dataset(path, status="all", decode=False).table.column_names
+    folder = ShardFolder(dataset_folder(path))
+    with open_parquet(min(folder.path.glob("shard-*.parquet"))) as file:
+        schema = file.schema_arrow
+    wanted = [*names, *own_label_columns(schema), *(n for n in ("variant",) if n in schema.names)]
+    wanted = list(dict.fromkeys(["key", "parent_key", "status", "reason", *wanted]))
+    dataset = open_dataset(path, status="all", columns=wanted)
+    table = dataset.table
+    inside = [name for name in wanted if name not in table.column_names]
+    if inside:  # shards that hold their labels themselves
+        items = dataset.__getitems__(range(len(dataset)))
+        for name in inside:
+            column = pa.array([item[name] for item in items], schema.field(name).type)
+            table = table.append_column(name, column)
+    return table
+
+
 def _of_variant(table: pa.Table, variant: str, path: Path) -> tuple[Rows, tuple[str, ...]]:
     if "variant" not in table.column_names:
         return np.arange(table.num_rows), ()
@@ -140,21 +158,28 @@ def _of_variant(table: pa.Table, variant: str, path: Path) -> tuple[Rows, tuple[
 
 def _one_an_input(path: Path, table: pa.Table, rows: Rows) -> Rows:
     """Of each input its usable face; of several the largest: a label speaks of an image."""
-    parents, statuses = table["parent_key"].to_pylist(), table["status"].to_pylist()
+    keys, statuses = table["key"].to_pylist(), table["status"].to_pylist()
+    parents = table["parent_key"].to_pylist()
     groups: dict[str, list[int]] = {}
     for row in rows.tolist():
-        groups.setdefault(parents[row], []).append(row)
+        groups.setdefault(parents[row] or keys[row], []).append(row)
     sizes: ShardDataset | None = None
     chosen: list[int] = []
     for group in groups.values():
         usable = [row for row in group if statuses[row] == "ok"] or group
         if len(usable) > 1 and statuses[usable[0]] == "ok":
-            if sizes is None:
-                sizes = open_dataset(path, status="all", columns=["face_size_px"])
-            found = sizes.__getitems__(usable)
-            usable = [usable[int(np.argmax([item["face_size_px"] or 0 for item in found]))]]
+            sizes = sizes or _sizes(path)
+            found = [item.get("face_size_px") or 0 for item in sizes.__getitems__(usable)]
+            usable = [usable[int(np.argmax(found))]]
         chosen.append(usable[0])
     return np.asarray(chosen, np.int64)
+
+
+def _sizes(path: Path) -> ShardDataset:
+    try:
+        return open_dataset(path, status="all", columns=["face_size_px"])
+    except InputError:  # pairs with their pictures inside do not say: the first face is taken
+        return open_dataset(path, status="all", columns=[])
 
 
 def _shards_digest(path: Path) -> str:

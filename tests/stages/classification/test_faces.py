@@ -1,0 +1,154 @@
+"""From a dataset to one row a labelled input, and its pictures."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from normpipe.pipeline.errors import InputError
+from normpipe.stages.classification.faces import ViewStore, list_faces
+from normpipe.stages.classification.tasks import Task
+from normpipe.stages.training.pictures import Form
+
+from .faces import Face, write_faces
+
+BOTH = ("original", "normalized")
+TASK = Task("emotion", ("neutral", "happiness"))
+
+
+def several(**change):
+    """Two usable inputs, one of three faces, one rejected, one without labels."""
+    faces = [
+        Face("d/a.jpg", {"emotion": "neutral", "subject": "ann"}, original=10),
+        Face("d/b.jpg#1", {"emotion": "happiness"}, size=50, original=20),
+        Face("d/b.jpg#2", {"emotion": "happiness"}, size=80, original=30),
+        Face("d/b.jpg#3", {"emotion": "happiness"}, "rejected", "blurred", size=200),
+        Face("d/c.jpg", {"emotion": "neutral"}, "rejected", "no_face"),
+        Face("d/e.jpg", {}, original=50),
+    ]
+    for place, values in change.items():
+        for name, value in values.items():
+            setattr(faces[int(place[1:])], name, value)
+    return faces
+
+
+def grey(item):
+    return int(np.asarray(Image.open(io.BytesIO(item)).convert("L")).mean())
+
+
+def originals(listing):
+    items = listing.dataset.__getitems__(listing.items.tolist())
+    return [item["image"] and grey(item["image"]) for item in items]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("job"), several())
+
+
+def refused(words, *args):
+    with pytest.raises(InputError, match=words) as caught:
+        list_faces(*args)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_row_an_input_the_largest_face(job):
+    listing = list_faces(job, BOTH)
+    assert listing.column("key") == ["d/a.jpg", "d/b.jpg#2", "d/c.jpg", "d/e.jpg"]
+    assert listing.usable.tolist() == [True, True, False, True]
+    assert listing.column("emotion") == ["neutral", "happiness", "neutral", None]
+    assert listing.column("reason") == [None, None, "no_face", None]
+    assert originals(listing) == [10, 30, None, 50]
+    assert listing.subjects() == ["ann", None, None, None]
+    assert listing.variants == ("compact",) and listing.name == "d"
+    assert listing.column("mood") == [None] * 4
+    some = listing.take([3, 1])
+    assert len(some) == 2 and some.column("key") == ["d/e.jpg", "d/b.jpg#2"]
+    assert originals(some) == [50, 30]
+
+
+def test_of_faces_of_which_none_is_usable_one_stays(tmp_path):
+    lost = {"status": "rejected", "reason": "blurred"}
+    listing = list_faces(write_faces(tmp_path, several(_1=lost, _2=lost)), BOTH)
+    assert listing.column("key")[1] == "d/b.jpg#1"
+    assert not listing.usable[1]
+
+
+def test_labels_may_stand_in_the_shards(tmp_path):
+    """Pairs that need nothing beside them; they do not say how large faces are."""
+    write_faces(tmp_path, several(), inside=True)
+    listing = list_faces(tmp_path / "pairs", BOTH)
+    assert listing.column("key") == ["d/a.jpg", "d/b.jpg#1", "d/c.jpg", "d/e.jpg"]
+    assert listing.column("emotion") == ["neutral", "happiness", "neutral", None]
+    assert listing.usable.tolist() == [True, True, False, True]
+    assert originals(listing) == [10, 20, None, 50]
+    assert listing.variants == ("compact",)
+
+
+def test_variants(tmp_path):
+    write_faces(tmp_path, several(), variants=("one", "two"))
+    refused("several variants: choose one of one, two", tmp_path, BOTH)
+    refused("no variant 'tow'.*did you mean 'two'", tmp_path, BOTH, "tow")
+    listing = list_faces(tmp_path, BOTH, "two")
+    assert listing.column("key")[1] == "d/b.jpg#2@two" and len(listing) == 4
+    assert listing.variants == ("one", "two") and listing.usable.sum() == 3
+
+
+def test_what_is_not_there_is_one_line(job, tmp_path):
+    bare = write_faces(tmp_path / "bare", [Face("d/a.jpg"), Face("d/b.jpg")])
+    refused("has no labels", bare, BOTH)
+    refused("no folder", tmp_path / "nowhere", BOTH)
+    refused("no normalized faces side by side", job / "aligned", BOTH)
+    assert len(list_faces(job / "aligned", ("original",))) == 4
+
+
+def test_the_digest_is_of_pictures_labels_and_rows(job, tmp_path):
+    def digest(folder, task=TASK, rows=None, **change):
+        path = write_faces(tmp_path / folder, several(**change))
+        listing = list_faces(path, BOTH)
+        return (listing if rows is None else listing.take(rows)).digest(task)
+
+    same = digest("same")
+    assert same == list_faces(job, BOTH).digest(TASK)
+    other = {
+        "label": digest("label", _0={"labels": {"emotion": "happiness"}}),
+        "status": digest("status", _0={"status": "failed", "reason": "truncated"}),
+        "rows": digest("rows", rows=[0, 1]),
+    }
+    assert len({same, *other.values()}) == 4
+    classes = digest("same2", task=Task("action_units", ("AU1",)))
+    assert classes != same
+    # A subject's name is no truth.
+    assert digest("who", _0={"labels": {"emotion": "neutral", "subject": "eve"}}) == same
+
+
+def test_another_picture_is_another_digest(tmp_path):
+    """Aligned and normalized shards enter by the pair's fingerprint, which the engine makes."""
+    for name in ("one", "two"):
+        write_faces(tmp_path / name, several())
+    record = next((tmp_path / "two/pairs/records").iterdir())
+    record.write_text(record.read_text().replace('"fingerprint": "x"', '"fingerprint": "y"'))
+    one, two = (list_faces(tmp_path / name, BOTH).digest(TASK) for name in ("one", "two"))
+    assert one != two
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_held_or_read_anew_the_pixels_are_the_same(tmp_path, colour, threads):
+    rng = np.random.default_rng(0)
+    faces = [
+        Face(f"d/{n:03}.jpg", {"emotion": "neutral"}, original=rng.integers(0, 256, (40, 40)))
+        for n in range(300)
+    ]
+    listing = list_faces(write_faces(tmp_path, faces), BOTH)
+    form = Form(colour, 24, exact=True)
+    held = ViewStore(listing, "original", form, 1e9, threads)
+    streamed = ViewStore(listing, "original", form, 0, threads)
+    rows = np.array([299, 0, 5, 5, 257])
+    found = held.take(rows)
+    assert found.shape == (5, 3 if colour else 1, 24, 24) and found.dtype == np.uint8
+    assert np.array_equal(found, streamed.take(rows))
+    assert not np.array_equal(found[0], found[1])
+    other = ViewStore(listing, "normalized", form, 1e9).take(rows)
+    assert (other == 160).all()
