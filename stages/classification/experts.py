@@ -62,11 +62,15 @@ def write_experts(output: Path, use: ExpertUse) -> None:
     if len(use.input_load) < 2:
         return
     values = {
-        "input_load": use.input_load.round(4).tolist(),
+        "input_load": _plain(use.input_load),
         "output_gates": {
-            name: row.round(4).tolist() for name, row in zip(use.names, use.by_label, strict=True)
+            name: _plain(row) for name, row in zip(use.names, use.by_label, strict=True)
         },
         "warnings": use.warnings(),
     }
     write_json(output / "experts.json", values)
     draw_experts(use, output / "experts.png")
+
+
+def _plain(shares: Floats) -> list[float]:
+    return np.asarray(shares, np.float64).round(4).tolist()
