@@ -76,7 +76,7 @@ def evaluate(
     found = open_classifier(model)
     folder = output or model / f"scores-{data.resolve().name}"
     job = load_job(None, {"output": folder}, list(set or []), CONFIGS)
-    listing = scoring.list_for(found, data)
+    listing = scoring.list_for(found, data, views=job.stage("evaluate").views)
     rows = all_of(listing, found.task, split)
     words = f"split {split} of {listing.name}" if split else f"all of {listing.name}"
     scoring.evaluate(job.stage("evaluate"), model, listing, rows, folder, words)

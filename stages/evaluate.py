@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..pipeline.errors import InputError
 from ..pipeline.stage import sha256_file
 from .classification.experts import ExpertUse, write_experts
 from .classification.faces import Listing, list_faces
@@ -17,10 +18,11 @@ from .classification.models import Classifier, Told, open_classifier, tell
 from .classification.protocol import Part, all_of
 from .classification.score_files import SCORES, ScoreCard, read_scores, write_scores
 from .classification.scoring import FALLBACK, MODEL, prediction_columns, score
-from .classification.settings import EvaluateConfig
+from .classification.settings import EvaluateConfig, Views
 from .classification.tasks import Task
 from .classification.views import PLANS, ViewData, ViewPool
 from .classify import CARD_FILE, EPOCHS_FILE, MODEL_FILE
+from .training.devices import make_fabric
 
 Floats = NDArray[np.floating]
 Rows = NDArray[np.int64]
@@ -48,9 +50,10 @@ def evaluate(
         InputError: no model, or a listing without the views that it needs.
     """
     model = open_classifier(model_folder)
+    views = config.views or model.views
+    _require_known(model, views)
     about = json.loads((model_folder / CARD_FILE).read_bytes())
     digest = sha256_file(model_folder / MODEL_FILE)
-    views = config.views or model.views
     faces = listing.take(rows)
     data_digest = faces.digest(model.task)
     done = _done(output, digest, data_digest, config, views)
@@ -60,7 +63,7 @@ def evaluate(
     usable = np.flatnonzero(faces.usable)
     pool = pool or ViewPool(listing, rows[usable], config.memory_gb, config.threads)
     data = ViewData(pool, rows[usable], views, model.network, model.normalizer)
-    told = tell(model, data)
+    told = tell(model, data, str(make_fabric(config.device, "fp32").device))
     table = predictions(model.task, faces, usable, told, about["fallback"], about["fold"])
     recipe = about["recipe"]
     found = score(model.task, table, config.threshold)
@@ -158,9 +161,21 @@ def evaluate_part(
     return evaluate(config, folder, other, rows, folder / f"scores-{other.name}", words)
 
 
-def list_for(model: Classifier, data: Path, variant: str = "") -> Listing:
-    """List a dataset with the views that a model needs. Raises InputError."""
-    return list_faces(data, PLANS[model.views].reads, variant)
+def list_for(
+    model: Classifier, data: Path, variant: str = "", views: Views | None = None
+) -> Listing:
+    """List a dataset with the views that a model is shown. Raises InputError."""
+    return list_faces(data, PLANS[views or model.views].reads, variant)
+
+
+def _require_known(model: Classifier, views: str) -> None:
+    """Raise InputError for views that the model has never seen."""
+    asked, trained = PLANS[views], PLANS[model.views]
+    if asked.first not in ("", trained.first) or asked.second not in ("", trained.second):
+        raise InputError(
+            f"the model was trained on '{model.views}' and knows no '{views}': set evaluate.views "
+            "to what it was trained on, or to one view of it"
+        )
 
 
 def _done(

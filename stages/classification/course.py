@@ -88,6 +88,8 @@ def run_protocol(
         done = train(config, listing, task, part, output, evaluate=scorer, overwrite=overwrite)
         if not done.finished:
             return Outcome(scores, None, False)
+        if not done.first:
+            continue
         evaluate_part(scoring, listing, part, output, other)
         name = f"scores-{other[0].name}" if other else "scores"
         scores.append(read_scores(folder / name))

@@ -115,6 +115,7 @@ class EvaluateConfig(StageConfig):
         "one view of a model of both"
     )  # fmt: skip
     memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, description="that decode pictures")
 
 
