@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,10 +151,17 @@ def ablate(
     usable = listing.usable
     candidates = part.train[usable[part.train]]
     sizes = config.sizes or (len(candidates),)
-    if max(sizes) > len(candidates):
+    if max(sizes) > len(candidates) or min(sizes) < 1:
+        wrong = max(sizes) if max(sizes) > len(candidates) else min(sizes)
         raise InputError(
-            f"ablate.sizes asks for {max(sizes)} faces, but {len(candidates)} usable ones train"
+            f"ablate.sizes asks for {wrong} faces, but {len(candidates)} usable ones train"
         )
+    if recipe.devices > 1:
+        raise InputError("ablate trains in one process: set classify.devices = 1")
+    for size in sizes:  # before hours of training
+        for seed in config.seeds:
+            some = replace(part, train=subset(candidates, size, seed))
+            check(task, listing, some, recipe.shared_subjects)
     threads = recipe.threads or 1
     held = np.concatenate([candidates, part.test[usable[part.test]]])
     pool = ViewPool(listing, np.unique(held), recipe.memory_gb, threads)
@@ -191,7 +199,6 @@ def _run(
     overwrite: bool,
 ) -> Scored:
     listing, task, part = what
-    check(task, listing, part, recipe.shared_subjects)
     # A stop in minutes ends one training; a table wants them all.
     recipe = recipe.model_copy(update={"minutes": None, "paper_style": False})
     train(recipe, listing, task, part, folder, pool=pool, overwrite=overwrite)
@@ -262,11 +269,9 @@ def _interval(value: Cell | Contrast, sign: bool = False) -> str:
     )
 
 
-def _lock(output: Path) -> FileLock:
+def _lock(output: Path) -> AbstractContextManager[Any]:
     output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".normpipe.lock")
     try:
-        lock.acquire(timeout=0)
+        return FileLock(output / ".normpipe.lock").acquire(timeout=0)
     except Timeout:
         raise OutputError(f"another normpipe is at work in {output}: wait for it") from None
-    return lock

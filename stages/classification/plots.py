@@ -47,9 +47,10 @@ def draw_ablation(table: Ablation, path: Path) -> None:
             found = [c for c in table.cells if c.size == size and c.head == head]
             lines = [arms.index(cell.arm) + 0.18 * (shift - (len(heads) - 1) / 2) for cell in found]
             values = [100 * cell.value for cell in found]
+            # The value may lie outside its interval, if only by rounding; a bar has no length then.
             errors = [
-                [100 * (cell.value - cell.low) for cell in found],
-                [100 * (cell.high - cell.value) for cell in found],
+                [max(0.0, 100 * (cell.value - cell.low)) for cell in found],
+                [max(0.0, 100 * (cell.high - cell.value)) for cell in found],
             ]
             colour = _COLOURS[shift % len(_COLOURS)]
             axes.errorbar(values, lines, xerr=errors, fmt="o", color=colour, label=head, capsize=2)
