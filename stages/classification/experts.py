@@ -60,6 +60,8 @@ class ExpertUse:
 def write_experts(output: Path, use: ExpertUse) -> None:
     """Write ``experts.json`` and ``experts.png`` (labels down, experts across); none when dense."""
     if len(use.input_load) < 2:
+        for name in ("experts.json", "experts.png"):  # of a mixture that was here before
+            (output / name).unlink(missing_ok=True)
         return
     values = {
         "input_load": _plain(use.input_load),

@@ -1,5 +1,6 @@
-"""Fixtures shared by the tests of the renderer and the networks."""
+"""Fixtures shared by the tests of the renderer, the networks and the classifiers."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normpipe.pipeline.config import RunConfig
+from normpipe.pipeline.config import RunConfig, load_job
 from normpipe.pipeline.runner import Options, Runner
+from normpipe.stages import CONFIGS, build_flow
+from normpipe.stages.demo import sample_list
 from normpipe.stages.faces.facekit import FaceKit, load_facekit
 from normpipe.stages.faces.render.atlas import Atlas
 from normpipe.stages.faces.render.batch import BatchRenderer
@@ -17,6 +20,9 @@ from normpipe.stages.faces.render.renderer import PreparedPerson, take_shot
 from normpipe.stages.faces.render.scene import Scene
 from normpipe.stages.faces.render.target import TargetFace
 from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
+
+from .classification.faces import Face, write_faces
+from .classification.training import easy_faces
 
 SHAPES = [
     "browDown_L", "browDown_R", "browInnerUp_L", "browInnerUp_R", "cheekSquint_L", "cheekSquint_R",
@@ -169,3 +175,27 @@ def tiny_pairs(fake_kit_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     flow = [PlanPairs(config), Synthesize(config)]
     Runner(folder, flow, RunConfig(threads=1), Options(identity={"dataset": "tiny"})).run(flow)
     return folder
+
+
+@pytest.fixture(scope="session")
+def easy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """15 people, 4 faces each, with labels; two faces that train and two that test are lost."""
+    faces = [
+        Face(key, labels, original=one, normalized=two) for key, labels, one, two in easy_faces()
+    ]
+    for number in (1, 8, 45, 58):
+        faces[number].status, faces[number].reason = "rejected", "no_face"
+    return write_faces(tmp_path_factory.mktemp("easy"), faces)
+
+
+@pytest.fixture(scope="session")
+def samples_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's sample faces, as ``normpipe run`` leaves them."""
+    folder = tmp_path_factory.mktemp("samples")
+    photographs = sample_list(folder / "photographs")
+    given = {"input": photographs, "output": folder / "job", "dataset": "samples"}
+    job = load_job(None, given, ["ingest.au_columns=intensity", "run.threads=1"], CONFIGS)
+    flow = build_flow(job)
+    Runner(job.output, flow, job.run, Options(identity={"dataset": "samples"})).run(flow)
+    logging.getLogger("normpipe").handlers.clear()
+    return job.output

@@ -48,6 +48,7 @@ def test_files(tmp_path):
 
 
 def test_dense_layers_have_no_experts(tmp_path):
+    write_experts(tmp_path, use([0.25] * 4, EVEN))
     write_experts(tmp_path, use([1.0], [[1.0]] * 3))
     assert not [*tmp_path.iterdir()]
 

@@ -1,0 +1,91 @@
+"""Classifiers on disk."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from normpipe.pipeline.errors import InputError
+from normpipe.stages.classification.models import (
+    Classifier,
+    open_classifier,
+    save_classifier,
+    tell,
+    tell_batches,
+)
+from normpipe.stages.classification.views import ViewData, ViewPool
+from normpipe.stages.networks.checkpoint import save_tensors
+from normpipe.stages.networks.classifier import MixtureClassifier
+
+from .toys import TASKS
+from .training import planned, settings
+
+
+def model(kind="emotion", **more):
+    torch.manual_seed(0)
+    task = TASKS[kind]
+    network = MixtureClassifier(len(task.names), **more).eval()
+    return Classifier(network, task, "original+normalized", "compact")
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_what_was_saved_is_opened(kind, tmp_path):
+    made = model(kind, experts=3, top=2)
+    save_classifier(made, tmp_path / "classifier.safetensors")
+    found = open_classifier(tmp_path)
+    assert (found.task, found.views, found.normalizer) == (made.task, made.views, "compact")
+    assert found.network.settings() == made.network.settings()
+    for name, tensor in made.network.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], tensor)
+    assert not found.network.training
+    assert not any(p.requires_grad for p in found.network.parameters())
+    again = tmp_path / "again.safetensors"
+    save_classifier(found, again)
+    assert again.read_bytes() == (tmp_path / "classifier.safetensors").read_bytes()
+
+
+def test_what_is_no_classifier_is_one_line(tmp_path):
+    def refused(path, words):
+        with pytest.raises(InputError, match=words) as caught:
+            open_classifier(path)
+        assert "\n" not in str(caught.value)
+
+    refused(tmp_path, "no classifier .*: train one")
+    file = tmp_path / "classifier.safetensors"
+    save_tensors({"x": torch.zeros(1)}, file, {"network": "compact"})
+    refused(file, "is no classifier")
+    for change in ({"settings": json.dumps({"labels": 3, "mood": 1})}, {"names": "["}, {}):
+        notes = {"network": "classifier", "settings": json.dumps({"labels": 3}), "task": "emotion",
+                 "names": '["a", "b", "c"]'}  # fmt: skip
+        save_tensors({"x": torch.zeros(1)}, file, notes | change)
+        refused(file, "does not know" if change else "does not fit")
+
+
+def test_telling_is_the_network_in_batches(easy):
+    made = model()
+    listing, _, _ = planned(settings(), easy)
+    rows = np.flatnonzero(listing.usable)
+    data = ViewData(ViewPool(listing, rows, 1.0, 1), rows, made.views, made.network, "compact")
+    told = tell(made, data)
+    assert told.values.shape == (56, 3) and told.values.sum(1) == pytest.approx(1, abs=1e-5)
+    assert told.output_gates.shape == (56, 3, 4)
+    assert told.input_load.sum() == pytest.approx(1, abs=1e-5) and (told.input_load >= 0).all()
+    batch = data.batch(np.arange(9))
+    parts = [{n: v[s] for n, v in batch.items()} for s in (slice(0, 4), slice(4, 9))]
+    cut = tell_batches(made, iter(parts))
+    assert cut.values == pytest.approx(told.values[:9], abs=1e-5)
+    pictures = [batch[name].float() / 255 for name in ("first", "second")]
+    with torch.inference_mode():
+        expected = made.network(*pictures, batch["present"])
+    assert cut.values == pytest.approx(expected.logits.softmax(1).numpy(), abs=1e-5)
+    assert cut.input_load == pytest.approx(expected.input_gates.mean((0, 1)).numpy(), abs=1e-5)
+
+
+def test_without_faces_nothing_is_told(easy):
+    made = model()
+    listing, _, _ = planned(settings(), easy)
+    none = np.zeros(0, np.int64)
+    data = ViewData(ViewPool(listing, none, 1.0, 1), none, made.views, made.network, "compact")
+    told = tell(made, data)
+    assert told.values.shape == (0, 3) and told.output_gates.shape == (0, 3, 1)

@@ -1,0 +1,212 @@
+"""The ablation's table: arithmetic on constructed predictions, and one tiny run."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from normpipe.pipeline.errors import InputError, OutputError
+from normpipe.stages import ablate as module
+from normpipe.stages.ablate import ablate, people_of, subset, tabulate
+from normpipe.stages.classification.score_files import Scored
+from normpipe.stages.classification.settings import AblateConfig
+from normpipe.stages.metrics.resampling import Draws
+
+from .classification.toys import EMOTIONS, TASKS, card, drawn, table
+from .classification.training import settings
+
+ROWS, SEEDS = 60, (0, 1)
+
+
+def run_with(task, truth, told, **more):
+    predictions = table(task, truth, told, **more)
+    return Scored(card(task, predictions), predictions)
+
+
+def right_in(share, seed):
+    """Predictions of emotions that are right in a share of the rows, and which rows."""
+    truth, _ = drawn(EMOTIONS, ROWS, 7)
+    right = np.random.default_rng(seed).random(ROWS) < share
+    told = np.where(right, truth, (truth + 1) % 3).astype(int)
+    return truth, np.eye(3)[told], right
+
+
+ARMS = {"original": 0.5, "normalized": 0.6, "original+original": 0.55, "original+normalized": 0.9}
+
+
+@pytest.fixture(scope="module")
+def made():
+    found, right = {}, {}
+    for place, (arm, share) in enumerate(ARMS.items()):
+        for head in ("mixture", "dense"):
+            for seed in SEEDS:
+                truth, told, rows = right_in(share, 10 * place + seed + 100 * (head == "dense"))
+                lost = {0: "no_face"} if head == "dense" else None
+                found[40, arm, head, seed] = run_with(EMOTIONS, truth, told, lost=lost)
+                right[40, arm, head, seed] = rows
+    return found, right
+
+
+@pytest.fixture(scope="module")
+def result(made):
+    config = AblateConfig(arms=tuple(ARMS), seeds=SEEDS, resamples=200)
+    return tabulate(config, EMOTIONS, made[0])
+
+
+def by_hand(rows, weights):
+    """Accuracy of each draw of people, (R,)."""
+    return (weights * rows).sum(1) / weights.sum(1)
+
+
+def test_cells(made, result):
+    found, right = made
+    assert result.headline == "accuracy" and result.test_rows == ROWS and result.people == 5
+    assert len(result.cells) == 8
+    weights = Draws(np.array(people_of(next(iter(found.values())))), 200).all_weights()
+    for cell in result.cells:
+        rows = [right[40, cell.arm, cell.head, seed] for seed in SEEDS]
+        assert cell.each == pytest.approx([one.mean() for one in rows])
+        assert cell.value == pytest.approx(np.mean(rows))
+        drawn_means = np.mean([by_hand(one, weights) for one in rows], 0)
+        assert (cell.low, cell.high) == pytest.approx(np.quantile(drawn_means, [0.025, 0.975]))
+        first = 1 if cell.head == "dense" else 0
+        assert cell.kept == pytest.approx(np.mean([one[first:] for one in rows]))
+
+
+def test_contrasts_are_paired_differences(made, result):
+    found, right = made
+    weights = Draws(np.array(people_of(next(iter(found.values())))), 200).all_weights()
+    cells = {(cell.arm, cell.head): cell.value for cell in result.cells}
+    wanted = {
+        ("both views - the original twice", head): (("original+normalized", head),
+                                                    ("original+original", head))
+        for head in ("mixture", "dense")
+    }  # fmt: skip
+    wanted |= {
+        ("normalized - original", head): (("normalized", head), ("original", head))
+        for head in ("mixture", "dense")
+    }
+    wanted["mixture - dense, both views", ""] = (
+        ("original+normalized", "mixture"), ("original+normalized", "dense"),
+    )  # fmt: skip
+    assert {(c.name, c.head) for c in result.contrasts} == wanted.keys()
+    for contrast in result.contrasts:
+        ours, other = wanted[contrast.name, contrast.head]
+        assert contrast.value == pytest.approx(cells[ours] - cells[other])
+        gaps = np.mean(
+            [by_hand(right[40, *ours, s], weights) - by_hand(right[40, *other, s], weights)
+             for s in SEEDS], 0,
+        )  # fmt: skip
+        ends = np.quantile(gaps, [0.025, 0.975])
+        assert (contrast.low, contrast.high) == pytest.approx(ends)
+
+
+def test_equal_predictions_differ_by_nothing():
+    truth, told, _ = right_in(0.6, 0)
+    run = run_with(EMOTIONS, truth, told)
+    found = {(9, arm, "dense", 0): run for arm in ("normalized", "original")}
+    config = AblateConfig(seeds=(0,), resamples=50)
+    (contrast,) = tabulate(config, EMOTIONS, found).contrasts
+    assert (contrast.value, contrast.low, contrast.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_kind_is_tabled_and_drawn(kind, tmp_path):
+    """People None: every face is a person; a perfect score lies at the end of its interval."""
+    task, found = TASKS[kind], {}
+    for size in (10, 20):
+        for arm in ("original", "original+normalized"):
+            for seed in (0, 1, 2):
+                truth, told = drawn(task, 30, seed=3)
+                if arm != "original":
+                    told = np.eye(3)[truth.astype(int)] if kind == "emotion" else truth
+                found[size, arm, "mixture", seed] = run_with(task, truth, told, people=None)
+    result = tabulate(AblateConfig(resamples=30), task, found)
+    assert result.people == 30
+    result.write(tmp_path)
+    saved = json.loads((tmp_path / "ablation.json").read_text(), parse_constant=pytest.fail)
+    assert [cell["size"] for cell in saved["cells"]] == [10, 10, 20, 20]
+    assert saved["cells"][1]["value"] == pytest.approx(1)
+    assert (tmp_path / "ablation.png").stat().st_size > 5000
+    text = (tmp_path / "ablation.md").read_text()
+    assert text == result.text() + "\n"
+    assert "10 faces train" in text and "20 faces train" in text and "of 30 people" in text
+    assert "| the original alone | " in text and "100.0 [100.0, 100.0]" in text
+
+
+def test_a_value_outside_its_interval_is_drawn(result, tmp_path):
+    odd = [replace(cell, low=cell.value + 0.01, high=cell.value + 0.02) for cell in result.cells]
+    replace(result, cells=tuple(odd)).write(tmp_path)
+    assert (tmp_path / "ablation.png").is_file()
+
+
+def test_the_text_has_each_head_in_a_column(result):
+    lines = result.text().splitlines()
+    assert "| views | mixture | dense |" in lines
+    assert sum(line.startswith("| both views - the original twice | ") for line in lines) == 2
+    cell = next(c for c in result.cells if (c.arm, c.head) == ("original", "dense"))
+    (line,) = [line for line in lines if line.startswith("| the original alone")]
+    assert line.split("|")[3].strip().startswith(f"{100 * cell.value:.1f} [")
+
+
+def test_a_smaller_set_lies_within_a_larger():
+    rows = np.arange(100, 160)
+    for seed in range(3):
+        sets = [subset(rows, size, seed) for size in (5, 20, 60)]
+        assert [len(one) for one in sets] == [5, 20, 60]
+        assert {*sets[0]} < {*sets[1]} < {*sets[2]} == {*rows}
+        assert all((np.diff(one) > 0).all() for one in sets)
+    assert subset(rows, 20, 0).tolist() == subset(rows, 20, 0).tolist()
+    assert subset(rows, 20, 0).tolist() != subset(rows, 20, 1).tolist()
+
+
+QUICK = settings(least_steps=2)
+
+
+def test_a_tiny_run_and_nothing_twice(easy, tmp_path):
+    config = AblateConfig(
+        arms=("original", "original+normalized"), heads=("mixture",), seeds=(0,), sizes=(20, 38),
+        resamples=20,
+    )  # fmt: skip
+    found = ablate(config, QUICK, easy, tmp_path)
+    assert {(cell.size, cell.arm) for cell in found.cells} == {
+        (size, arm) for size in (20, 38) for arm in ("original", "original+normalized")
+    }
+    assert found.test_rows == 20 and found.people == 5
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        f"{cell.size}-{cell.arm}-mixture-seed0" for cell in found.cells
+    }
+    cards = [
+        json.loads(p.read_text()) for p in sorted((tmp_path / "runs").rglob("classifier.json"))
+    ]
+    assert [card["trained_on"]["faces"] for card in cards] == [20, 20, 38, 38]
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+    assert ablate(config, QUICK, easy, tmp_path) == found
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+
+
+def test_what_cannot_be_is_said_before_anything_is_trained(easy, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(module, "train", never)
+    for config, recipe, words in (
+        ({"sizes": (39,)}, QUICK, "asks for 39 faces, but 38"),
+        ({"sizes": (38, 0)}, QUICK, "asks for 0 faces"),
+        ({"sizes": (38, 2)}, QUICK, "no example of"),
+        ({}, settings(folds="2"), "one split"),
+        ({}, settings(devices=2), "one process"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            ablate(AblateConfig(**config), recipe, easy, tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_two_at_once_are_refused(easy, tmp_path):
+    with (
+        FileLock(tmp_path / ".normpipe.lock"),
+        pytest.raises(OutputError, match="another normpipe is at work"),
+    ):
+        ablate(AblateConfig(), QUICK, easy, tmp_path)

@@ -1,0 +1,310 @@
+"""Training a classifier: it learns, it can be killed, and it refuses what does not fit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from normpipe.pipeline.errors import InputError, OutputError
+from normpipe.stages.classification.course import run_protocol
+from normpipe.stages.classification.models import open_classifier
+from normpipe.stages.classification.score_files import read_scores
+from normpipe.stages.classification.settings import EvaluateConfig
+from normpipe.stages.classify import plan_parts, train
+from normpipe.stages.evaluate import evaluate_part
+from normpipe.stages.networks.checkpoint import read_notes, read_tensors, save_tensors
+from normpipe.stages.networks.vit import Vit
+from normpipe.stages.training.logs import read_log
+
+from .classification.training import EMOTIONS, TINY, planned, run, settings
+
+ROOT = Path(__file__).parents[2]
+LEG = {"least_steps": 12, "save_every": 2}
+NORFACE = {"preset": "norface", "size": "T", "image_size": 32}
+
+
+def weights(folder):
+    return (folder / "classifier.safetensors").read_bytes()
+
+
+def card(folder):
+    return json.loads((folder / "classifier.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(easy, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole")
+    assert run(settings(**LEG), easy, output).finished
+    return output
+
+
+def test_it_leaves_a_model_and_a_card(whole, easy):
+    found = card(whole)
+    assert found["classes"] == [*EMOTIONS] and found["steps"] == 12
+    assert found["trained_on"] == {"dataset": "d", "faces": 38, "left_out": 2, "subjects": 10}
+    listing, task, part = planned(settings(), easy)
+    truth = task.truth(listing.labels)[part.train][listing.usable[part.train]]
+    assert found["fallback"] == pytest.approx([(truth == n).mean() for n in range(3)])
+    model = open_classifier(whole)
+    assert model.task.names == EMOTIONS and model.views == "original+normalized"
+    assert found["parameters"] == sum(p.numel() for p in model.network.parameters())
+    assert not [*whole.glob("*.state.safetensors"), *whole.glob("*.tmp")]
+    assert {row[2] for row in read_log(whole / "log.csv")} >= {"loss/total", "loss/labels", "rate"}
+
+
+def test_a_second_call_does_nothing(whole, easy):
+    times = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
+    same = settings(**LEG, workers=1, memory_gb=0.0)  # how, not what
+    assert run(same, easy, whole).finished
+    assert {path: path.stat().st_mtime_ns for path in whole.iterdir()} == times
+
+
+def test_other_settings_are_refused_and_overwrite_redoes(whole, easy, tmp_path):
+    for name in ("classifier.safetensors", "classifier.json"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    other = settings(**{**LEG, "seed": 1})
+    with pytest.raises(OutputError, match=r"other settings, labels or pictures.*--overwrite"):
+        run(other, easy, tmp_path)
+    assert weights(tmp_path) == weights(whole)
+    assert run(other, easy, tmp_path, overwrite=True).finished
+    assert weights(tmp_path) != weights(whole) and card(tmp_path)["recipe"]["seed"] == 1
+
+
+def test_overwrite_also_redoes_what_was_half_done(easy, tmp_path):
+    half = settings(**LEG, minutes=1e-9)
+    assert not run(half, easy, tmp_path).finished
+    state = tmp_path / "classifier.state.safetensors"
+    assert state.is_file() and not (tmp_path / "classifier.json").is_file()
+    other = settings(**{**LEG, "seed": 1, "least_steps": 2, "epochs": 1, "batch_size": 38})
+    with pytest.raises(InputError, match="other settings or data"):
+        run(other, easy, tmp_path)
+    assert run(other, easy, tmp_path, overwrite=True).finished
+    assert card(tmp_path)["steps"] == 2
+
+
+def test_legs_make_the_whole(whole, easy, tmp_path):
+    """Stopped after every step; and pictures that are read as needed are the same."""
+    config = settings(**LEG, minutes=1e-9, memory_gb=0.0)
+    legs = 0
+    while not run(config, easy, tmp_path, overwrite=legs == 3).finished:
+        legs += 1
+    assert legs == 11
+    assert weights(tmp_path) == weights(whole)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_exactly(whole, easy, tmp_path):
+    state = tmp_path / "classifier.state.safetensors"
+    process = subprocess.Popen(command(easy, tmp_path, LEG), **environment())
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline:
+        if state.is_file() and len(read_tensors(state)["losses"]) >= 4:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    assert process.wait() == -signal.SIGKILL
+    assert state.is_file() and not (tmp_path / "classifier.safetensors").is_file()
+    assert run(settings(**LEG), easy, tmp_path).finished
+    assert weights(tmp_path) == weights(whole)
+
+
+def command(data, output, change):
+    config = json.dumps({**TINY, **change})
+    script = "tests.stages.classification.training"
+    return [sys.executable, "-m", script, config, str(data), str(output)]
+
+
+def environment():
+    return {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+
+
+@pytest.mark.slow
+def test_two_processes_finish_and_write_once(easy, tmp_path):
+    done = subprocess.run(
+        command(easy, tmp_path, {**LEG, "devices": 2}), capture_output=True, timeout=280,
+        **environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert card(tmp_path)["steps"] == 12
+    steps = [row[1] for row in read_log(tmp_path / "log.csv") if row[2] == "loss/total"]
+    assert steps == ["12"]
+    scored = read_scores(tmp_path / "scores").card
+    assert scored.coverage.test_rows == 20 and scored.coverage.kept == 18
+    assert b"Error" not in done.stderr
+    for tensor in open_classifier(tmp_path).network.state_dict().values():
+        assert tensor.isfinite().all()
+    assert not [*tmp_path.glob("*.state.safetensors"), *tmp_path.glob("*.tmp")]
+
+
+def test_the_average_is_kept(easy, tmp_path):
+    """Few steps at a high rate: the average lies behind the last weights."""
+    config = settings(least_steps=10, learning_rate=0.01, minutes=1e-9)
+    seen = []
+    while True:
+        done = run(config, easy, tmp_path).finished
+        if done:
+            break
+        found = read_tensors(tmp_path / "classifier.state.safetensors")
+        seen.append((found["module.head.answer"], found["average.module.head.answer"]))
+    decay = 1 - 10 / 20
+    average = seen[0][0]
+    for module, kept in seen[1:]:
+        average = decay * average + (1 - decay) * module
+        torch.testing.assert_close(kept, average, rtol=1e-4, atol=1e-6)
+    saved = open_classifier(tmp_path).network.head.answer
+    assert not torch.allclose(saved, seen[-1][0], atol=1e-5)
+    assert (saved - average).abs().max() < 0.02
+
+
+def test_a_frozen_encoder_stays_as_it_was(easy, tmp_path):
+    encoder = Vit("T", 32)
+    file = tmp_path / "mae.safetensors"
+    save_tensors(encoder.state_dict(), file, {})
+    change = {**NORFACE, "encoder": str(file), "freeze_encoder": True}
+    run(settings(**change), easy, tmp_path / "frozen")
+    frozen = open_classifier(tmp_path / "frozen").network
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(frozen.encoder.vit.state_dict()[name], tensor)
+    run(settings(**{**change, "freeze_encoder": False}), easy, tmp_path / "free")
+    free = open_classifier(tmp_path / "free").network
+    assert not torch.equal(free.encoder.vit.state_dict()["norm.weight"],
+                           encoder.state_dict()["norm.weight"])  # fmt: skip
+    for name, tensor in frozen.head.state_dict().items():
+        assert tensor.isfinite().all(), name
+    # The file is looked at, not only its name.
+    save_tensors(Vit("T", 32).state_dict(), file, {})
+    with pytest.raises(OutputError, match="other settings"):
+        run(settings(**change), easy, tmp_path / "frozen")
+
+
+def test_encoders_that_do_not_fit_are_one_line(easy, tmp_path):
+    for change, words in (
+        ({"freeze_encoder": True}, "freeze random weights"),
+        ({"encoder": "x.safetensors"}, "preset = 'norface'"),
+        ({**NORFACE, "encoder": "x.safetensors"}, "no encoder checkpoint"),
+        ({**NORFACE, "size": "X"}, "unknown network size"),
+        ({"batch_size": 9, "accumulate": 2}, "cannot be cut into 2"),
+        ({"task": "action_units", "imbalance": "sampling"}, "sampling is for emotions"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(settings(**change), easy, tmp_path / words[:4])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"imbalance": "sampling"},
+        {"imbalance": "none", "head": "dense"},
+        {"top": 2, "layers": 2},
+        {"accumulate": 4},
+        {"task": "action_units", "views": "normalized"},
+        {"task": "intensity", "icc_weight": 0.5, "intensity_loss": "huber"},
+        {"views": "original+original"},
+        {"views": "original+code"},
+        {"views": "original+features"},
+        {**NORFACE, "views": "original"},
+    ],
+    ids=lambda change: ",".join(map(str, change.values())),
+)
+def test_every_kind_of_training(easy, tmp_path, change):
+    config = settings(**{"least_steps": 2, "batch_size": 16, **change})
+    assert run(config, easy, tmp_path).finished
+    names = {row[2].removeprefix("loss/") for row in read_log(tmp_path / "log.csv")}
+    assert ("icc" in names) == ("icc_weight" in change) and ("balance" in names) == (
+        "top" in change
+    )
+    listing, _, part = planned(config, easy)
+    found = evaluate_part(EvaluateConfig(device="cpu"), listing, part, tmp_path)
+    assert found.coverage.kept == 18 and found.views == config.views
+    assert found.head == change.get("head", "mixture")
+
+
+def test_accumulation_sees_the_same_faces(easy, tmp_path, whole):
+    """Parts draw their own augmentation and normalize over themselves: near, not the same."""
+    run(settings(**LEG, accumulate=2), easy, tmp_path)
+    assert weights(tmp_path) != weights(whole)
+    one, two = (open_classifier(path).network.state_dict() for path in (whole, tmp_path))
+    gaps = [
+        (one[name] - two[name]).norm() / one[name].norm()
+        for name in ("head.answer", "head.gather.in_proj_weight")
+    ]
+    assert max(gaps) < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "figure"),
+    [({}, "accuracy"), ({"task": "intensity", "icc_weight": 1.0}, "icc")],
+    ids=["emotion", "intensity"],
+)
+def test_it_learns_what_can_be_seen(easy, tmp_path, change, figure):
+    config = settings(least_steps=80, batch_size=16, **change)
+    run(config, easy, tmp_path)
+    listing, _, part = planned(config, easy)
+    found = evaluate_part(EvaluateConfig(device="cpu"), listing, part, tmp_path)
+    assert found.scores["kept"][figure] > 0.9
+    for views in ("original", "normalized"):  # each view alone
+        shown = EvaluateConfig(device="cpu", views=views)
+        alone = evaluate_part(shown, listing, part, tmp_path)
+        assert alone.scores["kept"][figure] > 0.8 and alone.views == views
+
+
+def test_labels_that_differ_are_another_training(whole, easy, tmp_path):
+    listing, task, part = planned(settings(**LEG), easy)
+    for name in ("classifier.safetensors", "classifier.json"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    assert train(settings(**LEG), listing, task, part, tmp_path).finished
+    fewer = part.__class__(part.name, "", None, part.train[1:], part.test)
+    with pytest.raises(OutputError, match="other settings"):
+        train(settings(**LEG), listing, task, fewer, tmp_path)
+
+
+def test_the_real_job_is_classified_in_folds(samples_job, tmp_path):
+    """Three classes of the package's own faces, through the real stages."""
+    config = settings(
+        labels=("happiness", "surprise", "anger"), folds="2", batch_size=4, least_steps=2
+    )
+    found = run_protocol(config, EvaluateConfig(device="cpu"), samples_job, tmp_path)
+    assert found.finished and len(found.scores) == 2 and found.pooled is not None
+    listing, task, parts = plan_parts(config, samples_job)
+    assert len(listing) == 27 and listing.name == "samples"
+    rows = sum(len(part.test) for part in parts)
+    assert found.pooled.predictions.num_rows == rows == sum(
+        name in task.names for name in listing.column("emotion")
+    )  # fmt: skip
+    people = [{*run.predictions["subject"].to_pylist()} for run in found.scores]
+    assert not people[0] & people[1]
+    assert "fold 1 of 2" in found.table()
+    model = weights(tmp_path / "fold-1")
+    again = run_protocol(config, EvaluateConfig(device="cpu"), samples_job, tmp_path)
+    assert again.pooled.card == found.pooled.card and weights(tmp_path / "fold-1") == model
+
+
+def test_cross_dataset(easy, samples_job, tmp_path):
+    config = settings(labels=("neutral", "happiness"), least_steps=2)
+    found = run_protocol(config, EvaluateConfig(device="cpu"), easy, tmp_path, (samples_job, ""))
+    (scored,) = found.scores
+    assert scored.card.train_dataset == "d" and scored.card.test_dataset == "samples"
+    assert scored.card.coverage.test_rows == 12 and found.pooled is None
+    listing, _, parts = plan_parts(config, easy, samples_job)
+    assert {listing.column("split")[row] for row in parts[0].train} == {"train"}
+    never = settings(labels=("neutral", "fear"))
+    with pytest.raises(InputError, match="never name 'fear'"):
+        plan_parts(never, easy, samples_job)
+    with pytest.raises(InputError, match="exclude each other"):
+        plan_parts(settings(folds="3"), easy, samples_job)
+
+
+def test_notes_of_a_state_say_what_it_belongs_to(easy, tmp_path):
+    run(settings(**LEG, minutes=1e-9), easy, tmp_path)
+    notes = read_notes(tmp_path / "classifier.state.safetensors")
+    found = json.loads(notes["fingerprint"])
+    assert {"settings", "data", "task", "files", "losses", "shapes"} <= found.keys()
+    assert np.isfinite(float(notes["cpu_seconds"]))

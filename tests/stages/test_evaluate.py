@@ -1,0 +1,204 @@
+"""Scores of a classifier: every test input counts, and nothing is done twice."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from normpipe.pipeline.errors import InputError
+from normpipe.stages import evaluate as module
+from normpipe.stages.classification.faces import list_faces
+from normpipe.stages.classification.models import open_classifier, save_classifier
+from normpipe.stages.classification.protocol import all_of
+from normpipe.stages.classification.score_files import read_scores
+from normpipe.stages.classification.settings import EvaluateConfig
+from normpipe.stages.evaluate import evaluate, evaluate_part, list_for, paper_style
+
+from .classification.faces import Face, write_faces
+from .classification.training import EMOTIONS, planned, run, settings
+
+CPU = EvaluateConfig(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(easy, tmp_path_factory):
+    output = tmp_path_factory.mktemp("model")
+    run(settings(least_steps=3), easy, output)
+    return output
+
+
+@pytest.fixture
+def model(trained, tmp_path):
+    """A copy, to change."""
+    return shutil.copytree(trained, tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def plan(easy):
+    return planned(settings(), easy)
+
+
+def told(predictions):
+    return np.stack([predictions[f"p_{name}"].to_numpy() for name in EMOTIONS], 1)
+
+
+def test_what_cannot_be_used_is_told_the_fallback(model, plan):
+    listing, _, part = plan
+    card = evaluate_part(CPU, listing, part, model)
+    assert card == read_scores(model / "scores").card
+    assert card.coverage.model_dump() == {
+        "test_rows": 20, "kept": 18, "without_truth": 0, "by_reason": {"no_face": 2},
+    }  # fmt: skip
+    predictions = read_scores(model / "scores").predictions
+    lost = np.array([status != "ok" for status in predictions["status"].to_pylist()])
+    assert lost.sum() == 2
+    by = np.array(predictions["predicted_by"].to_pylist())
+    assert (by == np.where(lost, "fallback", "model")).all()
+    fallback = json.loads((model / "classifier.json").read_text())["fallback"]
+    for row in told(predictions)[lost]:
+        assert row == pytest.approx(fallback, abs=1e-6)
+    assert predictions["key"].to_pylist() == listing.take(part.test).column("key")
+    truth = listing.take(part.test).column("emotion")
+    assert predictions["truth"].to_pylist() == truth
+    guess = [EMOTIONS[n] for n in told(predictions).argmax(1)]
+    right = np.array([one == two for one, two in zip(guess, truth, strict=True)])
+    assert card.scores["full"]["accuracy"] == pytest.approx(right.mean())
+    assert card.scores["kept"]["accuracy"] == pytest.approx(right[~lost].mean())
+    assert (card.split, card.fold, card.seed, card.variant) == ("split test", None, 0, "compact")
+
+
+def test_predictions_do_not_depend_on_memory_or_company(model, plan):
+    listing, _, part = plan
+    evaluate_part(CPU, listing, part, model)
+    whole = told(read_scores(model / "scores").predictions)
+    few = EvaluateConfig(device="cpu", memory_gb=0.0)
+    evaluate(few, model, listing, part.test[:3], model / "few", "three")
+    some = told(read_scores(model / "few").predictions)
+    assert some == pytest.approx(whole[:3], abs=1e-5)
+
+
+def test_a_second_call_does_nothing(model, plan, monkeypatch):
+    listing, _, part = plan
+    card = evaluate_part(CPU, listing, part, model)
+
+    def never(*_):
+        raise AssertionError("told again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "tell", never)
+        assert evaluate_part(CPU, listing, part, model) == card
+        for config in (EvaluateConfig(device="cpu", threshold=0.4),
+                       EvaluateConfig(device="cpu", views="original")):  # fmt: skip
+            with pytest.raises(AssertionError, match="told again"):
+                evaluate_part(config, listing, part, model)
+    made = open_classifier(model)
+    with torch.no_grad():
+        made.network.head.bias.add_(torch.tensor([0.0, 0, 50]))
+    save_classifier(made, model / "classifier.safetensors")
+    other = evaluate_part(CPU, listing, part, model)
+    assert other.model_sha256 != card.model_sha256
+    assert other.per_label["kept"]["surprise"]["recall"] == 1
+
+
+def test_one_view_of_a_model_of_both(model, plan, easy):
+    listing, _, part = plan
+    both = evaluate_part(CPU, listing, part, model)
+    tables = [told(read_scores(model / "scores").predictions)]
+    for views in ("original", "normalized"):
+        config = EvaluateConfig(device="cpu", views=views)
+        card = evaluate_part(config, listing, part, model)
+        assert card.views == views and card.coverage == both.coverage
+        assert card.variant == (None if views == "original" else "compact")
+        tables.append(told(read_scores(model / "scores").predictions))
+    assert not any(np.allclose(tables[0], one) for one in tables[1:])
+    # The originals alone need no normalized faces.
+    alone = list_for(open_classifier(model), easy / "aligned", views="original")
+    assert len(alone) == len(listing)
+    with pytest.raises(InputError, match="side by side"):
+        list_for(open_classifier(model), easy / "aligned")
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "views"),
+    [
+        ("original", "normalized"),
+        ("original", "original+normalized"),
+        ("original+original", "original+normalized"),
+        ("original+normalized", "original+code"),
+        ("original+code", "original+features"),
+    ],
+)
+def test_views_that_it_does_not_know_are_refused(model, plan, trained_on, views):
+    listing, _, part = plan
+    made = open_classifier(model)
+    save_classifier(made.__class__(made.network, made.task, trained_on, made.normalizer),
+                    model / "classifier.safetensors")  # fmt: skip
+    with pytest.raises(InputError, match="knows no") as caught:
+        evaluate_part(EvaluateConfig(device="cpu", views=views), listing, part, model)
+    assert "\n" not in str(caught.value)
+
+
+def test_experts_of_a_mixture(model, plan):
+    listing, _, part = plan
+    card = evaluate_part(CPU, listing, part, model)
+    found = json.loads((model / "scores/experts.json").read_text())
+    assert sum(found["input_load"]) == pytest.approx(1, abs=1e-3)
+    assert found["output_gates"].keys() == {*EMOTIONS} and (model / "scores/experts.png").is_file()
+    assert [note for note in card.warnings if "mixture" in note] == found["warnings"]
+
+
+def test_dense_layers_have_none(easy, plan, tmp_path):
+    run(settings(least_steps=2, head="dense"), easy, tmp_path)
+    listing, _, part = plan
+    card = evaluate_part(CPU, listing, part, tmp_path)
+    assert card.head == "dense" and not [*(tmp_path / "scores").glob("experts*")]
+
+
+def test_a_collapsed_mixture_is_said(model, plan):
+    """All tokens look alike, and their gate wants one expert."""
+    made = open_classifier(model)
+    head = made.network.head
+    with torch.no_grad():
+        for norm, mixture in (
+            (head.layers[0].norm2, head.layers[0].mixture),
+            (head.norm_gathered, head.output),
+        ):
+            norm.weight.zero_()
+            norm.bias.fill_(1.0)
+            mixture.gate.zero_()
+            mixture.gate[..., 2] = 1.0
+    save_classifier(made, model / "classifier.safetensors")
+    listing, _, part = plan
+    card = evaluate_part(CPU, listing, part, model)
+    collapsed = [f"the {which} mixture has collapsed: expert 3 does 100%"
+                 for which in ("input", "output")]  # fmt: skip
+    assert [note for note in card.warnings if "mixture" in note] == collapsed
+    assert json.loads((model / "scores/experts.json").read_text())["warnings"] == collapsed
+
+
+def test_a_test_set_without_a_usable_face(model, plan):
+    listing, _, part = plan
+    lost = part.test[~listing.usable[part.test]]
+    card = evaluate(CPU, model, listing, lost, model / "lost", "lost")
+    assert card.coverage.kept == 0 and card.scores["kept"]["accuracy"] is None
+    assert card.scores["full"]["accuracy"] is not None
+
+
+def test_a_dataset_without_such_labels_is_one_line(model, tmp_path):
+    faces = [Face(f"u/{n}.png", {"AU12": 1.0}) for n in range(3)]
+    folder = write_faces(tmp_path / "units", faces)
+    listing = list_faces(folder, ("original", "normalized"))
+    with pytest.raises(InputError, match="no input with a known label"):
+        all_of(listing, open_classifier(model).task)
+
+
+def test_figures_chosen_on_the_test_stand_apart(model):
+    assert paper_style(model) is None
+    rows = [{"epoch": n, "name": "f1", "headline": value, "tuned": {"tuned_threshold": 0.1 * n}}
+            for n, value in ((1, 0.3), (2, 0.8), (3, None))]  # fmt: skip
+    (model / "epochs.json").write_text(json.dumps(rows))
+    assert paper_style(model) == {
+        "best_epoch": 2.0, "best_epoch_f1": 0.8, "tuned_threshold": 0.2,
+    }  # fmt: skip
