@@ -211,6 +211,14 @@ def test_all_of_it_learns():
             assert grad.flatten(1).any(1).all()
 
 
+def test_gates_look_at_the_face():
+    net = network()
+    first, second = views(net)
+    found = net(first, second, present([True, True]).expand(3, 2))
+    for gates in (found.input_gates, found.output_gates):
+        assert not torch.allclose(gates[0], gates[1], atol=1e-5)
+
+
 def test_a_masked_autoencoder_begins_norface(tmp_path):
     encoder = Vit("T", 32)
     save_tensors(encoder.state_dict(), tmp_path / "mae.safetensors", {})

@@ -80,6 +80,13 @@ def test_telling_is_the_network_in_batches(easy):
         expected = made.network(*pictures, batch["present"])
     assert cut.values == pytest.approx(expected.logits.softmax(1).numpy(), abs=1e-5)
     assert cut.input_load == pytest.approx(expected.input_gates.mean((0, 1)).numpy(), abs=1e-5)
+    # What is not there has no share in the load.
+    batch["present"][2:, 1] = False
+    load = tell_batches(made, iter([batch])).input_load
+    with torch.inference_mode():
+        shown = made.network(*pictures, batch["present"])
+    assert load == pytest.approx(shown.input_gates[shown.seen].mean(0).numpy(), abs=1e-5)
+    assert load != pytest.approx(shown.input_gates.mean((0, 1)).numpy(), abs=1e-4)
 
 
 def test_without_faces_nothing_is_told(easy):
