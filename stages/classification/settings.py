@@ -127,4 +127,5 @@ class AblateConfig(StageConfig):
     sizes: tuple[int, ...] = Field(
         (), description="how many faces train, each set within the next; empty: all of them"
     )
+    by: str = Field("", description="also table each value of this label, such as source")
     resamples: int = Field(1000, ge=10, description="how often people are drawn")
