@@ -115,7 +115,7 @@ def report(outcome: Outcome, output: Path) -> None:
     """Print scores and where they are; exit 3 where training is to go on."""
     if outcome.scores:
         typer.echo(outcome.table())
-        typer.echo(f"scores: {output}")
+        typer.echo(f"scores, with a page each: {output}")
     if not outcome.finished:
         typer.echo(f"stopped after its minutes; run the same command again: {output}")
         raise typer.Exit(AGAIN)

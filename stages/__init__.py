@@ -20,10 +20,10 @@ CONFIGS: dict[str, type[StageConfig]] = {
 }
 
 #: The order in which ``normpipe run`` walks.
-FLOW = ("ingest", "align", "normalize", "pair", "classify", "evaluate")
+FLOW: tuple[str, ...] = ("ingest", "align", "normalize", "pair", "classify", "evaluate")
 
 #: The last of them make no dataset: they run when there are labels.
-SINKS = ("classify", "evaluate")
+SINKS: tuple[str, ...] = ("classify", "evaluate")
 
 
 def build_flow(job: Job) -> list[Stage]:

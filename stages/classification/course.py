@@ -24,6 +24,9 @@ from .tasks import Task
 from .views import PLANS, ViewData, ViewPool
 
 
+Planned = tuple[Listing, Task, list[Part]]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a protocol came to.
@@ -66,6 +69,7 @@ def run_protocol(
     output: Path,
     test: tuple[Path, str] | None = None,
     overwrite: bool = False,
+    planned: Planned | None = None,
 ) -> Outcome:
     """Train and score every part; what is finished is kept.
 
@@ -73,11 +77,13 @@ def run_protocol(
         data: output of ``normpipe run``, with labels.
         output: for models and scores.
         test: another dataset to test on, and its split (empty: all of it).
+        overwrite: redo what was made otherwise.
+        planned: what ``plan_parts`` returned for the same settings, where it is known.
 
     Raises:
         InputError, OutputError: as ``classify`` and ``evaluate``.
     """
-    listing, task, parts = plan_parts(config, data, test[0] if test else None)
+    listing, task, parts = planned or plan_parts(config, data, test[0] if test else None)
     other = (list_faces(test[0], PLANS[config.views].reads), test[1]) if test else None
     scores: list[Scored] = []
     for part in parts:
