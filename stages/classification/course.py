@@ -23,7 +23,6 @@ from .settings import ClassifyConfig, EvaluateConfig
 from .tasks import Task
 from .views import PLANS, ViewData, ViewPool
 
-
 Planned = tuple[Listing, Task, list[Part]]
 
 

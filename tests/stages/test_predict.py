@@ -1,11 +1,13 @@
 """predict: new photographs and shards, with a row for each, whatever became of it."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -20,6 +22,7 @@ from normpipe.stages import predict as predicting
 from normpipe.stages.classification.faces import input_paths, list_faces, list_rows
 from normpipe.stages.classification.models import open_classifier
 from normpipe.stages.classification.settings import ClassifyConfig
+from normpipe.stages.classification.tasks import Task
 from normpipe.stages.classify import CARD_FILE, plan_parts, train
 from normpipe.stages.demo import sample_list
 from normpipe.stages.networks.checkpoint import find_weights, save_tensors
@@ -68,6 +71,19 @@ class Made:
     units: Path
 
 
+def trained(data: Path, output: Path, views: str, task: str = "emotion", *labels: str) -> Path:
+    """Train a model for a few steps."""
+    config = ClassifyConfig.model_validate(
+        {
+            "views": views, "task": task, "labels": labels, "least_steps": 2, "epochs": 1,
+            "threads": 1, "workers": 0, "device": "cpu", "precision": "fp32", "batch_size": 8,
+        }
+    )  # fmt: skip
+    listing, found, (part,) = plan_parts(config, data)
+    assert train(config, listing, found, part, output).finished
+    return output
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("made")
@@ -77,23 +93,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         "--set", "ingest.au_columns=intensity", "--set", "run.threads=1",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
-
-    def trained(name: str, views: str, task: str) -> Path:
-        config = ClassifyConfig.model_validate(
-            {
-                "views": views, "task": task, "least_steps": 2, "epochs": 1, "threads": 1,
-                "workers": 0, "device": "cpu", "precision": "fp32", "batch_size": 8,
-            }
-        )  # fmt: skip
-        listing, found, (part,) = plan_parts(config, folder / "run")
-        assert train(config, listing, found, part, folder / name).finished
-        return folder / name
+    logging.getLogger("normpipe").handlers.clear()
 
     return Made(
         folder / "run",
-        trained("both", "original+normalized", "emotion"),
-        trained("original", "original", "emotion"),
-        trained("units", "original+normalized", "intensity"),
+        trained(folder / "run", folder / "both", "original+normalized"),
+        trained(folder / "run", folder / "original", "original"),
+        trained(
+            folder / "run", folder / "units", "original+normalized", "intensity", *("AU6", "AU12")
+        ),
     )
 
 
@@ -113,6 +121,8 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+    # Commands add handlers that hold on to a stderr which is gone.
+    logging.getLogger("normpipe").handlers.clear()
 
 
 def test_a_folder_gives_every_file_a_row(tmp_path: Path, photographs: Path, made: Made) -> None:
@@ -159,7 +169,8 @@ def test_csv_list_and_one_photograph_say_the_same(
 
 def test_shards_give_what_their_photographs_give(tmp_path: Path, made: Made) -> None:
     folder = made.run.parent / "photographs"
-    predicted(made.both, folder / "labels.csv", "--output", tmp_path / "photos.parquet")
+    levels = ("--set", "ingest.au_columns=intensity")
+    predicted(made.both, folder / "labels.csv", "--output", tmp_path / "photos.parquet", *levels)
     for name in (made.run, made.run / "pairs"):
         predicted(made.both, name, "--output", tmp_path / f"{name.name}.parquet")
     photos, run, pairs = (
@@ -188,8 +199,6 @@ def test_originals_alone_need_no_normalizer(tmp_path: Path, photographs: Path, m
 def test_every_face_of_a_picture_has_a_row(tmp_path: Path, made: Made) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    import cv2
-
     pictures = [cv2.imread(str(made.run.parent / "photographs" / name)) for name in PEOPLE]
     height = min(len(picture) for picture in pictures)
     cv2.imwrite(str(folder / "two.png"), np.hstack([p[:height] for p in pictures]))
@@ -303,10 +312,6 @@ def test_faces_without_labels_train_nothing_and_can_be_listed(
 
 
 def test_action_units_occur_above_the_threshold(tmp_path: Path, made: Made) -> None:
-    from dataclasses import replace
-
-    from normpipe.stages.classification.tasks import Task
-
     found = open_classifier(made.units)
     model = replace(found, task=Task("action_units", found.task.names))
     for threshold in (0.4, 0.6):
@@ -322,3 +327,37 @@ def test_action_units_occur_above_the_threshold(tmp_path: Path, made: Made) -> N
         predicting.predict(
             predicting.PredictConfig(), model, "model", made.run, tmp_path / "0.4.parquet"
         )
+
+
+def test_chunks_and_row_groups_change_nothing(
+    tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted(made.both, made.run, "--output", tmp_path / "a.parquet")
+    monkeypatch.setattr(predicting, "_CHUNK", 4)
+    monkeypatch.setattr(predicting, "_GROUP_ROWS", 10)
+    predicted(made.both, made.run, "--output", tmp_path / "b.parquet", "--batch-size", 3)
+    with pq.ParquetFile(tmp_path / "b.parquet") as file:
+        assert file.num_row_groups == 3
+    whole, cut = pq.read_table(tmp_path / "a.parquet"), pq.read_table(tmp_path / "b.parquet")
+    assert cut["key"].equals(whole["key"]) and cut["status"].equals(whole["status"])
+    np.testing.assert_allclose(values(cut), values(whole), atol=1e-6)
+
+
+def test_a_view_of_a_normalizers_making_needs_its_weights(
+    tmp_path: Path, photographs: Path, made: Made
+) -> None:
+    model = trained(made.run, tmp_path / "code", "original+code")
+    digest = predicting.sha256_file(find_weights("compact"))
+    assert open_classifier(model).normalized_by == (digest,)
+    predicted(model, photographs, "--output", tmp_path / "told.parquet")
+    assert len(values(pq.read_table(tmp_path / "told.parquet"))) == 2
+    assert not (tmp_path / "told.work/normalized").exists()
+    other = replace(open_classifier(model), normalized_by=("0" * 64,))
+    config = predicting.PredictConfig(device="cpu")
+    aligned = tmp_path / "told.work/aligned"
+    with pytest.raises(InputError, match="000000000000…"):
+        predicting.predict(config, other, "model", aligned, tmp_path / "other.csv")
+    with pytest.raises(InputError, match="does not say"):
+        predicting.check_normalizer(replace(other, normalized_by=()), (digest,), False)
+    with pytest.raises(InputError, match="do not say"):
+        predicting.check_normalizer(other, None, False)
