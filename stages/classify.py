@@ -39,6 +39,7 @@ from .classification.views import (
     Order,
     ViewData,
     ViewPool,
+    normalizer_weights,
     second_size,
 )
 from .networks.classifier import MixtureClassifier, VitEncoder
@@ -159,7 +160,9 @@ def train(
         return Trained(folder, False)
     if fabric.is_global_zero:
         network = _averaged(trainer).cpu().eval()
-        save_classifier(replace(model, network=network), folder / MODEL_FILE)
+        made_by = normalizer_weights(config.views, faces, config.normalizer) or ()
+        model = replace(model, network=network, normalized_by=made_by)
+        save_classifier(model, folder / MODEL_FILE)
         card = {
             "sha256": sha256_file(folder / MODEL_FILE),
             "part": part.name,
@@ -171,6 +174,7 @@ def train(
                 "faces": len(rows),
                 "left_out": int(len(part.train) - len(rows)),
                 "subjects": len({*faces.subjects()} - {None}),
+                "normalized_by": [*made_by],
             },
             "steps": schedule.steps,
             "cpu_seconds": round(trainer.cpu_seconds, 1),
