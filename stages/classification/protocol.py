@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,8 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
 
     Args:
         which: a number (subjects are dealt out, the same for a seed), ``labels`` (the column
-            ``fold``), or a dataset with published folds (``bp4d``, ``disfa``).
+            ``fold``), or a dataset with published folds (``bp4d``, ``disfa``) or with a published
+            split of people (``bp4d`` for intensities), which is then the only part.
 
     Raises:
         InputError: no such folds, or a subject that they do not name.
@@ -102,7 +103,11 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
         numbers = np.asarray([-1 if value is None else int(value) for value in column])
         source = "the labels' own"
     else:
-        numbers, source = _published(listing, task, which), which
+        fold_of = _published(task, which)
+        if not isinstance(next(iter(fold_of.values())), int):
+            return [_published_split(listing, known, fold_of, which)]
+        numbers = np.asarray([fold_of[name] for name in _named(listing, fold_of, which)], np.int64)
+        source = which
     names = sorted({int(n) for n in numbers[known] if n >= 0})
     if len(names) < 2:
         raise InputError(f"folds = {which}: fewer than two folds have labelled inputs")
@@ -117,20 +122,36 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
     ]  # fmt: skip
 
 
-def _published(listing: Listing, task: Task, which: str) -> NDArray[np.int64]:
+def _published(task: Task, which: str) -> dict[str, int] | dict[str, str]:
+    """Return the fold, or ``train`` or ``test``, of every subject of a dataset."""
     try:
         description = load_description(which)
-        fold_of = description.fold_of(task.kind)
+        protocol = description.protocol(task.kind)
+        if protocol.test and not protocol.folds:
+            return {who: str(part) for who, part in description.split_of(task.kind).items()}
+        return description.fold_of(task.kind)
     except (KeyError, ValueError) as error:
         raise InputError(str(error.args[0])) from None
+
+
+def _published_split(
+    listing: Listing, known: NDArray[np.bool_], part_of: Mapping[str, Any], which: str
+) -> Part:
+    parts = np.asarray([part_of[name] for name in _named(listing, part_of, which)], object)
+    train, test = (np.flatnonzero(known & (parts == side)) for side in ("train", "test"))
+    return Part(f"split of {which}", "", None, train, test)
+
+
+def _named(listing: Listing, known: Mapping[str, Any], which: str) -> list[str]:
+    """Return the subjects as a published protocol names them. Raises InputError for others."""
     subjects = listing.subjects()
-    strange = sorted({str(name) for name in subjects if name not in fold_of})
+    strange = sorted({str(name) for name in subjects if name not in known})
     if strange:
         raise InputError(
             f"{which} has no fold for the subject '{strange[0]}' ({len(strange)} such): name "
             "subjects as the dataset does, or use folds = labels with a column 'fold'"
         )
-    return np.asarray([fold_of[str(name)] for name in subjects], np.int64)
+    return [str(name) for name in subjects]
 
 
 def _known(listing: Listing, task: Task) -> NDArray[np.bool_]:
