@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,12 +86,15 @@ def run_protocol(
     listing, task, parts = planned or plan_parts(config, data, test[0] if test else None)
     other = (list_faces(test[0], PLANS[config.views].reads), test[1]) if test else None
     scores: list[Scored] = []
+    began = time.monotonic()
     for part in parts:
         folder = output / part.folder if part.folder else output
         scorer = None
         if config.paper_style and other is None:
             scorer = _epoch_scorer(config, scoring, (listing, task, part), folder)
-        done = train(config, listing, task, part, output, evaluate=scorer, overwrite=overwrite)
+        done = train(
+            config, listing, task, part, output, evaluate=scorer, overwrite=overwrite, began=began
+        )
         if not done.finished:
             return Outcome(scores, None, False)
         evaluate_part(scoring, listing, part, output, other)
