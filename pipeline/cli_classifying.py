@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..manifests.keys import sample_id
 from ..stages import CONFIGS
 from .cli import AGAIN, app, handled, start_logging
+from .cli_faces import run_until
 from .cli_training import JobFile, Settings
 from .commit import write_json
-from .config import load_job
+from .config import Job, check, load_job
 from .errors import InputError
+from .runner import Options
+from .stage import sha256_file
+from .status import quarantined, status
 
 if TYPE_CHECKING:
     from ..stages.classification.course import Outcome
@@ -110,7 +115,7 @@ def report(outcome: Outcome, output: Path) -> None:
     """Print scores and where they are; exit 3 where training is to go on."""
     if outcome.scores:
         typer.echo(outcome.table())
-        typer.echo(f"scores: {output}")
+        typer.echo(f"scores, with a page each: {output}")
     if not outcome.finished:
         typer.echo(f"stopped after its minutes; run the same command again: {output}")
         raise typer.Exit(AGAIN)
@@ -170,9 +175,91 @@ def compare(
         write_json(json_file, found.as_json())
 
 
+@handled
+def predict(
+    model: Annotated[Path, typer.Argument(help="folder or file that normpipe classify wrote")],
+    input: Annotated[
+        Path, typer.Argument(help="photograph, folder or list of them, or output of normpipe run")
+    ],
+    output: Annotated[Path, typer.Option(help="file for the predictions: .parquet or .csv")],
+    work: Annotated[
+        Path | None,
+        typer.Option(help="folder for the faces of photographs; default: beside the output"),
+    ] = None,
+    variant: Annotated[str, typer.Option(help="which normalized faces; empty: the only ones")] = "",
+    threshold: Annotated[float, typer.Option(help="above it an action unit occurs")] = 0.5,
+    device: Annotated[str, typer.Option(help="of both networks: auto, cpu or cuda")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="faces shown to the classifier at once")] = 64,
+    any_normalizer: Annotated[
+        bool, typer.Option("--any-normalizer", help="take faces that other weights normalized")
+    ] = False,
+    set: Settings = None,
+    overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="redo shards that hold failed rows")] = False,
+) -> None:
+    """Say what a classifier sees in new photographs or shards. Kill it; it goes on."""
+    from ..stages import predict as telling
+    from ..stages.classification.faces import faces_folder, holds_dataset
+    from ..stages.classification.models import classifier_file, open_classifier
+    from ..stages.classification.views import PLANS
+
+    start_logging(False)
+    telling.check_output(output)
+    made = holds_dataset(input)
+    job = prediction_job(input, output, work, made, [f"normalize.device={device}", *(set or [])])
+    chosen = {
+        "variant": variant, "threshold": threshold, "device": device, "batch_size": batch_size,
+        "any_normalizer": any_normalizer, "threads": job.run.threads,
+    }  # fmt: skip
+    config = check(telling.PredictConfig, chosen, "predict")
+    file = classifier_file(model)
+    found = open_classifier(file)
+    views = PLANS[found.views].reads
+
+    def accept(weights_sha256: str) -> None:
+        telling.check_normalizer(found, (weights_sha256,), any_normalizer)
+
+    if not made:
+        last = "pair" if "normalized" in views else "align"
+        run_until(job, last, Options(overwrite, retry_failed), accept)
+    data = faces_folder(input if made else job.output, views)
+    told = telling.predict(config, found, sha256_file(file), data, output, overwrite)
+    typer.echo(told.summary())
+    if not made and quarantined(status(job.output)):
+        typer.echo("normpipe: some shards are quarantined; run again with --retry-failed", err=True)
+        raise typer.Exit(AGAIN)
+
+
+def prediction_job(
+    input: Path, output: Path, work: Path | None, made: bool, settings: list[str]
+) -> Job:
+    """Return the job that makes faces of photographs, as ``normpipe run`` does.
+
+    Args:
+        output: file for the predictions.
+        work: the job's folder; None: beside the output.
+        made: the input holds faces already.
+        settings: ``stage.key=value``; the first one is the command's own.
+
+    Raises:
+        InputError: settings or paths that cannot be.
+    """
+    if made and (work or any(not one.startswith("run.") for one in settings[1:])):
+        raise InputError(f"--work and --set are for photographs, and {input} holds faces already")
+    folder = work or output.with_suffix(".work")
+    if output.resolve() == input.resolve():
+        raise InputError(f"{output} is the input: choose another --output")
+    if not made and folder.resolve().is_relative_to(input.resolve()):
+        raise InputError(f"{folder} lies inside the input folder: choose a --work folder beside it")
+    dataset = sample_id(input.resolve().stem) or None
+    given = {"input": input, "output": folder, "dataset": dataset}
+    return load_job(None, given, settings, CONFIGS)
+
+
 def register() -> None:
     """Add these commands to the command line."""
     app.command("classify")(classify)
     app.command("evaluate")(evaluate)
     app.command("ablate")(ablate)
     app.command("compare")(compare)
+    app.command("predict")(predict)

@@ -1,11 +1,12 @@
-"""Aligning real faces for the judge: ingest and align, as ``normpipe run`` does them."""
+"""Making faces of photographs for other commands, as ``normpipe run`` makes them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..stages import CONFIGS, build_flow
 from .cli import execute, identity, select
-from .config import load_job
+from .config import Job, load_job
 from .runner import Options
 
 
@@ -32,7 +33,24 @@ def align_faces(
     overrides = [f"ingest.root={images}", *settings]
     given = {"input": labels, "output": output, "dataset": "faces"}
     job = load_job(None, given, overrides, CONFIGS)
-    flow = build_flow(job)
-    selected = [stage for stage in flow if stage.name in select(None, None, "align")]
-    execute(job, flow, selected, Options(overwrite, identity=identity(job, flow)))
+    run_until(job, "align", Options(overwrite))
     return output
+
+
+def run_until(
+    job: Job, last: str, options: Options, accept: Callable[[str], None] | None = None
+) -> None:
+    """Run a job's stages up to ``last``; what is done is not done again.
+
+    Args:
+        options: all but whose job it is.
+        accept: is given the sha256 of the normalizer's weights, where one is to run, before
+            anything does; what it raises ends the run.
+    """
+    flow = build_flow(job)
+    selected = [stage for stage in flow if stage.name in select(None, None, last)]
+    for stage in selected:
+        if stage.name == "normalize" and accept is not None:
+            stage.open()
+            accept(stage.digests()["weights"])
+    execute(job, flow, selected, replace(options, identity=identity(job, flow)))

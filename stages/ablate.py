@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
@@ -22,7 +23,7 @@ from ..pipeline.errors import InputError, OutputError
 from .classification.faces import Listing
 from .classification.protocol import Part, check
 from .classification.score_files import Scored, read_scores
-from .classification.scoring import HEADLINE, headline_of, row_statistics
+from .classification.scoring import HEADLINE, MODEL, headline_of, row_statistics
 from .classification.settings import AblateConfig, ClassifyConfig, EvaluateConfig
 from .classification.tasks import Task
 from .classification.views import ViewPool
@@ -98,15 +99,22 @@ class Ablation:
     people: int
     cells: tuple[Cell, ...]
     contrasts: tuple[Contrast, ...]
+    groups: dict[str, Ablation]
 
     def text(self) -> str:
-        """Return the table as plain text, Markdown's."""
+        """Return the table as plain text, Markdown's; the groups behind it."""
+        parts = [self._table()]
+        parts += [f"**{name}**\n\n{table.text()}" for name, table in self.groups.items()]
+        return "\n\n".join(parts)
+
+    def _table(self) -> str:
         lines: list[str] = []
         for size in sorted({cell.size for cell in self.cells}):
             here = [cell for cell in self.cells if cell.size == size]
             heads = list(dict.fromkeys(cell.head for cell in here))
             lines += [
-                f"{size} faces train; {self.headline} on {self.test_rows} of {self.people} people:",
+                f"{size} faces train; {self.headline} on {self.test_rows} faces of "
+                f"{self.people} people:",
                 "",
                 "| views | " + " | ".join(heads) + " |",
                 "|---|" + "---|" * len(heads),
@@ -180,7 +188,8 @@ def ablate(
             some = replace(part, train=subset(candidates, size, seed))
             folder = output / "runs" / f"{size}-{arm}-{head}-seed{seed}"
             found[size, arm, head, seed] = _run(one, (listing, task, some), folder, pool, overwrite)
-        result = tabulate(config, task, found)
+        groups = listing.take(part.test).column(config.by) if config.by else None
+        result = tabulate(config, task, found, groups)
         result.write(output)
     return result
 
@@ -207,10 +216,29 @@ def _run(
 
 
 def tabulate(
-    config: AblateConfig, task: Task, found: dict[tuple[int, str, str, int], Scored]
+    config: AblateConfig,
+    task: Task,
+    found: dict[tuple[int, str, str, int], Scored],
+    groups: Sequence[Any] | None = None,
 ) -> Ablation:
-    """Means over seeds, and intervals over the people of the test set."""
+    """Means over seeds, and intervals over the people of the test set.
+
+    Args:
+        found: (size, arm, head, seed) → scores, all of the same test rows in the same order.
+        groups: of each test row; each is tabled on its own, too. None for none.
+    """
     first = next(iter(found.values()))
+    if groups is not None:
+        names = sorted({str(name) for name in groups if name is not None})
+        inner = {}
+        for name in names:
+            rows = pa.array([place for place, own in enumerate(groups) if str(own) == name])
+            some = {
+                key: replace(run, predictions=run.predictions.take(rows))
+                for key, run in found.items()
+            }
+            inner[name] = tabulate(config, task, some)
+        return replace(tabulate(config, task, found), groups=inner)
     draws = Draws(np.asarray(people_of(first)), config.resamples)
     drawn: dict[tuple[int, str, str], Floats] = {}
     cells: list[Cell] = []
@@ -220,7 +248,7 @@ def tabulate(
         each = [float(headline_of(task.kind, rows.sum(0))) for rows in statistics]
         over = [headline_of(task.kind, draws.sums(rows)) for rows in statistics]
         drawn[size, arm, head] = np.mean(over, axis=0)
-        kept = [run.card.scores["kept"][run.card.headline] or 0.0 for run in runs]
+        kept = [_kept(task, run, rows) for run, rows in zip(runs, statistics, strict=True)]
         low, high = percentiles(drawn[size, arm, head])
         mean, kept_mean = float(np.mean(each)), float(np.mean(kept))
         cells.append(Cell(size, arm, head, mean, low, high, tuple(each), kept_mean))
@@ -231,6 +259,7 @@ def tabulate(
         draws.people,
         tuple(cells),
         tuple(_contrasts(cells, drawn)),
+        {},
     )
 
 
@@ -251,6 +280,11 @@ def _contrasts(cells: Sequence[Cell], drawn: dict[tuple[int, str, str], Floats])
             low, high = percentiles(drawn[ours] - drawn[other])
             found.append(Contrast(size, name, head, values[ours] - values[other], low, high))
     return found
+
+
+def _kept(task: Task, run: Scored, statistics: Floats) -> float:
+    by = np.asarray(run.predictions["predicted_by"].to_pylist(), object)
+    return float(headline_of(task.kind, statistics[by == MODEL].sum(0)))
 
 
 def people_of(run: Scored) -> list[str]:

@@ -39,6 +39,7 @@ from .classification.views import (
     Order,
     ViewData,
     ViewPool,
+    normalizer_weights,
     second_size,
 )
 from .networks.checkpoint import find_weights, read_notes
@@ -108,7 +109,7 @@ def plan_parts(
     return listing, task, parts
 
 
-def train(
+def train(  # noqa: PLR0913
     config: ClassifyConfig,
     listing: Listing,
     task: Task,
@@ -117,6 +118,7 @@ def train(
     pool: ViewPool | None = None,
     evaluate: Callable[[Classifier, int], None] | None = None,
     overwrite: bool = False,
+    began: float | None = None,
 ) -> Trained:
     """Train one part's model, or find it finished.
 
@@ -124,11 +126,12 @@ def train(
         pool: pictures that were read before.
         evaluate: called with the model and its epoch after each epoch, with ``paper_style``.
         overwrite: redo what was made otherwise.
+        began: when its ``minutes`` began, by ``time.monotonic``; None: now.
 
     Raises:
         OutputError: the folder holds a model of other settings or data.
     """
-    began = time.monotonic()
+    started = time.monotonic() if began is None else began
     folder = output / part.folder if part.folder else output
     usable = listing.usable
     rows = part.train[usable[part.train]]
@@ -170,13 +173,15 @@ def train(
     minutes = config.minutes
 
     def over() -> bool:
-        return minutes is not None and time.monotonic() - began > 60 * minutes
+        return minutes is not None and time.monotonic() - started > 60 * minutes
 
     if not trainer.run(score, over):
         return Trained(folder, False)
     if fabric.is_global_zero:
         network = _averaged(trainer).cpu().eval()
-        save_classifier(replace(model, network=network), folder / MODEL_FILE)
+        made_by = normalizer_weights(config.views, faces, config.normalizer) or ()
+        model = replace(model, network=network, normalized_by=made_by)
+        save_classifier(model, folder / MODEL_FILE)
         card = {
             "sha256": sha256_file(folder / MODEL_FILE),
             "part": part.name,
@@ -188,6 +193,7 @@ def train(
                 "faces": len(rows),
                 "left_out": int(len(part.train) - len(rows)),
                 "subjects": len({*faces.subjects()} - {None}),
+                "normalized_by": [*made_by],
             },
             "steps": schedule.steps,
             "cpu_seconds": round(trainer.cpu_seconds, 1),

@@ -16,6 +16,7 @@ from .classification.experts import ExpertUse, write_experts
 from .classification.faces import Listing, list_faces
 from .classification.models import Classifier, Told, open_classifier, tell
 from .classification.protocol import Part, all_of
+from .classification.report import write_report
 from .classification.score_files import SCORES, ScoreCard, read_scores, write_scores
 from .classification.scoring import FALLBACK, MODEL, prediction_columns, score
 from .classification.settings import EvaluateConfig, Views
@@ -89,6 +90,7 @@ def evaluate(
         **found,
     )
     write_experts(output, use)
+    write_report(output, card)
     return write_scores(output, card, table)
 
 

@@ -125,7 +125,7 @@ class Ingest(SourceStage):
 
     Args:
         config: settings.
-        source: a folder of images, or a ``.csv``, ``.tsv`` or ``.parquet`` list.
+        source: a folder of images, a ``.csv``, ``.tsv`` or ``.parquet`` list, or one image.
         dataset: first part of every key.
     """
 
@@ -165,11 +165,14 @@ class Ingest(SourceStage):
             return self._scan_folder()
         if not self.source.exists():
             raise InputError(f"no folder or list {self.source}: give an existing one with --input")
-        if self.source.suffix.lower() not in LIST_SUFFIXES:
+        photograph = self.source.suffix.lower() in self._settings.extensions
+        if not photograph and self.source.suffix.lower() not in LIST_SUFFIXES:
             raise InputError(
                 f"{self.source} is neither a folder nor a list ({', '.join(LIST_SUFFIXES)}): give "
                 "the folder that the images are in"
             )
+        if photograph:
+            return self._scan_photograph()
         if self._settings.class_per_folder:
             raise InputError(
                 "ingest.class_per_folder is for folders: give a list an 'emotion' column instead"
@@ -199,13 +202,7 @@ class Ingest(SourceStage):
         inputs = _Inputs()
         paths = found.paths[: self._settings.limit]
         for path in paths:
-            key = f"{self.dataset}/{sample_id(path)}"
-            if not is_utf8(path):
-                inputs.add(key, None, FileFacts(reason="path_not_utf8"))
-            elif path in found.reasons:
-                inputs.add(key, path, FileFacts(reason=found.reasons[path]))
-            else:
-                inputs.add(key, path, root.judge(path))
+            self._add(inputs, root, path, found.reasons.get(path))
         labels = (
             self._folder_labels(inputs.keys, paths) if self._settings.class_per_folder else None
         )
@@ -215,6 +212,24 @@ class Ingest(SourceStage):
             dict(sorted(found.ignored.items())),
             complete=len(paths) == len(found.paths),
         )
+
+    def _scan_photograph(self) -> Scan:
+        if self._settings.root is not None or self._settings.class_per_folder:
+            raise InputError(
+                "ingest.root and ingest.class_per_folder are for lists and folders: leave them "
+                "out, the input is one image"
+            )
+        inputs = _Inputs()
+        self._add(inputs, Root(self.root), self.source.name)
+        return Scan(inputs.table(self.name))
+
+    def _add(self, inputs: _Inputs, root: Root, path: str, reason: str | None = None) -> None:
+        """Append a file below the root, ``reason`` being what is known to be wrong with it."""
+        key = f"{self.dataset}/{sample_id(path)}"
+        if not is_utf8(path):
+            inputs.add(key, None, FileFacts(reason="path_not_utf8"))
+        else:
+            inputs.add(key, path, FileFacts(reason=reason) if reason else root.judge(path))
 
     def _folder_labels(self, keys: list[str], paths: list[str]) -> pa.Table:
         names = self._settings.emotion_names

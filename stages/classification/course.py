@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from .scoring import HEADLINE, fallback, score, tuned_threshold
 from .settings import ClassifyConfig, EvaluateConfig
 from .tasks import Task
 from .views import PLANS, ViewData, ViewPool
+
+Planned = tuple[Listing, Task, list[Part]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def run_protocol(
     output: Path,
     test: tuple[Path, str] | None = None,
     overwrite: bool = False,
+    planned: Planned | None = None,
 ) -> Outcome:
     """Train and score every part; what is finished is kept.
 
@@ -73,19 +77,24 @@ def run_protocol(
         data: output of ``normpipe run``, with labels.
         output: for models and scores.
         test: another dataset to test on, and its split (empty: all of it).
+        overwrite: redo what was made otherwise.
+        planned: what ``plan_parts`` returned for the same settings, where it is known.
 
     Raises:
         InputError, OutputError: as ``classify`` and ``evaluate``.
     """
-    listing, task, parts = plan_parts(config, data, test[0] if test else None)
+    listing, task, parts = planned or plan_parts(config, data, test[0] if test else None)
     other = (list_faces(test[0], PLANS[config.views].reads), test[1]) if test else None
     scores: list[Scored] = []
+    began = time.monotonic()
     for part in parts:
         folder = output / part.folder if part.folder else output
         scorer = None
         if config.paper_style and other is None:
             scorer = _epoch_scorer(config, scoring, (listing, task, part), folder)
-        done = train(config, listing, task, part, output, evaluate=scorer, overwrite=overwrite)
+        done = train(
+            config, listing, task, part, output, evaluate=scorer, overwrite=overwrite, began=began
+        )
         if not done.finished:
             return Outcome(scores, None, False)
         if not done.first:

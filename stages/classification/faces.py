@@ -1,4 +1,4 @@
-"""Labelled faces of a dataset: one row a labelled input, with its views ready to be read."""
+"""Faces of a dataset, labelled or not, with their views ready to be read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from ...pipeline.dataset import ShardDataset, open_dataset
 from ...pipeline.errors import InputError, nearest
-from ...pipeline.labels import own_label_columns
+from ...pipeline.labels import JOB_FILE, own_label_columns
 from ...pipeline.opening import dataset_folder
 from ...pipeline.reading import open_parquet
 from ...pipeline.shards import ShardFolder
@@ -29,22 +30,25 @@ Rows = NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
+# pyarrow makes these functions at run time; no type checker sees them.
+pc: Any = pyarrow.compute
+
 #: View → the column of a dataset of pairs that it is read from.
 COLUMNS = {"original": "image", "normalized": "normalized"}
+#: Columns of a listing that are no labels.
+_OWN = ("key", "parent_key", "status", "reason", "decided_by", "variant")
 _CHUNK = 256
-_NO_LABELS = ("key", "parent_key", "status", "reason", "decided_by", "variant")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The labelled inputs of a dataset, each once, without pictures.
+    """Rows of a dataset, without pictures: of ``list_faces`` one an input, of ``list_rows`` all.
 
     Attributes:
         path: as it was given.
         dataset: its rows, pictures encoded.
-        labels: one row an input: ``key`` (of the face that stands for it), ``parent_key``,
-            ``status``, ``reason`` and all labels.
-        items: (N,) the input's row in ``dataset``; of several faces the largest.
+        labels: for each ``key``, ``parent_key``, ``status``, ``reason`` and all labels there are.
+        items: (N,) its row in ``dataset``.
         variants: normalized variants that the dataset holds.
     """
 
@@ -86,14 +90,14 @@ class Listing:
 
     def digest(self, task: Task) -> str:
         """Sha256 of keys, pictures and truth: what training on them depends on."""
-        hashed = hashlib.sha256(_shards_digest(self.path).encode())
+        hashed = hashlib.sha256(shards_digest(self.path).encode())
         for name in ("key", "status", *task.columns):
             hashed.update(repr((name, self.column(name))).encode())
         return hashed.hexdigest()
 
 
 def list_faces(path: Path, views: Sequence[str], variant: str = "") -> Listing:
-    """List the inputs of a dataset.
+    """List the labelled inputs of a dataset, each once: of several faces the largest.
 
     Args:
         path: output of ``normpipe run``, or a dataset within it.
@@ -103,24 +107,33 @@ def list_faces(path: Path, views: Sequence[str], variant: str = "") -> Listing:
     Raises:
         InputError: no dataset, no labels, a view that it does not have, or several variants.
     """
-    table = _without_pictures(path)
-    if not {*table.column_names} - {*_NO_LABELS}:
+    listing = list_rows(path, views, variant)
+    if not {*listing.labels.column_names} - {*_OWN}:
         raise InputError(
             f"{path} has no labels: list them when it is made (--input faces.csv, or "
             "ingest.class_per_folder), or put a labels.parquet with a column 'key' beside it"
         )
-    columns = sorted({COLUMNS[view] for view in views})
-    try:
-        pictures = open_dataset(path, status="all", columns=columns, decode=False)
-    except InputError as error:
-        if "has no column" not in str(error):
-            raise
+    return listing.take(_one_an_input(listing))
+
+
+def list_rows(path: Path, views: Sequence[str], variant: str = "") -> Listing:
+    """List all rows of a dataset, with labels or without; arguments and errors as ``list_faces``.
+
+    Also raises InputError for normalized faces that would be taken for originals.
+    """
+    table = _without_pictures(path)
+    pictures = _with_columns(path, sorted({COLUMNS[view] for view in views}))
+    if pictures is None:
         raise InputError(
             f"{path} has no {' and no '.join(views)} faces side by side: give the output of "
             "normpipe run, with its stage pair done"
-        ) from None
+        )
+    if _with_columns(path, ["weights_sha256"]) is not None:
+        raise InputError(
+            f"{path} holds normalized faces alone, without their originals: give the output of "
+            "normpipe run, with its stage pair done"
+        )
     rows, variants = _of_variant(table, variant, path)
-    rows = _one_an_input(path, table, rows)
     return Listing(path, pictures, table.take(pa.array(rows)), rows, variants)
 
 
@@ -131,7 +144,7 @@ def _without_pictures(path: Path) -> pa.Table:
     with open_parquet(min(folder.path.glob("shard-*.parquet"))) as file:
         schema = file.schema_arrow
     wanted = [*names, *own_label_columns(schema), *(n for n in ("variant",) if n in schema.names)]
-    wanted = list(dict.fromkeys(["key", "parent_key", "status", "reason", *wanted]))
+    wanted = list(dict.fromkeys([*_OWN[:4], *wanted]))
     dataset = open_dataset(path, status="all", columns=wanted)
     table = dataset.table
     inside = [name for name in wanted if name not in table.column_names]
@@ -141,6 +154,69 @@ def _without_pictures(path: Path) -> pa.Table:
             column = pa.array([item[name] for item in items], schema.field(name).type)
             table = table.append_column(name, column)
     return table
+
+
+def _with_columns(path: Path, columns: Sequence[str]) -> ShardDataset | None:
+    """Open all rows of a dataset, pictures encoded; None where it has no such columns."""
+    try:
+        return open_dataset(path, status="all", columns=columns, decode=False)
+    except InputError as error:
+        if "has no column" not in str(error):
+            raise
+        return None
+
+
+def holds_dataset(path: Path) -> bool:
+    """Say whether a path is a folder of shards or a job's, and not one of photographs."""
+    shards = (path.glob(pattern) for pattern in ("shard-*.parquet", "*/shard-*.parquet"))
+    return (path / JOB_FILE).is_file() or any(next(found, None) is not None for found in shards)
+
+
+def faces_folder(path: Path, views: Sequence[str]) -> Path:
+    """Where to read views of all faces: of a job that made them, ``aligned`` if it is enough.
+
+    Pairs would carry what became of normalizing, and each face once for each variant.
+    """
+    aligned = path / "aligned"
+    enough = "normalized" not in views and next(aligned.glob("shard-*.parquet"), None) is not None
+    return aligned if enough else path
+
+
+def input_paths(listing: Listing) -> pa.Array:
+    """(N,) path of each row's input below the input folder; null where no manifest says it.
+
+    Raises:
+        InputError: the manifest has inputs that the listing lacks, so the run is not finished.
+    """
+    folder = dataset_folder(listing.path).resolve()
+    around = [path for path in (folder, *folder.parents[:2]) if (path / JOB_FILE).is_file()]
+    manifest = ShardFolder(around[0] / "manifest") if around else None
+    numbers = [*manifest.records()] if manifest else []
+    parents = listing.labels["parent_key"].combine_chunks()
+    if manifest is None or not numbers or "path" not in manifest.schema_names(numbers[0]):
+        return pa.nulls(len(listing), pa.string())
+    inputs = pa.concat_tables([manifest.read(number, ["key", "path"]) for number in numbers])
+    keys = inputs["key"].combine_chunks()
+    left = len(keys) - pc.sum(pc.is_in(keys, parents)).as_py()
+    if left:
+        raise InputError(
+            f"{listing.path} has no rows of {left} of its {len(keys)} inputs: the job is not "
+            "finished, run the same normpipe run again"
+        )
+    return inputs["path"].combine_chunks().take(pc.index_in(parents, keys))
+
+
+def normalized_by(listing: Listing) -> tuple[str, ...] | None:
+    """Sha256 of the weights that made a listing's normalized faces; None where it does not say."""
+    dataset = _with_columns(listing.path, ["normalized_weights_sha256"])
+    if dataset is None:
+        return None
+    items = listing.items[listing.usable].tolist()
+    found: set[str] = set()
+    for start in range(0, len(items), _CHUNK):
+        rows = dataset.__getitems__(items[start : start + _CHUNK])
+        found.update(row["normalized_weights_sha256"] for row in rows)
+    return tuple(sorted(found))
 
 
 def _of_variant(table: pa.Table, variant: str, path: Path) -> tuple[Rows, tuple[str, ...]]:
@@ -156,20 +232,20 @@ def _of_variant(table: pa.Table, variant: str, path: Path) -> tuple[Rows, tuple[
     return rows, tuple(found)
 
 
-def _one_an_input(path: Path, table: pa.Table, rows: Rows) -> Rows:
+def _one_an_input(listing: Listing) -> Rows:
     """Of each input its usable face; of several the largest: a label speaks of an image."""
-    keys, statuses = table["key"].to_pylist(), table["status"].to_pylist()
-    parents = table["parent_key"].to_pylist()
+    keys, statuses = listing.column("key"), listing.column("status")
     groups: dict[str, list[int]] = {}
-    for row in rows.tolist():
-        groups.setdefault(parents[row] or keys[row], []).append(row)
+    for row, parent in enumerate(listing.column("parent_key")):
+        groups.setdefault(parent or keys[row], []).append(row)
     sizes: ShardDataset | None = None
     chosen: list[int] = []
     for group in groups.values():
         usable = [row for row in group if statuses[row] == "ok"] or group
         if len(usable) > 1 and statuses[usable[0]] == "ok":
-            sizes = sizes or _sizes(path)
-            found = [item.get("face_size_px") or 0 for item in sizes.__getitems__(usable)]
+            sizes = sizes or _sizes(listing.path)
+            items = sizes.__getitems__(listing.items[usable].tolist())
+            found = [item.get("face_size_px") or 0 for item in items]
             usable = [usable[int(np.argmax(found))]]
         chosen.append(usable[0])
     return np.asarray(chosen, np.int64)
@@ -182,7 +258,7 @@ def _sizes(path: Path) -> ShardDataset:
         return open_dataset(path, status="all", columns=[])
 
 
-def _shards_digest(path: Path) -> str:
+def shards_digest(path: Path) -> str:
     """Sha256 of what the shards' records say of their input; of names and sizes without records."""
     folder = ShardFolder(dataset_folder(path))
     records = folder.records()

@@ -31,12 +31,15 @@ class Classifier:
         task: kind and names of what it tells.
         views: what it was trained on.
         normalizer: whose encoder makes a second view that is no picture.
+        normalized_by: sha256 of the weights that made what it saw of a normalizer; empty where it
+            saw nothing of one, or nobody knows.
     """
 
     network: MixtureClassifier
     task: Task
     views: str
     normalizer: str
+    normalized_by: tuple[str, ...] = ()
 
 
 class Told(NamedTuple):
@@ -62,8 +65,17 @@ def save_classifier(model: Classifier, path: Path) -> None:
         "names": [*model.task.names],
         "views": model.views,
         "normalizer": model.normalizer,
+        "normalized_by": [*model.normalized_by],
     }
     save_tensors(model.network.state_dict(), path, notes)
+
+
+def classifier_file(path: Path) -> Path:
+    """The file of a classifier given by file or folder. Raises InputError where there is none."""
+    file = path / "classifier.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"no classifier {file}: train one with normpipe classify")
+    return file
 
 
 def open_classifier(path: Path) -> Classifier:
@@ -75,28 +87,26 @@ def open_classifier(path: Path) -> Classifier:
     Raises:
         InputError: no such file, or no classifier.
     """
-    file = path / "classifier.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"no classifier {file}: train one with normpipe classify")
+    file = classifier_file(path)
     notes = read_notes(file)
     if notes.get("network") != "classifier":
         raise InputError(f"{file} is no classifier: give what normpipe classify wrote")
     try:
         network = MixtureClassifier(**json.loads(notes["settings"]))
         task = Task(notes["task"], tuple(json.loads(notes["names"])))  # type: ignore[arg-type]
+        made_by = tuple(json.loads(notes.get("normalized_by", "[]")))
     except (TypeError, ValueError, KeyError):
         raise InputError(
             f"{file} holds a classifier that this release of normpipe does not know: upgrade it"
         ) from None
     load_weights(network, file)
-    return Classifier(
-        network.eval().requires_grad_(False), task, notes["views"], notes["normalizer"]
-    )
+    network.eval().requires_grad_(False)
+    return Classifier(network, task, notes["views"], notes["normalizer"], made_by)
 
 
-def tell(model: Classifier, data: ViewData, device: str = "cpu") -> Told:
+def tell(model: Classifier, data: ViewData, device: str = "cpu", batch_size: int = _BATCH) -> Told:
     """Tell all faces of ``data``, in order; in fp32, unaugmented."""
-    return tell_batches(model, batches_in_order(data, _BATCH), device)
+    return tell_batches(model, batches_in_order(data, batch_size), device)
 
 
 def tell_batches(model: Classifier, batches: Iterator[Batch], device: str = "cpu") -> Told:

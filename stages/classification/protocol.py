@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,8 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
 
     Args:
         which: a number (subjects are dealt out, the same for a seed), ``labels`` (the column
-            ``fold``), or a dataset with published folds (``bp4d``, ``disfa``).
+            ``fold``), or a dataset with published folds (``bp4d``, ``disfa``) or with a published
+            split of people (``bp4d`` for intensities), which is then the only part.
 
     Raises:
         InputError: no such folds, or a subject that they do not name.
@@ -109,7 +110,12 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
         numbers = np.asarray([-1 if value is None else int(value) for value in column])
         source = "the labels' own"
     else:
-        numbers, source = _published(listing, task, which), which
+        fold_of = _published(task, which)
+        if not isinstance(next(iter(fold_of.values())), int):
+            return [_published_split(listing, known, fold_of, which)]
+        people = _named(listing, known, fold_of, which)
+        numbers = np.asarray([fold_of.get(name, -1) for name in people], np.int64)
+        source = which
     names = sorted({int(n) for n in numbers[known] if n >= 0})
     if len(names) < 2:
         raise InputError(f"folds = {which}: fewer than two folds have labelled inputs")
@@ -124,21 +130,43 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
     ]  # fmt: skip
 
 
-def _published(listing: Listing, task: Task, which: str) -> NDArray[np.int64]:
+def _published(task: Task, which: str) -> dict[str, int] | dict[str, str]:
+    """Return the fold, or ``train`` or ``test``, of every subject of a dataset."""
     try:
         description = load_description(which)
-        fold_of = description.fold_of(task.kind)
+        protocol = description.protocol(task.kind)
+        if protocol.test and not protocol.folds:
+            return {who: str(part) for who, part in description.split_of(task.kind).items()}
+        return description.fold_of(task.kind)
     except (KeyError, ValueError) as error:
         raise InputError(str(error.args[0])) from None
-    subjects = np.asarray(listing.subjects(), object)
-    # Who is in a picture without labels does not matter.
-    strange = sorted({str(name) for name in subjects[_known(listing, task)] if name not in fold_of})
+
+
+def _published_split(
+    listing: Listing, known: NDArray[np.bool_], part_of: Mapping[str, Any], which: str
+) -> Part:
+    names = _named(listing, known, part_of, which)
+    parts = np.asarray([part_of.get(name, "") for name in names], object)
+    train, test = (np.flatnonzero(known & (parts == side)) for side in ("train", "test"))
+    return Part(f"split of {which}", "", None, train, test)
+
+
+def _named(
+    listing: Listing, known: NDArray[np.bool_], part_of: Mapping[str, Any], which: str
+) -> list[str]:
+    """Return the subjects as a published protocol names them. Raises InputError for others.
+
+    Who is in a picture without labels does not matter.
+    """
+    subjects = listing.subjects()
+    labelled = [name for name, is_known in zip(subjects, known, strict=True) if is_known]
+    strange = sorted({str(name) for name in labelled if name not in part_of})
     if strange:
         raise InputError(
             f"{which} has no fold for the subject '{strange[0]}' ({len(strange)} such): name "
             "subjects as the dataset does, or use folds = labels with a column 'fold'"
         )
-    return np.asarray([fold_of.get(str(name), -1) for name in subjects], np.int64)
+    return [str(name) for name in subjects]
 
 
 def _known(listing: Listing, task: Task) -> NDArray[np.bool_]:

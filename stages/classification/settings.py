@@ -42,8 +42,8 @@ class ClassifyConfig(StageConfig):
     views: Views = Field("original+normalized", description="what the network sees of a face")
     variant: str = Field("", description="which normalized faces; empty: the only ones")
     normalizer: str = Field("compact", description="whose encoder makes code and features")
-    train_split: str = "train"
-    test_split: str = "test"
+    train_split: str = Field("train", description="the split of the labels that trains")
+    test_split: str = Field("test", description="the one that tests")
     folds: str = Field(
         "", description="a number, labels (the column fold), bp4d or disfa; empty: a held-out split"
     )
@@ -71,26 +71,32 @@ class ClassifyConfig(StageConfig):
     imbalance: Literal["weights", "sampling", "none"] = Field(
         "weights", description="rare labels weigh more, are drawn more often (emotion), or neither"
     )
-    intensity_loss: Literal["squared", "huber"] = "squared"
+    intensity_loss: Literal["squared", "huber"] = Field(
+        "squared", description="squared errors, or Huber's, which strange labels move less"
+    )
     icc_weight: float = Field(0.0, ge=0, description="of 1 - ICC(3,1) of the batch (intensity)")
     balance_weight: float = Field(
         0.001, ge=0, description="of the experts' balance; counts with top only"
     )
-    seed: int = Field(0, ge=0)
-    epochs: int = Field(20, ge=1)
+    seed: int = Field(0, ge=0, description="of weights, order, augmentation and dealt-out subjects")
+    epochs: int = Field(20, ge=1, description="how often every face is shown")
     least_steps: int = Field(400, ge=1, description="small sets are gone through more often")
     batch_size: int = Field(64, ge=2, description="faces a step, over all processes")
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    warmup_steps: int = Field(50, ge=1)
+    learning_rate: float = Field(1e-3, gt=0, description="highest, after warming up")
+    weight_decay: float = Field(0.05, ge=0, description="of AdamW")
+    warmup_steps: int = Field(50, ge=1, description="at most a quarter of the steps")
     ema_decay: float = Field(0.998, gt=0, lt=1, description="at most; short runs forget sooner")
     paper_style: bool = Field(
         False, description="also score every epoch on the test, for the figures papers often print"
     )
     accumulate: int = Field(1, ge=1, description="parts that each process cuts its batch into")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="cpu or cuda; auto: a GPU where there is one"
+    )
     devices: int = Field(1, ge=1, description="processes: GPUs, or on a CPU processes")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where it is fast, else fp32"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; unset: torch's choice")
     workers: int = Field(1, ge=0, description="processes that prepare batches")
     memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
@@ -115,7 +121,9 @@ class EvaluateConfig(StageConfig):
         "one view of a model of both"
     )  # fmt: skip
     memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="cpu or cuda; auto: a GPU where there is one"
+    )
     threads: int = Field(1, ge=1, description="that decode pictures")
 
 
@@ -128,4 +136,5 @@ class AblateConfig(StageConfig):
     sizes: tuple[int, ...] = Field(
         (), description="how many faces train, each set within the next; empty: all of them"
     )
+    by: str = Field("", description="also table each value of this label, such as source")
     resamples: int = Field(1000, ge=10, description="how often people are drawn")

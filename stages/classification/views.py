@@ -19,7 +19,7 @@ from ..networks.classifier import MixtureClassifier, Second
 from ..networks.compact import CompactNormalizer
 from ..training.batches import chosen
 from ..training.pictures import Form
-from .faces import Listing, ViewStore
+from .faces import Listing, ViewStore, normalized_by
 
 Floats = NDArray[np.floating]
 Rows = NDArray[np.int64]
@@ -125,6 +125,19 @@ class ViewData:
         there = [[bool(self.plan.first), bool(self.plan.second)]]
         batch["present"] = torch.tensor(there).expand(len(rows), 2).clone()
         return batch
+
+
+def normalizer_weights(views: str, listing: Listing, normalizer: str) -> tuple[str, ...] | None:
+    """Sha256 of the normalizer weights behind what is seen of a listing.
+
+    Returns:
+        Empty where views need no normalizer, or no face can be used; None where the normalized
+        faces do not say what made them.
+    """
+    plan = PLANS[views]
+    if plan.kind != "picture":
+        return (open_normalizer(normalizer).digest,)
+    return normalized_by(listing) if "normalized" in plan.reads else ()
 
 
 def second_size(views: str, normalizer: str) -> int:

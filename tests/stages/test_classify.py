@@ -49,7 +49,9 @@ def whole(easy, tmp_path_factory):
 def test_it_leaves_a_model_and_a_card(whole, easy):
     found = card(whole)
     assert found["classes"] == [*EMOTIONS] and found["steps"] == 12
-    assert found["trained_on"] == {"dataset": "d", "faces": 38, "left_out": 2, "subjects": 10}
+    assert found["trained_on"] == {
+        "dataset": "d", "faces": 38, "left_out": 2, "subjects": 10, "normalized_by": ["w"],
+    }  # fmt: skip
     listing, task, part = planned(settings(), easy)
     truth = task.truth(listing.labels)[part.train][listing.usable[part.train]]
     assert found["fallback"] == pytest.approx([(truth == n).mean() for n in range(3)])

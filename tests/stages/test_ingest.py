@@ -174,8 +174,17 @@ def test_nothing_to_take_is_one_line(tmp_path):
     assert "it holds no files" in refused(tmp_path / "bare")
     assert "--input" in refused(tmp_path / "missing")
     assert "neither a folder nor a list" in refused(tmp_path / "a.txt")
-    put(tmp_path, "photo.jpg")
-    assert "give the folder" in refused(tmp_path / "photo.jpg")
+
+
+def test_one_image_is_an_input_too(tmp_path):
+    put(tmp_path, "a#1.JPG", "b.jpg")
+    found = scan(tmp_path / "a#1.JPG")
+    assert keys(found) == ["d/a%231.JPG"] and found.complete
+    assert found.rows["path"].to_pylist() == ["a#1.JPG"] and reasons(found) == {}
+    put(tmp_path, "empty.png", data=b"")
+    assert reasons(scan(tmp_path / "empty.png")) == {"empty.png": "empty_file"}
+    assert "one image" in refused(tmp_path / "b.jpg", class_per_folder=True)
+    assert "one image" in refused(tmp_path / "b.jpg", root=tmp_path)
 
 
 def test_dataset_names_fit_into_keys(tmp_path):

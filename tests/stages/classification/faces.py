@@ -72,7 +72,8 @@ def row(face: Face, view: str, schema: pa.Schema) -> dict[str, Any]:
         "decided_by": "align",
         "image": picture(getattr(face, view), face.key) if good else None,
     }
-    return found | ({"face_size_px": face.size} if "face_size_px" in schema.names else {})
+    more = {"face_size_px": face.size, "weights_sha256": "w" if good else None}
+    return found | {name: value for name, value in more.items() if name in schema.names}
 
 
 def write_shard(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -141,7 +141,18 @@ def test_published_folds_know_their_subjects():
     refused(r"no fold for the subject 'Anna' \(2 such\)", folds, listing, task, "bp4d", 0)
     refused("no description of dataset 'bp5d'.*bp4d", folds, listing, task, "bp5d", 0)
     refused("has no task 'emotion'", folds, listing, Task("emotion", ("a",)), "bp4d", 0)
-    refused("no folds for task 'intensity'", folds, listing, Task("intensity", ("AU6",)), "bp4d", 0)
+
+
+def test_a_published_split_is_the_only_part():
+    task = Task("intensity", ("AU6",))
+    protocol = load_description("bp4d").protocol("intensity")
+    names = [*protocol.train, *protocol.test]
+    labels = [{"subject": who, "AU6_intensity": float(k)} for who in names for k in (0, 2)]
+    labels.append({"subject": "nobody", "AU6_intensity": None})
+    listing = listed(labels)
+    (found,) = folds(listing, task, "bp4d", 0)
+    assert subjects(listing, found.train) == {*protocol.train}
+    assert subjects(listing, found.test) == {*protocol.test} and found.folder == ""
 
 
 def part(train, test):
