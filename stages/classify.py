@@ -118,7 +118,6 @@ def train(  # noqa: PLR0913
     pool: ViewPool | None = None,
     evaluate: Callable[[Classifier, int], None] | None = None,
     overwrite: bool = False,
-    began: float | None = None,
 ) -> Trained:
     """Train one part's model, or find it finished.
 
@@ -126,12 +125,11 @@ def train(  # noqa: PLR0913
         pool: pictures that were read before.
         evaluate: called with the model and its epoch after each epoch, with ``paper_style``.
         overwrite: redo what was made otherwise.
-        began: when its ``minutes`` began, by ``time.monotonic``; None: now.
 
     Raises:
         OutputError: the folder holds a model of other settings or data.
     """
-    started = time.monotonic() if began is None else began
+    began = time.monotonic()
     folder = output / part.folder if part.folder else output
     usable = listing.usable
     rows = part.train[usable[part.train]]
@@ -173,7 +171,7 @@ def train(  # noqa: PLR0913
     minutes = config.minutes
 
     def over() -> bool:
-        return minutes is not None and time.monotonic() - started > 60 * minutes
+        return minutes is not None and time.monotonic() - began > 60 * minutes
 
     if not trainer.run(score, over):
         return Trained(folder, False)

@@ -92,9 +92,10 @@ def run_protocol(
         scorer = None
         if config.paper_style and other is None:
             scorer = _epoch_scorer(config, scoring, (listing, task, part), folder)
-        done = train(
-            config, listing, task, part, output, evaluate=scorer, overwrite=overwrite, began=began
-        )
+        # The minutes count for all parts together.
+        left = config.minutes and max(1e-3, config.minutes - (time.monotonic() - began) / 60)
+        some = config.model_copy(update={"minutes": left})
+        done = train(some, listing, task, part, output, evaluate=scorer, overwrite=overwrite)
         if not done.finished:
             return Outcome(scores, None, False)
         if not done.first:
