@@ -109,7 +109,7 @@ def plan_parts(
     return listing, task, parts
 
 
-def train(  # noqa: PLR0913
+def train(
     config: ClassifyConfig,
     listing: Listing,
     task: Task,
