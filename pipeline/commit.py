@@ -8,10 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from .errors import OutputError
 
 #: Suffix of what is being written; such a file is never read and is removed at the next start.
 TEMPORARY = ".tmp"
+
+#: Held by the process that writes into a folder.
+LOCK_FILE = ".normpipe.lock"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -29,6 +34,29 @@ def storage_errors(path: Path) -> Generator[None, None, None]:
             f"cannot write {path}: {what}; make room (or mend the permissions) and run the same "
             "command again: what is committed is kept"
         ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None, None, None]:
+    """Hold a folder for this process alone, making it where it is missing.
+
+    Raises:
+        OutputError: another process holds it, or it cannot be written.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        with storage_errors(folder):
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(
+            f"another normpipe is at work in {folder}: wait for it, or stop it first"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def temporary(path: Path) -> Path:

@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ..manifests.schema import SCHEMA_VERSION
-from .commit import remove_temporaries, storage_errors, write_if_changed
+from .commit import LOCK_FILE, locked, remove_temporaries, write_if_changed
 from .config import RunConfig
 from .derive import derive, to_json
 from .errors import InputError, Interrupted, NormpipeError, OutputError
@@ -82,7 +80,8 @@ class Runner:
     def run(self, selected: Sequence[Stage]) -> None:
         """Run stages. Raises NormpipeError (the user must act) or Interrupted (run it again)."""
         with ExitStack() as stack:
-            stack.enter_context(self._lock())
+            refuse_foreign(self.root)
+            stack.enter_context(locked(self.root))
             claim(self.root, self._options.identity, self._flow)
             remove_temporaries(self.root)
             for stage in selected:
@@ -101,21 +100,6 @@ class Runner:
                 self._run_workers(workers)
             for stage in selected:
                 derive(self.root, stage)
-
-    def _lock(self) -> FileLock:
-        lock = FileLock(self.root / ".normpipe.lock")
-        with storage_errors(self.root):
-            if not self.root.exists():
-                self.root.mkdir(parents=True)
-            refuse_foreign(self.root)
-        try:
-            with storage_errors(self.root):
-                lock.acquire(timeout=0)
-        except Timeout:
-            raise OutputError(
-                f"another normpipe is at work in {self.root}: wait for it, or stop it first"
-            ) from None
-        return lock
 
     def _open(self, stage: Stage) -> None:
         """Load a stage's models and refuse to mix its results with others."""
@@ -231,10 +215,12 @@ class Runner:
 
 def refuse_foreign(root: Path) -> None:
     """Raise where the output folder holds something that is no job of ours."""
+    if not root.exists():
+        return
     if not root.is_dir():
         raise OutputError(f"{root} is a file: choose a folder for --output")
     ours = (root / "job.json").is_file()
-    if not ours and any(path.name != ".normpipe.lock" for path in root.iterdir()):
+    if not ours and any(path.name != LOCK_FILE for path in root.iterdir()):
         raise OutputError(f"{root} is not empty and holds no normpipe job: choose another --output")
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from ..pipeline.commit import write_json
-from ..pipeline.errors import InputError, OutputError
+from ..pipeline.commit import locked, write_json
+from ..pipeline.errors import InputError
 from .classification.faces import Listing
 from .classification.protocol import Part, check
 from .classification.score_files import Scored, read_scores
@@ -180,7 +178,7 @@ def ablate(
         for arm in config.arms
         for head in config.heads
     ]
-    with _lock(output):
+    with locked(output):
         found: dict[tuple[int, str, str, int], Scored] = {}
         for place, (size, arm, head, seed) in enumerate(plan, 1):
             log.info("%d of %d: %d faces, %s, %s, seed %d", place, len(plan), size, arm, head, seed)
@@ -301,11 +299,3 @@ def _interval(value: Cell | Contrast, sign: bool = False) -> str:
     return (
         f"{100 * value.value:{plus}.1f} [{100 * value.low:{plus}.1f}, {100 * value.high:{plus}.1f}]"
     )
-
-
-def _lock(output: Path) -> AbstractContextManager[Any]:
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        return FileLock(output / ".normpipe.lock").acquire(timeout=0)
-    except Timeout:
-        raise OutputError(f"another normpipe is at work in {output}: wait for it") from None

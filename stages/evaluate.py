@@ -77,7 +77,7 @@ def evaluate(
         test_dataset=listing.name,
         split=split,
         fold=about["fold"],
-        camera=recipe["camera"] or None,
+        camera=config.camera or None,
         seed=recipe["seed"],
         threshold=config.threshold,
         views=views,
@@ -187,5 +187,6 @@ def _done(
     if not (output / SCORES).is_file():
         return None
     card = read_scores(output).card
-    same = (card.model_sha256, card.data_sha256, card.threshold, card.views)
-    return card if same == (model_sha256, data_sha256, config.threshold, views) else None
+    same = (card.model_sha256, card.data_sha256, card.threshold, card.camera or "", card.views)
+    wanted = (model_sha256, data_sha256, config.threshold, config.camera, views)
+    return card if same == wanted else None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...pipeline.commit import write_json
+from ...pipeline.commit import locked, write_json
 from ..classify import EPOCHS_FILE, plan_parts, train
 from ..evaluate import evaluate_part, predictions
 from .faces import Listing, list_faces
@@ -83,7 +85,27 @@ def run_protocol(
     Raises:
         InputError, OutputError: as ``classify`` and ``evaluate``.
     """
-    listing, task, parts = planned or plan_parts(config, data, test[0] if test else None)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric starts the other processes anew
+    with locked(output) if first else nullcontext():
+        return _run(
+            config,
+            scoring,
+            planned or plan_parts(config, data, test and test[0]),
+            output,
+            test,
+            overwrite,
+        )
+
+
+def _run(
+    config: ClassifyConfig,
+    scoring: EvaluateConfig,
+    planned: Planned,
+    output: Path,
+    test: tuple[Path, str] | None,
+    overwrite: bool,
+) -> Outcome:
+    listing, task, parts = planned
     other = (list_faces(test[0], PLANS[config.views].reads), test[1]) if test else None
     scores: list[Scored] = []
     began = time.monotonic()

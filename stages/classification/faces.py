@@ -215,7 +215,9 @@ def normalized_by(listing: Listing) -> tuple[str, ...] | None:
     found: set[str] = set()
     for start in range(0, len(items), _CHUNK):
         rows = dataset.__getitems__(items[start : start + _CHUNK])
-        found.update(row["normalized_weights_sha256"] for row in rows)
+        found.update(row["normalized_weights_sha256"] or "" for row in rows)
+    if "" in found:
+        return None
     return tuple(sorted(found))
 
 

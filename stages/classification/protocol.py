@@ -99,7 +99,7 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
         InputError: no such folds, or a subject that they do not name.
     """
     known = _known(listing, task)
-    if which.isdigit():
+    if which.isdecimal():
         if int(which) < 2:
             raise InputError(f"folds = {which}: two at least")
         numbers, source = _seeded(listing, int(which), seed), f"subjects dealt out, seed {seed}"
@@ -122,11 +122,11 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
     inside = known & (numbers >= 0)
     return [
         Part(
-            f"fold {place} of {len(names)} ({source})", f"fold-{place}", place,
+            f"fold {number} of {len(names)} ({source})", f"fold-{number}", number,
             np.flatnonzero(inside & (numbers != number)),
             np.flatnonzero(inside & (numbers == number)),
         )
-        for place, number in enumerate(names, 1)
+        for number in names
     ]  # fmt: skip
 
 

@@ -48,7 +48,6 @@ class ClassifyConfig(StageConfig):
         "", description="a number, labels (the column fold), bp4d or disfa; empty: a held-out split"
     )
     shared_subjects: bool = Field(False, description="allow subjects that train and test")
-    camera: str = Field("", description="which camera the pictures are of; kept with every score")
     preset: Preset = Field("small", description="small (64 px, for a CPU) or norface (ViT, 224 px)")
     size: str = Field("B", description="of norface's vision transformer: S or B")
     image_size: int = Field(224, ge=16, description="side of norface's pictures")
@@ -107,7 +106,7 @@ class ClassifyConfig(StageConfig):
         """Return what a saved state and a finished model must agree with."""
         free = {
             "device", "devices", "threads", "workers", "memory_gb", "minutes", "save_every",
-            "accumulate", "folds", "camera",
+            "accumulate", "folds",
         }  # fmt: skip
         return json.loads(self.model_dump_json(exclude=free))
 
@@ -115,6 +114,7 @@ class ClassifyConfig(StageConfig):
 class EvaluateConfig(StageConfig):
     """How a classifier is scored."""
 
+    camera: str = Field("", description="which camera the test is of; kept with every score")
     threshold: float = Field(0.5, gt=0, lt=1, description="from here on an action unit occurs")
     views: Views | None = Field(
         None, description="what is shown; unset: what it was trained on. original or normalized: "
