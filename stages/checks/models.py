@@ -5,12 +5,11 @@ import sys
 from pathlib import Path
 
 from ...pipeline.stage import sha256_file
-from .finding import Finding, no, yes
+from ..faces.packs import pack_files, packs_folder
+from .finding import Finding, no, warn, yes
 
 #: Not by way of ``networks.checkpoint``, which imports torch: weights are looked at without it.
 SHIPPED = Path(__file__).parent.parent / "networks" / "weights"
-#: Where insightface puts the packs that it downloads.
-PACKS = Path("~/.insightface/models")
 
 
 def recorded_digest(card: Path) -> str:
@@ -37,11 +36,18 @@ def check_weights(folder: Path = SHIPPED) -> list[Finding]:
     return findings or [no("weights", f"none in {folder}", remedy)]
 
 
-def check_packs(folder: Path = PACKS) -> list[Finding]:
-    """Say which insightface packs lie here; none is needed with the default detector."""
-    files = sorted(folder.expanduser().glob("*/*.onnx"))
-    if not files:
-        return [yes("pack", f"none in {folder} (only align.detector=insightface needs one)")]
-    return [
-        yes("pack", f"{path.parent.name}/{path.name}, sha256 {sha256_file(path)}") for path in files
-    ]
+def check_packs(folder: Path | None = None) -> list[Finding]:
+    """Say which insightface packs lie here; none is needed with the default detector.
+
+    Args:
+        folder: that holds packs by name; None: where insightface puts those that it downloads.
+    """
+    folder = folder or packs_folder()
+    findings: list[Finding] = []
+    for file in pack_files(folder):
+        found = f"{file.pack}/{file.name}, {file.state}, sha256 {file.sha256}"
+        remedy = f"somebody changed it: remove {folder / file.pack}, and get the pack again"
+        changed = file.state == "not as recorded"
+        findings.append(warn("pack", found, remedy) if changed else yes("pack", found))
+    none = yes("pack", f"none in {folder} (only align.detector=insightface needs one)")
+    return findings or [none]

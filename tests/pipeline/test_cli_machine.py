@@ -46,3 +46,19 @@ def test_doctor_exits_2_where_something_is_missing(
     assert result.exit_code == status
     assert "yes  a: fine\nwarn b: slow: buy another\n" in result.stdout
     assert words in result.stdout
+
+
+def test_models_lists_and_refuses_in_one_line(tmp_path: Path) -> None:
+    listed = call("models", "--model-root", tmp_path)
+    assert listed.exit_code == 0 and "compact.safetensors" in listed.stdout
+    found = json.loads(call("models", "--json", "--model-root", tmp_path).stdout)
+    assert {one["state"] for one in found} == {"as recorded", "not here"}
+    for arguments in (("get",), ("put", "buffalo_l"), ("put",)):
+        result = call("models", *arguments, "--model-root", tmp_path)
+        assert result.exit_code == 2 and "normpipe models get NAME" in result.stderr
+    result = call("models", "get", "buffalo_l", "--model-root", tmp_path)
+    assert result.exit_code == 2 and "--accept-licence" in result.stderr
+    (tmp_path / "models/buffalo_l").mkdir()
+    (tmp_path / "models/buffalo_l/det.onnx").write_bytes(b"x")
+    result = call("models", "get", "buffalo_l", "--model-root", tmp_path)
+    assert result.exit_code == 0 and "det.onnx: no digest recorded, sha256 2d71164" in result.stdout
