@@ -70,4 +70,5 @@ class InHand:
             left += attempt.rows - attempt.inputs
             if attempt.error is None and (rate <= 0 or left / rate > seconds):
                 attempt.error = Interrupted("stopped")
-                log.info("%s: shard %d dropped: no time to finish", self._stage, attempt.number)
+                why = "no time to finish" if rate > 0 else "just begun, its rate is not known"
+                log.info("%s: shard %d dropped: %s", self._stage, attempt.number, why)
