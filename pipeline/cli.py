@@ -4,7 +4,6 @@ import functools
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from .config import Job, load_job, template
 from .errors import InputError, Interrupted, NormpipeError, nearest
 from .runner import Options, Runner
 from .stage import Stage
+from .stopping import ending_in_time, terminable
 
 log = logging.getLogger("normpipe")
 app = typer.Typer(
@@ -43,7 +43,8 @@ def handled(command: Command) -> Command:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            with terminable():
+                return command(*args, **kwargs)
         except (Interrupted, KeyboardInterrupt):
             typer.echo(
                 "normpipe: stopped; what is finished is kept. Run the same command to go on.",
@@ -165,29 +166,19 @@ def execute(
     options: Options,
     deadline: Callable[[], bool] | None = None,
 ) -> None:
-    """Run stages with signals handled: the first one stops cleanly, a second one at once.
+    """Run stages with signals handled: the first ends them in the grace time, a second at once.
 
-    ``deadline`` says when to stop as cleanly. Raises Interrupted where stopped.
+    ``deadline`` says when to stop, dropping what is in hand. Raises Interrupted where stopped.
     """
     runner = Runner(job.output, flow, job.run, options)
-
-    def on_signal(number: int, _frame: Any) -> None:
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(kind, lambda *_: os._exit(128 + number))
-        typer.echo("normpipe: stopping; once more to stop at once", err=True)
-        runner.stop()
-
-    before = {kind: signal.signal(kind, on_signal) for kind in (signal.SIGINT, signal.SIGTERM)}
     through = threading.Event()
     if deadline is not None:
         threading.Thread(target=_stop_at, args=(deadline, runner, through), daemon=True).start()
     try:
-        with logging_redirect_tqdm([log]):
+        with ending_in_time(runner, job.run.grace_seconds, AGAIN), logging_redirect_tqdm([log]):
             runner.run(selected)
     finally:
         through.set()
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 def _stop_at(deadline: Callable[[], bool], runner: Runner, through: threading.Event) -> None:
@@ -316,10 +307,11 @@ def start_logging(quiet: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
-    from . import cli_classifying, cli_judging, cli_networks, cli_training
+    from . import cli_classifying, cli_judging, cli_machine, cli_networks, cli_training
 
     cli_training.register()
     cli_networks.register()
     cli_judging.register()
     cli_classifying.register()
+    cli_machine.register()
     app(prog_name="normpipe")

@@ -34,6 +34,12 @@ class RunConfig(BaseModel):
     log_seconds: float = Field(
         10.0, gt=0, description="seconds between log lines when there is no terminal"
     )
+    grace_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="seconds that the first Ctrl-C or SIGTERM leaves: shards in hand that will be "
+        "through by then are finished, the others dropped; 0 drops all",
+    )
 
 
 class Job(BaseModel):

@@ -17,6 +17,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._ending = threading.Event()
         self._lock = threading.Lock()
         self.error: BaseException | None = None
 
@@ -31,9 +32,23 @@ class Stop:
         """Say whether the job is to stop."""
         return self._event.is_set()
 
+    def end(self) -> None:
+        """Ask that nothing new be begun; what is in hand may be finished."""
+        self._ending.set()
+
+    @property
+    def ending(self) -> bool:
+        """Return whether nothing new is to be begun."""
+        return self._ending.is_set() or self._event.is_set()
+
     def check(self) -> None:
         """Raise Interrupted where the job is to stop."""
         if self._event.is_set():
+            raise Interrupted("stopped")
+
+    def check_new(self) -> None:
+        """Raise Interrupted where nothing new is to be begun."""
+        if self.ending:
             raise Interrupted("stopped")
 
 
@@ -86,10 +101,15 @@ class ShardFeed:
             self._condition.notify_all()
 
     def get(self) -> int | None:
-        """Take a shard into hand; None when all are through. Raises Interrupted."""
+        """Take a shard into hand; None when all are through or none is to be begun.
+
+        Raises Interrupted.
+        """
         with self._condition:
             while True:
                 self._stop.check()
+                if self._stop.ending:
+                    return None
                 if self._waiting:
                     self._in_hand += 1
                     return self._waiting.popleft()

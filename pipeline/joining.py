@@ -52,7 +52,8 @@ class JoinWorker:
             else:
                 self._join(target, number, wanted or "")
             self._feed.done(number)
-        self._context.progress.finish(self._stage.name)
+        if not self._context.stop.ending:
+            self._context.progress.finish(self._stage.name)
 
     def _join(self, target: ShardFolder, number: int, wanted: str) -> None:
         inputs = [self._input(name, number) for name in self._stage.reads]

@@ -10,11 +10,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from .attempts import Attempt, InHand
 from .errors import Interrupted, NormpipeError, SampleError
 from .feed import Channel, ShardFeed, Stop
 from .progress import Progress
@@ -39,18 +40,6 @@ class Context:
     retries: int
     #: Called with stage name and record after every commit, e.g. to watch the rejected share.
     committed: Callable[[str, ShardRecord], None]
-
-
-@dataclass
-class Attempt:
-    """One try at one shard."""
-
-    number: int
-    fingerprint: str
-    keys: set[str] = field(default_factory=lambda: set[str]())
-    error: Exception | None = None
-    inputs: int = 0
-    statuses: Counter[str] = field(default_factory=lambda: Counter[str]())
 
 
 class Batch(NamedTuple):
@@ -139,6 +128,7 @@ class MapWorker:
         self._context = context
         self._tries: Counter[int] = Counter()
         self._quarantines = 0
+        self.in_hand = InHand(stage.name)
         self._ready: Channel[Batch | None] = Channel(context.prefetch, context.stop)
         self._made: Channel[Batch | None] = Channel(context.prefetch, context.stop)
 
@@ -165,7 +155,10 @@ class MapWorker:
                 self._pass_on(number)
                 self._feed.done(number)
                 continue
-            self._read_shard(Attempt(number, wanted))
+            record = self._source.record(number)
+            attempt = Attempt(number, wanted, record.rows if record else 0)
+            self.in_hand.begin(attempt)
+            self._read_shard(attempt)
         self._ready.put(None)
 
     def _read_shard(self, attempt: Attempt) -> None:
@@ -213,13 +206,15 @@ class MapWorker:
                     self._add(writer, batch)
                 if batch.rows is None:
                     self._end(writer, attempt)
+                    self.in_hand.end(attempt)
                     writer = None
         finally:
             if writer is not None:
                 writer.drop()
         if self._next is not None:
             self._next.close()
-        self._context.progress.finish(self._stage.name)
+        if not self._context.stop.ending:
+            self._context.progress.finish(self._stage.name)
 
     def _add(self, writer: ShardWriter, batch: Batch) -> None:
         attempt = batch.attempt
@@ -234,6 +229,7 @@ class MapWorker:
         statuses = Counter(row["status"] for row in rows)
         attempt.statuses.update(statuses)
         attempt.inputs += len(batch.rows or [])
+        self.in_hand.advance(len(batch.rows or []))
         self._context.progress.advance(self._stage.name, len(batch.rows or []), statuses)
 
     def _end(self, writer: ShardWriter, attempt: Attempt) -> None:
@@ -246,6 +242,9 @@ class MapWorker:
         writer.drop()
         takeback = Counter({status: -count for status, count in attempt.statuses.items()})
         self._context.progress.advance(self._stage.name, -attempt.inputs, takeback)
+        if isinstance(error, Interrupted):  # it would not have been through in time
+            self._feed.done(number)
+            return
         if isinstance(error, NormpipeError) or is_fatal(error):
             raise error
         self._tries[number] += 1

@@ -7,6 +7,7 @@ happens, and the same command goes on from there.
 import json
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..manifests.schema import SCHEMA_VERSION
+from .attempts import InHand
 from .commit import LOCK_FILE, locked, remove_temporaries, write_if_changed
 from .config import RunConfig
 from .derive import derive, to_json
@@ -52,7 +54,10 @@ class Options:
 
 
 class Runner:
-    """One run of one job in one process. ``stop()`` may be called from a signal handler."""
+    """One run of one job in one process.
+
+    ``stop()`` and ``drain()`` may be called from a signal handler.
+    """
 
     def __init__(
         self,
@@ -72,10 +77,17 @@ class Runner:
         self._rejected: dict[str, list[int]] = {}
         self._descriptions: dict[str, dict[str, Any]] = {}
         self._total = 0
+        self._in_hand: list[InHand] = []
+        self._drop_at = 0.0
 
     def stop(self) -> None:
         """Ask the run to end soon: shards in hand are dropped, committed ones kept."""
         self._stop.set()
+
+    def drain(self, seconds: float) -> None:
+        """Ask the run to begin no shard, and to drop those that are not through in ``seconds``."""
+        self._drop_at = time.monotonic() + seconds
+        self._stop.end()
 
     def run(self, selected: Sequence[Stage]) -> None:
         """Run stages. Raises NormpipeError (the user must act) or Interrupted (run it again)."""
@@ -85,11 +97,12 @@ class Runner:
             claim(self.root, self._options.identity, self._flow)
             remove_temporaries(self.root)
             for stage in selected:
+                self._stop.check_new()
                 # A wrong device or weights file must show before hours of other stages, not after.
                 if isinstance(stage, MapStage):
                     stage.open()
             for stage in selected:
-                self._stop.check()
+                self._stop.check_new()
                 if isinstance(stage, SourceStage):
                     self._open(stage)
                     run_source(
@@ -100,6 +113,8 @@ class Runner:
                 self._run_workers(workers)
             for stage in selected:
                 derive(self.root, stage)
+            # Asked to end while the last shards were made: whoever called is to begin nothing more.
+            self._stop.check_new()
 
     def _open(self, stage: Stage) -> None:
         """Load a stage's models and refuse to mix its results with others."""
@@ -135,10 +150,22 @@ class Runner:
                 # Joined in glances, so that the main thread takes signals.
                 while thread.is_alive():
                     thread.join(0.2)
+                    self._drop_late()
             pool.shutdown(wait=True, cancel_futures=True)
         self._progress.close()
-        if self._stop.is_set():
+        if self._stop.ending:
             raise self._stop.error or Interrupted("stopped")
+
+    def _drop_late(self) -> None:
+        """Once asked to end, drop what will not be through in time; everything, when it is up."""
+        if self._stop.is_set() or not self._stop.ending:
+            return
+        left = self._drop_at - time.monotonic()
+        if left <= 0:
+            return self._stop.set()
+        for in_hand in self._in_hand:
+            in_hand.drop_late(left)
+        return None
 
     def _start(self, stages: list[Stage], context: Context) -> list[threading.Thread]:
         self._total = self._inputs(stages[0])
@@ -169,7 +196,9 @@ class Runner:
                 ShardFolder(self.root / stage.reads[0]),
                 ShardFolder(self.root / stage.writes),
             )
-            return MapWorker(stage, folders, (feed, next_feed), wanted, context)
+            worker = MapWorker(stage, folders, (feed, next_feed), wanted, context)
+            self._in_hand.append(worker.in_hand)
+            return worker
         raise TypeError(f"{stage.name} is no stage that the engine can run")
 
     def _wanted(self, stage: Stage, number: int) -> str | None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from ..manifests.vocabularies import status_of
+from .errors import InputError
 
 Row = dict[str, Any]
 
@@ -188,6 +189,19 @@ class JoinStage(Stage):
 
         Each input has, beside its own columns, ``shard``, ``row_group`` and ``row``.
         """
+
+
+#: What a setting that pins a file's digest may be: a hex sha256, or empty.
+DIGEST = r"^([0-9a-f]{64})?$"
+
+
+def check_digest(file: str, digest: str, setting: str, pin: str) -> None:
+    """Raise InputError where a file is not the one that the job pins."""
+    if digest != pin:
+        raise InputError(
+            f"{file} has sha256 {digest}, but {setting} pins {pin}: give the file that was meant, "
+            f"or change {setting}"
+        )
 
 
 def sha256_file(path: Path) -> str:

@@ -8,18 +8,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import cv2
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.config import JsonDict
 
 from ..manifests.keys import face_key
 from ..manifests.schema import ALIGNED
 from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError, nearest
-from ..pipeline.stage import MapStage, Row, StageConfig
+from ..pipeline.stage import DIGEST, MapStage, Row, StageConfig, check_digest
 from .faces import geometry, pixels
 from .faces.detectors import DETECTORS, Detection, Detector, DetectorSettings, Look
 from .faces.files import read_source
@@ -35,6 +35,12 @@ class AlignConfig(StageConfig):
     pack: str = Field(
         "",
         description="insightface model pack: a name below model_root/models, or a directory",
+        json_schema_extra=FROM_DIGEST,
+    )
+    pack_sha256: str = Field(
+        "",
+        pattern=DIGEST,
+        description="insightface: sha256 that the pack's detection network must have; empty: any",
         json_schema_extra=FROM_DIGEST,
     )
     model_root: str = Field(
@@ -75,6 +81,12 @@ class AlignConfig(StageConfig):
     batch_size: int = Field(
         16, ge=1, description="images handed to the detector at once; each is judged on its own"
     )
+
+    @model_validator(mode="after")
+    def _pin_of_a_pack(self) -> Self:
+        if self.pack_sha256 and self.detector != "insightface":
+            raise ValueError("align.pack_sha256 pins a pack: set align.detector=insightface")
+        return self
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,9 @@ class Align(MapStage):
             return
         # Images are worked on side by side; OpenCV's own threads would only get in their way.
         cv2.setNumThreads(1)
+        if self.config.pack_sha256:
+            for name, digest in self.digests().items():
+                check_digest(name, digest, "align.pack_sha256", self.config.pack_sha256)
         self._detector.open()
         self._open = True
 

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..manifests.schema import NORMALIZED
 from ..pipeline.errors import InputError, SampleError, nearest
-from ..pipeline.stage import MapStage, Row, StageConfig
+from ..pipeline.stage import DIGEST, MapStage, Row, StageConfig, check_digest, sha256_file
 from .faces.pixels import Limits, decode, encode
 
 Pixels = NDArray[np.uint8]
@@ -34,6 +34,12 @@ class NormalizeConfig(StageConfig):
         "",
         description="path of a .safetensors file, or of an .onnx file that normpipe "
         "export-normalizer wrote; empty: the weights that ship with the network",
+        json_schema_extra={"shapes_results": False},  # their digest does
+    )
+    weights_sha256: str = Field(
+        "",
+        pattern=DIGEST,
+        description="sha256 that the file of weights must have; empty: any",
         json_schema_extra={"shapes_results": False},  # their digest does
     )
     variant: str = Field(
@@ -146,11 +152,17 @@ class Normalize(MapStage):
             )
         self._network = network
 
+    def _check_pin(self, path: Path) -> None:
+        """Refuse another file than the job pins, before it is loaded."""
+        pin = self.config.weights_sha256
+        if pin and path.is_file():
+            check_digest(str(path), sha256_file(path), "normalize.weights_sha256", pin)
+
     def _open_torch(self) -> Any:
         import torch
 
         from .networks import NETWORKS
-        from .networks.checkpoint import open_normalizer
+        from .networks.checkpoint import find_weights, open_normalizer
 
         name = self.config.network
         if name and name not in NETWORKS:
@@ -163,7 +175,9 @@ class Normalize(MapStage):
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        loaded = open_normalizer(self.config.weights or name)
+        path = find_weights(self.config.weights or name)
+        self._check_pin(path)
+        loaded = open_normalizer(path)
         self._digest, self._name = loaded.digest, loaded.network
         return loaded.module.requires_grad_(False).to(self._device)
 
@@ -172,7 +186,9 @@ class Normalize(MapStage):
 
         from .networks.onnx_file import open_onnx
 
-        exported = open_onnx(Path(self.config.weights), self.config.device, self._threads)
+        path = Path(self.config.weights)
+        self._check_pin(path)
+        exported = open_onnx(path, self.config.device, self._threads)
         self._device, self._device_class = torch.device("cpu"), exported.device_class
         self._digest, self._name = exported.digest, exported.network
         return lambda images: torch.from_numpy(exported(images.contiguous().numpy()))

@@ -11,7 +11,13 @@ import pyarrow as pa
 import pytest
 
 from normpipe.manifests import schema, vocabularies
-from normpipe.pipeline import cli_classifying, cli_judging, cli_networks, cli_training
+from normpipe.pipeline import (
+    cli_classifying,
+    cli_judging,
+    cli_machine,
+    cli_networks,
+    cli_training,
+)
 from normpipe.pipeline.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +39,7 @@ BOTH_SIDES = {
     "pipeline/cli_networks.py",
     "pipeline/cli_judging.py",
     "pipeline/cli_classifying.py",
+    "pipeline/cli_machine.py",
 }
 #: The only module that may import dask.
 DASK_MODULES = {"pipeline/executors.py"}
@@ -181,6 +188,7 @@ def commands() -> list[str]:
         cli_networks.register()
         cli_judging.register()
         cli_classifying.register()
+        cli_machine.register()
     return [
         command.name or str(command.callback.__name__).replace("_", "-")  # type: ignore[union-attr]
         for command in app.registered_commands
@@ -193,7 +201,8 @@ def test_readme_names_every_command(command: str) -> None:
 
 
 def readme_lines() -> Iterator[str]:
-    for name in ("README.md", "CONTRIBUTING.md", "docs/data.md", "docs/architecture.md"):
+    pages = ("architecture", "data", "running")
+    for name in ("README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in pages)):
         yield from (ROOT / name).read_text(encoding="utf-8").splitlines()
 
 

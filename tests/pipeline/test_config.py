@@ -70,8 +70,9 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
         "ingest.root", "ingest.path_column",
         "ingest.columns", "ingest.au_columns", "ingest.au_missing", "ingest.emotion_names",
         "ingest.valence_arousal_missing", "align.pack", "align.model_root", "align.device",
-        "normalize.weights", "normalize.variant", "normalize.device",
+        "normalize.weights", "normalize.weights_sha256",
+        "align.pack_sha256", "normalize.variant", "normalize.device",
         "classify.device", "classify.devices", "classify.threads", "classify.workers",
         "classify.memory_gb", "classify.minutes", "classify.save_every", "classify.accumulate",
-        "classify.folds", "classify.camera",
+        "classify.folds",
     }  # fmt: skip

@@ -206,7 +206,7 @@ def test_a_missing_pack_is_one_line_and_no_download(
         raise AssertionError("a socket was opened")
 
     monkeypatch.setattr("socket.socket.connect", never)
-    with pytest.raises(InputError, match=r"model\.download buffalo_l") as caught:
+    with pytest.raises(InputError, match=r"models get buffalo_l") as caught:
         InsightFace(DetectorSettings(pack="buffalo_l", model_root=str(tmp_path)))
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"align\.pack"):

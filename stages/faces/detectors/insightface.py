@@ -180,7 +180,7 @@ def decode_outputs(
 
 
 def find_pack(pack: str, model_root: str) -> Path:
-    """Where a pack lies; nothing is ever downloaded.
+    """Where a pack lies; a job never downloads one.
 
     Raises:
         InputError: no pack is named, or it is not on disk.
@@ -194,9 +194,8 @@ def find_pack(pack: str, model_root: str) -> Path:
         if directory.is_dir():
             return directory.resolve()
     raise InputError(
-        f"insightface pack {pack!r} is neither a directory nor in {by_name.parent}; normpipe "
-        f"downloads no weights: run `insightface-cli model.download {pack}` (non-commercial terms) "
-        "or set align.pack to a directory"
+        f"insightface pack {pack!r} is neither a directory nor in {by_name.parent}: run "
+        f"`normpipe models get {pack}` (non-commercial terms) or set align.pack to a directory"
     )
 
 

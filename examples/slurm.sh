@@ -1,0 +1,45 @@
+#!/bin/bash
+# normpipe in a SLURM queue: ends before its time is up, queues itself again until it is done.
+#   sbatch --time=04:00:00 examples/slurm.sh run job.toml
+#   sbatch --gres=gpu:1 examples/slurm.sh run job.toml --set normalize.device=cuda
+#SBATCH --job-name=normpipe
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=16G
+#SBATCH --time=01:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+# SIGTERM to this script 120 s before the time is up. Longer than run.grace_seconds (60).
+# Preempted, the job has the partition's GraceTime instead, which must be longer, too.
+#SBATCH --signal=B:TERM@120
+
+# So often at most: some causes come again each time (a quarantined shard also ends with 3).
+RESTARTS=50
+
+# SLURM may lend fewer CPUs than the machine has, and normpipe counts the machine's.
+settings=()
+if [ "$1" = run ]; then
+    settings=(--set "run.threads=${SLURM_CPUS_PER_TASK:-1}")
+fi
+
+told=
+trap 'told=yes; kill -TERM "$child" 2>/dev/null' TERM
+normpipe "$@" "${settings[@]}" &
+child=$!
+wait "$child"
+status=$?
+# A signal ends bash's wait, not normpipe: wait again, for the status of normpipe itself.
+while [ -n "$told" ]; do
+    told=
+    wait "$child"
+    status=$?
+done
+
+# 3: stopped or incomplete, run it again. 143: the signal came before normpipe had begun.
+case $status in
+3 | 143)
+    if [ "${SLURM_RESTART_COUNT:-0}" -lt "$RESTARTS" ]; then
+        scontrol requeue "$SLURM_JOB_ID"
+    fi
+    ;;
+esac
+exit "$status"

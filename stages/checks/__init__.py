@@ -1,0 +1,1 @@
+"""What ``normpipe doctor`` looks at, a module for each kind; every check returns findings."""

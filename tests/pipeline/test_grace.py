@@ -1,0 +1,137 @@
+"""SIGTERM and the grace time, measured on real processes; which shards are in time."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normpipe.pipeline.attempts import Attempt, InHand
+from normpipe.pipeline.errors import Interrupted
+from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.stopping import terminable
+
+HARNESS = Path(__file__).with_name("grace_harness.py")
+
+
+def start(output: Path, grace: float, shard_rows: int, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, str(HARNESS), output, grace, shard_rows, seconds]
+    return subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE,
+                            stdout=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def end(process: subprocess.Popen[str], when: Callable[[], bool]) -> tuple[float, str, str]:
+    """Send SIGTERM once ``when``; return the seconds from then to the end, stdout and stderr."""
+    deadline = time.monotonic() + 60
+    while not when() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    stdout, stderr = process.communicate(timeout=60)
+    return time.monotonic() - began, stdout, stderr
+
+
+def test_shards_in_hand_are_finished_where_there_is_time(tmp_path: Path) -> None:
+    out, grace = tmp_path / "out", 30.0
+    made = ShardFolder(out / "made")
+    process = start(out, grace, 10, 0.1)
+    seconds, stdout, stderr = end(process, lambda: len(made.records()) >= 2)
+    assert process.returncode == 3, stderr
+    assert seconds < grace
+    assert "within 30 s" in stderr and "dropped" not in stderr
+    assert "Run the same command to go on" in stderr and "Traceback" not in stderr
+    assert "what follows" not in stdout
+    # More than were there at the signal, by what was in hand: one being written, one being read.
+    assert 3 <= len(made.records()) <= 5
+    assert not list(tmp_path.rglob("*.tmp"))
+    again = start(out, grace, 10, 0)
+    stdout, stderr = again.communicate(timeout=60)
+    assert again.returncode == 0 and "what follows" in stdout, stderr
+    assert sum(record.rows for record in made.records().values()) == 60
+
+
+def test_shards_that_would_come_too_late_are_dropped_at_once(tmp_path: Path) -> None:
+    process, began = start(tmp_path / "out", 12, 60, 0.5), ShardFolder(tmp_path / "out/made")
+    seconds, _, stderr = end(process, lambda: any(began.path.glob("shard-*.tmp")))
+    assert process.returncode == 3, stderr
+    assert seconds < 6  # half a minute's work in hand, and nobody waits for the grace time
+    assert "shard 0 dropped" in stderr
+    assert not began.records() and not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("grace", [4.0, 2.0])
+def test_the_grace_time_is_never_exceeded(tmp_path: Path, grace: float) -> None:
+    """A batch that takes a minute and cannot be stopped."""
+    process = start(tmp_path / "out", grace, 10, 30)
+    seconds, _, stderr = end(process, (tmp_path / "computing").exists)
+    assert process.returncode == 3, stderr
+    assert seconds < grace
+    assert "out of time" in stderr
+    assert not ShardFolder(tmp_path / "out/made").records()
+
+
+def test_no_grace_drops_what_is_in_hand(tmp_path: Path) -> None:
+    made = ShardFolder(tmp_path / "out/made")
+    process = start(tmp_path / "out", 0, 10, 0.1)
+    _, _, stderr = end(process, lambda: bool(made.records()))
+    assert process.returncode == 3 and "stopping; once more" in stderr
+    assert len(made.records()) <= 2
+
+
+def in_hand(clock: Callable[[], float]) -> tuple[InHand, Attempt, Attempt]:
+    hand, first, second = InHand("toy", clock), Attempt(0, "", 100), Attempt(1, "", 100)
+    hand.begin(first)
+    hand.begin(second)
+    return hand, first, second
+
+
+def test_older_shards_count_before_younger_ones() -> None:
+    now = [0.0]
+    hand, first, second = in_hand(lambda: now[0])
+    now[0], first.inputs = 5.0, 50
+    hand.advance(50)
+    assert hand.rate() == 10
+    hand.drop_late(15)  # 5 s for the rest of the first, 10 s for the second
+    assert first.error is None and second.error is None
+    hand.drop_late(14)
+    assert first.error is None and isinstance(second.error, Interrupted)
+
+
+def test_without_a_rate_everything_is_late() -> None:
+    hand, first, second = in_hand(lambda: 1.0)
+    hand.drop_late(1e9)
+    assert isinstance(first.error, Interrupted) and isinstance(second.error, Interrupted)
+
+
+def test_idle_time_is_not_in_the_rate() -> None:
+    now = [0.0]
+    hand, first, second = in_hand(lambda: now[0])
+    now[0] = 10.0
+    hand.advance(100)
+    hand.end(first)
+    hand.end(second)
+    now[0] = 1000.0
+    assert hand.rate() == 10
+
+
+def test_sigterm_ends_any_command_as_ctrl_c_does() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), terminable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGTERM) == before
+    seen: list[object] = []
+
+    def elsewhere() -> None:
+        with terminable():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [before]
