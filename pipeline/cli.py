@@ -316,10 +316,11 @@ def start_logging(quiet: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
-    from . import cli_classifying, cli_judging, cli_networks, cli_training
+    from . import cli_classifying, cli_judging, cli_living, cli_networks, cli_training
 
     cli_training.register()
     cli_networks.register()
     cli_judging.register()
     cli_classifying.register()
+    cli_living.register()
     app(prog_name="normpipe")

@@ -1,5 +1,6 @@
 """Where the labels of a dataset are, and which of its rows they belong to."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ def read_labels(path: Path) -> pa.Table:
     if "key" not in labels.column_names:
         raise InputError(f"the labels {path} have no column 'key'")
     return labels
+
+
+def labels_digest(labels: pa.Table) -> str:
+    """Return the hex sha256 of a label table: what shards that hold their labels were made with."""
+    sink = pa.BufferOutputStream()
+    table = labels.combine_chunks()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
 def label_rows(keys: pa.Array, parents: pa.Array, labels: pa.Table) -> pa.Array:

@@ -36,6 +36,8 @@ from .progress import Progress
 from .shards import ShardFolder, ShardRecord, require_dataset
 from .sources import run_source
 from .stage import JoinStage, MapStage, SourceStage, Stage
+from .tombstones import DECIDED_BY, WITHDRAWN
+from .withdrawal import carry_out
 
 log = logging.getLogger("normpipe")
 
@@ -82,9 +84,10 @@ class Runner:
     def run(self, selected: Sequence[Stage]) -> None:
         """Run stages. Raises NormpipeError (the user must act) or Interrupted (run it again)."""
         with ExitStack() as stack:
-            stack.enter_context(self._lock())
+            stack.enter_context(lock_folder(self.root))
             claim(self.root, self._options.identity, self._flow)
             remove_temporaries(self.root)
+            finish_withdrawal(self.root)
             for stage in selected:
                 # A wrong device or weights file must show before hours of other stages, not after.
                 if isinstance(stage, MapStage):
@@ -101,21 +104,6 @@ class Runner:
                 self._run_workers(workers)
             for stage in selected:
                 derive(self.root, stage)
-
-    def _lock(self) -> FileLock:
-        lock = FileLock(self.root / ".normpipe.lock")
-        with storage_errors(self.root):
-            if not self.root.exists():
-                self.root.mkdir(parents=True)
-            refuse_foreign(self.root)
-        try:
-            with storage_errors(self.root):
-                lock.acquire(timeout=0)
-        except Timeout:
-            raise OutputError(
-                f"another normpipe is at work in {self.root}: wait for it, or stop it first"
-            ) from None
-        return lock
 
     def _open(self, stage: Stage) -> None:
         """Load a stage's models and refuse to mix its results with others."""
@@ -190,7 +178,9 @@ class Runner:
 
     def _wanted(self, stage: Stage, number: int) -> str | None:
         """Return the fingerprint of a shard to make; None where it is committed and current."""
-        mark = fingerprint(self._descriptions[stage.name], input_digests(self.root, stage, number))
+        mark = fingerprint(
+            self._descriptions[stage.name], input_digests(self.root, stage.reads, number)
+        )
         record = ShardFolder(self.root / stage.writes).record(number)
         if record is not None and current(record, mark, self._options.retry_failed):
             self._count(stage.name, record)
@@ -225,8 +215,36 @@ class Runner:
 
     def _count(self, stage: str, record: ShardRecord) -> None:
         counts = self._rejected.setdefault(stage, [0, 0])
-        counts[0] += record.rows - record.statuses.get("ok", 0)
-        counts[1] += record.rows
+        # Who was withdrawn says nothing of the pictures.
+        rows = record.rows - record.reasons.get(f"{DECIDED_BY}:{WITHDRAWN}", 0)
+        counts[0] += rows - record.statuses.get("ok", 0)
+        counts[1] += rows
+
+
+def lock_folder(root: Path) -> FileLock:
+    """Return the lock of a job's folder, acquired. Raises OutputError where another has it."""
+    lock = FileLock(root / ".normpipe.lock")
+    with storage_errors(root):
+        if not root.exists():
+            root.mkdir(parents=True)
+        refuse_foreign(root)
+    try:
+        with storage_errors(root):
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(
+            f"another normpipe is at work in {root}: wait for it, or stop it first"
+        ) from None
+    return lock
+
+
+def finish_withdrawal(root: Path) -> None:
+    """Finish what a killed ``normpipe withdraw`` began."""
+    intent = carry_out(root)
+    if intent is not None:
+        log.warning("finished a withdrawal that was stopped: %s", root)
+        for line in intent.remains:
+            log.warning("%s", line)
 
 
 def refuse_foreign(root: Path) -> None:

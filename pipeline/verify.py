@@ -14,6 +14,8 @@ from .plan import read_description
 from .runner import read_job
 from .shards import ShardFolder, ShardRecord
 from .stage import sha256_file
+from .tombstones import DECIDED_BY, WITHDRAWN, WITHDRAWN_FILE, Withdrawn, read_withdrawn
+from .withdrawal import INTENT_FILE
 
 
 @dataclass
@@ -35,12 +37,14 @@ def verify(root: Path, threads: int = 2) -> Report:
     report = Report()
     folders = [ShardFolder(path.parent) for path in sorted(root.rglob("stage.json"))]
     damaged: set[Path] = set()
+    withdrawn = read_withdrawn(root)
+    report.differences += _withdrawals(root, folders, withdrawn)
     with ThreadPoolExecutor(threads) as pool:
         for folder in folders:
             records = folder.records()
             name = folder.path.relative_to(root).as_posix()
             report.differences += [f"{name}: {line}" for line in _strays(folder, records)]
-            checked = pool.map(lambda r, f=folder: _check(f, r), records.values())
+            checked = pool.map(lambda r, f=folder: _check(f, r, withdrawn), records.values())
             for record, found in zip(records.values(), checked, strict=True):
                 report.shards += 1
                 report.rows += record.rows
@@ -56,6 +60,19 @@ def verify(root: Path, threads: int = 2) -> Report:
             for line in _balance(root, folder, record, damaged):
                 report.differences.append(f"{name}/{record.file}: {line}")
     return report
+
+
+def _withdrawals(
+    root: Path, folders: list[ShardFolder], withdrawn: Withdrawn | None
+) -> Iterator[str]:
+    """Yield what would bring withdrawn people back, or leave them in."""
+    if (root / INTENT_FILE).is_file():
+        yield f"a withdrawal was stopped: finish it with normpipe withdraw {root}"
+    mark = f"{DECIDED_BY}:{WITHDRAWN}"
+    if withdrawn is None and any(
+        mark in record.reasons for folder in folders for record in folder.records().values()
+    ):
+        yield f"{WITHDRAWN_FILE} is gone: restore it, or withdrawn people come back"
 
 
 def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
@@ -74,7 +91,7 @@ def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[st
         yield f"shards are missing between 0 and {max(numbers)}"
 
 
-def _check(folder: ShardFolder, record: ShardRecord) -> list[str]:
+def _check(folder: ShardFolder, record: ShardRecord, withdrawn: Withdrawn | None) -> list[str]:
     path = folder.shard(record.shard)
     size = path.stat().st_size
     if size != record.bytes:
@@ -91,6 +108,9 @@ def _check(folder: ShardFolder, record: ShardRecord) -> list[str]:
         lines.append(f"{len(keys)} rows, recorded {record.rows}")
     if len(set(keys)) != len(keys):
         lines.append(f"{len(keys) - len(set(keys))} keys occur twice")
+    back = len(withdrawn.found(parents, withdrawn.keys)) if withdrawn else 0
+    if back:
+        lines.append(f"{back} inputs of withdrawn people: withdraw them again")
     counted = {
         entry["values"]: entry["counts"]
         for entry in table["status"].combine_chunks().value_counts().to_pylist()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from normpipe.manifests import schema, vocabularies
-from normpipe.pipeline import cli_classifying, cli_judging, cli_networks, cli_training
+from normpipe.pipeline import cli_classifying, cli_judging, cli_living, cli_networks, cli_training
 from normpipe.pipeline.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,6 +181,7 @@ def commands() -> list[str]:
         cli_networks.register()
         cli_judging.register()
         cli_classifying.register()
+        cli_living.register()
     return [
         command.name or str(command.callback.__name__).replace("_", "-")  # type: ignore[union-attr]
         for command in app.registered_commands

@@ -1,0 +1,42 @@
+"""Commands for a dataset that lives on: people who leave it. Part of the command line."""
+
+from typing import Annotated
+
+import typer
+
+from .cli import OutputArgument, app, handled, start_logging
+from .withdraw import withdraw as take_out
+
+
+@handled
+def withdraw(
+    output: OutputArgument,
+    subject: Annotated[
+        list[str] | None, typer.Option(help="subject in the labels, repeatable")
+    ] = None,
+    key: Annotated[list[str] | None, typer.Option(help="key of an input, repeatable")] = None,
+) -> None:
+    """Take a person out of every dataset, for good. Kill it; the same command finishes."""
+    start_logging(False)
+    done = take_out(output, subject or [], key or [])
+    if not done:
+        typer.echo("nothing to do: withdrawn already")
+    for intent in done:
+        last = intent.after.withdrawals[-1]
+        typer.echo(
+            f"withdrawn: {last.inputs} inputs; their {last.rows} rows in all datasets hold no "
+            "picture, label or name any more"
+        )
+        if intent.files:
+            typer.echo(f"removed: {', '.join(intent.files)}")
+        for line in intent.remains:
+            typer.echo(f"normpipe: {line}", err=True)
+    typer.echo(
+        "normpipe changes no file of the input folder, and cannot reach copies, exports and "
+        "backups: remove their pictures there yourself"
+    )
+
+
+def register() -> None:
+    """Add these commands to the command line."""
+    app.command("withdraw")(withdraw)
