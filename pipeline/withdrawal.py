@@ -6,6 +6,7 @@ shard that was rewritten already is known by its sha256, one torn in between (it
 is rewritten from either state.
 """
 
+import base64
 from pathlib import Path
 from typing import Literal
 
@@ -147,14 +148,20 @@ def _rewrite(folder: ShardFolder, step: ShardStep, mark: str) -> None:
     """Write a shard anew, row group by row group, in the order that it had."""
     with (
         pq.ParquetFile(folder.shard(step.shard)) as file,
-        ShardWriter(folder, step.shard, file.schema_arrow) as writer,
+        ShardWriter(folder, step.shard, _schema(file)) as writer,
     ):
         start = 0
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
+            table = file.read_row_group(group).cast(_schema(file))
             writer.add_table(neutral(table, start, step.rows))
             start += table.num_rows
         writer.commit(mark, None, step.quarantined)
+
+
+def _schema(file: pq.ParquetFile) -> pa.Schema:
+    """Return a shard's schema as it was written: read back, the items of lists have other names."""
+    text: bytes = file.metadata.metadata[b"ARROW:schema"]
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 def neutral(table: pa.Table, start: int, rows: dict[int, tuple[str, str]]) -> pa.Table:

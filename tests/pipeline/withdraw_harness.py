@@ -17,7 +17,6 @@ from normpipe.pipeline.verify import verify
 from normpipe.pipeline.withdrawal import INTENT_FILE
 from tests.pipeline import living
 
-
 #: Two shards, the second without her.
 NAMES = [*(f"n{i}" for i in range(9)), "twins35", "n41", "n42"]
 # A kill loses nothing that was written, only a power cut does: the calls count, the waiting goes.
