@@ -1,10 +1,13 @@
-"""Commands for a dataset that lives on: people who leave it. Part of the command line."""
+"""Commands for a dataset that lives on: people leave it, space is freed. Part of the command line."""
 
 from typing import Annotated
 
 import typer
 
+from .clean import clean as free
+from .clean import plan_cleaning
 from .cli import OutputArgument, app, handled, start_logging
+from .errors import InputError
 from .withdraw import withdraw as take_out
 
 
@@ -37,6 +40,25 @@ def withdraw(
     )
 
 
+@handled
+def clean(
+    output: OutputArgument,
+    stage: Annotated[
+        str, typer.Option(help="whose dataset to free, or its folder: normalized/compact")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="do it")] = False,
+) -> None:
+    """Free a dataset that the next run makes again, byte for byte; says first what it costs."""
+    start_logging(False)
+    for line in plan_cleaning(output, stage).lines():
+        typer.echo(line)
+    if not yes:
+        raise InputError("nothing was removed: say --yes to do it")
+    freed = free(output, stage)
+    typer.echo(f"freed {freed.bytes:,} bytes: {output / freed.dataset}")
+
+
 def register() -> None:
     """Add these commands to the command line."""
     app.command("withdraw")(withdraw)
+    app.command("clean")(clean)

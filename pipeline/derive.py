@@ -15,6 +15,9 @@ from .plan import read_description
 from .shards import ShardFolder, ShardRecord, write_table
 from .stage import Stage
 
+#: Lies in a dataset that was cleaned until it is made again.
+CLEANED_FILE = "cleaned.json"
+
 
 def to_json(value: Any) -> bytes:
     """Return JSON with sorted keys, as all our files have it."""
@@ -41,6 +44,7 @@ def totals(records: dict[int, ShardRecord]) -> dict[str, Any]:
 def derive(root: Path, stage: Stage) -> None:
     """Write index.parquet, manifest.json and README.md of a stage's dataset."""
     _derive(root, stage.writes, stage.description, stage.schema)
+    (root / stage.writes / CLEANED_FILE).unlink(missing_ok=True)
 
 
 def derive_again(root: Path, name: str) -> None:

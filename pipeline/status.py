@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .derive import totals
+from .derive import CLEANED_FILE, totals
 from .plan import read_description
 from .runner import read_job
 from .shards import ShardFolder
@@ -38,6 +38,7 @@ def status(root: Path) -> dict[str, Any]:
                 "failed": sums["statuses"].get("failed", 0),
                 "reasons": verdicts,
                 "bytes": sums["bytes"],
+                "cleaned": (folder.path / CLEANED_FILE).is_file(),
             }
         )
     return {
@@ -99,6 +100,11 @@ def table(state: dict[str, Any]) -> str:
             if decided_by == stage["stage"]:
                 listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
                 lines.append(f"{decided_by}: {listed}")
+    lines += [
+        f"{stage['dataset']}: cleaned; the next run makes it again"
+        for stage in state["stages"]
+        if stage["cleaned"]
+    ]
     withdrawn = state["withdrawn"]
     if withdrawn["withdrawals"]:
         lines.append(
