@@ -16,7 +16,7 @@ from .runner import lock_folder, read_job
 from .shards import ShardFolder
 from .tombstones import WITHDRAWN
 from .withdraw import datasets
-from .withdrawal import INTENT_FILE
+from .withdrawal import refuse_unfinished
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ def plan_cleaning(root: Path, name: str) -> Cleaning:
         InputError: no such dataset, or it cannot be made again as it is.
     """
     job = read_job(root)
-    if (root / INTENT_FILE).is_file():
-        raise InputError(f"a withdrawal was stopped: finish it first: normpipe withdraw {root}")
+    refuse_unfinished(root)
     made = datasets(root)
     dataset = _find(made, name)
     description = made[dataset]

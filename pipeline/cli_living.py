@@ -1,4 +1,4 @@
-"""Commands for a dataset that lives on: people leave it, space is freed. Part of the command line."""
+"""Commands for a dataset that lives on: people leave, space is freed. Part of the command line."""
 
 from typing import Annotated
 

@@ -26,6 +26,12 @@ JOB_FILE = "job.json"
 _LEVELS = 3
 
 
+def job_folder(folder: Path) -> Path:
+    """Return the folder of the job that a dataset is of; the dataset's own where it is of none."""
+    above = [folder, *folder.resolve().parents[:_LEVELS]]
+    return next((path for path in above if (path / JOB_FILE).is_file()), folder)
+
+
 def find_labels(folder: Path) -> Path | None:
     """Return a dataset's ``labels.parquet``: its own, else the nearest up to its job's folder."""
     above = [folder, *folder.resolve().parents[:_LEVELS]]

@@ -30,7 +30,7 @@ def run_source(
     """
     folder = ShardFolder(root / stage.writes)
     mark = fingerprint(description, [])
-    scan = _without_withdrawn(root, folder, stage.scan())
+    scan = _without_withdrawn(stage, root, folder)
     for suffix, count in sorted(scan.ignored.items()):
         log.info("%s: %d files ignored (%s)", stage.name, count, suffix)
     records = folder.records()
@@ -55,19 +55,20 @@ def run_source(
     )
 
 
-def _without_withdrawn(root: Path, folder: ShardFolder, scan: Scan) -> Scan:
-    """Return a scan without people who were withdrawn, though their files may still be there."""
-    withdrawn = read_withdrawn(root)
+def _without_withdrawn(stage: SourceStage, root: Path, folder: ShardFolder) -> Scan:
+    """Scan, without people who were withdrawn, though their files may still be there."""
+    scan, withdrawn = stage.scan(), read_withdrawn(root)
     if withdrawn is None:
         return scan
     known = {key for n in folder.records() for key in folder.read(n, ["key"])["key"].to_pylist()}
     scan, out, named = keep_out(scan, withdrawn, known)
     if out:
-        log.info("ingest: %d inputs of withdrawn people are left out", len(out))
+        log.info("%s: %d inputs of withdrawn people are left out", stage.name, len(out))
     if named:
         log.warning(
-            "ingest: %d inputs are now listed under a withdrawn subject: take them out with "
+            "%s: %d inputs are now listed under a withdrawn subject: take them out with "
             "normpipe withdraw %s --subject NAME",
+            stage.name,
             len(named),
             root,
         )

@@ -1,5 +1,6 @@
 """What lies beside the datasets of a job's folder and still speaks of withdrawn people."""
 
+import json
 from collections.abc import Set
 from pathlib import Path
 
@@ -26,14 +27,19 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
     remove: list[str] = []
     texts: list[str] = []
     models: list[str] = []
+    unreadable: list[str] = []
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         name = path.relative_to(root).as_posix()
-        if own.intersection(path.parents) or path == root / LABELS_FILE:
+        shard = path.name.startswith("shard-") or path.name == "index.parquet"
+        if (path.parent in own and shard) or path == root / LABELS_FILE:
             continue
         if path.suffix in _MODELS:
             models.append(name)
         elif path.suffix == ".parquet":
-            if _holds(path, keys):
+            holds = _holds(path, keys)
+            if holds is None:
+                unreadable.append(name)
+            elif holds:
                 remove += [name, *_vouching(root, path)]
         elif path.suffix in _TEXTS and _names(path, keys):
             texts.append(name)
@@ -41,6 +47,8 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
     remains: list[str] = []
     if texts:
         remains.append(f"{_listed(texts)} still name them: remove these files, or make them anew")
+    if unreadable:
+        remains.append(f"{_listed(unreadable)} cannot be read: see for yourself who is in it")
     if models:
         remains.append(
             f"models may have been trained with them, and keep what they learnt: "
@@ -49,13 +57,14 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
     return remove, remains
 
 
-def _holds(path: Path, keys: Set[str]) -> bool:
+def _holds(path: Path, keys: Set[str]) -> bool | None:
+    """Say whether a table has a row of one of the keys; None: it cannot be read."""
     try:
         with pq.ParquetFile(path) as file:
             wanted = [name for name in ("key", "parent_key") if name in file.schema_arrow.names]
             table = file.read(columns=wanted)
     except (OSError, pa.ArrowException):
-        return True  # nobody can say that they are not in it
+        return None
     return any(not keys.isdisjoint(table[name].to_pylist()) for name in wanted)
 
 
@@ -70,7 +79,8 @@ def _vouching(root: Path, table: Path) -> list[str]:
 
 def _names(path: Path, keys: Set[str]) -> bool:
     data = path.read_bytes()
-    return any(key.encode() in data for key in keys)
+    # As it is, and as JSON writes what is not ASCII.
+    return any(key.encode() in data or json.dumps(key)[1:-1].encode() in data for key in keys)
 
 
 def _listed(names: list[str]) -> str:

@@ -29,10 +29,7 @@ from .tombstones import (
     today,
 )
 from .traces import find_traces
-from .withdrawal import INTENT_FILE, Intent, ShardStep, carry_out
-
-#: Removed by every withdrawal: it shows faces and their names.
-SHEET = "contact_sheet.jpg"
+from .withdrawal import INTENT_FILE, SHEET_FILE, Intent, ShardStep, carry_out
 
 
 @dataclass
@@ -115,7 +112,7 @@ def plan(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> Intent | N
         inputs=len(person.inputs),
         rows=person.rows,
     )
-    sheet = [SHEET] if (root / SHEET).is_file() else []
+    sheet = [SHEET_FILE] if (root / SHEET_FILE).is_file() else []
     files, remains = find_traces(root, list(made), person.names)
     return Intent(
         after=before.adding(person.names, person.subjects, withdrawal),

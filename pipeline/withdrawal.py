@@ -24,6 +24,8 @@ from .shards import ShardFolder, ShardWriter, write_table
 from .tombstones import DECIDED_BY, WITHDRAWN, WITHDRAWN_FILE, Withdrawn, without
 
 INTENT_FILE = "withdrawing.json"
+#: Removed by every withdrawal: it shows faces and their names.
+SHEET_FILE = "contact_sheet.jpg"
 #: What a neutral row keeps beside the columns of every row: readers of pairs need the variant.
 _KEPT = frozenset({"variant"})
 
@@ -85,6 +87,14 @@ def read_intent(root: Path) -> Intent | None:
         ) from None
 
 
+def refuse_unfinished(root: Path) -> None:
+    """Raise where a withdrawal is at work or was stopped: its person may still be there."""
+    if (root / INTENT_FILE).is_file():
+        raise InputError(
+            f"a withdrawal from {root} is not finished: finish it with normpipe withdraw {root}"
+        )
+
+
 def carry_out(root: Path) -> Intent | None:
     """Finish the withdrawal whose intent lies in a job's folder, which is locked; return it."""
     intent = read_intent(root)
@@ -99,7 +109,7 @@ def carry_out(root: Path) -> Intent | None:
         _carry_out_step(root, step)
     for name in intent.derived:
         derive_again(root, name)
-    for name in intent.files:
+    for name in {*intent.files, SHEET_FILE}:  # a sheet may have been drawn since
         (root / name).unlink(missing_ok=True)
         if (root / name).parent.is_dir():
             fsync_folder((root / name).parent)

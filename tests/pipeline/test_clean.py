@@ -91,7 +91,7 @@ def test_what_cannot_be_made_again_stays(job: list[str]) -> None:
     refused(call("clean", out, "--stage", "align", "--yes"), "not what a run would make again")
     write_json(folder.stage_path, made)
     write_json(out / "withdrawing.json", {})
-    refused(call("clean", out, "--stage", "align", "--yes"), "withdrawal was stopped")
+    refused(call("clean", out, "--stage", "align", "--yes"), "is not finished")
     (out / "withdrawing.json").unlink()
     assert digests(out) == before
     assert call("clean", out, "--stage", "align", "--yes").exit_code == 0

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import normpipe
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.status import status, table
 from normpipe.pipeline.tombstones import read_withdrawn
+from normpipe.pipeline.traces import find_traces
 from normpipe.pipeline.verify import verify
 from normpipe.pipeline.withdraw import withdraw
 from normpipe.pipeline.withdrawal import neutral
@@ -151,6 +153,40 @@ def test_a_picture_that_gets_a_withdrawn_name_later_is_reported(
     assert "1 inputs are now listed under a withdrawn subject" in caplog.text
     withdraw(job, ["anna"], [])
     assert rows(job, "made")[7]["reason"] == "withdrawn"
+
+
+def test_nothing_opens_while_a_withdrawal_is_not_finished(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("normpipe.pipeline.withdrawal.derive_again", dying)
+        with pytest.raises(KeyboardInterrupt):
+            withdraw(job, ["anna"], [])
+    with pytest.raises(InputError, match="is not finished: finish it with normpipe withdraw"):
+        normpipe.open_dataset(job / "made")
+    assert "a withdrawal was stopped" in table(status(job))
+    assert any("a withdrawal was stopped" in line for line in verify(job).differences)
+    (job / "contact_sheet.jpg").write_bytes(b"drawn since")
+    (intent,) = withdraw(job, [], [])
+    assert intent.after.withdrawals[0].inputs == len(ANNA)
+    assert not (job / "contact_sheet.jpg").exists() and verify(job).differences == []
+    assert len(normpipe.open_dataset(job / "made")) > 0
+
+
+def test_tables_and_texts_beside_the_shards_are_searched(job: Path) -> None:
+    pq.write_table(
+        pa.table({"key": ["toy/n5"], "embedding": [1.0]}), job / "made/embedding.parquet"
+    )
+    pq.write_table(pa.table({"key": ["toy/n6"]}), job / "made/other.parquet")
+    (job / "broken.parquet").write_bytes(b"PAR1")
+    (job / "notes.json").write_text(json.dumps({"seen": "toy/zo\u00eb"}))
+    remove, remains = find_traces(job, list(DATASETS), {"toy/n5", "toy/zo\u00eb"})
+    assert "made/embedding.parquet" in remove and "made/other.parquet" not in remove
+    assert "notes.json, told.csv still name" in remains[0]
+    assert "broken.parquet" not in remove and "broken.parquet cannot be read" in remains[1]
 
 
 def test_who_is_unknown_is_one_line_and_changes_nothing(job: Path) -> None:
