@@ -24,6 +24,8 @@ REASONS: dict[str, tuple[Status, str]] = {
     "path_not_utf8": ("failed", "the file name is not valid UTF-8; rename it"),
     "changed_since_ingest": ("failed", "the file was changed after it was ingested"),
     "quarantined": ("failed", "its shard could not be processed after several tries"),
+    # withdraw
+    "withdrawn": ("rejected", "a person was withdrawn; nothing of them is left but the count"),
     # align
     "no_face": ("rejected", "no face was found"),
     "face_too_small": ("rejected", "the face is smaller than the least size"),

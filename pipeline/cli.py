@@ -307,11 +307,19 @@ def start_logging(quiet: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
-    from . import cli_classifying, cli_judging, cli_machine, cli_networks, cli_training
+    from . import (
+        cli_classifying,
+        cli_judging,
+        cli_living,
+        cli_machine,
+        cli_networks,
+        cli_training,
+    )
 
     cli_training.register()
     cli_networks.register()
     cli_judging.register()
     cli_classifying.register()
     cli_machine.register()
+    cli_living.register()
     app(prog_name="normpipe")

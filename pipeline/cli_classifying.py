@@ -139,21 +139,28 @@ def classify_job(
         return
     from ..stages.classification.course import run_protocol
     from ..stages.classification.models import open_classifier
-    from ..stages.classify import plan_parts
+    from ..stages.classify import OtherData, plan_parts
 
     config, scoring = settings
     if "classify" not in stages:
         open_classifier(output / "classify")  # says so where there is none
-    elif not required:
-        try:
-            plan_parts(config, output)
-        except InputError as error:
-            typer.echo(f"classify: left out: {error}", err=True)
-            return
-    report(
-        run_protocol(config, scoring, output, output / "classify", None, overwrite),
-        output / "classify",
-    )
+    try:
+        planned = plan_parts(config, output)
+    except InputError as error:
+        if required:
+            raise
+        typer.echo(f"classify: left out: {error}", err=True)
+        return
+    folder = output / "classify"
+    try:
+        outcome = run_protocol(config, scoring, output, folder, None, overwrite, planned)
+    except OtherData as error:
+        if required:
+            raise
+        # New pictures are no reason to throw a trained model away unasked.
+        typer.echo(f"classify: left as it was: {error}", err=True)
+        return
+    report(outcome, folder)
 
 
 @handled

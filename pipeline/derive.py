@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..manifests.schema import IMAGE, INDEX, SCHEMA_VERSION
 from ..manifests.vocabularies import REASONS
@@ -13,6 +14,9 @@ from .commit import write_if_changed
 from .plan import read_description
 from .shards import ShardFolder, ShardRecord, write_table
 from .stage import Stage
+
+#: Lies in a dataset that was cleaned until it is made again.
+CLEANED_FILE = "cleaned.json"
 
 
 def to_json(value: Any) -> bytes:
@@ -39,7 +43,25 @@ def totals(records: dict[int, ShardRecord]) -> dict[str, Any]:
 
 def derive(root: Path, stage: Stage) -> None:
     """Write index.parquet, manifest.json and README.md of a stage's dataset."""
-    folder = ShardFolder(root / stage.writes)
+    _derive(root, stage.writes, stage.description, stage.schema)
+    (root / stage.writes / CLEANED_FILE).unlink(missing_ok=True)
+
+
+def derive_again(root: Path, name: str) -> None:
+    """Do the same for a dataset whose stage is not at hand: the old card says what it is."""
+    folder = ShardFolder(root / name)
+    number = next(iter(folder.records()), None)
+    if number is None:
+        return
+    card = folder.path / "README.md"
+    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
+    title = f"# {name}"
+    words = lines[lines.index(title) + 2] if title in lines else ""
+    _derive(root, name, words, pq.read_schema(folder.shard(number)))
+
+
+def _derive(root: Path, name: str, words: str, schema: pa.Schema) -> None:
+    folder = ShardFolder(root / name)
     records = folder.records()
     description = read_description(folder) or {}
     shards = [
@@ -58,9 +80,9 @@ def derive(root: Path, stage: Stage) -> None:
         and (folder.path / "manifest.json").is_file()
         and (folder.path / "manifest.json").read_bytes() == data
     )
-    if any(field.type == IMAGE for field in stage.schema) and not index_current:
+    if any(field.type == IMAGE for field in schema) and not index_current:
         write_table(folder.index_path, _index(folder, list(records)))
-    write_if_changed(folder.path / "README.md", _card(stage, manifest).encode())
+    write_if_changed(folder.path / "README.md", _card(name, words, manifest).encode())
     # Last: while it is missing or old, the index is made anew.
     write_if_changed(folder.path / "manifest.json", data)
 
@@ -79,7 +101,7 @@ def _index(folder: ShardFolder, numbers: list[int]) -> pa.Table:
     return pa.concat_tables(tables) if tables else INDEX.empty_table()
 
 
-def _card(stage: Stage, manifest: dict[str, Any]) -> str:
+def _card(name: str, words: str, manifest: dict[str, Any]) -> str:
     """Return the dataset card: how to open it, what is in it, what made it."""
     sums, made = manifest["totals"], manifest["made_by"]
     lines = [
@@ -89,15 +111,15 @@ def _card(stage: Stage, manifest: dict[str, Any]) -> str:
         '  data_files: "shard-*.parquet"',
         "tags: [normpipe, facial-expression]",
         "---",
-        f"# {stage.writes}",
+        f"# {name}",
         "",
-        stage.description,
+        words,
         "",
         "```python",
         "import datasets",
-        f'rows = datasets.load_dataset("{_last(stage.writes)}", split="train")   # this folder',
+        f'rows = datasets.load_dataset("{_last(name)}", split="train")   # this folder',
         "import normpipe",
-        f'rows = normpipe.open_dataset("{_last(stage.writes)}")   # ok rows, labels joined',
+        f'rows = normpipe.open_dataset("{_last(name)}")   # ok rows, labels joined',
         "```",
         "",
         f"{sums['rows']} rows from {sums['inputs']} inputs in {sums['shards']} shards, "
@@ -105,13 +127,13 @@ def _card(stage: Stage, manifest: dict[str, Any]) -> str:
         "",
         "| status | rows |",
         "|---|---|",
-        *[f"| {name} | {count} |" for name, count in sums["statuses"].items()],
+        *[f"| {status} | {count} |" for status, count in sums["statuses"].items()],
         "",
     ]
     if sums["reasons"]:
         lines += ["| decided by | reason | rows | meaning |", "|---|---|---|---|"]
-        for name, count in sums["reasons"].items():
-            stage_name, _, reason = name.partition(":")
+        for decided, count in sums["reasons"].items():
+            stage_name, _, reason = decided.partition(":")
             lines.append(f"| {stage_name} | {reason} | {count} | {REASONS[reason][1]} |")
         lines.append("")
     lines += [

@@ -1,5 +1,6 @@
 """Where the labels of a dataset are, and which of its rows they belong to."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ JOB_FILE = "job.json"
 _LEVELS = 3
 
 
+def job_folder(folder: Path) -> Path:
+    """Return the folder of the job that a dataset is of; the dataset's own where it is of none."""
+    above = [folder, *folder.resolve().parents[:_LEVELS]]
+    return next((path for path in above if (path / JOB_FILE).is_file()), folder)
+
+
 def find_labels(folder: Path) -> Path | None:
     """Return a dataset's ``labels.parquet``: its own, else the nearest up to its job's folder."""
     above = [folder, *folder.resolve().parents[:_LEVELS]]
@@ -42,6 +49,15 @@ def read_labels(path: Path) -> pa.Table:
     if "key" not in labels.column_names:
         raise InputError(f"the labels {path} have no column 'key'")
     return labels
+
+
+def labels_digest(labels: pa.Table) -> str:
+    """Return the hex sha256 of a label table: what shards that hold their labels were made with."""
+    sink = pa.BufferOutputStream()
+    table = labels.combine_chunks()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
 def label_rows(keys: pa.Array, parents: pa.Array, labels: pa.Table) -> pa.Array:

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from ..manifests.schema import COMMON, IMAGE
 from .errors import InputError, nearest
-from .labels import find_labels, label_rows, own_label_columns, read_labels
+from .labels import find_labels, job_folder, label_rows, own_label_columns, read_labels
 from .reading import RowReader, open_parquet
 from .shards import ShardFolder
+from .withdrawal import refuse_unfinished
 
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute
@@ -75,6 +76,7 @@ def open_rows(
     if status not in STATUSES:
         raise InputError(f"unknown status '{status}'{nearest(status, list(STATUSES))}")
     shards = ShardFolder(dataset_folder(path))
+    refuse_unfinished(job_folder(shards.path))
     numbers = _numbers(shards)
     schema = _schema(shards.path, numbers)
     rows = _rows(shards, numbers, schema)

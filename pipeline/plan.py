@@ -96,10 +96,10 @@ class StagePlan:
     stale: list[int] = field(default_factory=lambda: list[int]())
 
 
-def input_digests(root: Path, stage: Stage, number: int) -> list[str]:
-    """Return the sha256 of shard ``number`` in every dataset that the stage reads."""
+def input_digests(root: Path, reads: Sequence[str], number: int) -> list[str]:
+    """Return the sha256 of shard ``number`` in every dataset that a stage reads."""
     digests: list[str] = []
-    for name in stage.reads:
+    for name in reads:
         record = ShardFolder(root / name).record(number)
         digests.append(record.sha256 if record else ABSENT)
     return digests
@@ -119,7 +119,7 @@ def plan_stage(
     plan = StagePlan()
     own = ShardFolder(root / stage.writes).records()
     for number in ShardFolder(root / stage.reads[0]).records():
-        digests = input_digests(root, stage, number)
+        digests = input_digests(root, stage.reads, number)
         wanted = fingerprint(description, digests)
         record = own.get(number)
         if record is not None and current(record, wanted, retry_failed):

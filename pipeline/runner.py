@@ -36,6 +36,8 @@ from .progress import Progress
 from .shards import ShardFolder, ShardRecord, require_dataset
 from .sources import run_source
 from .stage import JoinStage, MapStage, SourceStage, Stage
+from .tombstones import DECIDED_BY, WITHDRAWN
+from .withdrawal import carry_out
 
 log = logging.getLogger("normpipe")
 
@@ -96,6 +98,7 @@ class Runner:
             stack.enter_context(locked(self.root))
             claim(self.root, self._options.identity, self._flow)
             remove_temporaries(self.root)
+            finish_withdrawal(self.root)
             for stage in selected:
                 self._stop.check_new()
                 # A wrong device or weights file must show before hours of other stages, not after.
@@ -203,7 +206,9 @@ class Runner:
 
     def _wanted(self, stage: Stage, number: int) -> str | None:
         """Return the fingerprint of a shard to make; None where it is committed and current."""
-        mark = fingerprint(self._descriptions[stage.name], input_digests(self.root, stage, number))
+        mark = fingerprint(
+            self._descriptions[stage.name], input_digests(self.root, stage.reads, number)
+        )
         record = ShardFolder(self.root / stage.writes).record(number)
         if record is not None and current(record, mark, self._options.retry_failed):
             self._count(stage.name, record)
@@ -238,8 +243,19 @@ class Runner:
 
     def _count(self, stage: str, record: ShardRecord) -> None:
         counts = self._rejected.setdefault(stage, [0, 0])
-        counts[0] += record.rows - record.statuses.get("ok", 0)
-        counts[1] += record.rows
+        # Who was withdrawn says nothing of the pictures.
+        rows = record.rows - record.reasons.get(f"{DECIDED_BY}:{WITHDRAWN}", 0)
+        counts[0] += rows - record.statuses.get("ok", 0)
+        counts[1] += rows
+
+
+def finish_withdrawal(root: Path) -> None:
+    """Finish what a killed ``normpipe withdraw`` began."""
+    intent = carry_out(root)
+    if intent is not None:
+        log.warning("finished a withdrawal that was stopped: %s", root)
+        for line in intent.remains:
+            log.warning("%s", line)
 
 
 def refuse_foreign(root: Path) -> None:

@@ -12,6 +12,7 @@ from .labels import LABELS_FILE, read_labels
 from .plan import fingerprint
 from .shards import ShardFolder, ShardWriter, write_table
 from .stage import Scan, SourceStage
+from .tombstones import WITHDRAWN, keep_out, read_withdrawn
 
 log = logging.getLogger("normpipe")
 
@@ -29,7 +30,7 @@ def run_source(
     """
     folder = ShardFolder(root / stage.writes)
     mark = fingerprint(description, [])
-    scan = stage.scan()
+    scan = _without_withdrawn(stage, root, folder)
     for suffix, count in sorted(scan.ignored.items()):
         log.info("%s: %d files ignored (%s)", stage.name, count, suffix)
     records = folder.records()
@@ -52,6 +53,26 @@ def run_source(
         rows.num_rows,
         len(folder.records()),
     )
+
+
+def _without_withdrawn(stage: SourceStage, root: Path, folder: ShardFolder) -> Scan:
+    """Scan, without people who were withdrawn, though their files may still be there."""
+    scan, withdrawn = stage.scan(), read_withdrawn(root)
+    if withdrawn is None:
+        return scan
+    known = {key for n in folder.records() for key in folder.read(n, ["key"])["key"].to_pylist()}
+    scan, out, named = keep_out(scan, withdrawn, known)
+    if out:
+        log.info("%s: %d inputs of withdrawn people are left out", stage.name, len(out))
+    if named:
+        log.warning(
+            "%s: %d inputs are now listed under a withdrawn subject: take them out with "
+            "normpipe withdraw %s --subject NAME",
+            stage.name,
+            len(named),
+            root,
+        )
+    return scan
 
 
 def _write(stage: SourceStage, folder: ShardFolder, number: int, rows: pa.Table, mark: str) -> None:
@@ -79,7 +100,9 @@ def _new_rows(
         keys = table["key"].to_pylist()
         known.update(keys)
         here = [i for i, key in enumerate(keys) if key in place]
-        gone += len(keys) - len(here)
+        reasons = table["reason"].to_pylist()
+        pairs = zip(keys, reasons, strict=True)
+        gone += sum(key not in place and reason != WITHDRAWN for key, reason in pairs)
         found = scan.rows.take(_places(place[keys[i]] for i in here))
         differing = stage.changed(table.take(_places(here)), found)
         if differing and overwrite:

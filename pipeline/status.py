@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from .derive import totals
+from .derive import CLEANED_FILE, totals
 from .plan import read_description
 from .runner import read_job
 from .shards import ShardFolder
+from .tombstones import read_withdrawn
+from .withdrawal import INTENT_FILE
 
 
 def status(root: Path) -> dict[str, Any]:
@@ -36,9 +38,26 @@ def status(root: Path) -> dict[str, Any]:
                 "failed": sums["statuses"].get("failed", 0),
                 "reasons": verdicts,
                 "bytes": sums["bytes"],
+                "cleaned": (folder.path / CLEANED_FILE).is_file(),
             }
         )
-    return {"output": str(root), "dataset": job.get("dataset"), "stages": stages}
+    return {
+        "output": str(root),
+        "dataset": job.get("dataset"),
+        "stages": stages,
+        "withdrawn": _withdrawn(root),
+    }
+
+
+def _withdrawn(root: Path) -> dict[str, Any]:
+    """Return how many inputs were withdrawn, in how many withdrawals, and whether one is left."""
+    found = read_withdrawn(root)
+    withdrawals = found.withdrawals if found else ()
+    return {
+        "inputs": sum(one.inputs for one in withdrawals),
+        "withdrawals": len(withdrawals),
+        "unfinished": (root / INTENT_FILE).is_file(),
+    }
 
 
 def _datasets(root: Path, flow: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -81,6 +100,18 @@ def table(state: dict[str, Any]) -> str:
             if decided_by == stage["stage"]:
                 listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
                 lines.append(f"{decided_by}: {listed}")
+    lines += [
+        f"{stage['dataset']}: cleaned; the next run makes it again"
+        for stage in state["stages"]
+        if stage["cleaned"]
+    ]
+    withdrawn = state["withdrawn"]
+    if withdrawn["withdrawals"]:
+        lines.append(
+            f"withdrawn: {withdrawn['inputs']} inputs, in {withdrawn['withdrawals']} withdrawals"
+        )
+    if withdrawn["unfinished"]:
+        lines.append(f"a withdrawal was stopped: normpipe withdraw {state['output']} finishes it")
     return "\n".join(lines)
 
 

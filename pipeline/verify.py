@@ -10,10 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .commit import TEMPORARY
+from .derive import CLEANED_FILE
 from .plan import read_description
 from .runner import read_job
 from .shards import ShardFolder, ShardRecord
 from .stage import sha256_file
+from .tombstones import DECIDED_BY, WITHDRAWN, WITHDRAWN_FILE, Withdrawn, read_withdrawn
+from .withdrawal import INTENT_FILE
 
 
 @dataclass
@@ -35,12 +38,14 @@ def verify(root: Path, threads: int = 2) -> Report:
     report = Report()
     folders = [ShardFolder(path.parent) for path in sorted(root.rglob("stage.json"))]
     damaged: set[Path] = set()
+    withdrawn = read_withdrawn(root)
+    report.differences += _withdrawals(root, folders, withdrawn)
     with ThreadPoolExecutor(threads) as pool:
         for folder in folders:
             records = folder.records()
             name = folder.path.relative_to(root).as_posix()
             report.differences += [f"{name}: {line}" for line in _strays(folder, records)]
-            checked = pool.map(lambda r, f=folder: _check(f, r), records.values())
+            checked = pool.map(lambda r, f=folder: _check(f, r, withdrawn), records.values())
             for record, found in zip(records.values(), checked, strict=True):
                 report.shards += 1
                 report.rows += record.rows
@@ -48,7 +53,8 @@ def verify(root: Path, threads: int = 2) -> Report:
                 report.differences += [f"{name}/{record.file}: {line}" for line in found]
                 if found:
                     damaged.add(folder.shard(record.shard))
-            report.differences += [f"{name}: {line}" for line in _derived(folder, records)]
+            if not _cleaned(folder):
+                report.differences += [f"{name}: {line}" for line in _derived(folder, records)]
     # Only sound shards are compared with each other: one damage is one difference.
     for folder in folders:
         name = folder.path.relative_to(root).as_posix()
@@ -56,6 +62,19 @@ def verify(root: Path, threads: int = 2) -> Report:
             for line in _balance(root, folder, record, damaged):
                 report.differences.append(f"{name}/{record.file}: {line}")
     return report
+
+
+def _withdrawals(
+    root: Path, folders: list[ShardFolder], withdrawn: Withdrawn | None
+) -> Iterator[str]:
+    """Yield what would bring withdrawn people back, or leave them in."""
+    if (root / INTENT_FILE).is_file():
+        yield f"a withdrawal was stopped: finish it with normpipe withdraw {root}"
+    mark = f"{DECIDED_BY}:{WITHDRAWN}"
+    if withdrawn is None and any(
+        mark in record.reasons for folder in folders for record in folder.records().values()
+    ):
+        yield f"{WITHDRAWN_FILE} is gone: restore it, or withdrawn people come back"
 
 
 def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
@@ -74,7 +93,12 @@ def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[st
         yield f"shards are missing between 0 and {max(numbers)}"
 
 
-def _check(folder: ShardFolder, record: ShardRecord) -> list[str]:
+def _cleaned(folder: ShardFolder) -> bool:
+    """Say whether a dataset's shards are missing on purpose: normpipe clean freed them."""
+    return (folder.path / CLEANED_FILE).is_file()
+
+
+def _check(folder: ShardFolder, record: ShardRecord, withdrawn: Withdrawn | None) -> list[str]:
     path = folder.shard(record.shard)
     size = path.stat().st_size
     if size != record.bytes:
@@ -91,6 +115,9 @@ def _check(folder: ShardFolder, record: ShardRecord) -> list[str]:
         lines.append(f"{len(keys)} rows, recorded {record.rows}")
     if len(set(keys)) != len(keys):
         lines.append(f"{len(keys) - len(set(keys))} keys occur twice")
+    back = len(withdrawn.found(parents, withdrawn.keys)) if withdrawn else 0
+    if back:
+        lines.append(f"{back} inputs of withdrawn people: withdraw them again")
     counted = {
         entry["values"]: entry["counts"]
         for entry in table["status"].combine_chunks().value_counts().to_pylist()
@@ -107,7 +134,7 @@ def _balance(root: Path, folder: ShardFolder, record: ShardRecord, damaged: set[
         return []
     source = ShardFolder(root / reads[0])
     if source.record(record.shard) is None:
-        return [f"its input {reads[0]} is gone"]
+        return [] if _cleaned(source) else [f"its input {reads[0]} is gone"]
     paths = (source.shard(record.shard), folder.shard(record.shard))
     if damaged.intersection(paths):
         return []

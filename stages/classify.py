@@ -60,6 +60,10 @@ _PART = "classifier"
 EPOCHS_FILE = "epochs.json"
 
 
+class OtherData(OutputError):
+    """A model of the same settings was trained on other labels or pictures."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """What training leaves behind.
@@ -320,7 +324,9 @@ def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:
         return True
     if overwrite:
         return False
-    raise OutputError(
-        f"{folder} holds a classifier of other settings, labels or pictures: redo it with "
-        "--overwrite, or choose another --output"
+    same = found.get("about", {}).get("settings") == json.loads(json.dumps(about["settings"]))
+    kind, what = (OtherData, "labels or pictures") if same else (OutputError, "settings")
+    raise kind(
+        f"{folder} holds a classifier of other {what}: redo it with --overwrite, or choose another "
+        "--output"
     )

@@ -4,7 +4,6 @@ By default an index: rows say where the two pictures stand, and no picture is co
 ``materialize`` the shards hold both pictures and the labels, and need nothing beside them.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from pydantic import Field, field_validator
 from ..manifests.schema import COMMON, IMAGE, PAIRS, schema
 from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError
-from ..pipeline.labels import LABELS_METADATA, label_rows, read_labels
+from ..pipeline.labels import LABELS_METADATA, label_rows, labels_digest, read_labels
 from ..pipeline.shards import ROW_GROUP_ROWS
 from ..pipeline.stage import JoinStage, Row, StageConfig
 
@@ -102,11 +101,7 @@ class Pair(JoinStage):
         """Return the digest of the labels, where they are written into the shards."""
         if self._labels is None:
             return {}
-        sink = pa.BufferOutputStream()
-        table = self._labels.combine_chunks()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        return {"labels": hashlib.sha256(sink.getvalue()).hexdigest()}
+        return {"labels": labels_digest(self._labels)}
 
     def join(self, number: int, inputs: list[pa.Table]) -> Iterable[pa.Table]:
         """Return the pairs of shard ``number``; see the class for the rules.

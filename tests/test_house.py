@@ -14,6 +14,7 @@ from normpipe.manifests import schema, vocabularies
 from normpipe.pipeline import (
     cli_classifying,
     cli_judging,
+    cli_living,
     cli_machine,
     cli_networks,
     cli_training,
@@ -189,6 +190,7 @@ def commands() -> list[str]:
         cli_judging.register()
         cli_classifying.register()
         cli_machine.register()
+        cli_living.register()
     return [
         command.name or str(command.callback.__name__).replace("_", "-")  # type: ignore[union-attr]
         for command in app.registered_commands

@@ -72,6 +72,23 @@ def test_other_settings_are_refused_until_overwrite(job: Path) -> None:
     refused(call("run", *arguments, "--stage", "classify"), "--overwrite")
 
 
+def test_new_labels_leave_the_model_as_it_was_and_say_so(job: Path, tmp_path: Path) -> None:
+    photographs = sample_list(tmp_path / "photographs")
+    assert call("run", *_run(photographs, tmp_path / "out")).exit_code == 0
+    model = tmp_path / "out/classify/classifier.safetensors"
+    before = model.read_bytes()
+    text = photographs.read_text().replace(
+        "person01_neutral.jpg,person01,train,neutral", "person01_neutral.jpg,person01,train,anger"
+    )
+    photographs.write_text(text)
+    again = call("run", *_run(photographs, tmp_path / "out"))
+    assert again.exit_code == 0, again.output
+    assert "left as it was" in again.stderr and "--overwrite" in again.stderr
+    assert model.read_bytes() == before
+    stage = ("--stage", "classify")
+    refused(call("run", *_run(photographs, tmp_path / "out"), *stage), "labels or pictures")
+
+
 def test_until_pair_leaves_classifiers_out(tmp_path: Path) -> None:
     photographs = sample_list(tmp_path / "photographs")
     result = call("run", *_run(photographs, tmp_path / "out"), "--until", "pair")
