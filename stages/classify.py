@@ -324,7 +324,8 @@ def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:
         return True
     if overwrite:
         return False
-    same = found.get("about", {}).get("settings") == json.loads(json.dumps(about["settings"]))
+    wanted = {**json.loads(json.dumps(about)), "data": found.get("about", {}).get("data")}
+    same = found.get("about") == wanted
     kind, what = (OtherData, "labels or pictures") if same else (OutputError, "settings")
     raise kind(
         f"{folder} holds a classifier of other {what}: redo it with --overwrite, or choose another "

@@ -267,7 +267,7 @@ def test_labels_that_differ_are_another_training(whole, easy, tmp_path):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
     assert train(settings(**LEG), listing, task, part, tmp_path).finished
     fewer = part.__class__(part.name, "", None, part.train[1:], part.test)
-    with pytest.raises(OutputError, match="other settings"):
+    with pytest.raises(OutputError, match="other labels or pictures"):
         train(settings(**LEG), listing, task, fewer, tmp_path)
 
 
