@@ -305,8 +305,8 @@ def start_logging(quiet: bool) -> None:
     log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
-def main() -> None:
-    """Run the command line."""
+def register_commands() -> None:
+    """Add the commands of all modules to the command line."""
     from . import (
         cli_classifying,
         cli_judging,
@@ -322,4 +322,9 @@ def main() -> None:
     cli_classifying.register()
     cli_machine.register()
     cli_living.register()
+
+
+def main() -> None:
+    """Run the command line."""
+    register_commands()
     app(prog_name="normpipe")

@@ -23,7 +23,7 @@ from .classification.protocol import Part, check
 from .classification.score_files import Scored, read_scores
 from .classification.scoring import HEADLINE, MODEL, headline_of, row_statistics
 from .classification.settings import AblateConfig, ClassifyConfig, EvaluateConfig
-from .classification.tasks import Task
+from .classification.tasks import Task, people_of
 from .classification.views import ViewPool
 from .classify import plan_parts, train
 from .evaluate import evaluate_part
@@ -237,7 +237,8 @@ def tabulate(
             }
             inner[name] = tabulate(config, task, some)
         return replace(tabulate(config, task, found), groups=inner)
-    draws = Draws(np.asarray(people_of(first)), config.resamples)
+    who, keys = (first.predictions[name].to_pylist() for name in ("subject", "key"))
+    draws = Draws(np.asarray(people_of(who, keys)), config.resamples)
     drawn: dict[tuple[int, str, str], Floats] = {}
     cells: list[Cell] = []
     for size, arm, head in dict.fromkeys((s, a, h) for s, a, h, _ in found):
@@ -283,15 +284,6 @@ def _contrasts(cells: Sequence[Cell], drawn: dict[tuple[int, str, str], Floats])
 def _kept(task: Task, run: Scored, statistics: Floats) -> float:
     by = np.asarray(run.predictions["predicted_by"].to_pylist(), object)
     return float(headline_of(task.kind, statistics[by == MODEL].sum(0)))
-
-
-def people_of(run: Scored) -> list[str]:
-    """Who is in each row; rows without a subject are people of their own."""
-    keys, subjects = run.predictions["key"].to_pylist(), run.predictions["subject"].to_pylist()
-    return [
-        f"input {key}" if who is None else f"subject {who}"
-        for key, who in zip(keys, subjects, strict=True)
-    ]
 
 
 def _interval(value: Cell | Contrast, sign: bool = False) -> str:

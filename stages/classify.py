@@ -180,32 +180,48 @@ def train(
     if not trainer.run(score, over):
         return Trained(folder, False)
     if fabric.is_global_zero:
-        network = _averaged(trainer).cpu().eval()
-        made_by = normalizer_weights(config.views, faces, config.normalizer) or ()
-        model = replace(model, network=network, normalized_by=made_by)
-        save_classifier(model, folder / MODEL_FILE)
-        card = {
-            "sha256": sha256_file(folder / MODEL_FILE),
-            "part": part.name,
-            "fold": part.fold,
-            "about": about,
-            "recipe": config.model_dump(mode="json"),
-            "trained_on": {
-                "dataset": listing.name,
-                "faces": len(rows),
-                "left_out": int(len(part.train) - len(rows)),
-                "subjects": len({*faces.subjects()} - {None}),
-                "normalized_by": [*made_by],
-            },
-            "steps": schedule.steps,
-            "cpu_seconds": round(trainer.cpu_seconds, 1),
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "classes" if task.kind == "emotion" else "labels": [*task.names],
-            "fallback": [float(value) for value in fallback(task, truth)],
-        }
-        write_json(folder / CARD_FILE, card)
-        trainer.state_file.unlink(missing_ok=True)
+        model = replace(model, network=_averaged(trainer).cpu().eval())
+        left_out = len(part.train) - len(rows)
+        known = {"part": part.name, "fold": part.fold, "about": about, "left_out": left_out}
+        _write(model, trainer, config, faces, known)
     return Trained(folder, True, fabric.is_global_zero)
+
+
+def _write(
+    model: Classifier,
+    trainer: Trainer,
+    config: ClassifyConfig,
+    faces: Listing,
+    known: dict[str, Any],
+) -> None:
+    """Write weights and card, which says that all is there; the state is then of no more use.
+
+    Args:
+        faces: those that trained.
+        known: ``part``, ``fold``, ``about`` and how many faces were ``left_out``.
+    """
+    folder, task = trainer.state_file.parent, model.task
+    made_by = normalizer_weights(config.views, faces, config.normalizer) or ()
+    save_classifier(replace(model, normalized_by=made_by), folder / MODEL_FILE)
+    card = {
+        **{name: known[name] for name in ("part", "fold", "about")},
+        "sha256": sha256_file(folder / MODEL_FILE),
+        "recipe": config.model_dump(mode="json"),
+        "trained_on": {
+            "dataset": faces.name,
+            "faces": len(faces),
+            "left_out": known["left_out"],
+            "subjects": len({*faces.subjects()} - {None}),
+            "normalized_by": [*made_by],
+        },
+        "steps": trainer.schedule.steps,
+        "cpu_seconds": round(trainer.cpu_seconds, 1),
+        "parameters": sum(p.numel() for p in model.network.parameters()),
+        "classes" if task.kind == "emotion" else "labels": [*task.names],
+        "fallback": [float(value) for value in fallback(task, task.truth(faces.labels))],
+    }
+    write_json(folder / CARD_FILE, card)
+    trainer.state_file.unlink(missing_ok=True)
 
 
 def build_network(config: ClassifyConfig, task: Task) -> MixtureClassifier:

@@ -11,15 +11,7 @@ import pyarrow as pa
 import pytest
 
 from normpipe.manifests import schema, vocabularies
-from normpipe.pipeline import (
-    cli_classifying,
-    cli_judging,
-    cli_living,
-    cli_machine,
-    cli_networks,
-    cli_training,
-)
-from normpipe.pipeline.cli import app
+from normpipe.pipeline.cli import app, register_commands
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("manifests", "pipeline", "stages")
@@ -185,12 +177,7 @@ def test_no_file_speaks_of_a_machine() -> None:
 
 def commands() -> list[str]:
     if "synthesize" not in {command.name for command in app.registered_commands}:
-        cli_training.register()
-        cli_networks.register()
-        cli_judging.register()
-        cli_classifying.register()
-        cli_machine.register()
-        cli_living.register()
+        register_commands()
     return [
         command.name or str(command.callback.__name__).replace("_", "-")  # type: ignore[union-attr]
         for command in app.registered_commands

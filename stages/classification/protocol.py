@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...manifests.datasets import load_description, seeded_folds
 from ...pipeline.errors import InputError, nearest
 from .faces import Listing
-from .tasks import Task
+from .tasks import Task, people_of
 
 Floats = NDArray[np.floating]
 Rows = NDArray[np.int64]
@@ -181,25 +181,18 @@ def _seeded(listing: Listing, count: int, seed: int) -> NDArray[np.int64]:
         fold_of = seeded_folds(sorted({*people}), count, seed)
     except ValueError as error:
         raise InputError(str(error)) from None
-    numbers = np.asarray([fold_of[name] for name in people], np.int64)
-    return numbers - numbers.min() + 1
+    return np.asarray([fold_of[name] for name in people], np.int64)
 
 
 def _people(listing: Listing) -> list[str]:
-    keys = listing.column("parent_key")
-    return [
-        f"subject {who}" if who is not None else f"input {key}"
-        for who, key in zip(listing.subjects(), keys, strict=True)
-    ]
+    return people_of(listing.subjects(), listing.column("parent_key"))
 
 
-def check(
-    task: Task, listing: Listing, part: Part, shared_subjects: bool, test: Listing | None = None
-) -> list[str]:
+def check(task: Task, listing: Listing, part: Part, shared_subjects: bool) -> list[str]:
     """Look at labels and subjects before hours of training.
 
     Args:
-        part: rows of ``listing`` that train, and of ``test`` (default: the same) that test.
+        part: rows of ``listing`` that train and that test.
         shared_subjects: allow a subject on both sides.
 
     Returns:
@@ -209,13 +202,12 @@ def check(
         InputError: nothing to learn from, a label that never occurs in training, or subjects that
             train and test.
     """
-    others = test or listing
     check_training(task, listing, part)
     if not len(part.test):
         raise InputError(f"{part.name}: no labelled input to test on: see 'normpipe status'")
-    if not shared_subjects and others is listing:
+    if not shared_subjects:
         _refuse_shared(listing.subjects(), part)
-    tested = _counts(task, task.truth(others.labels)[part.test])
+    tested = _counts(task, task.truth(listing.labels)[part.test])
     absent = [name for name, count in zip(task.names, tested, strict=True) if not count]
     return [f"the test has no example of {', '.join(absent)}"] if absent else []
 

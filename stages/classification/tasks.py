@@ -63,6 +63,14 @@ class Task:
         return np.stack(columns, axis=1) if columns else np.empty((labels.num_rows, 0), np.float32)
 
 
+def people_of(subjects: Sequence[str | None], keys: Sequence[str]) -> list[str]:
+    """Who is in each row; a row without a subject is a person of its own."""
+    return [
+        f"input {key}" if who is None else f"subject {who}"
+        for who, key in zip(subjects, keys, strict=True)
+    ]
+
+
 def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[str]) -> Task:
     """Return the task that labels allow.
 

@@ -9,9 +9,10 @@ from filelock import FileLock
 
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.stages import ablate as module
-from normpipe.stages.ablate import ablate, people_of, subset, tabulate
+from normpipe.stages.ablate import ablate, subset, tabulate
 from normpipe.stages.classification.score_files import Scored
 from normpipe.stages.classification.settings import AblateConfig
+from normpipe.stages.classification.tasks import people_of
 from normpipe.stages.metrics.resampling import Draws
 
 from .classification.toys import EMOTIONS, TASKS, card, drawn, table
@@ -60,11 +61,16 @@ def by_hand(rows, weights):
     return (weights * rows).sum(1) / weights.sum(1)
 
 
+def people_in(found):
+    rows = next(iter(found.values())).predictions
+    return np.array(people_of(rows["subject"].to_pylist(), rows["key"].to_pylist()))
+
+
 def test_cells(made, result):
     found, right = made
     assert result.headline == "accuracy" and result.test_rows == ROWS and result.people == 5
     assert len(result.cells) == 8
-    weights = Draws(np.array(people_of(next(iter(found.values())))), 200).all_weights()
+    weights = Draws(people_in(found), 200).all_weights()
     for cell in result.cells:
         rows = [right[40, cell.arm, cell.head, seed] for seed in SEEDS]
         assert cell.each == pytest.approx([one.mean() for one in rows])
@@ -77,7 +83,7 @@ def test_cells(made, result):
 
 def test_contrasts_are_paired_differences(made, result):
     found, right = made
-    weights = Draws(np.array(people_of(next(iter(found.values())))), 200).all_weights()
+    weights = Draws(people_in(found), 200).all_weights()
     cells = {(cell.arm, cell.head): cell.value for cell in result.cells}
     wanted = {
         ("both views - the original twice", head): (("original+normalized", head),
