@@ -195,9 +195,7 @@ def finish(job: Job) -> None:
     normalized = job.output / f"normalized/{job.stage('normalize').variant_name}"
     if (normalized / "manifest.json").is_file():
         typer.echo(f"normalized dataset: {normalized}")
-    if status_module.quarantined(state):
-        typer.echo("normpipe: some shards are quarantined; run again with --retry-failed", err=True)
-        raise typer.Exit(AGAIN)
+    status_module.refuse_quarantined(state)
 
 
 @app.command()

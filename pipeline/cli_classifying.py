@@ -17,7 +17,7 @@ from .config import Job, check, load_job
 from .errors import InputError
 from .runner import Options
 from .stage import sha256_file
-from .status import quarantined, status
+from .status import refuse_quarantined, status
 
 if TYPE_CHECKING:
     from ..stages.classification.course import Outcome
@@ -207,7 +207,11 @@ def predict(
     """Say what a classifier sees in new photographs or shards. Kill it; it goes on."""
     from ..stages import predict as telling
     from ..stages.classification.faces import faces_folder, holds_dataset
-    from ..stages.classification.models import classifier_file, open_classifier
+    from ..stages.classification.models import (
+        check_normalizer,
+        classifier_file,
+        open_classifier,
+    )
     from ..stages.classification.views import PLANS
 
     start_logging(False)
@@ -224,7 +228,8 @@ def predict(
     views = PLANS[found.views].reads
 
     def accept(weights_sha256: str) -> None:
-        telling.check_normalizer(found, (weights_sha256,), any_normalizer)
+        if not any_normalizer:
+            check_normalizer(found, (weights_sha256,), telling.ANY_NORMALIZER)
 
     if not made:
         last = "pair" if "normalized" in views else "align"
@@ -232,9 +237,8 @@ def predict(
     data = faces_folder(input if made else job.output, views)
     told = telling.predict(config, found, sha256_file(file), data, output, overwrite)
     typer.echo(told.summary())
-    if not made and quarantined(status(job.output)):
-        typer.echo("normpipe: some shards are quarantined; run again with --retry-failed", err=True)
-        raise typer.Exit(AGAIN)
+    if not made:
+        refuse_quarantined(status(job.output))
 
 
 def prediction_job(

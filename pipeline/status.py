@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .derive import CLEANED_FILE, totals
+from .errors import OutputError
 from .plan import read_description
 from .runner import read_job
 from .shards import ShardFolder
@@ -115,8 +116,19 @@ def table(state: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def quarantined(state: dict[str, Any]) -> bool:
-    """Say whether a shard was set aside after several tries."""
-    return any(
-        "quarantined" in stage["reasons"].get(stage["stage"], {}) for stage in state["stages"]
-    )
+def refuse_quarantined(state: dict[str, Any]) -> None:
+    """Raise where shards were set aside after several tries: the same command keeps them so.
+
+    Raises:
+        OutputError: naming each stage and its rows.
+    """
+    found = [
+        f"{rows} of {stage['stage']}"
+        for stage in state["stages"]
+        if (rows := stage["reasons"].get(stage["stage"], {}).get("quarantined"))
+    ]
+    if found:
+        raise OutputError(
+            f"rows in quarantined shards: {', '.join(found)}; all else is done. Look for the cause "
+            "in the log above, mend it, and run the same command with --retry-failed"
+        )

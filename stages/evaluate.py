@@ -14,14 +14,14 @@ from ..pipeline.errors import InputError
 from ..pipeline.stage import sha256_file
 from .classification.experts import ExpertUse, write_experts
 from .classification.faces import Listing, list_faces
-from .classification.models import Classifier, Told, open_classifier, tell
+from .classification.models import Classifier, Told, check_normalizer, open_classifier, tell
 from .classification.protocol import Part, all_of
 from .classification.report import write_report
 from .classification.score_files import SCORES, ScoreCard, read_scores, write_scores
 from .classification.scoring import FALLBACK, MODEL, prediction_columns, score
 from .classification.settings import EvaluateConfig, Views
 from .classification.tasks import Task
-from .classification.views import PLANS, ViewData, ViewPool
+from .classification.views import PLANS, ViewData, ViewPool, normalizer_weights
 from .classify import CARD_FILE, EPOCHS_FILE, MODEL_FILE
 from .training.devices import make_fabric
 
@@ -48,7 +48,8 @@ def evaluate(
         pool: pictures that were read before.
 
     Raises:
-        InputError: no model, or a listing without the views that it needs.
+        InputError: no model, a listing without the views that it needs, or faces of another
+            normalizer.
     """
     model = open_classifier(model_folder)
     views = config.views or model.views
@@ -61,6 +62,8 @@ def evaluate(
     if done is not None:
         log.info("%s: scored already: %s", split, output)
         return done
+    if not config.any_normalizer:
+        _check_normalizer(model, views, faces)
     usable = np.flatnonzero(faces.usable)
     pool = pool or ViewPool(listing, rows[usable], config.memory_gb, config.threads)
     data = ViewData(pool, rows[usable], views, model.network, model.normalizer)
@@ -178,6 +181,14 @@ def _require_known(model: Classifier, views: str) -> None:
             f"the model was trained on '{model.views}' and knows no '{views}': set evaluate.views "
             "to what it was trained on, or to one view of it"
         )
+
+
+def _check_normalizer(model: Classifier, views: str, faces: Listing) -> None:
+    """Raise InputError for faces of another normalizer than the one that training saw."""
+    weights = normalizer_weights(views, faces, model.normalizer)
+    # Shards made by other hands say nothing, and neither did those that the model was trained on.
+    if weights is not None or model.normalized_by:
+        check_normalizer(model, weights, "--set evaluate.any_normalizer=true")
 
 
 def _done(

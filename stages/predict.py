@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,10 +30,13 @@ from ..pipeline.commit import commit_file, storage_errors, temporary, write_json
 from ..pipeline.errors import InputError, OutputError
 from ..pipeline.stage import StageConfig, sha256_file
 from .classification.faces import Listing, input_paths, list_rows, shards_digest
-from .classification.models import Classifier, tell
+from .classification.models import Classifier, check_normalizer, tell
 from .classification.scoring import told_columns
 from .classification.tasks import Task
 from .classification.views import PLANS, ViewData, ViewPool, normalizer_weights
+
+#: What takes faces that another normalizer made.
+ANY_NORMALIZER = "--any-normalizer"
 
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
@@ -79,36 +82,6 @@ def check_output(output: Path) -> None:
         raise InputError(f"{output} is a folder: give --output the name of a file")
 
 
-def check_normalizer(
-    model: Classifier, weights: Collection[str] | None, any_normalizer: bool
-) -> None:
-    """Refuse faces that another normalizer made than the one a model was trained on.
-
-    Args:
-        weights: sha256 of the normalizer weights behind the faces; None where nobody knows.
-
-    Raises:
-        InputError: they are others, or one side does not say.
-    """
-    if any_normalizer or weights == ():
-        return
-    way = "or give --any-normalizer if you know better"
-    if weights is None:
-        raise InputError(f"the shards do not say which weights normalized them: pair anew, {way}")
-    if not model.normalized_by:
-        raise InputError(
-            f"the classifier does not say which normalizer made what it was trained on: train it "
-            f"anew, {way}"
-        )
-    strange = sorted({*weights} - {*model.normalized_by})
-    if strange:
-        raise InputError(
-            f"the classifier was trained on faces normalized by the weights "
-            f"{', '.join(name[:12] for name in model.normalized_by)}… and these are by "
-            f"{strange[0][:12]}…: normalize with the same (--set normalize.weights=FILE), {way}"
-        )
-
-
 def predict(
     config: PredictConfig,
     model: Classifier,
@@ -132,7 +105,8 @@ def predict(
     device = _device(config.device)
     listing = list_rows(data, PLANS[model.views].reads, config.variant)
     weights = normalizer_weights(model.views, listing, model.normalizer)
-    check_normalizer(model, weights, config.any_normalizer)
+    if not config.any_normalizer:
+        check_normalizer(model, weights, ANY_NORMALIZER)
     paths = input_paths(listing)
     about = {
         "model_sha256": model_sha256,

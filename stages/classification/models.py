@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -102,6 +102,35 @@ def open_classifier(path: Path) -> Classifier:
     load_weights(network, file)
     network.eval().requires_grad_(False)
     return Classifier(network, task, notes["views"], notes["normalizer"], made_by)
+
+
+def check_normalizer(model: Classifier, weights: Collection[str] | None, unless: str) -> None:
+    """Refuse faces that another normalizer made than the one a model was trained on.
+
+    Args:
+        weights: sha256 of the normalizer weights behind the faces; None where nobody knows.
+        unless: the option or setting that takes them all the same.
+
+    Raises:
+        InputError: they are others, or one side does not say.
+    """
+    if weights == ():
+        return
+    way = f"or give {unless} if you know better"
+    if weights is None:
+        raise InputError(f"the shards do not say which weights normalized them: pair anew, {way}")
+    if not model.normalized_by:
+        raise InputError(
+            f"the classifier does not say which normalizer made what it was trained on: train it "
+            f"anew, {way}"
+        )
+    strange = sorted({*weights} - {*model.normalized_by})
+    if strange:
+        raise InputError(
+            f"the classifier was trained on faces normalized by the weights "
+            f"{', '.join(name[:12] for name in model.normalized_by)}… and these are by "
+            f"{strange[0][:12]}…: normalize with the same (--set normalize.weights=FILE), {way}"
+        )
 
 
 def tell(model: Classifier, data: ViewData, device: str = "cpu", batch_size: int = _BATCH) -> Told:

@@ -125,6 +125,9 @@ class EvaluateConfig(StageConfig):
         "auto", description="cpu or cuda; auto: a GPU where there is one"
     )
     threads: int = Field(1, ge=1, description="that decode pictures")
+    any_normalizer: bool = Field(
+        False, description="score faces that other weights normalized than training saw"
+    )
 
 
 class AblateConfig(StageConfig):

@@ -18,7 +18,7 @@ from normpipe.pipeline.progress import Progress
 from normpipe.pipeline.runner import Options, Runner
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.stage import Stage
-from normpipe.pipeline.status import quarantined, status
+from normpipe.pipeline.status import refuse_quarantined, status
 from normpipe.pipeline.verify import verify
 
 from .conftest import small_disk
@@ -122,10 +122,12 @@ def test_quarantine_keeps_the_run_going_and_retry_failed_mends_it(tmp_path: Path
     made = state["stages"][1]
     assert made["reasons"]["toy-map"]["quarantined"] == 10
     assert made["inputs_left"] == 0
-    assert quarantined(state)
+    with pytest.raises(OutputError, match=r"10 of toy-map; .* --retry-failed"):
+        refuse_quarantined(state)
     record = ShardFolder(tmp_path / "out/made").record(1)
     assert record is not None and record.quarantined
     run(tmp_path / "out", flow(), retry_failed=True)
+    refuse_quarantined(status(tmp_path / "out"))
     assert digests(tmp_path / "good") == digests(tmp_path / "out")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -202,3 +203,16 @@ def test_figures_chosen_on_the_test_stand_apart(model):
     assert paper_style(model) == {
         "best_epoch": 2.0, "best_epoch_f1": 0.8, "tuned_threshold": 0.2,
     }  # fmt: skip
+
+
+def test_faces_of_another_normalizer_are_refused(model, plan):
+    listing, _, part = plan
+    file = model / "classifier.safetensors"
+    found = open_classifier(file)
+    assert found.normalized_by
+    save_classifier(replace(found, normalized_by=("0" * 64,)), file)
+    with pytest.raises(InputError, match=r"000000000000….*evaluate\.any_normalizer=true"):
+        evaluate_part(CPU, listing, part, model)
+    assert not (model / "scores").exists()
+    anyway = EvaluateConfig(device="cpu", any_normalizer=True)
+    assert evaluate_part(anyway, listing, part, model).coverage.test_rows == 20

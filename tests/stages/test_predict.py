@@ -20,7 +20,7 @@ from normpipe.pipeline import cli, cli_classifying
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.stages import predict as predicting
 from normpipe.stages.classification.faces import input_paths, list_faces, list_rows
-from normpipe.stages.classification.models import open_classifier
+from normpipe.stages.classification.models import check_normalizer, open_classifier
 from normpipe.stages.classification.settings import ClassifyConfig
 from normpipe.stages.classification.tasks import Task
 from normpipe.stages.classify import CARD_FILE, plan_parts, train
@@ -358,6 +358,6 @@ def test_a_view_of_a_normalizers_making_needs_its_weights(
     with pytest.raises(InputError, match="000000000000…"):
         predicting.predict(config, other, "model", aligned, tmp_path / "other.csv")
     with pytest.raises(InputError, match="does not say"):
-        predicting.check_normalizer(replace(other, normalized_by=()), (digest,), False)
+        check_normalizer(replace(other, normalized_by=()), (digest,), "--any")
     with pytest.raises(InputError, match="do not say"):
-        predicting.check_normalizer(other, None, False)
+        check_normalizer(other, None, "--any")
