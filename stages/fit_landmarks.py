@@ -76,7 +76,7 @@ def fit_landmarks(config: FitLandmarksConfig, data: list[Path], output: Path) ->
     network = LandmarkNet()
     batches = FaceCrops(train, config.batch_size, config.empty_share, config.seed)
     network.point_mean.copy_(_mean_points(batches))
-    free = {"device", "threads", "workers", "save_every", "validation_crops"}
+    free = {"device", "precision", "threads", "workers", "save_every", "validation_crops"}
     about = {
         "recipe": config.model_dump(mode="json", exclude=free),
         "data": [pairs.digest() for pairs in train],

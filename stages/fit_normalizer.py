@@ -314,6 +314,7 @@ def settings_that_shape(config: FitNormalizerConfig) -> dict[str, Any]:
     free = {
         "sets",
         "device", "devices", "nodes", "threads", "workers", "minutes", "memory_gb", "accumulate",
+        "precision",  # the state says in which numbers it was computed, whatever was asked for
         "save_every", "evaluate_every", "evaluation_pairs", "most_gain",
     }  # fmt: skip
     return json.loads(config.model_dump_json(exclude=free))

@@ -33,7 +33,16 @@ log = logging.getLogger(__name__)
 
 SHEET_PICTURES = 8
 #: Settings that change no result, or nothing but where results are kept.
-_FREE = {"threads", "workers", "save_every", "evaluate_every", "device", "encoder", "save_memory"}
+_FREE = {
+    "precision",
+    "threads",
+    "workers",
+    "save_every",
+    "evaluate_every",
+    "device",
+    "encoder",
+    "save_memory",
+}
 
 
 class PretrainEncoderConfig(BaseModel):

@@ -242,16 +242,21 @@ class Trainer:
             notes = {
                 "step": self.step,
                 "fingerprint": self._fingerprint,
+                "precision": self._precision(),
                 "cpu_seconds": self.cpu_seconds,
             }
             save_tensors(tensors, self.state_file, notes)
         self.fabric.barrier()
 
+    def _precision(self) -> str:
+        """The numbers that are computed in; ``auto`` differs between machines."""
+        return str(self.fabric.strategy.precision.precision)
+
     def resume(self) -> bool:
         """Load the saved state, if there is one.
 
         Raises:
-            InputError: it belongs to other settings.
+            InputError: it belongs to other settings, or was computed in other numbers.
         """
         if not self.state_file.is_file():
             return False
@@ -260,6 +265,12 @@ class Trainer:
             raise InputError(
                 f"{self.state_file} was written with other settings or data: use another output "
                 "folder, or delete it"
+            )
+        before, here = notes.get("precision"), self._precision()
+        if before not in (None, here):
+            raise InputError(
+                f"{self.state_file} was computed in {before}, and here it would go on in {here}: "
+                f"set precision = '{'bf16' if 'bf16' in before else 'fp32'}', or begin anew"
             )
         self.plain.load_state_dict(_under("module.", tensors))
         self.average.load_state_dict(_under("average.", tensors))

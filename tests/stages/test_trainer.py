@@ -90,6 +90,14 @@ def test_other_data_are_refused(whole, tmp_path):
         train(tmp_path)
 
 
+def test_other_numbers_are_refused(whole, tmp_path):
+    """Begun in bf16 (auto, on a GPU), it does not go on in fp32 unasked."""
+    train(tmp_path, precision="bf16", stops=(5,))
+    with pytest.raises(InputError, match=r"bf16-mixed.*32-true: set precision = 'bf16'"):
+        train(tmp_path)
+    assert train(tmp_path, precision="bf16").finished
+
+
 def test_the_rate_depends_on_the_step_alone(whole):
     rates = [float(row[3]) for row in read_log(whole / "log.csv") if row[2] == "rate"]
     assert np.isfinite(rates).all() and rates[-1] < rates[0]

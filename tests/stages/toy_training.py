@@ -49,9 +49,9 @@ class SquaredError(nn.Module):
         return {"total": error, "error": error}
 
 
-def train(folder, devices=1, accumulate=1, stops=(), steps=STEPS):
+def train(folder, devices=1, accumulate=1, stops=(), steps=STEPS, precision="fp32"):
     """Train as far as ``stops`` lets it; return the trainer and whether it came to the end."""
-    fabric = make_fabric("cpu", "fp32", devices)
+    fabric = make_fabric("cpu", precision, devices)
     fabric.launch()
     view = View()
     batches = Points(accumulate * devices)
