@@ -191,6 +191,8 @@ def test_materialized_pairs_carry_pictures_and_labels(
         samples / "labels.csv",
         "--output",
         tmp_path / "out",
+        "--until",
+        "pair",
         "--set",
         "ingest.au_columns=intensity",
         "--set",

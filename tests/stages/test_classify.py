@@ -294,7 +294,8 @@ def test_the_real_job_is_classified_in_folds(samples_job, tmp_path):
 
 def test_cross_dataset(easy, samples_job, tmp_path):
     config = settings(labels=("neutral", "happiness"), least_steps=2)
-    found = run_protocol(config, EvaluateConfig(device="cpu"), easy, tmp_path, (samples_job, ""))
+    scoring = EvaluateConfig(device="cpu", any_normalizer=True)  # drawn faces, real faces
+    found = run_protocol(config, scoring, easy, tmp_path, (samples_job, ""))
     (scored,) = found.scores
     assert scored.card.train_dataset == "d" and scored.card.test_dataset == "samples"
     assert scored.card.coverage.test_rows == 12 and found.pooled is None
