@@ -19,7 +19,7 @@ from .config import Job, load_job, template
 from .errors import InputError, Interrupted, NormpipeError, nearest
 from .runner import Options, Runner
 from .stage import Stage
-from .stopping import ending_in_time, terminable
+from .stopping import ending_in_time, leave, terminable
 
 log = logging.getLogger("normpipe")
 app = typer.Typer(
@@ -323,6 +323,9 @@ def register_commands() -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line and end the process."""
     register_commands()
-    app(prog_name="normpipe")
+    try:
+        app(prog_name="normpipe")
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else int(end.code is not None))

@@ -135,3 +135,17 @@ def test_sigterm_ends_any_command_as_ctrl_c_does() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_the_process_ends_with_its_status_and_all_said() -> None:
+    code = """
+import atexit, sys, threading, time
+from normpipe.pipeline.stopping import leave
+atexit.register(print, "registered")
+threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+sys.stdout.write("unfinished line ")
+leave(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3 and done.stderr == ""
+    assert done.stdout == "unfinished line thread\nregistered\n"
