@@ -117,6 +117,11 @@ def status_of(reason: str) -> Status:
     return REASONS[reason][0]
 
 
+def is_failure(reason: str) -> bool:
+    """Say whether a reason stands for ``failed``; one that a newer release made does not."""
+    return REASONS.get(reason, ("rejected", ""))[0] == "failed"
+
+
 def emotion_name(text: str) -> str:
     """Return the emotion's standard name, or the text in lower case where it is not a known one."""
     word = text.strip().lower()

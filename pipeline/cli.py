@@ -82,7 +82,7 @@ def run(
         bool, typer.Option("--dry-run", help="print the plan; write nothing")
     ] = False,
     overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
-    retry_failed: Annotated[bool, typer.Option(help="redo shards that hold failed rows")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="try failed rows again")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="warnings and errors only")] = False,
 ) -> None:
     """Run the job: ingest, align, normalize, pair; with labels, classify and evaluate.

@@ -202,7 +202,7 @@ def predict(
     ] = False,
     set: Settings = None,
     overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
-    retry_failed: Annotated[bool, typer.Option(help="redo shards that hold failed rows")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="try failed rows again")] = False,
 ) -> None:
     """Say what a classifier sees in new photographs or shards. Kill it; it goes on."""
     from ..stages import predict as telling

@@ -19,6 +19,7 @@ from .attempts import Attempt, InHand
 from .errors import Interrupted, NormpipeError, SampleError
 from .feed import Channel, ShardFeed, Stop
 from .progress import Progress
+from .retrying import Kept, SettledRows
 from .shards import ShardFolder, ShardRecord, ShardWriter
 from .stage import MapStage, Row
 
@@ -63,10 +64,12 @@ def read_batches(folder: ShardFolder, number: int, size: int) -> Iterator[list[R
         yield rest
 
 
-def prepare(stage: MapStage, row: Row) -> Any:
-    """Return the prepared item, or the SampleError that decides the row; None: passed on."""
+def prepare(stage: MapStage, row: Row, kept: Kept | None = None) -> Any:
+    """Return the prepared item, or what decides the row: SampleError, ``kept``, None: passed on."""
     if row["status"] != "ok":
         return None
+    if kept is not None:
+        return kept
     try:
         return stage.prepare(row)
     except SampleError as error:
@@ -77,6 +80,8 @@ def finish(stage: MapStage, row: Row, item: Any, result: Any) -> list[Row]:
     """Return the output rows of one input row, whatever became of it."""
     if item is None:
         return [stage.pass_on(row)]
+    if isinstance(item, Kept):
+        return item.rows
     if not isinstance(item, SampleError):
         try:
             return stage.finish_row(row, item, result)
@@ -89,12 +94,16 @@ def finish(stage: MapStage, row: Row, item: Any, result: Any) -> list[Row]:
 
 def compute(stage: MapStage, items: list[Any]) -> list[Any]:
     """Return a result for each item; those that were decided already get None."""
-    live = [i for i, item in enumerate(items) if not isinstance(item, SampleError | None)]
+    live = [i for i, item in enumerate(items) if not isinstance(item, SampleError | Kept | None)]
     results: list[Any] = [None] * len(items)
-    if live:
-        outputs = stage.compute([items[i] for i in live])
-        for i, output in zip(live, outputs, strict=True):
-            results[i] = output
+    if not live:
+        return results
+    if stage.keeps_places:
+        alive = {*live}
+        outputs = stage.compute([item if i in alive else None for i, item in enumerate(items)])
+        return [output if i in alive else None for i, output in enumerate(outputs)]
+    for i, output in zip(live, stage.compute([items[i] for i in live]), strict=True):
+        results[i] = output
     return results
 
 
@@ -118,13 +127,19 @@ class MapWorker:
         folders: tuple[ShardFolder, ShardFolder],
         feeds: tuple[ShardFeed, ShardFeed | None],
         wanted: Callable[[int], str | None],
+        settled: Callable[[int], SettledRows | None],
         context: Context,
     ) -> None:
-        """``wanted`` gives the fingerprint of a shard to make, or None where it is current."""
+        """Hold what the threads need; ``start`` starts them.
+
+        ``wanted`` gives the fingerprint of a shard to make, or None where it is current;
+        ``settled`` what a retry keeps of it.
+        """
         self._stage = stage
         self._source, self._target = folders
         self._feed, self._next = feeds
         self._wanted = wanted
+        self._settled = settled
         self._context = context
         self._tries: Counter[int] = Counter()
         self._quarantines = 0
@@ -163,12 +178,17 @@ class MapWorker:
 
     def _read_shard(self, attempt: Attempt) -> None:
         try:
+            settled = self._settled(attempt.number)
             for rows in read_batches(self._source, attempt.number, self._stage.batch_size):
                 if attempt.error is not None:
                     break
                 attempt.keys.update(row["parent_key"] for row in rows)
                 pool = self._context.pool
-                futures = [pool.submit(prepare, self._stage, row) for row in rows]
+                kept = [settled.of(row) if settled else None for row in rows]
+                futures = [
+                    pool.submit(prepare, self._stage, row, one)
+                    for row, one in zip(rows, kept, strict=True)
+                ]
                 self._ready.put(Batch(attempt, rows, futures))
         except Interrupted:
             raise
@@ -271,14 +291,17 @@ class MapWorker:
 
     def _quarantine(self, attempt: Attempt) -> None:
         attempt.keys = set()
+        settled, broken = self._settled(attempt.number), SampleError("quarantined")
         with ShardWriter(self._target, attempt.number, self._stage.schema) as writer:
             for rows in read_batches(self._source, attempt.number, self._stage.batch_size):
                 attempt.keys.update(row["parent_key"] for row in rows)
+                kept = [settled.of(row) if settled else None for row in rows]
                 out = [
-                    self._stage.refuse(row, "quarantined")
-                    if row["status"] == "ok"
-                    else self._stage.pass_on(row)
-                    for row in rows
+                    made
+                    for row, one in zip(rows, kept, strict=True)
+                    for made in finish(
+                        self._stage, row, (one or broken) if row["status"] == "ok" else None, None
+                    )
                 ]
                 writer.add(out)
                 statuses = Counter(row["status"] for row in out)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..manifests.schema import SCHEMA_VERSION
+from ..manifests.vocabularies import is_failure
 from .errors import OutputError
 from .shards import ShardFolder, ShardRecord
 from .stage import SourceStage, Stage
@@ -105,11 +106,17 @@ def input_digests(root: Path, reads: Sequence[str], number: int) -> list[str]:
     return digests
 
 
-def current(record: ShardRecord, wanted: str, retry_failed: bool) -> bool:
-    """Say whether a committed shard is what this job would write."""
-    if record.fingerprint != wanted:
-        return False
-    return not (retry_failed and (record.quarantined or record.statuses.get("failed", 0)))
+def current(record: ShardRecord, wanted: str, retry: Stage | None = None) -> bool:
+    """Say whether a committed shard is what this job would write.
+
+    ``retry``: the stage whose failures are to be tried again; those of earlier stages are not its.
+    """
+    return record.fingerprint == wanted and not (retry and _failed_at(record, retry.name))
+
+
+def _failed_at(record: ShardRecord, stage: str) -> bool:
+    reasons = [mark.partition(":") for mark in record.reasons]
+    return any(by == stage and is_failure(reason) for by, _, reason in reasons)
 
 
 def plan_stage(
@@ -122,7 +129,7 @@ def plan_stage(
         digests = input_digests(root, stage.reads, number)
         wanted = fingerprint(description, digests)
         record = own.get(number)
-        if record is not None and current(record, wanted, retry_failed):
+        if record is not None and current(record, wanted, stage if retry_failed else None):
             plan.done[number] = record
         else:
             plan.todo.append(number)

@@ -33,6 +33,7 @@ from .plan import (
     refuse_other,
 )
 from .progress import Progress
+from .retrying import Retry, SettledRows
 from .shards import ShardFolder, ShardRecord, require_dataset
 from .sources import run_source
 from .stage import JoinStage, MapStage, SourceStage, Stage
@@ -81,6 +82,7 @@ class Runner:
         self._total = 0
         self._in_hand: list[InHand] = []
         self._drop_at = 0.0
+        self._retry: Retry | None = None
 
     def stop(self) -> None:
         """Ask the run to end soon: shards in hand are dropped, committed ones kept."""
@@ -99,6 +101,8 @@ class Runner:
             claim(self.root, self._options.identity, self._flow)
             remove_temporaries(self.root)
             finish_withdrawal(self.root)
+            if self._options.retry_failed and not self._options.overwrite:
+                self._retry = Retry(self.root, self._flow)
             for stage in selected:
                 self._stop.check_new()
                 # A wrong device or weights file must show before hours of other stages, not after.
@@ -108,9 +112,9 @@ class Runner:
                 self._stop.check_new()
                 if isinstance(stage, SourceStage):
                     self._open(stage)
-                    run_source(
-                        stage, self.root, self._descriptions[stage.name], self._options.overwrite
-                    )
+                    description = self._descriptions[stage.name]
+                    overwrite = self._options.overwrite
+                    run_source(stage, self.root, description, overwrite, self._retry)
             workers = [stage for stage in selected if not isinstance(stage, SourceStage)]
             if workers:
                 self._run_workers(workers)
@@ -192,6 +196,11 @@ class Runner:
         def wanted(number: int) -> str | None:
             return self._wanted(stage, number)
 
+        def settled(number: int) -> SettledRows | None:
+            if self._retry is None:
+                return None
+            return self._retry.settled(stage, self._descriptions[stage.name], number)
+
         if isinstance(stage, JoinStage):
             return JoinWorker(stage, self.root, feed, wanted, context)
         if isinstance(stage, MapStage):
@@ -199,7 +208,7 @@ class Runner:
                 ShardFolder(self.root / stage.reads[0]),
                 ShardFolder(self.root / stage.writes),
             )
-            worker = MapWorker(stage, folders, (feed, next_feed), wanted, context)
+            worker = MapWorker(stage, folders, (feed, next_feed), wanted, settled, context)
             self._in_hand.append(worker.in_hand)
             return worker
         raise TypeError(f"{stage.name} is no stage that the engine can run")
@@ -210,7 +219,8 @@ class Runner:
             self._descriptions[stage.name], input_digests(self.root, stage.reads, number)
         )
         record = ShardFolder(self.root / stage.writes).record(number)
-        if record is not None and current(record, mark, self._options.retry_failed):
+        retry = stage if self._options.retry_failed else None
+        if record is not None and current(record, mark, retry):
             self._count(stage.name, record)
             return None
         return mark
@@ -224,7 +234,8 @@ class Runner:
             if plan.stale and not (self._options.overwrite or self._options.retry_failed):
                 raise OutputError(
                     f"{stage.writes}: {len(plan.stale)} shards were made from other input than "
-                    f"what {', '.join(stage.reads)} holds now: redo them with --overwrite"
+                    f"what {', '.join(stage.reads)} holds now: redo them with --overwrite (or, if "
+                    "a run with --retry-failed was stopped, go on with it)"
                 )
 
     def _inputs(self, stage: Stage) -> int:

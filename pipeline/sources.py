@@ -10,6 +10,7 @@ import pyarrow as pa
 from .errors import InputError
 from .labels import LABELS_FILE, read_labels
 from .plan import fingerprint
+from .retrying import Retry
 from .shards import ShardFolder, ShardWriter, write_table
 from .stage import Scan, SourceStage
 from .tombstones import WITHDRAWN, keep_out, read_withdrawn
@@ -21,15 +22,20 @@ _GROUP = 1024
 
 
 def run_source(
-    stage: SourceStage, root: Path, description: dict[str, Any], overwrite: bool
+    stage: SourceStage,
+    root: Path,
+    description: dict[str, Any],
+    overwrite: bool,
+    retry: Retry | None = None,
 ) -> None:
     """Scan, and append what is new as shards; nothing committed is renumbered.
 
     Raises InputError where an input was changed since its shard was written (or rewrites those
-    shards with ``overwrite``).
+    shards with ``overwrite``). With ``retry``, inputs that failed are taken as they are now.
     """
     folder = ShardFolder(root / stage.writes)
     mark = fingerprint(description, [])
+    _commit_again(stage, folder, mark)
     scan = _without_withdrawn(stage, root, folder)
     for suffix, count in sorted(scan.ignored.items()):
         log.info("%s: %d files ignored (%s)", stage.name, count, suffix)
@@ -40,6 +46,8 @@ def run_source(
         records = {}
     rows = scan.rows
     if records:
+        if retry is not None:
+            _take_failed_anew(stage, folder, scan, mark, retry)
         rows = _new_rows(stage, folder, scan, list(records), mark, overwrite)
     first = max(records, default=-1) + 1
     for i in range(0, rows.num_rows, stage.shard_rows):
@@ -80,6 +88,41 @@ def _write(stage: SourceStage, folder: ShardFolder, number: int, rows: pa.Table,
         for i in range(0, rows.num_rows, _GROUP):
             writer.add_table(rows.slice(i, _GROUP).cast(stage.schema))
         writer.commit(mark, None)
+
+
+def _commit_again(stage: SourceStage, folder: ShardFolder, mark: str) -> None:
+    """Commit shards that a kill left without their record: whole files, before or after a change.
+
+    Their rows would otherwise come back as new inputs, in a shard of another number.
+    """
+    for path in sorted(folder.path.glob("shard-*.parquet")):
+        number = int(path.stem.removeprefix("shard-"))
+        if folder.record(number) is not None:
+            continue
+        try:
+            rows = folder.read(number, stage.schema.names).select(stage.schema.names)
+        except (pa.ArrowException, OSError):  # damaged since
+            continue
+        _write(stage, folder, number, rows, mark)
+
+
+def _take_failed_anew(
+    stage: SourceStage, folder: ShardFolder, scan: Scan, mark: str, retry: Retry
+) -> None:
+    """Write what the scan says now of inputs that failed, here or in the next dataset."""
+    place = {key: i for i, key in enumerate(scan.rows["key"].to_pylist())}
+    for number in folder.records():
+        failed = retry.failed_inputs(stage.writes, number)
+        table = folder.read(number, stage.schema.names).select(stage.schema.names)
+        keys = table["key"].to_pylist()
+        rows = [i for i, key in enumerate(keys) if key in failed and key in place]
+        found = scan.rows.take(_places(place[keys[i]] for i in rows))
+        if not rows or not stage.changed(table.take(_places(rows)), found):
+            continue
+        fresh = {row: found.slice(i, 1) for i, row in enumerate(rows)}
+        mended = [fresh.get(i, table.slice(i, 1)) for i in range(len(keys))]
+        retry.mends(stage.writes, number)
+        _write(stage, folder, number, pa.concat_tables(mended), mark)
 
 
 def _new_rows(

@@ -127,6 +127,11 @@ class MapStage(Stage):
     A SampleError from prepare or finish becomes the row's status; anything else stops the shard.
     """
 
+    #: True: ``compute`` is given every row at its place in the batch, None where it is decided
+    #: already, so that a bad row cannot move its neighbours to other places of the network's batch.
+    #: False: each item is computed on its own, and only those to be computed are given.
+    keeps_places: ClassVar[bool] = False
+
     @property
     @abstractmethod
     def batch_size(self) -> int:

@@ -100,6 +100,7 @@ class Normalize(MapStage):
 
     name: ClassVar[str] = "normalize"
     version: ClassVar[int] = 1
+    keeps_places: ClassVar[bool] = True
     libraries: tuple[str, ...] = ("pyarrow", "pillow", "torch", "numpy")
     reads = ("aligned",)
     schema = NORMALIZED
@@ -198,12 +199,18 @@ class Normalize(MapStage):
         return decode(row["image"]["bytes"], Limits())
 
     def compute(self, items: list[Any]) -> Sequence[Pixels | None]:
-        """Return a normalized face for each, (S, S, 3) uint8 RGB; None where it is not finite."""
+        """Return a normalized face for each, (S, S, 3) uint8 RGB; None where it is not finite.
+
+        An item may be None: its place stays black, and its result means nothing.
+        """
         import torch
 
+        shape = next(item.shape for item in items if item is not None)
         # Padded, so that a batch always has the same shape: kernels are chosen by shape.
-        batch = np.zeros((self.config.batch_size, *items[0].shape), np.uint8)
-        batch[: len(items)] = items
+        batch = np.zeros((self.config.batch_size, *shape), np.uint8)
+        for place, item in enumerate(items):
+            if item is not None:
+                batch[place] = item
         bf16 = self.config.precision == "bf16"
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, bf16):
             images = torch.from_numpy(batch).to(self._device)

@@ -112,6 +112,18 @@ def test_one_bad_picture_does_not_cost_its_batch(stage: Any) -> None:
     assert out[1]["reason"] == "truncated"
 
 
+def test_a_bad_picture_leaves_its_neighbours_at_their_places(stage: Any) -> None:
+    """So that they keep their bytes even under a network whose kernels round by place."""
+    made = stage(batch_size=4, format="png")
+    made._network = lambda images: images * torch.linspace(0.5, 1, 4)[:, None, None, None]
+    rows = [row(noise(i), str(i)) for i in range(4)]
+    whole = process(made, rows)
+    rows[1]["image"]["bytes"] = rows[1]["image"]["bytes"][:200]
+    rows[2] = {**rows[2], "status": "rejected", "reason": "no_face", "image": None}
+    left = process(made, rows)
+    assert (left[0], left[3]) == (whole[0], whole[3])
+
+
 def test_bf16_stays_close_and_jpeg_quality_counts(stage: Any) -> None:
     pixels = noise()
     (out,) = process(stage(format="png", precision="bf16"), [row(pixels)])
