@@ -107,6 +107,7 @@ class Runner:
                 self._stop.check_new()
                 # A wrong device or weights file must show before hours of other stages, not after.
                 if isinstance(stage, MapStage):
+                    stack.callback(stage.close)
                     stage.open()
             for stage in selected:
                 self._stop.check_new()

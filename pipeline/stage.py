@@ -77,6 +77,9 @@ class Stage(ABC):
         Raises InputError for what the user must mend.
         """
 
+    def close(self) -> None:  # noqa: B027 - most stages hold nothing that ends later than they do
+        """Let go of what ``open`` started; a second call does nothing."""
+
     def digests(self) -> dict[str, str]:
         """Return name → sha256 of every file outside the input that shapes results (open first)."""
         return {}

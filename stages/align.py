@@ -21,11 +21,14 @@ from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError, nearest
 from ..pipeline.stage import DIGEST, MapStage, Row, StageConfig, check_digest
 from .faces import geometry, pixels
+from .faces.decoder import PILLOW_MAX_PIXELS, Limits
 from .faces.detectors import DETECTORS, Detection, Detector, DetectorSettings, Look
 from .faces.files import read_source
 from .faces.geometry import Matrix
+from .faces.isolation import Bounds, Decoders
 
-FROM_DIGEST: JsonDict = {"shapes_results": False}
+#: Of a setting whose file's digest counts, or that changes no byte.
+NOT_SHAPING: JsonDict = {"shapes_results": False}
 
 
 class AlignConfig(StageConfig):
@@ -35,23 +38,23 @@ class AlignConfig(StageConfig):
     pack: str = Field(
         "",
         description="insightface model pack: a name below model_root/models, or a directory",
-        json_schema_extra=FROM_DIGEST,
+        json_schema_extra=NOT_SHAPING,
     )
     pack_sha256: str = Field(
         "",
         pattern=DIGEST,
         description="insightface: sha256 that the pack's detection network must have; empty: any",
-        json_schema_extra=FROM_DIGEST,
+        json_schema_extra=NOT_SHAPING,
     )
     model_root: str = Field(
         "~/.insightface",
         description="folder that holds models/<pack>, for packs given by name",
-        json_schema_extra=FROM_DIGEST,
+        json_schema_extra=NOT_SHAPING,
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
         description="insightface: auto (CUDA if ONNX Runtime has it), cpu or cuda",
-        json_schema_extra=FROM_DIGEST,  # the device class does
+        json_schema_extra=NOT_SHAPING,  # the device class does
     )
     threshold: float = Field(
         0.5, ge=0.2, le=1, description="least detection score (opencv, insightface)"
@@ -75,9 +78,26 @@ class AlignConfig(StageConfig):
     format: Literal["jpeg", "png"] = Field("jpeg", description="jpeg or png")
     quality: int = Field(95, ge=1, le=100, description="JPEG quality")
     max_pixels: int = Field(
-        64_000_000, ge=1, le=pixels.PILLOW_MAX_PIXELS, description="larger images are not decoded"
+        64_000_000, ge=1, le=PILLOW_MAX_PIXELS, description="larger images are not decoded"
     )
     max_bytes: int = Field(64 * 2**20, ge=1, description="larger files are not read")
+    isolate: bool = Field(
+        True,
+        description="decode in processes of their own, which may hang or die; false: trusted files",
+        json_schema_extra=NOT_SHAPING,
+    )
+    decode_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="isolate: a file whose decoding takes longer, twice, is given up",
+        json_schema_extra=NOT_SHAPING,
+    )
+    decode_memory_mb: int = Field(
+        2048,
+        ge=64,
+        description="isolate: memory of a decoding process; there is one for each of run.threads",
+        json_schema_extra=NOT_SHAPING,
+    )
     batch_size: int = Field(
         16, ge=1, description="images handed to the detector at once; each is judged on its own"
     )
@@ -121,7 +141,9 @@ class Align(MapStage):
         """
         self.config: AlignConfig = config
         self._root = root.resolve()
-        self._limits = pixels.Limits(config.max_pixels, config.max_bytes)
+        self._limits = Limits(config.max_pixels, config.max_bytes)
+        bounds = Bounds(config.decode_seconds, config.decode_memory_mb * 2**20)
+        self._decoders = Decoders(self._limits, bounds) if config.isolate else None
         self._open = False
         if config.detector == "opencv":  # its landmarks
             self.libraries = (*self.libraries, "torch")
@@ -153,7 +175,14 @@ class Align(MapStage):
             for name, digest in self.digests().items():
                 check_digest(name, digest, "align.pack_sha256", self.config.pack_sha256)
         self._detector.open()
+        if self._decoders is not None:
+            self._decoders.start()
         self._open = True
+
+    def close(self) -> None:
+        """End the decoding processes."""
+        if self._decoders is not None:
+            self._decoders.close()
 
     def prepare(self, row: Row) -> Picture:
         """Read and decode a picture, and make it ready for the detector."""
@@ -164,7 +193,11 @@ class Align(MapStage):
             size_bytes=row.get("size_bytes"),
             modified_ns=row.get("modified_ns"),
         )
-        look = self._detector.look(pixels.decode(data, self._limits), row)
+        if self._decoders is not None:
+            picture = pixels.to_pixels(self._decoders.decode(data))
+        else:
+            picture = pixels.decode(data, self._limits)
+        look = self._detector.look(picture, row)
         return Picture(look, hashlib.sha256(data).hexdigest())
 
     def compute(self, items: list[Picture]) -> Sequence[list[Detection]]:

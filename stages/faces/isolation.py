@@ -1,0 +1,243 @@
+"""Decoding in processes that can be killed: what hangs or dies takes only itself down.
+
+Each process (``decoder.py``) shares a piece of memory with this one: the file's bytes go in, the
+pixels come out, and beside them one line of JSON. Nothing is pickled, and nothing that a process
+says is believed unseen, for it may be the file that speaks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import mmap
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ...manifests.vocabularies import REASONS
+from ...pipeline.errors import NormpipeError, SampleError
+from .decoder import PILLOW_MAX_PIXELS, REQUEST, RGB, SIXTEEN_BIT_KINDS, Decoded, Limits
+
+log = logging.getLogger("normpipe")
+
+#: What is run, with the memory's descriptor and the limits behind it.
+COMMAND: Final = (sys.executable, "-P", str(Path(__file__).with_name("decoder.py")))
+#: Starting Python and Pillow takes a tenth of a second; a busy disk is given its time.
+_START_SECONDS: Final = 120.0
+#: Beyond the limit, before the process's own alarm ends it.
+_SLACK_SECONDS: Final = 2.0
+#: Tries at a file whose decoder hung or died: once may be the machine's fault, not the file's.
+_TRIES: Final = 2
+#: A line longer than this is no answer.
+_LONGEST_ANSWER: Final = 4096
+#: Memory that a large picture used is given back; what most pictures need stays.
+_KEPT_BYTES: Final = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one decoder may use.
+
+    Attributes:
+        seconds: wall time for a file.
+        memory_bytes: memory of the process (``RLIMIT_DATA``).
+    """
+
+    seconds: float = 30.0
+    memory_bytes: int = 2048 * 2**20
+
+
+class _Gone(Exception):
+    """The process hung or died; the text is the reason."""
+
+
+class Decoders:
+    """As many decoder processes as there are threads that call ``decode``, kept between calls.
+
+    Started when they are needed. They end with ``close``, when this object is collected, and when
+    this process ends, however it ends.
+    """
+
+    def __init__(self, limits: Limits, bounds: Bounds, command: Sequence[str] = COMMAND) -> None:
+        self._limits, self._bounds, self._command = limits, bounds, tuple(command)
+        self._idle: list[_Decoder] = []
+        self._lock = threading.Lock()
+        weakref.finalize(self, _end_all, self._idle)
+
+    def start(self) -> None:
+        """Start one process, so that what keeps it from starting shows before any work.
+
+        Raises NormpipeError.
+        """
+        self._put_back(self._take())
+
+    def decode(self, data: bytes) -> Decoded:
+        """Decode a file in one of the processes; see ``pixels.decode``.
+
+        Raises:
+            SampleError: as ``pixels.decode``, and ``decode_timeout``, ``decode_memory``,
+                ``decoder_died``.
+        """
+        if len(data) > self._limits.max_bytes:
+            raise SampleError("too_many_bytes", f"{len(data)} > {self._limits.max_bytes}")
+        for left in reversed(range(_TRIES)):
+            decoder = self._take()
+            try:
+                found = decoder.decode(data)
+            except SampleError:
+                self._put_back(decoder)
+                raise
+            except _Gone as gone:
+                decoder.end()
+                log.debug("a decoder is replaced: %s", gone)
+                if not left:
+                    raise SampleError(str(gone), f"{_TRIES} times") from None
+            except BaseException:
+                decoder.end()
+                raise
+            else:
+                self._put_back(decoder)
+                return found
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """End the processes; ``decode`` would start others."""
+        with self._lock:
+            _end_all(self._idle)
+
+    def _take(self) -> _Decoder:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return _Decoder(self._limits, self._bounds, self._command)
+
+    def _put_back(self, decoder: _Decoder) -> None:
+        with self._lock:
+            self._idle.append(decoder)
+
+
+def _end_all(idle: list[_Decoder]) -> None:
+    while idle:
+        idle.pop().end()
+
+
+class _Decoder:
+    """One process and the memory shared with it; one caller at a time."""
+
+    def __init__(self, limits: Limits, bounds: Bounds, command: Sequence[str]) -> None:
+        self._limits, self._bounds = limits, bounds
+        most_pixels = min(limits.max_pixels, PILLOW_MAX_PIXELS)
+        self._size = max(limits.max_bytes, Decoded.size_of(most_pixels, 1, RGB), mmap.PAGESIZE)
+        self._file = _memory_file(self._size)
+        self._memory = mmap.mmap(self._file, self._size)
+        given = (
+            *(self._file, self._size, limits.max_pixels, limits.max_bytes, bounds.memory_bytes),
+            bounds.seconds + _SLACK_SECONDS,
+        )
+        self._process = subprocess.Popen(
+            [*command, *map(str, given)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Codecs write their complaints about damaged files there; the reason says as much.
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            pass_fds=(self._file,),
+            # A key pressed in the terminal is for the job, which lets files in hand be finished.
+            process_group=0,
+        )
+        try:
+            self._answer(_START_SECONDS)
+        except _Gone as gone:
+            self.end()
+            raise NormpipeError(
+                f"the process that decodes pictures does not start ({' '.join(command)}: {gone}): "
+                "mend the installation of Pillow, or decode in place with align.isolate=false"
+            ) from None
+
+    def decode(self, data: bytes) -> Decoded:
+        assert self._process.stdin is not None
+        self._memory[: len(data)] = data
+        try:
+            self._process.stdin.write(REQUEST.pack(len(data)))
+        except OSError:
+            raise _Gone("decoder_died") from None
+        answer = self._answer(self._bounds.seconds)
+        used = len(data)
+        try:
+            found = self._pixels(answer)
+            used = max(used, len(found.data))
+            return found
+        finally:
+            if used > _KEPT_BYTES and hasattr(mmap, "MADV_REMOVE"):
+                self._memory.madvise(mmap.MADV_REMOVE)
+
+    def _pixels(self, answer: dict[str, Any]) -> Decoded:
+        """Take the answer for what it may be; any other comes from no decoder."""
+        if "reason" in answer:
+            reason = str(answer["reason"])
+            if REASONS.get(reason, ("",))[0] != "failed":
+                raise _Gone("decoder_died")
+            raise SampleError(reason, str(answer.get("detail", ""))[:200])
+        width, height, kind = answer.get("width"), answer.get("height"), answer.get("kind")
+        if (
+            not (isinstance(width, int) and isinstance(height, int) and isinstance(kind, str))
+            or not 0 < width * height <= self._limits.max_pixels
+            or width < 1
+            or kind not in SIXTEEN_BIT_KINDS | {RGB}
+        ):
+            raise _Gone("decoder_died")
+        return Decoded(width, height, kind, self._memory[: Decoded.size_of(width, height, kind)])
+
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        output = self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(output, select.POLLIN)
+        line, end = b"", time.monotonic() + seconds
+        while not line.endswith(b"\n"):
+            left = end - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise _Gone("decode_timeout")
+            piece = os.read(output, _LONGEST_ANSWER)
+            line += piece
+            if not piece or len(line) > _LONGEST_ANSWER:
+                raise _Gone("decoder_died")
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            raise _Gone("decoder_died") from None
+        if not isinstance(answer, dict):
+            raise _Gone("decoder_died")
+        return answer
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._memory.close()
+        os.close(self._file)
+
+
+def _memory_file(size: int) -> int:
+    """Return a descriptor of memory that no other process finds by name."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryFile() as file:
+            os.ftruncate(file.fileno(), size)
+            return os.dup(file.fileno())
+    file = os.memfd_create("normpipe-decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(file, size)
+    # Were it shortened, to look at its end would end this process.
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return file
