@@ -96,7 +96,7 @@ def clean(root: Path, name: str) -> Cleaning:
         folder = ShardFolder(root / cleaning.dataset)
         # First: it tells verify that what is missing is missing on purpose.
         write_json(folder.path / CLEANED_FILE, {"rows": cleaning.rows})
-        for path in (folder.index_path, folder.path / "manifest.json"):
+        for path in (folder.index_path, folder.manifest_path):
             path.unlink(missing_ok=True)
         # From the last one, so that the numbers that are left have no gap.
         for number in sorted(folder.records(), reverse=True):

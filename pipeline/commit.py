@@ -90,9 +90,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         commit_file(path)
 
 
+def json_bytes(value: Any) -> bytes:
+    """Return JSON with sorted keys."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted keys, whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+    write_bytes(path, json_bytes(value))
 
 
 def write_if_changed(path: Path, data: bytes) -> None:

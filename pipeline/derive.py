@@ -1,5 +1,6 @@
 """What follows from the shards: index, manifest, dataset card. Made anew whenever they differ."""
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,13 +11,18 @@ import pyarrow.parquet as pq
 
 from ..manifests.schema import IMAGE, INDEX, SCHEMA_VERSION
 from ..manifests.vocabularies import REASONS
-from .commit import write_if_changed
+from .commit import commit_file, storage_errors, temporary, write_if_changed
+from .labels import LABELS_FILE
 from .plan import read_description
-from .shards import ShardFolder, ShardRecord, write_table
-from .stage import Stage
+from .shards import INDEX_FILE, PLACE, HashedFile, ShardFolder, ShardRecord, record_bytes
+from .stage import Stage, sha256_file
+from .tombstones import WITHDRAWN_FILE
 
 #: Lies in a dataset that was cleaned until it is made again.
 CLEANED_FILE = "cleaned.json"
+
+#: Rows of a row group in an index, at least: whole shards.
+_INDEX_GROUP = 1 << 16
 
 
 def to_json(value: Any) -> bytes:
@@ -63,42 +69,79 @@ def derive_again(root: Path, name: str) -> None:
 def _derive(root: Path, name: str, words: str, schema: pa.Schema) -> None:
     folder = ShardFolder(root / name)
     records = folder.records()
-    description = read_description(folder) or {}
+    manifest = manifest_of(folder, records)
+    card = _card(name, words, manifest).encode()
+    listed = {"README.md": hashlib.sha256(card).hexdigest()}
+    if any(field.type == IMAGE for field in schema):
+        listed[INDEX_FILE] = _current_index(folder, manifest) or _write_index(folder, list(records))
+    if not manifest["made_by"].get("reads"):  # a source: what belongs to its inputs
+        beside = [name for name in (LABELS_FILE, WITHDRAWN_FILE) if (root / name).is_file()]
+        listed |= {name: sha256_file(root / name) for name in beside}
+    write_if_changed(folder.path / "README.md", card)
+    # Last: while it is missing or old, the index is made anew.
+    write_if_changed(folder.manifest_path, to_json({**manifest, "files": listed}))
+
+
+def manifest_of(folder: ShardFolder, records: dict[int, ShardRecord]) -> dict[str, Any]:
+    """Return what ``manifest.json`` says of some records, the ``files`` beside them left out."""
     shards = [
-        {"file": r.file, "rows": r.rows, "bytes": r.bytes, "sha256": r.sha256}
-        for r in records.values()
+        {
+            "file": record.file,
+            "rows": record.rows,
+            "bytes": record.bytes,
+            "sha256": record.sha256,
+            "record_sha256": hashlib.sha256(record_bytes(record)).hexdigest(),
+        }
+        for record in records.values()
     ]
-    manifest = {
+    return {
         "schema_version": SCHEMA_VERSION,
-        "made_by": description,
+        "made_by": read_description(folder) or {},
         "shards": shards,
         "totals": totals(records),
     }
-    data = to_json(manifest)
-    index_current = (
-        folder.index_path.is_file()
-        and (folder.path / "manifest.json").is_file()
-        and (folder.path / "manifest.json").read_bytes() == data
-    )
-    if any(field.type == IMAGE for field in schema) and not index_current:
-        write_table(folder.index_path, _index(folder, list(records)))
-    write_if_changed(folder.path / "README.md", _card(name, words, manifest).encode())
-    # Last: while it is missing or old, the index is made anew.
-    write_if_changed(folder.path / "manifest.json", data)
 
 
-def _index(folder: ShardFolder, numbers: list[int]) -> pa.Table:
-    """Return key → shard, row group, row, status, sha256 over all shards, in order."""
-    columns = ["key", "parent_key", "status", "reason", "decided_by"]
-    tables: list[pa.Table] = []
-    for number in numbers:
-        names = folder.schema_names(number)
-        extra = ["image_sha256"] if "image_sha256" in names else []
-        table = folder.read(number, [*columns, *extra])
-        if not extra:
-            table = table.append_column("image_sha256", pa.nulls(table.num_rows, pa.string()))
-        tables.append(table.select(INDEX.names).cast(INDEX))
-    return pa.concat_tables(tables) if tables else INDEX.empty_table()
+def _current_index(folder: ShardFolder, manifest: dict[str, Any]) -> str | None:
+    """Return the sha256 of the index where it is of these very shards; it is not read for that."""
+    try:
+        old = json.loads(folder.manifest_path.read_bytes())
+        digest = old.pop("files")[INDEX_FILE]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    same = old == json.loads(to_json(manifest))
+    return digest if same and folder.index_path.is_file() else None
+
+
+def _write_index(folder: ShardFolder, numbers: list[int]) -> str:
+    """Write key → shard, row group, row, status, sha256 over all shards; return its sha256.
+
+    Shard by shard, so that memory does not grow with the dataset.
+    """
+    with storage_errors(folder.index_path):
+        file = HashedFile(temporary(folder.index_path))
+        sink = pa.PythonFile(file, mode="w")
+        with pq.ParquetWriter(sink, INDEX, compression="ZSTD", write_page_index=True) as writer:
+            pending: list[pa.Table] = []
+            for number in numbers:
+                pending.append(_index_rows(folder, number))
+                if sum(table.num_rows for table in pending) >= _INDEX_GROUP:
+                    writer.write_table(pa.concat_tables(pending).combine_chunks())
+                    pending = []
+            if pending:
+                writer.write_table(pa.concat_tables(pending).combine_chunks())
+        digest = file.finish()
+        commit_file(folder.index_path)
+    return digest
+
+
+def _index_rows(folder: ShardFolder, number: int) -> pa.Table:
+    columns = [name for name in INDEX.names if name not in PLACE and name != "image_sha256"]
+    extra = ["image_sha256"] if "image_sha256" in folder.schema_names(number) else []
+    table = folder.read(number, [*columns, *extra])
+    if not extra:
+        table = table.append_column("image_sha256", pa.nulls(table.num_rows, pa.string()))
+    return table.select(INDEX.names).cast(INDEX)
 
 
 def _card(name: str, words: str, manifest: dict[str, Any]) -> str:

@@ -154,7 +154,7 @@ def is_whole(root: Path, flow: Sequence[Stage]) -> bool:
 def _is_whole(root: Path, stage: Stage) -> bool:
     folder = ShardFolder(root / stage.writes)
     made = read_description(folder)
-    if made is None or not (folder.path / "manifest.json").is_file():  # written last
+    if made is None or not folder.manifest_path.is_file():  # written last
         return False
     if differences(_portable(made), _portable(describe(stage))):
         return False

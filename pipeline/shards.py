@@ -17,13 +17,25 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from ..manifests.schema import IMAGE, SCHEMA_VERSION
-from .commit import commit_file, storage_errors, temporary, write_if_changed, write_json
+from .commit import (
+    commit_file,
+    json_bytes,
+    storage_errors,
+    temporary,
+    write_bytes,
+    write_if_changed,
+)
 from .errors import InputError, OutputError
+
+INDEX_FILE = "index.parquet"
+#: Columns that ``ShardFolder.read`` adds: where a row stands.
+PLACE = ("shard", "row_group", "row")
 
 #: Rows of a row group in a shard with images: small, so that one row can be read at random.
 ROW_GROUP_ROWS = 64
@@ -47,6 +59,11 @@ class ShardRecord(BaseModel):
     sha256: str
     fingerprint: str
     quarantined: bool = False
+
+
+def record_bytes(record: ShardRecord) -> bytes:
+    """Return a record as it is written."""
+    return json_bytes(record.model_dump(mode="json"))
 
 
 def shard_name(number: int) -> str:
@@ -76,7 +93,12 @@ class ShardFolder:
     @property
     def index_path(self) -> Path:
         """Return the path of the derived index."""
-        return self.path / "index.parquet"
+        return self.path / INDEX_FILE
+
+    @property
+    def manifest_path(self) -> Path:
+        """Return the path of the derived manifest."""
+        return self.path / "manifest.json"
 
     def record(self, number: int) -> ShardRecord | None:
         """Return a shard's record, or None where it is not committed (or its record is torn)."""
@@ -90,6 +112,8 @@ class ShardFolder:
                 raise InputError(
                     f"{path} was written by a newer normpipe: upgrade normpipe to read it"
                 ) from error
+            return None
+        if (record.shard, record.file) != (number, self.shard(number).name):
             return None
         return record if self.shard(number).is_file() else None
 
@@ -108,9 +132,9 @@ class ShardFolder:
         with pq.ParquetFile(self.shard(number)) as file:
             groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
             table = file.read(columns=columns)
-        group = [g for g, rows in enumerate(groups) for _ in range(rows)]
-        row = [r for rows in groups for r in range(rows)]
-        place = {"shard": [number] * len(row), "row_group": group, "row": row}
+        group = np.repeat(np.arange(len(groups)), groups)
+        row = np.concatenate([np.arange(rows) for rows in groups] or [group])
+        place = {"shard": np.full(len(row), number), "row_group": group, "row": row}
         for name, values in place.items():
             table = table.append_column(name, pa.array(values, pa.int32()))
         return table
@@ -133,7 +157,7 @@ def is_newer(path: Path) -> bool:
         return False
 
 
-class _HashedFile:
+class HashedFile:
     """A file that hashes what is written to it, so that no byte is read a second time."""
 
     def __init__(self, path: Path) -> None:
@@ -142,25 +166,30 @@ class _HashedFile:
         self.size = 0
 
     def write(self, data: bytes) -> int:
+        """Append bytes."""
         view = memoryview(data)
         self._hash.update(view)
         self.size += view.nbytes
         return self._stream.write(view)
 
     def flush(self) -> None:
+        """Hand what was written to the system."""
         self._stream.flush()
 
     @property
     def closed(self) -> bool:
+        """Say whether it takes no more."""
         return self._stream.closed
 
     def finish(self) -> str:
+        """Make it durable and close it; return its hex sha256."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
         return self._hash.hexdigest()
 
     def drop(self) -> None:
+        """Close it as it is."""
         self._stream.close()
 
 
@@ -183,7 +212,7 @@ class ShardWriter:
         self._reasons: Counter[str] = Counter()
         with storage_errors(self._path):
             folder.record_path(number).parent.mkdir(parents=True, exist_ok=True)
-            self._file = _HashedFile(temporary(self._path))
+            self._file = HashedFile(temporary(self._path))
             self._parquet = pq.ParquetWriter(
                 pa.PythonFile(self._file, mode="w"), schema, **_layout(schema)
             )
@@ -246,7 +275,7 @@ class ShardWriter:
             fingerprint=fingerprint,
             quarantined=quarantined,
         )
-        write_json(self._folder.record_path(self._number), record.model_dump(mode="json"))
+        write_bytes(self._folder.record_path(self._number), record_bytes(record))
         return record
 
     def drop(self) -> None:

@@ -1,11 +1,16 @@
 """Runs a source: its rows become shards once; later inputs become further shards."""
 
+import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from .errors import InputError
 from .labels import LABELS_FILE, read_labels
@@ -14,6 +19,11 @@ from .retrying import Retry
 from .shards import ShardFolder, ShardWriter, write_table
 from .stage import Scan, SourceStage
 from .tombstones import WITHDRAWN, keep_out, read_withdrawn
+
+# pyarrow makes these functions at run time; no type checker sees them.
+pc: Any = pyarrow.compute
+# Positions in a scan.
+_Places = NDArray[np.integer[Any]]
 
 log = logging.getLogger("normpipe")
 
@@ -49,9 +59,10 @@ def run_source(
         if retry is not None:
             _take_failed_anew(stage, folder, scan, mark, retry)
         rows = _new_rows(stage, folder, scan, list(records), mark, overwrite)
-    first = max(records, default=-1) + 1
-    for i in range(0, rows.num_rows, stage.shard_rows):
-        _write(stage, folder, first + i // stage.shard_rows, rows.slice(i, stage.shard_rows), mark)
+    # A number that is free below the last is that of a shard whose record was lost.
+    free = (number for number in itertools.count() if number not in records)
+    for i, number in zip(range(0, rows.num_rows, stage.shard_rows), free, strict=False):
+        _write(stage, folder, number, rows.slice(i, stage.shard_rows), mark)
     if scan.labels is not None:
         write_table(root / LABELS_FILE, _all_labels(root / LABELS_FILE, scan))
     log.info(
@@ -134,25 +145,21 @@ def _new_rows(
     overwrite: bool,
 ) -> pa.Table:
     """Return the scan's rows that no shard has; settle those that changed or are gone."""
-    place = {key: i for i, key in enumerate(scan.rows["key"].to_pylist())}
     changed: list[str] = []
     gone = 0
-    known: set[str] = set()
-    for number in numbers:
-        table = folder.read(number, stage.schema.names).select(stage.schema.names)
-        keys = table["key"].to_pylist()
-        known.update(keys)
-        here = [i for i, key in enumerate(keys) if key in place]
-        reasons = table["reason"].to_pylist()
-        pairs = zip(keys, reasons, strict=True)
-        gone += sum(key not in place and reason != WITHDRAWN for key, reason in pairs)
-        found = scan.rows.take(_places(place[keys[i]] for i in here))
-        differing = stage.changed(table.take(_places(here)), found)
+    new = np.ones(scan.rows.num_rows, bool)
+    for number, table, where in _placed(stage, folder, scan, numbers):
+        here = where >= 0
+        missing = table.filter(pa.array(~here))["reason"]
+        gone += sum(reason != WITHDRAWN for reason in missing.to_pylist())
+        new[where[here]] = False
+        found = _rows_at(scan.rows, where[here])
+        differing = stage.changed(table if here.all() else table.filter(pa.array(here)), found)
         if differing and overwrite:
             fresh = {key: i for i, key in enumerate(found["key"].to_pylist())}
             rows = [
                 found.slice(fresh[key], 1) if key in fresh else table.slice(i, 1)
-                for i, key in enumerate(keys)
+                for i, key in enumerate(table["key"].to_pylist())
             ]
             _write(stage, folder, number, pa.concat_tables(rows), mark)
         changed += differing
@@ -168,7 +175,48 @@ def _new_rows(
             stage.name,
             gone,
         )
-    return scan.rows.take(_places(i for key, i in place.items() if key not in known))
+    return scan.rows.filter(pa.array(new)) if new.any() else scan.rows.slice(0, 0)
+
+
+def _placed(
+    stage: SourceStage, folder: ShardFolder, scan: Scan, numbers: list[int]
+) -> Iterator[tuple[int, pa.Table, _Places]]:
+    """Yield each shard's number, its rows, and where each of them stands in the scan (-1: gone).
+
+    As long as the shards hold what the scan holds, in its order, keys are only compared. From the
+    first other shard on they are looked up, all at once, for that takes a table of all the scan's.
+    """
+    keys = scan.rows["key"]
+    start = 0
+    looked_up: _Places | None = None
+    for i, number in enumerate(numbers):
+        table = _read(folder, number, stage.schema.names)
+        rows = table.num_rows
+        if looked_up is None and table["key"].equals(keys.slice(start, rows)):
+            yield number, table, np.arange(start, start + rows)
+            start += rows
+            continue
+        if looked_up is None:
+            left = [_read(folder, n, ["key"])["key"] for n in numbers[i:]]
+            chunks = [chunk for column in left for chunk in column.chunks]
+            found = pc.index_in(pa.chunked_array(chunks, pa.string()), value_set=keys)
+            looked_up, start = pc.fill_null(found, -1).to_numpy(), 0
+        assert looked_up is not None
+        yield number, table, looked_up[start : start + rows]
+        start += rows
+
+
+def _read(folder: ShardFolder, number: int, columns: list[str]) -> pa.Table:
+    """Return a shard's rows. Not with ``pq.read_table``, which first looks at the whole folder."""
+    with pq.ParquetFile(folder.shard(number)) as file:
+        return file.read(columns)
+
+
+def _rows_at(table: pa.Table, where: _Places) -> pa.Table:
+    """Return some rows of a table, without a copy where they follow each other."""
+    if len(where) and where[-1] - where[0] + 1 == len(where) and (np.diff(where) == 1).all():
+        return table.slice(int(where[0]), len(where))
+    return table.take(pa.array(where, pa.int64()))
 
 
 def _all_labels(path: Path, scan: Scan) -> pa.Table:
@@ -177,10 +225,5 @@ def _all_labels(path: Path, scan: Scan) -> pa.Table:
     if scan.complete or labels is None or not path.is_file():
         return labels
     old = read_labels(path)
-    seen = set(labels["key"].to_pylist())
-    rest = [i for i, key in enumerate(old["key"].to_pylist()) if key not in seen]
-    return pa.concat_tables([labels, old.take(_places(rest))], promote_options="permissive")
-
-
-def _places(numbers: Iterable[int]) -> pa.Array:
-    return pa.array(numbers, pa.int64())
+    rest = old.filter(pc.invert(pc.is_in(old["key"], value_set=labels["key"])))
+    return pa.concat_tables([labels, rest], promote_options="permissive")

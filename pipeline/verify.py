@@ -1,22 +1,29 @@
 """Recounts rows and rehashes shards: does the folder hold what its records say?"""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from .commit import TEMPORARY
-from .derive import CLEANED_FILE
-from .plan import read_description
+from .derive import CLEANED_FILE, manifest_of, to_json
+from .labels import LABELS_FILE
 from .runner import read_job
-from .shards import ShardFolder, ShardRecord
+from .shards import INDEX_FILE, ShardFolder, ShardRecord, record_bytes, shard_name
 from .stage import sha256_file
 from .tombstones import DECIDED_BY, WITHDRAWN, WITHDRAWN_FILE, Withdrawn, read_withdrawn
+from .withdraw import datasets
 from .withdrawal import INTENT_FILE
+
+# pyarrow makes these functions at run time; no type checker sees them.
+pc: Any = pyarrow.compute
 
 
 @dataclass
@@ -36,56 +43,93 @@ def verify(root: Path, threads: int = 2) -> Report:
     """
     read_job(root)
     report = Report()
-    folders = [ShardFolder(path.parent) for path in sorted(root.rglob("stage.json"))]
-    damaged: set[Path] = set()
+    made = datasets(root)
+    folders = {name: ShardFolder(root / name) for name in made}
+    records = {name: folder.records() for name, folder in folders.items()}
     withdrawn = read_withdrawn(root)
-    report.differences += _withdrawals(root, folders, withdrawn)
+    report.differences += _withdrawals(root, records.values(), withdrawn)
+    damaged: dict[str, set[int]] = {}
     with ThreadPoolExecutor(threads) as pool:
-        for folder in folders:
-            records = folder.records()
-            name = folder.path.relative_to(root).as_posix()
-            report.differences += [f"{name}: {line}" for line in _strays(folder, records)]
-            checked = pool.map(lambda r, f=folder: _check(f, r, withdrawn), records.values())
-            for record, found in zip(records.values(), checked, strict=True):
+        # Inputs first: with a damaged shard none is compared, so that one damage is one difference.
+        for name, folder in folders.items():
+            own, reads = records[name], made[name].get("reads") or []
+            report.differences += [f"{name}: {line}" for line in _strays(folder, own)]
+            source = None
+            if reads:
+                there = ShardFolder(root / reads[0])
+                read = records.get(reads[0], {})
+                source = _Source(there, set(read), damaged.get(reads[0], set()), len(reads) == 1)
+            check = partial(_check, folder, source, withdrawn)
+            damaged[name] = set()
+            for record, found in zip(own.values(), pool.map(check, own.values()), strict=True):
                 report.shards += 1
                 report.rows += record.rows
                 report.bytes += record.bytes
                 report.differences += [f"{name}/{record.file}: {line}" for line in found]
                 if found:
-                    damaged.add(folder.shard(record.shard))
+                    damaged[name].add(record.shard)
             if not _cleaned(folder):
-                report.differences += [f"{name}: {line}" for line in _derived(folder, records)]
-    # Only sound shards are compared with each other: one damage is one difference.
-    for folder in folders:
-        name = folder.path.relative_to(root).as_posix()
-        for record in folder.records().values():
-            for line in _balance(root, folder, record, damaged):
-                report.differences.append(f"{name}/{record.file}: {line}")
+                report.differences += [f"{name}: {line}" for line in _derived(root, folder, own)]
     return report
 
 
+@dataclass(frozen=True)
+class _Source:
+    """The first dataset that a dataset reads; ``closed`` where it may name no other samples."""
+
+    folder: ShardFolder
+    shards: set[int]
+    damaged: set[int]
+    closed: bool
+
+    def compare(self, number: int, parents: pa.Array) -> list[str]:
+        """Return whether every input key of the shard's source is there, and none besides."""
+        if number not in self.shards:
+            gone = f"its input {self.folder.path.name} is gone"
+            return [] if _cleaned(self.folder) else [gone]
+        if number in self.damaged:
+            return []
+        with pq.ParquetFile(self.folder.shard(number)) as file:
+            inputs = file.read(["parent_key"])["parent_key"].unique()
+        if inputs.equals(parents):
+            return []
+        lost, added = _absent(inputs, parents), _absent(parents, inputs)
+        lines = [f"{lost} input keys have no row"] if lost else []
+        # A join may name samples that only its second input has; a map may not.
+        if added and self.closed:
+            lines.append(f"{added} rows stand for no input")
+        return lines
+
+
+def _absent(keys: pa.Array, others: pa.Array) -> int:
+    """Return how many keys are not among others."""
+    return len(keys) - (pc.sum(pc.is_in(keys, value_set=others)).as_py() or 0)
+
+
 def _withdrawals(
-    root: Path, folders: list[ShardFolder], withdrawn: Withdrawn | None
+    root: Path, records: Iterable[dict[int, ShardRecord]], withdrawn: Withdrawn | None
 ) -> Iterator[str]:
     """Yield what would bring withdrawn people back, or leave them in."""
     if (root / INTENT_FILE).is_file():
         yield f"a withdrawal was stopped: finish it with normpipe withdraw {root}"
     mark = f"{DECIDED_BY}:{WITHDRAWN}"
     if withdrawn is None and any(
-        mark in record.reasons for folder in folders for record in folder.records().values()
+        mark in record.reasons for own in records for record in own.values()
     ):
         yield f"{WITHDRAWN_FILE} is gone: restore it, or withdrawn people come back"
 
 
 def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
     """Yield what lies in a dataset's folder without being committed."""
-    committed = {record.file for record in records.values()}
-    for path in sorted(folder.path.glob("shard-*.parquet")):
-        if path.name not in committed:
-            yield f"{path.name} has no record: it was never finished"
-    for path in sorted((folder.path / "records").glob("*.json")):
-        if not (folder.path / f"{path.stem}.parquet").is_file():
-            yield f"records/{path.name} has no shard"
+    shards = {path.stem for path in folder.path.glob("shard-*.parquet")}
+    recorded = {path.stem for path in (folder.path / "records").glob("*.json")}
+    committed = {shard_name(number) for number in records}
+    for name in sorted(shards - recorded):
+        yield f"{name}.parquet has no record: it was never finished"
+    for name in sorted(recorded - shards):
+        yield f"records/{name}.json has no shard"
+    for name in sorted(shards & recorded - committed):
+        yield f"records/{name}.json is damaged: remove it, and run the job again"
     for path in sorted(folder.path.glob("*" + TEMPORARY)):
         yield f"{path.name} is left of a run that was stopped"
     numbers = list(records)
@@ -98,7 +142,9 @@ def _cleaned(folder: ShardFolder) -> bool:
     return (folder.path / CLEANED_FILE).is_file()
 
 
-def _check(folder: ShardFolder, record: ShardRecord, withdrawn: Withdrawn | None) -> list[str]:
+def _check(
+    folder: ShardFolder, source: _Source | None, withdrawn: Withdrawn | None, record: ShardRecord
+) -> list[str]:
     path = folder.shard(record.shard)
     size = path.stat().st_size
     if size != record.bytes:
@@ -106,16 +152,19 @@ def _check(folder: ShardFolder, record: ShardRecord, withdrawn: Withdrawn | None
     if sha256_file(path) != record.sha256:
         return ["its sha256 is not the recorded one"]
     try:
-        table = pq.read_table(path, columns=["key", "parent_key", "status"])
+        # The bytes were just hashed: what is parsed comes from memory.
+        with pq.ParquetFile(path) as file:
+            table = file.read(["key", "parent_key", "status"])
     except (pa.ArrowException, OSError) as error:
         return [f"cannot be read: {error}"]
     lines: list[str] = []
-    keys, parents = table["key"].to_pylist(), set(table["parent_key"].to_pylist())
-    if len(keys) != record.rows or len(parents) != record.inputs:
-        lines.append(f"{len(keys)} rows, recorded {record.rows}")
-    if len(set(keys)) != len(keys):
-        lines.append(f"{len(keys) - len(set(keys))} keys occur twice")
-    back = len(withdrawn.found(parents, withdrawn.keys)) if withdrawn else 0
+    keys = len(table["key"].unique())
+    parents = table["parent_key"].unique()
+    if table.num_rows != record.rows or len(parents) != record.inputs:
+        lines.append(f"{table.num_rows} rows, recorded {record.rows}")
+    if keys != table.num_rows:
+        lines.append(f"{table.num_rows - keys} keys occur twice")
+    back = len(withdrawn.found(parents.to_pylist(), withdrawn.keys)) if withdrawn else 0
     if back:
         lines.append(f"{back} inputs of withdrawn people: withdraw them again")
     counted = {
@@ -124,46 +173,52 @@ def _check(folder: ShardFolder, record: ShardRecord, withdrawn: Withdrawn | None
     }
     if counted != record.statuses:
         lines.append(f"statuses {counted}, recorded {record.statuses}")
-    return lines
+    return lines + (source.compare(record.shard, parents) if source else [])
 
 
-def _balance(root: Path, folder: ShardFolder, record: ShardRecord, damaged: set[Path]) -> list[str]:
-    """Return whether every input key of the shard's source is there, and none besides."""
-    reads = (read_description(folder) or {}).get("reads") or []
-    if not reads:
-        return []
-    source = ShardFolder(root / reads[0])
-    if source.record(record.shard) is None:
-        return [] if _cleaned(source) else [f"its input {reads[0]} is gone"]
-    paths = (source.shard(record.shard), folder.shard(record.shard))
-    if damaged.intersection(paths):
-        return []
-    inputs, parents = (
-        set(pq.read_table(path, columns=["parent_key"])["parent_key"].to_pylist()) for path in paths
-    )
-    lost, added = len(inputs - parents), len(parents - inputs)
-    lines = [f"{lost} input keys have no row"] if lost else []
-    # A join may name samples that only its second input has; a map may not.
-    if added and len(reads) == 1:
-        lines.append(f"{added} rows stand for no input")
-    return lines
+#: What ``manifest.json`` may list beside the shards, and whether it lies in the job's folder.
+_LISTED = {"README.md": False, INDEX_FILE: False, LABELS_FILE: True, WITHDRAWN_FILE: True}
 
 
-def _derived(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
-    """Yield where index and manifest do not speak of the shards that are there."""
-    path = folder.path / "manifest.json"
-    if not path.is_file():
+def _derived(root: Path, folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
+    """Yield where the manifest, and what it lists, do not speak of what is there."""
+    if not folder.manifest_path.is_file():
         yield "manifest.json is missing: run the job to its end"
         return
+    data = folder.manifest_path.read_bytes()
     try:
-        listed = json.loads(path.read_bytes())["shards"]
-    except (ValueError, KeyError):
-        yield "manifest.json cannot be read"
+        manifest = json.loads(data)
+        files = dict[str, str](manifest["files"])
+        listed = {str(shard["file"]): shard for shard in manifest["shards"]}
+    except (ValueError, KeyError, TypeError):
+        files, listed, manifest = {"?": ""}, dict[str, Any](), dict[str, Any]()
+    if not set(files) <= set(_LISTED):
+        yield "manifest.json cannot be read: run the job again"
         return
-    if [s["sha256"] for s in listed] != [r.sha256 for r in records.values()]:
-        yield "manifest.json speaks of other shards: run the job to its end"
-    if folder.index_path.is_file():
-        rows = pq.read_metadata(folder.index_path).num_rows
-        expected = sum(record.rows for record in records.values())
-        if rows != expected:
-            yield f"index.parquet has {rows} rows, the shards {expected}"
+    lines = list(_beside(root, folder, files))
+    expected = manifest_of(folder, records)
+    shards = {shard["file"]: shard for shard in expected["shards"]}
+    if listed.keys() != shards.keys():
+        lines.append("manifest.json speaks of other shards: run the job to its end")
+    for name in sorted(listed.keys() & shards.keys()):
+        if listed[name] != shards[name]:
+            lines.append(f"manifest.json and the record of {name} differ: run the job to its end")
+    if manifest.get("made_by") != json.loads(to_json(expected["made_by"])):
+        lines.append("stage.json and manifest.json differ: run the job to its end")
+    if not lines and to_json({**expected, "files": files}) != data:
+        lines.append("manifest.json is damaged: run the job again")
+    yield from lines
+    for record in records.values():
+        path = folder.record_path(record.shard)
+        if path.read_bytes() != record_bytes(record):
+            yield f"records/{path.name} is damaged: remove it, and run the job again"
+
+
+def _beside(root: Path, folder: ShardFolder, files: dict[str, str]) -> Iterator[str]:
+    """Yield where the files that a manifest lists are not as they were."""
+    for name, digest in files.items():
+        path = (root if _LISTED[name] else folder.path) / name
+        if not path.is_file():
+            yield f"{name} is gone: run the job again"
+        elif sha256_file(path) != digest:
+            yield f"{name} is not as it was written: remove it, and run the job again"

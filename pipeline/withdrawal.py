@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..manifests.vocabularies import status_of
-from .commit import fsync_folder, remove_temporaries, write_if_changed, write_json
+from .commit import fsync_folder, remove_temporaries, write_bytes, write_if_changed
 from .derive import derive_again, to_json
 from .errors import InputError
 from .labels import LABELS_FILE, labels_digest, read_labels
 from .plan import fingerprint, input_digests, read_description
-from .shards import ShardFolder, ShardWriter, write_table
+from .shards import ShardFolder, ShardWriter, record_bytes, write_table
 from .tombstones import DECIDED_BY, WITHDRAWN, WITHDRAWN_FILE, Withdrawn, without
 
 INTENT_FILE = "withdrawing.json"
@@ -151,7 +151,7 @@ def _carry_out_step(root: Path, step: ShardStep) -> None:
         _rewrite(folder, step, mark)
     elif record.fingerprint != mark:
         changed = record.model_copy(update={"fingerprint": mark})
-        write_json(folder.record_path(step.shard), changed.model_dump(mode="json"))
+        write_bytes(folder.record_path(step.shard), record_bytes(changed))
 
 
 def _rewrite(folder: ShardFolder, step: ShardStep, mark: str) -> None:

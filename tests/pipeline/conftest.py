@@ -43,7 +43,7 @@ def samples() -> Path:
 def small_disk(room: int, code: int = errno.ENOSPC) -> Generator[None, None, None]:
     """Let shards be written up to ``room`` bytes in all; then fail as a disk does."""
     written = 0
-    original = shards._HashedFile.write
+    original = shards.HashedFile.write
 
     def write(self: Any, data: bytes) -> int:
         nonlocal written
@@ -53,7 +53,7 @@ def small_disk(room: int, code: int = errno.ENOSPC) -> Generator[None, None, Non
         return original(self, data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards._HashedFile, "write", write)
+        patch.setattr(shards.HashedFile, "write", write)
         yield
 
 

@@ -32,7 +32,8 @@ def test_a_corrected_label_reruns_only_what_reads_labels(
     _run(out, stages[:3])
     after = digests(out)
     changed = {name for name in before if before[name] != after[name]}
-    assert changed - {"job.json"} == {"labels.parquet"}  # the flow was shorter this time
+    # The manifest of the inputs says which labels belong to them; the flow was shorter this time.
+    assert changed - {"job.json"} == {"labels.parquet", "manifest/manifest.json"}
     assert isinstance(stages[1], ToyMap) and stages[1].processed == []
     # Shards that hold labels say that they hold others, and are redone on request alone.
     with pytest.raises(OutputError, match=r"digests\.labels"):
@@ -40,8 +41,10 @@ def test_a_corrected_label_reruns_only_what_reads_labels(
     stages = flow(out)
     _run(out, stages, overwrite=True)
     assert isinstance(stages[1], ToyMap) and stages[1].processed == []
-    changed = {name.partition("/")[0] for name in before if before[name] != digests(out)[name]}
-    assert changed == {"labels.parquet", "joined"}
+    after = digests(out)
+    assert all(before[name] == after[name] for name in before if name.startswith("manifest/shard"))
+    changed = {name.partition("/")[0] for name in before if before[name] != after[name]}
+    assert changed == {"labels.parquet", "manifest", "joined"}
     found = pq.read_table(out / "joined/shard-00000.parquet").to_pylist()
     assert found[7]["subject"] == "eve"
 
@@ -55,4 +58,5 @@ def test_without_shards_that_hold_labels_nothing_is_redone(
     monkeypatch.setattr(living, "subject", lambda _name: "eve")
     run(out, NAMES, until=3)
     after = digests(out)
-    assert {name for name in before if before[name] != after[name]} == {"labels.parquet"}
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"labels.parquet", "manifest/manifest.json"}

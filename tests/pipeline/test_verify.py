@@ -1,0 +1,79 @@
+"""``normpipe verify``: a flipped bit is found wherever it lies, and what it says to do heals it."""
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from normpipe.pipeline.stage import Scan
+from normpipe.pipeline.verify import verify
+
+from .test_runner import NAMES, digests, flow, run
+from .toys import ToySource
+
+#: A slice of ``benchmarks/verifying.py``, which draws 1,000.
+BITS = 60
+
+
+class Labelled(ToySource):
+    def scan(self) -> Scan:
+        scan = super().scan()
+        emotion = pa.repeat("fear", scan.rows.num_rows)
+        scan.labels = scan.rows.select(["key"]).append_column("emotion", emotion)
+        return scan
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    run(tmp_path / "out", [Labelled(NAMES), *flow()[1:]])
+    assert verify(tmp_path / "out").differences == []
+    return tmp_path / "out"
+
+
+def test_flipped_bits_are_found_in_every_file(job: Path) -> None:
+    files = sorted(p for p in job.rglob("*") if p.is_file() and not p.name.startswith("."))
+    files.remove(job / "job.json")  # yours to edit, when the input moves
+    names = {path.name for path in files}
+    assert {"index.parquet", "manifest.json", "labels.parquet", "README.md", "stage.json"} <= names
+    draw = random.Random(5)
+    for path in draw.sample(files, min(len(files), BITS)) + draw.choices(files, k=BITS // 2):
+        good = path.read_bytes()
+        place, bit = draw.randrange(len(good)), draw.randrange(8)
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :])
+        found = verify(job).differences
+        assert found, f"{path.relative_to(job)}, byte {place}, bit {bit}"
+        path.write_bytes(good)
+    assert verify(job).differences == []
+
+
+@pytest.mark.parametrize(
+    "name", ["made/index.parquet", "made/README.md", "made/manifest.json", "labels.parquet"]
+)
+def test_a_damaged_derived_file_heals_as_verify_says(job: Path, name: str) -> None:
+    before = digests(job)
+    path = job / name
+    path.write_bytes(path.read_bytes()[:-9] + b"!" + path.read_bytes()[-8:])
+    (line,) = verify(job).differences
+    assert path.name in line and "run the job" in line
+    if "remove it" in line:
+        path.unlink()
+    run(job, [Labelled(NAMES), *flow()[1:]])
+    assert verify(job).differences == []
+    assert digests(job) == before
+
+
+@pytest.mark.parametrize("dataset", ["manifest", "made"])
+def test_a_damaged_record_heals_as_verify_says(job: Path, dataset: str) -> None:
+    before = digests(job)
+    path = job / dataset / "records/shard-00000.json"
+    record = json.loads(path.read_text())
+    path.write_text(path.read_text().replace(record["fingerprint"][:4], "0000", 1))
+    assert any("shard-00000" in line for line in verify(job).differences)
+    path.write_text(path.read_text()[:-3])
+    assert any("remove it" in line for line in verify(job).differences)
+    path.unlink()
+    run(job, [Labelled(NAMES), *flow()[1:]])
+    assert verify(job).differences == []
+    assert digests(job) == before
