@@ -127,8 +127,8 @@ def _take_failed_anew(
         table = folder.read(number, stage.schema.names).select(stage.schema.names)
         keys = table["key"].to_pylist()
         rows = [i for i, key in enumerate(keys) if key in failed and key in place]
-        found = scan.rows.take(_places(place[keys[i]] for i in rows))
-        if not rows or not stage.changed(table.take(_places(rows)), found):
+        found = _rows_at(scan.rows, np.array([place[keys[i]] for i in rows], np.int64))
+        if not rows or not stage.changed(_rows_at(table, np.array(rows)), found):
             continue
         fresh = {row: found.slice(i, 1) for i, row in enumerate(rows)}
         mended = [fresh.get(i, table.slice(i, 1)) for i in range(len(keys))]
