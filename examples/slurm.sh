@@ -15,7 +15,7 @@
 # So often at most: some causes come again each time (a quarantined shard also ends with 3).
 RESTARTS=50
 
-# SLURM may lend fewer CPUs than the machine has, and normpipe counts the machine's.
+# normpipe counts the CPUs that it is bound to; not every SLURM binds jobs to those that it lends.
 settings=()
 if [ "$1" = run ]; then
     settings=(--set "run.threads=${SLURM_CPUS_PER_TASK:-1}")

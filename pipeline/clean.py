@@ -11,6 +11,7 @@ from ..manifests.schema import IMAGE
 from .commit import locked, write_json
 from .derive import CLEANED_FILE
 from .errors import InputError, nearest
+from .leases import clear
 from .plan import fingerprint, input_digests
 from .runner import read_job
 from .shards import ShardFolder
@@ -92,6 +93,7 @@ def clean(root: Path, name: str) -> Cleaning:
     """
     read_job(root)
     with locked(root):
+        clear(root)
         cleaning = plan_cleaning(root, name)
         folder = ShardFolder(root / cleaning.dataset)
         # First: it tells verify that what is missing is missing on purpose.

@@ -20,6 +20,7 @@ from .errors import InputError, Interrupted, NormpipeError, nearest
 from .runner import Options, Runner
 from .stage import Stage
 from .stopping import ending_in_time, leave, terminable
+from .workplace import Remote
 
 log = logging.getLogger("normpipe")
 app = typer.Typer(
@@ -45,9 +46,10 @@ def handled(command: Command) -> Command:
         try:
             with terminable():
                 return command(*args, **kwargs)
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt) as error:
+            why = str(error) or "stopped"
             typer.echo(
-                "normpipe: stopped; what is finished is kept. Run the same command to go on.",
+                f"normpipe: {why}; what is finished is kept. Run the same command to go on.",
                 err=True,
             )
             raise typer.Exit(AGAIN) from None
@@ -84,6 +86,15 @@ def run(
     overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
     retry_failed: Annotated[bool, typer.Option(help="try failed rows again")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="warnings and errors only")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes of this machine that share the work")
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="GPUs of this machine, one worker for each: 0,1")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="a running Dask cluster: tcp://host:8786")
+    ] = None,
 ) -> None:
     """Run the job: ingest, align, normalize, pair; with labels, classify and evaluate.
 
@@ -95,6 +106,7 @@ def run(
         overrides.append(f"ingest.limit={limit}")
     if max_rejected is not None:
         overrides.append(f"run.max_rejected={max_rejected}")
+    overrides += place(workers, gpus, scheduler)
     given = {"input": input, "output": output, "dataset": dataset}
     job = load_job(job_file, given, overrides, CONFIGS)
     if job.input is None:
@@ -118,10 +130,26 @@ def run(
             )
         return
     if selected:
-        execute(job, flow, selected, Options(overwrite, retry_failed, identity(job, flow)))
+        from .cli_workers import remote
+
+        options = Options(overwrite, retry_failed, identity(job, flow))
+        execute(job, flow, selected, options, remote=remote(job))
     finish(job)
     asked = any(name in SINKS for name in (stage, first, until))
     classify_sinks(job, sinks, asked, overwrite)
+
+
+def place(workers: int | None, gpus: str | None, scheduler: str | None) -> list[str]:
+    """Return the options that say where to work as settings; one takes the place of the others."""
+    if workers is None and gpus is None and scheduler is None:
+        return []
+    names = [name.strip() for name in (gpus or "").split(",") if name.strip()]
+    listed = ", ".join(name if name.isdecimal() else f'"{name}"' for name in names)
+    return [
+        f"run.workers={workers or 0}",
+        f"run.gpus=[{listed}]",
+        f"run.scheduler='{scheduler or ''}'",
+    ]
 
 
 def classify_sinks(job: Job, sinks: list[str], asked: bool, overwrite: bool = False) -> None:
@@ -165,12 +193,20 @@ def execute(
     selected: Sequence[Stage],
     options: Options,
     deadline: Callable[[], bool] | None = None,
+    remote: Remote | None = None,
 ) -> None:
     """Run stages with signals handled: the first ends them in the grace time, a second at once.
 
-    ``deadline`` says when to stop, dropping what is in hand. Raises Interrupted where stopped.
+    ``deadline`` says when to stop, dropping what is in hand; ``remote``, how workers build the
+    stages. Raises Interrupted where stopped.
     """
-    runner = Runner(job.output, flow, job.run, options)
+    if job.run.distributed and remote is None:
+        raise InputError(
+            "run.workers, run.gpus and run.scheduler are for normpipe run: leave them out here"
+        )
+    runner = Runner(
+        job.output, flow, job.run, options, remote=remote if job.run.distributed else None
+    )
     through = threading.Event()
     if deadline is not None:
         threading.Thread(target=_stop_at, args=(deadline, runner, through), daemon=True).start()

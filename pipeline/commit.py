@@ -73,9 +73,9 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def commit_file(path: Path) -> None:
-    """Give ``temporary(path)``, already flushed and fsynced, its final name, durably."""
-    temporary(path).replace(path)
+def commit_file(path: Path, written: Path | None = None) -> None:
+    """Give what was ``written`` (``temporary(path)``), flushed and fsynced, its name, durably."""
+    (written or temporary(path)).replace(path)
     fsync_folder(path.parent)
 
 

@@ -4,11 +4,18 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import InputError, nearest
+
+
+def lent_cpus() -> int:
+    """Return how many CPUs this process may use; a batch system often lends part of a machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class RunConfig(BaseModel):
@@ -17,9 +24,22 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threads: int = Field(
-        default_factory=lambda: os.cpu_count() or 1,
+        default_factory=lent_cpus,
         ge=1,
-        description="threads that read, decode, encode and, on a CPU, compute",
+        description="threads that read, decode, encode and, on a CPU, compute; default: the CPUs "
+        "that this process may use. Local workers share them",
+    )
+    workers: int = Field(
+        0, ge=0, description="processes on this machine that share the work; 0: this one does it"
+    )
+    gpus: tuple[int | str, ...] = Field(
+        (), description="GPUs of this machine, such as [0, 1]: one worker for each"
+    )
+    scheduler: str = Field(
+        "", description="address of a running Dask scheduler: tcp://host:8786 or tls://…"
+    )
+    lease_seconds: float = Field(
+        30.0, ge=1, description="a worker that is silent for this long loses its shards to others"
     )
     prefetch: int = Field(
         2, ge=1, description="batches in flight before and after each network: bounds the memory"
@@ -40,6 +60,23 @@ class RunConfig(BaseModel):
         description="seconds that the first Ctrl-C or SIGTERM leaves: shards in hand that will be "
         "through by then are finished, the others dropped; 0 drops all",
     )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.scheduler and (self.workers or self.gpus):
+            raise ValueError("a cluster has its own workers: leave out --workers and --gpus")
+        if self.gpus and self.workers not in (0, len(self.gpus)):
+            raise ValueError("each GPU has one worker: leave out --workers")
+        if len({str(gpu) for gpu in self.gpus}) < len(self.gpus):
+            raise ValueError("a GPU is named twice")
+        if self.scheduler and "://" not in self.scheduler:
+            raise ValueError("a scheduler's address is such as tcp://host:8786")
+        return self
+
+    @property
+    def distributed(self) -> bool:
+        """Return whether other processes do the work."""
+        return bool(self.workers or self.gpus or self.scheduler)
 
 
 class Job(BaseModel):

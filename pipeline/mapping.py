@@ -161,6 +161,12 @@ class MapWorker:
             thread.start()
         return threads
 
+    def quarantine(self, number: int, fingerprint: str) -> None:
+        """Commit a shard as quarantined, in the calling thread, without working on it."""
+        self._feed.put(number)
+        self._feed.get()
+        self._quarantine(Attempt(number, fingerprint))
+
     def _read(self) -> None:
         while (number := self._feed.get()) is not None:
             wanted = self._wanted(number)
@@ -290,6 +296,7 @@ class MapWorker:
         self._quarantine(attempt)
 
     def _quarantine(self, attempt: Attempt) -> None:
+        """Commit a shard whose rows are ``failed(quarantined)``."""
         attempt.keys = set()
         settled, broken = self._settled(attempt.number), SampleError("quarantined")
         with ShardWriter(self._target, attempt.number, self._stage.schema) as writer:

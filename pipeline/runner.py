@@ -17,12 +17,14 @@ from typing import Any
 
 from ..manifests.schema import SCHEMA_VERSION
 from .attempts import InHand
+from .clustering import ClusterWorker
 from .commit import LOCK_FILE, locked, remove_temporaries, write_if_changed
 from .config import RunConfig
 from .derive import derive, to_json
 from .errors import InputError, Interrupted, NormpipeError, OutputError
 from .feed import ShardFeed, Stop
 from .joining import JoinWorker
+from .leases import clear
 from .mapping import Context, MapWorker
 from .plan import (
     current,
@@ -34,11 +36,13 @@ from .plan import (
 )
 from .progress import Progress
 from .retrying import Retry, SettledRows
+from .shard_work import Ticket
 from .shards import ShardFolder, ShardRecord, require_dataset
 from .sources import run_source
 from .stage import JoinStage, MapStage, SourceStage, Stage
 from .tombstones import DECIDED_BY, WITHDRAWN
 from .withdrawal import carry_out
+from .workplace import Remote, Workers, at_work
 
 log = logging.getLogger("normpipe")
 
@@ -69,8 +73,13 @@ class Runner:
         run: RunConfig,
         options: Options,
         progress: Progress | None = None,
+        remote: Remote | None = None,
     ) -> None:
-        """``flow``: all stages of the job in order; ``run`` is given those to run."""
+        """Hold what a run is made of.
+
+        ``flow``: all stages of the job in order; ``run`` is given those to run. ``remote``: how
+        workers in other processes build them, where the settings ask for such.
+        """
         self.root = root
         self._flow = list(flow)
         self._settings = run
@@ -83,6 +92,8 @@ class Runner:
         self._in_hand: list[InHand] = []
         self._drop_at = 0.0
         self._retry: Retry | None = None
+        self._remote = remote
+        self._workers: Workers | None = None
 
     def stop(self) -> None:
         """Ask the run to end soon: shards in hand are dropped, committed ones kept."""
@@ -99,16 +110,20 @@ class Runner:
             refuse_foreign(self.root)
             stack.enter_context(locked(self.root))
             claim(self.root, self._options.identity, self._flow)
+            clear(self.root)
             remove_temporaries(self.root)
             finish_withdrawal(self.root)
             if self._options.retry_failed and not self._options.overwrite:
                 self._retry = Retry(self.root, self._flow)
-            for stage in selected:
+            maps = [stage for stage in selected if isinstance(stage, MapStage)]
+            if maps and self._remote is not None:
+                work = at_work(self.root, self._settings, self._remote, self._stop)
+                self._workers = stack.enter_context(work)
+            for stage in maps:
                 self._stop.check_new()
                 # A wrong device or weights file must show before hours of other stages, not after.
-                if isinstance(stage, MapStage):
-                    stack.callback(stage.close)
-                    stage.open()
+                stack.callback(stage.close)
+                self._described(stage)
             for stage in selected:
                 self._stop.check_new()
                 if isinstance(stage, SourceStage):
@@ -124,11 +139,19 @@ class Runner:
             # Asked to end while the last shards were made: whoever called is to begin nothing more.
             self._stop.check_new()
 
+    def _described(self, stage: Stage) -> dict[str, Any]:
+        """Load a stage's models, here or on a worker, and return what shapes its results."""
+        if stage.name not in self._descriptions:
+            if self._workers is not None and isinstance(stage, MapStage):
+                self._descriptions[stage.name] = self._workers.describe(stage)
+            else:
+                stage.open()
+                self._descriptions[stage.name] = describe(stage)
+        return self._descriptions[stage.name]
+
     def _open(self, stage: Stage) -> None:
         """Load a stage's models and refuse to mix its results with others."""
-        stage.open()
-        description = describe(stage)
-        self._descriptions[stage.name] = description
+        description = self._described(stage)
         folder = ShardFolder(self.root / stage.writes)
         if not self._options.overwrite:
             refuse_other(stage, folder, description)
@@ -193,7 +216,7 @@ class Runner:
 
     def _worker(
         self, stage: Stage, feed: ShardFeed, next_feed: ShardFeed | None, context: Context
-    ) -> MapWorker | JoinWorker:
+    ) -> MapWorker | JoinWorker | ClusterWorker:
         def wanted(number: int) -> str | None:
             return self._wanted(stage, number)
 
@@ -202,6 +225,20 @@ class Runner:
                 return None
             return self._retry.settled(stage, self._descriptions[stage.name], number)
 
+        def ticket(number: int) -> Ticket | None:
+            mark = self._wanted(stage, number)
+            if mark is None or self._workers is None:
+                return None
+            record = ShardFolder(self.root / stage.writes).record(number)
+            return Ticket(
+                run=str(self._workers.run),
+                stage=stage.name,
+                shard=number,
+                fingerprint=mark,
+                replaces=record.sha256 if record else "",
+                mends=settled(number) is not None,
+            )
+
         if isinstance(stage, JoinStage):
             return JoinWorker(stage, self.root, feed, wanted, context)
         if isinstance(stage, MapStage):
@@ -209,7 +246,12 @@ class Runner:
                 ShardFolder(self.root / stage.reads[0]),
                 ShardFolder(self.root / stage.writes),
             )
-            worker = MapWorker(stage, folders, (feed, next_feed), wanted, settled, context)
+            if self._workers is None:
+                worker = MapWorker(stage, folders, (feed, next_feed), wanted, settled, context)
+            else:
+                worker = ClusterWorker(
+                    stage, folders, (feed, next_feed), ticket, context, self._workers
+                )
             self._in_hand.append(worker.in_hand)
             return worker
         raise TypeError(f"{stage.name} is no stage that the engine can run")

@@ -143,6 +143,18 @@ class ShardFolder:
         """Return the column names of a shard."""
         return list(pq.read_schema(self.shard(number)).names)
 
+    def temporary(self, number: int) -> Path:
+        """Return where a shard is written before its commit."""
+        return temporary(self.shard(number))
+
+    def commit(self, record: ShardRecord) -> None:
+        """Make a shard exist that is written and fsynced: its name first, then its record."""
+        with storage_errors(self.shard(record.shard)):
+            # The old record, if any, must not speak of the new bytes for an instant.
+            self.record_path(record.shard).unlink(missing_ok=True)
+            commit_file(self.shard(record.shard))
+        write_bytes(self.record_path(record.shard), record_bytes(record))
+
     def remove(self, number: int) -> None:
         """Remove a shard; its record goes first, so that it never speaks of a missing shard."""
         self.record_path(number).unlink(missing_ok=True)
@@ -212,7 +224,7 @@ class ShardWriter:
         self._reasons: Counter[str] = Counter()
         with storage_errors(self._path):
             folder.record_path(number).parent.mkdir(parents=True, exist_ok=True)
-            self._file = HashedFile(temporary(self._path))
+            self._file = HashedFile(folder.temporary(number))
             self._parquet = pq.ParquetWriter(
                 pa.PythonFile(self._file, mode="w"), schema, **_layout(schema)
             )
@@ -260,9 +272,6 @@ class ShardWriter:
         with storage_errors(self._path):
             self._parquet.close()
             digest = self._file.finish()
-            # The old record, if any, must not speak of the new bytes for an instant.
-            self._folder.record_path(self._number).unlink(missing_ok=True)
-            commit_file(self._path)
         record = ShardRecord(
             shard=self._number,
             file=self._path.name,
@@ -275,7 +284,7 @@ class ShardWriter:
             fingerprint=fingerprint,
             quarantined=quarantined,
         )
-        write_bytes(self._folder.record_path(self._number), record_bytes(record))
+        self._folder.commit(record)
         return record
 
     def drop(self) -> None:
@@ -283,7 +292,7 @@ class ShardWriter:
         # pyarrow would write the footer when it collects the writer: there is no file by then.
         self._parquet.is_open = False
         self._file.drop()
-        temporary(self._path).unlink(missing_ok=True)
+        self._folder.temporary(self._number).unlink(missing_ok=True)
 
     def __enter__(self) -> "ShardWriter":
         return self

@@ -89,6 +89,10 @@ class Stage(ABC):
         """Return ``cpu`` or ``cuda``, resolved (open first)."""
         return "cpu"
 
+    def resources(self) -> dict[str, float]:
+        """Return what a worker must offer to run this stage: ``GPU``, ``MEMORY`` (bytes)."""
+        return {}
+
 
 @dataclass
 class Scan:

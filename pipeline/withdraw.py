@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from .commit import locked, remove_temporaries, write_json
 from .errors import InputError, nearest
 from .labels import LABELS_FILE, label_rows, labels_digest, read_labels
+from .leases import clear
 from .plan import fingerprint, input_digests, read_description
 from .runner import read_job
 from .shards import ShardFolder, ShardRecord
@@ -57,6 +58,7 @@ def withdraw(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> list[I
     read_job(root)
     done: list[Intent] = []
     with locked(root):
+        clear(root)
         before = carry_out(root)
         if before is not None:
             done.append(before)

@@ -161,6 +161,10 @@ class Align(MapStage):
         """Return ``cpu`` or ``cuda``."""
         return self._detector.device_class
 
+    def resources(self) -> dict[str, float]:
+        """Return a GPU where the settings ask for one."""
+        return {"GPU": 1} if self.config.device == "cuda" else {}
+
     def digests(self) -> dict[str, str]:
         """Return the sha256 of the detector's files."""
         return self._detector.digests()

@@ -133,6 +133,10 @@ class Normalize(MapStage):
         """Return ``cpu`` or ``cuda``."""
         return self._device_class
 
+    def resources(self) -> dict[str, float]:
+        """Return a GPU where the settings ask for one."""
+        return {"GPU": 1} if self.config.device == "cuda" else {}
+
     def digests(self) -> dict[str, str]:
         """Return the sha256 of the weights."""
         return {"weights": self._digest}

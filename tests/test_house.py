@@ -33,6 +33,7 @@ BOTH_SIDES = {
     "pipeline/cli_judging.py",
     "pipeline/cli_classifying.py",
     "pipeline/cli_machine.py",
+    "pipeline/cli_workers.py",
 }
 #: The only module that may import dask.
 DASK_MODULES = {"pipeline/executors.py"}

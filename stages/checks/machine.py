@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from ...pipeline.config import lent_cpus
 from .finding import Finding, no, warn, yes
 
 _GIB = 2**30
@@ -12,18 +13,10 @@ LITTLE_MEMORY = 4 * _GIB
 FEW_FILES, TOO_FEW_FILES = 1024, 256
 
 
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def check_cpus(usable: int, there: int) -> Finding:
     """Say how many CPUs there are; a batch system often lends fewer than the machine has."""
     if usable < there:
-        remedy = f"--set run.threads={usable} (its default is {there})"
-        return warn("cpus", f"{usable} of {there} may be used", remedy)
+        return yes("cpus", f"{usable} of {there} may be used, and run.threads counts them")
     return yes("cpus", str(usable))
 
 
@@ -95,7 +88,7 @@ def check_open_files(soft: int, hard: int) -> Finding:
 
 def check_machine() -> list[Finding]:
     """Return the findings on CPUs, memory and open files."""
-    findings = [check_cpus(usable_cpus(), os.cpu_count() or 1), check_memory(usable_memory())]
+    findings = [check_cpus(lent_cpus(), os.cpu_count() or 1), check_memory(usable_memory())]
     try:
         import resource
     except ImportError:  # Windows has no such limit

@@ -1,0 +1,279 @@
+"""Map stages whose shards are made by workers in other processes.
+
+A ``ClusterWorker`` stands where a ``MapWorker`` stands in a run of one process: it takes shard
+numbers from the same feed and passes them on when they are committed.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .attempts import Attempt, InHand
+from .errors import Interrupted, NormpipeError
+from .feed import ShardFeed
+from .leases import is_claimed
+from .mapping import QUARANTINES_IN_A_ROW, Context, guarded
+from .shard_work import DEATHS, Outcome, Ticket
+from .shards import ShardFolder, ShardRecord
+from .stage import MapStage
+from .workplace import Patience, Workers, provides
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger("normpipe")
+
+#: Shards that a worker has waiting beside the one it makes.
+_WAITING = 1
+_GLANCE_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
+#: Times that a task may be lost before its shard was begun.
+_LOSSES = 3
+#: Seconds that a network file system may take to show what another machine has committed.
+_SHOW_SECONDS = 30.0
+
+
+@dataclass(eq=False)
+class Flight:
+    """A shard that is with the workers, under one task or, where one fell silent, several."""
+
+    attempt: Attempt
+    ticket: Ticket
+    #: Task → the worker it is on was silent.
+    tasks: dict[Any, bool] = field(default_factory=lambda: dict[Any, bool]())
+    #: Silent workers that it was not sent to.
+    avoided: set[str] = field(default_factory=lambda: set[str]())
+    losses: int = 0
+    begun: float | None = None
+
+
+class InFlight(InHand):
+    """The shards that are with workers; which will be in time, by how long others took."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(stage)
+        self._pace = 0.0
+        self.flights: dict[int, Flight] = {}
+
+    def took(self, seconds: float, rows: int) -> None:
+        """Note how long a worker took for a shard of so many rows."""
+        pace = seconds / max(1, rows)
+        self._pace = pace if self._pace == 0 else 0.7 * self._pace + 0.3 * pace
+
+    def drop_late(self, seconds: float) -> None:
+        """Drop the shards that will not be through in ``seconds``, and those not begun."""
+        for flight in list(self.flights.values()):
+            attempt, begun = flight.attempt, flight.begun
+            if attempt.error is not None:
+                continue
+            passed = time.monotonic() - begun if begun is not None else 0.0
+            left = attempt.rows * self._pace - passed
+            if begun is None or self._pace == 0 or left > seconds:
+                attempt.error = Interrupted("stopped")
+
+
+class ClusterWorker:
+    """The threads of one map stage in the coordinator: one sends shards, one receives ends."""
+
+    def __init__(
+        self,
+        stage: MapStage,
+        folders: tuple[ShardFolder, ShardFolder],
+        feeds: tuple[ShardFeed, ShardFeed | None],
+        ticket: Callable[[int], Ticket | None],
+        context: Context,
+        workers: Workers,
+    ) -> None:
+        """``ticket``: what to send for a shard; None where it is committed and current."""
+        self._stage = stage
+        self._source, self._target = folders
+        self._feed, self._next = feeds
+        self._ticket = ticket
+        self._context = context
+        self._workers = workers
+        self._cluster = workers.cluster
+        self._needs = stage.resources()
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._all_sent = threading.Event()
+        self._quarantines = 0
+        self._looked = 0.0
+        self._patience = Patience(self._cluster, stage.name, self._needs)
+        self.in_hand = InFlight(stage.name)
+        self._flights = self.in_hand.flights
+
+    def start(self) -> list[threading.Thread]:
+        """Start and return the threads; they end when the feed does, or with the job's stop."""
+        threads = [
+            threading.Thread(
+                target=guarded,
+                args=(loop, self._context.stop),
+                name=f"{self._stage.name}-{loop.__name__}",
+            )
+            for loop in (self._send, self._receive)
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _send(self) -> None:
+        while (number := self._feed.get()) is not None:
+            ticket = self._ticket(number)
+            if ticket is None:
+                record = self._target.record(number)
+                self._context.progress.skip(self._stage.name, record.inputs if record else 0)
+                self._pass_on(number)
+                self._feed.done(number)
+                continue
+            while not self._room() and not self._context.stop.ending:
+                self._context.stop.check()
+                time.sleep(_GLANCE_SECONDS / 4)
+            if self._context.stop.ending:
+                self._feed.done(number)
+                continue
+            record = self._source.record(number)
+            flight = Flight(
+                Attempt(number, ticket["fingerprint"], record.rows if record else 0), ticket
+            )
+            self._flights[number] = flight
+            self._launch(flight, set())
+        self._all_sent.set()
+
+    def _room(self) -> bool:
+        able = [a for a, has in self._cluster.workers().items() if provides(has, self._needs)]
+        return len(self._flights) < max(1, len(able)) * (1 + _WAITING)
+
+    def _launch(self, flight: Flight, avoid: set[str]) -> None:
+        future = self._cluster.shard(self._workers.factory, flight.ticket, self._needs, avoid)
+        flight.avoided = avoid
+        flight.tasks[future] = False
+        self._cluster.when_done(future, self._done)
+
+    def _receive(self) -> None:
+        while not (self._all_sent.is_set() and not self._flights):
+            self._context.stop.check()
+            with contextlib.suppress(queue.Empty):
+                self._land(self._done.get(timeout=_GLANCE_SECONDS))
+            if time.monotonic() - self._looked >= _LOOK_SECONDS:
+                self._looked = time.monotonic()
+                self._look()
+        if self._next is not None:
+            self._next.close()
+        if not self._context.stop.ending:
+            self._context.progress.finish(self._stage.name)
+
+    def _look(self) -> None:
+        """Drop what comes too late, move what a silent worker has, notice a lost scheduler."""
+        if self._cluster.gone():
+            self._context.stop.set(Interrupted(f"{self._cluster.where} does not answer any more"))
+            return
+        silent, workers = self._cluster.silent(), self._cluster.workers()
+        holders = self._cluster.holders()
+        for number, flight in list(self._flights.items()):
+            if flight.begun is None and is_claimed(self._workers.run, self._stage.writes, number):
+                flight.begun = time.monotonic()
+            if flight.attempt.error is not None:
+                self._drop(flight)
+                continue
+            for future, was_silent in flight.tasks.items():
+                if not was_silent and holders.get(future.key) in silent:
+                    flight.tasks[future] = True
+                    log.warning(
+                        "%s: shard %d is taken over: no sign of worker %s for %g s",
+                        self._stage.name,
+                        number,
+                        holders[future.key],
+                        self._cluster.lease_seconds,
+                    )
+            able = {a for a, has in workers.items() if provides(has, self._needs)} - silent
+            if all(flight.tasks.values()) and able:
+                self._launch(flight, silent)
+            elif flight.avoided and not able - flight.avoided:
+                # Whoever it was meant for is gone: anybody may have it.
+                flight.avoided = set()
+                self._launch(flight, set())
+        if self._flights:
+            self._patience.look()
+
+    def _drop(self, flight: Flight) -> None:
+        log.info("%s: shard %d dropped: no time to finish", self._stage.name, flight.attempt.number)
+        self._forget(flight)
+        self._feed.done(flight.attempt.number)
+
+    def _forget(self, flight: Flight) -> None:
+        self._flights.pop(flight.attempt.number, None)
+        for future in flight.tasks:
+            self._cluster.cancel(future)
+
+    def _land(self, future: Any) -> None:
+        flight = next((f for f in self._flights.values() if future in f.tasks), None)
+        if flight is None:  # of a shard that is through, or was dropped
+            return
+        outcome = self._cluster.outcome(future)
+        flight.tasks.pop(future)
+        if outcome is None or outcome.kind == "lost":
+            self._lost(flight)
+            return
+        for line in outcome.lines:
+            log.warning("%s", line)
+        number = flight.attempt.number
+        if outcome.kind == "refused":
+            raise NormpipeError(outcome.text)
+        if outcome.kind not in ("made", "current"):
+            raise NormpipeError(f"{self._stage.name}: shard {number}: {outcome.text}")
+        self._arrived(flight, outcome)
+
+    def _lost(self, flight: Flight) -> None:
+        """Send a shard again whose task ended without an outcome, unless another is under way."""
+        if self._cluster.gone():
+            self._context.stop.set(Interrupted(f"{self._cluster.where} does not answer any more"))
+            return
+        if not all(flight.tasks.values()):
+            return
+        flight.losses += 1
+        if flight.losses > _LOSSES * (1 + DEATHS):
+            raise NormpipeError(
+                f"{self._stage.name}: shard {flight.attempt.number}: its workers die before they "
+                "begin it: see what they say themselves (memory is the usual reason)"
+            )
+        self._launch(flight, self._cluster.silent())
+
+    def _arrived(self, flight: Flight, outcome: Outcome) -> None:
+        number = flight.attempt.number
+        record = self._record(flight.ticket)
+        self._forget(flight)
+        self.in_hand.took(outcome.seconds, record.inputs)
+        self._context.progress.advance(self._stage.name, record.inputs, Counter(record.statuses))
+        self._context.committed(self._stage.name, record)
+        self._pass_on(number)
+        self._feed.done(number)
+        self._quarantines = self._quarantines + 1 if record.quarantined else 0
+        if self._quarantines >= QUARANTINES_IN_A_ROW:
+            raise NormpipeError(
+                f"{self._stage.name}: {self._quarantines} shards in a row broke, the last: "
+                f"{outcome.lines[-1] if outcome.lines else 'no word'}: this is not about the data; "
+                "mend the cause and run again with --retry-failed"
+            )
+
+    def _record(self, ticket: Ticket) -> ShardRecord:
+        """Return the record that a worker has written."""
+        until = time.monotonic() + _SHOW_SECONDS
+        while time.monotonic() < until:
+            record = self._target.record(ticket["shard"])
+            if record is not None and record.fingerprint == ticket["fingerprint"]:
+                return record
+            self._context.stop.check()
+            time.sleep(_GLANCE_SECONDS)
+        raise NormpipeError(
+            f"{self._stage.name}: a worker says that it committed shard {ticket['shard']}, but it "
+            f"is not in {self._target.path} here: do all machines see the same folder?"
+        )
+
+    def _pass_on(self, number: int) -> None:
+        if self._next is not None:
+            self._next.put(number)

@@ -1,0 +1,144 @@
+"""Where the workers of a run come from, and what they are told: the run's folder and its stages."""
+
+import json
+import logging
+import queue
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
+
+from .commit import write_json
+from .config import RunConfig
+from .errors import InputError, Interrupted, NormpipeError
+from .feed import Stop
+from .leases import CLUSTER_FOLDER, clear
+from .shard_work import Factory, description_path, write_run
+from .stage import MapStage
+
+if TYPE_CHECKING:
+    from .executors import Cluster
+
+log = logging.getLogger("normpipe")
+
+_GLANCE_SECONDS = 0.1
+#: Seconds between words about what is missing.
+_PATIENCE_SECONDS = 30.0
+
+
+class Remote(NamedTuple):
+    """What a run with workers is made of: who builds the stages there, and of which settings."""
+
+    factory: Factory
+    #: Settings of the job, ready for JSON, as the factory takes them.
+    job: dict[str, Any]
+
+
+class Workers:
+    """The workers of one run, and the folder through which they are told what to do."""
+
+    def __init__(self, cluster: "Cluster", run: Path, factory: Factory, stop: Stop) -> None:
+        self.cluster = cluster
+        self.run = run
+        self.factory = factory
+        self._stop = stop
+
+    def describe(self, stage: MapStage) -> dict[str, Any]:
+        """Return what shapes a stage's results, as some worker says; the others must agree.
+
+        Raises:
+            NormpipeError: the stage cannot be opened there.
+            Interrupted: stopped while waiting for a worker.
+        """
+        needs = stage.resources()
+        future = self.cluster.describe(self.factory, str(self.run), stage.name, needs)
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.cluster.when_done(future, done)
+        patience = Patience(self.cluster, stage.name, needs)
+        while done.empty():
+            if self._stop.ending:
+                self.cluster.cancel(future)
+                raise Interrupted("stopped")
+            if self.cluster.gone():
+                raise Interrupted(f"{self.cluster.where} does not answer any more")
+            patience.look()
+            time.sleep(_GLANCE_SECONDS)
+        outcome = self.cluster.outcome(future)
+        if outcome is None:
+            raise NormpipeError(
+                f"{stage.name}: workers die when they open the stage: see what they say "
+                "themselves (memory is the usual reason)"
+            )
+        if outcome.kind != "description":
+            raise InputError(f"{stage.name}, on a worker: {outcome.text}")
+        description = json.loads(outcome.text)
+        write_json(description_path(self.run, stage.name), description)
+        return description
+
+
+class Patience:
+    """Says now and then what a stage is waiting for, so that nothing hangs in silence."""
+
+    def __init__(self, cluster: "Cluster", stage: str, needs: dict[str, float]) -> None:
+        self._cluster = cluster
+        self._stage = stage
+        self._needs = needs
+        self._spoke = time.monotonic() - _PATIENCE_SECONDS + 5.0  # the first word after 5 s
+
+    def look(self) -> None:
+        """Warn where no worker can do the work."""
+        if time.monotonic() - self._spoke < _PATIENCE_SECONDS:
+            return
+        workers = self._cluster.workers()
+        able = [a for a, has in workers.items() if provides(has, self._needs)]
+        if not workers:
+            log.warning("%s: waiting for a worker at %s", self._stage, self._cluster.where)
+        elif not able:
+            wanted = " ".join(f"{name}={amount:g}" for name, amount in self._needs.items())
+            log.warning(
+                "%s: waiting for a worker with %s; none of the %d has it (dask worker … "
+                "--resources '%s')",
+                self._stage,
+                wanted,
+                len(workers),
+                wanted,
+            )
+        elif not set(able) - self._cluster.silent():
+            log.warning("%s: all %d workers that could do it are silent", self._stage, len(able))
+        else:
+            return
+        self._spoke = time.monotonic()
+
+
+def provides(has: dict[str, float], needs: dict[str, float]) -> bool:
+    """Say whether a worker's resources suffice."""
+    return all(has.get(name, 0) >= amount for name, amount in needs.items())
+
+
+@contextmanager
+def at_work(
+    root: Path, settings: RunConfig, remote: Remote, stop: Stop
+) -> Generator[Workers, None, None]:
+    """Have workers for a run; on leaving, whatever is still in hand can commit nothing more.
+
+    Raises:
+        InputError: no scheduler answers.
+    """
+    from .executors import started  # imports Dask
+
+    run = root.resolve() / CLUSTER_FOLDER / uuid4().hex[:12]
+    own = {"prefetch": settings.prefetch, "retries": settings.retries}
+    count = len(settings.gpus) or settings.workers
+    if count:
+        own["threads"] = max(1, settings.threads // count)
+    elif "threads" in settings.model_fields_set:
+        own["threads"] = settings.threads
+    with ExitStack() as stack:
+        stack.callback(clear, root)
+        write_run(root.resolve(), run, {"run": own, "job": remote.job})
+        cluster = stack.enter_context(started(settings))
+        stack.callback(clear, root)  # first of all: what still runs sees it, and ends
+        stack.callback(cluster.close)
+        yield Workers(cluster, run, remote.factory, stop)
