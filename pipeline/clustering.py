@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .attempts import Attempt, InHand
 from .errors import Interrupted, NormpipeError
@@ -23,9 +23,6 @@ from .shard_work import DEATHS, Outcome, Ticket
 from .shards import ShardFolder, ShardRecord
 from .stage import MapStage
 from .workplace import Patience, Workers, provides
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("normpipe")
 
