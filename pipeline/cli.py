@@ -68,7 +68,7 @@ OutputArgument = Annotated[Path, typer.Argument(help="output folder of a run")]
 def run(
     job_file: Annotated[Path | None, typer.Argument(help="job file (.toml)")] = None,
     input: Annotated[
-        Path | None, typer.Option(help="folder of images, or .csv/.parquet list")
+        Path | None, typer.Option(help="folder of images, .zip/.tar, or .csv/.parquet list")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="output folder")] = None,
     dataset: Annotated[str | None, typer.Option(help="first part of every key")] = None,
@@ -80,6 +80,9 @@ def run(
     max_rejected: Annotated[
         float | None, typer.Option(help="stop when this share is rejected or failed")
     ] = None,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="fetch the http(s) addresses of a list")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan; write nothing")
     ] = False,
@@ -104,6 +107,8 @@ def run(
     overrides = list(set or [])
     if limit is not None:
         overrides.append(f"ingest.limit={limit}")
+    if allow_urls:
+        overrides.append("ingest.allow_urls=true")
     if max_rejected is not None:
         overrides.append(f"run.max_rejected={max_rejected}")
     overrides += place(workers, gpus, scheduler)

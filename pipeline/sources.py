@@ -166,7 +166,8 @@ def _new_rows(
     if changed and not overwrite:
         raise InputError(
             f"{len(changed)} inputs were changed since they were ingested (first: {changed[0]}): "
-            "redo them with --overwrite, or put the old files back"
+            "redo them with --overwrite (those that failed alone: --retry-failed), or put the old "
+            "files back"
         )
     if gone and scan.complete:
         log.warning(

@@ -39,7 +39,7 @@ def build_flow(job: Job) -> list[Stage]:
         )
     return [
         ingest,
-        Align(job.stage("align"), ingest.root, job.run.threads),
+        Align(job.stage("align"), ingest.root, job.run.threads, job.stage("ingest").allow_urls),
         normalize,
         Pair(pair_config, job.output / "labels.parquet"),
     ]

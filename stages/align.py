@@ -23,9 +23,9 @@ from ..pipeline.stage import DIGEST, MapStage, Row, StageConfig, check_digest
 from .faces import geometry, pixels
 from .faces.decoder import PILLOW_MAX_PIXELS, Limits
 from .faces.detectors import DETECTORS, Detection, Detector, DetectorSettings, Look
-from .faces.files import read_source
 from .faces.geometry import Matrix
 from .faces.isolation import Bounds, Decoders
+from .sources.reading import SourceReader
 
 #: Of a setting whose file's digest counts, or that changes no byte.
 NOT_SHAPING: JsonDict = {"shapes_results": False}
@@ -81,6 +81,12 @@ class AlignConfig(StageConfig):
         64_000_000, ge=1, le=PILLOW_MAX_PIXELS, description="larger images are not decoded"
     )
     max_bytes: int = Field(64 * 2**20, ge=1, description="larger files are not read")
+    fetch_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="ingest.allow_urls: time for one address",
+        json_schema_extra=NOT_SHAPING,
+    )
     isolate: bool = Field(
         True,
         description="decode in processes of their own, which may hang or die; false: trusted files",
@@ -133,14 +139,26 @@ class Align(MapStage):
     schema = ALIGNED
     description = "Faces cut out and aligned by the eyes and the tip of the nose."
 
-    def __init__(self, config: AlignConfig, root: Path, threads: int | None = None) -> None:
-        """``root``: folder the rows' paths count from. ``threads``: pictures detected side by side.
+    def __init__(
+        self,
+        config: AlignConfig,
+        root: Path,
+        threads: int | None = None,
+        allow_urls: bool = False,
+    ) -> None:
+        """Hold settings and limits; nothing is read yet.
+
+        Args:
+            config: settings.
+            root: folder that the rows' paths count from, or the archive that they are in.
+            threads: pictures detected side by side.
+            allow_urls: fetch rows whose path is an address.
 
         Raises:
             InputError: an unknown detector, or a pack that is not there.
         """
         self.config: AlignConfig = config
-        self._root = root.resolve()
+        self._reader = SourceReader(root, config.max_bytes, config.fetch_seconds, allow_urls)
         self._limits = Limits(config.max_pixels, config.max_bytes)
         bounds = Bounds(config.decode_seconds, config.decode_memory_mb * 2**20)
         self._decoders = Decoders(self._limits, bounds) if config.isolate else None
@@ -179,24 +197,21 @@ class Align(MapStage):
             for name, digest in self.digests().items():
                 check_digest(name, digest, "align.pack_sha256", self.config.pack_sha256)
         self._detector.open()
+        self._reader.open()
         if self._decoders is not None:
             self._decoders.start()
         self._open = True
 
     def close(self) -> None:
-        """End the decoding processes."""
+        """End the decoding processes, and close the archive."""
+        self._reader.close()
+        self._open = False
         if self._decoders is not None:
             self._decoders.close()
 
     def prepare(self, row: Row) -> Picture:
         """Read and decode a picture, and make it ready for the detector."""
-        data = read_source(
-            self._root,
-            row["path"],
-            self.config.max_bytes,
-            size_bytes=row.get("size_bytes"),
-            modified_ns=row.get("modified_ns"),
-        )
+        data = self._reader.read(row)
         if self._decoders is not None:
             picture = pixels.to_pixels(self._decoders.decode(data))
         else:

@@ -5,10 +5,10 @@ its reason. Rows come in the natural order of their paths, so that the order of 
 never matters.
 """
 
+import logging
 import os
 import posixpath
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,14 +17,18 @@ from pydantic import Field, field_validator
 
 from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
-from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError
 from ..pipeline.stage import Scan, SourceStage, StageConfig
-from .sources.faces import Coordinates, distinct, supplied
+from .sources.addresses import is_address, is_fetchable
+from .sources.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
+from .sources.faces import distinct, supplied
 from .sources.files import FileFacts, Root, is_utf8, path_order, walk
+from .sources.inputs import Inputs
 from .sources.labels import LabelRules, folder_emotion, read_labels
 from .sources.table import LIST_SUFFIXES, assign_columns, read_list
 from .sources.values import Cells
+
+log = logging.getLogger("normpipe")
 
 _EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
@@ -50,6 +54,9 @@ class IngestConfig(StageConfig):
     limit: int | None = _free(None, "take the first N inputs only", ge=1)
     extensions: tuple[str, ...] = _free(_EXTENSIONS, "a folder's files so named are images")
     follow_symlinks: bool = _free(False, "walk into links to folders within the input")
+    allow_urls: bool = _free(
+        False, "fetch the http and https addresses of a list (--allow-urls); else they fail"
+    )
     class_per_folder: bool = _free(False, "the folder an image lies in is named for its emotion")
     root: Path | None = _free(
         None, "the folder that a list's paths count from; unset: the list's own folder"
@@ -77,55 +84,13 @@ class IngestConfig(StageConfig):
         return tuple("." + value.lower().lstrip(".") for value in values)
 
 
-@dataclass
-class _Inputs:
-    """Inputs before they are written: one entry a row in every list."""
-
-    keys: list[str] = field(default_factory=lambda: list[str]())
-    paths: list[str | None] = field(default_factory=lambda: list[str | None]())
-    facts: list[FileFacts] = field(default_factory=lambda: list[FileFacts]())
-    boxes: list[Coordinates] = field(default_factory=lambda: list[Coordinates]())
-    landmarks: list[Coordinates] = field(default_factory=lambda: list[Coordinates]())
-
-    def add(
-        self,
-        key: str,
-        path: str | None,
-        facts: FileFacts,
-        bbox: Coordinates = None,
-        landmarks: Coordinates = None,
-    ) -> None:
-        self.keys.append(key)
-        self.paths.append(path)
-        self.facts.append(facts)
-        self.boxes.append(bbox)
-        self.landmarks.append(landmarks)
-
-    def table(self, stage: str) -> pa.Table:
-        """Return the rows as a MANIFEST table."""
-        reasons = [facts.reason for facts in self.facts]
-        columns = {
-            "key": self.keys,
-            "parent_key": self.keys,
-            "status": ["ok" if reason is None else status_of(reason) for reason in reasons],
-            "reason": reasons,
-            "decided_by": [stage] * len(reasons),
-            "path": self.paths,
-            "size_bytes": [facts.size_bytes for facts in self.facts],
-            "modified_ns": [facts.modified_ns for facts in self.facts],
-            "bbox_xyxy": self.boxes,
-            "landmarks": self.landmarks,
-        }
-        arrays = [pa.array(columns[f.name], f.type) for f in MANIFEST]
-        return pa.Table.from_arrays(arrays, schema=MANIFEST)
-
-
 class Ingest(SourceStage):
     """Source stage: a folder or a list → references.
 
     Args:
         config: settings.
-        source: a folder of images, a ``.csv``, ``.tsv`` or ``.parquet`` list, or one image.
+        source: a folder of images, a ``.csv``, ``.tsv`` or ``.parquet`` list, a ``.zip`` or
+            ``.tar`` archive, or one image.
         dataset: first part of every key.
     """
 
@@ -150,9 +115,15 @@ class Ingest(SourceStage):
 
     @property
     def root(self) -> Path:
-        """Return the folder that the manifest's paths count from, links resolved."""
+        """Return the folder that the manifest's paths count from, or the archive; resolved."""
+        if self._is_archive:
+            return self.source.resolve()
         folder = self.source if self.source.is_dir() else self._settings.root or self.source.parent
         return folder.resolve()
+
+    @property
+    def _is_archive(self) -> bool:
+        return self.source.suffix.lower() in ARCHIVE_SUFFIXES and self.source.is_file()
 
     def scan(self) -> Scan:
         """Return all inputs in natural order of their paths, with their labels.
@@ -165,6 +136,13 @@ class Ingest(SourceStage):
             return self._scan_folder()
         if not self.source.exists():
             raise InputError(f"no folder or list {self.source}: give an existing one with --input")
+        if self._is_archive:
+            return self._scan_archive()
+        if self.source.suffix.lower() in SOLID_SUFFIXES:
+            raise InputError(
+                f"{self.source} can only be read from front to back: unpack it and give the "
+                "folder, or repack it as .zip or .tar"
+            )
         photograph = self.source.suffix.lower() in self._settings.extensions
         if not photograph and self.source.suffix.lower() not in LIST_SUFFIXES:
             raise InputError(
@@ -199,7 +177,7 @@ class Ingest(SourceStage):
                 f"no images in {self.source} ({_counts(found.ignored)}): give another folder, or "
                 f"name their endings with ingest.extensions"
             )
-        inputs = _Inputs()
+        inputs = Inputs()
         paths = found.paths[: self._settings.limit]
         for path in paths:
             self._add(inputs, root, path, found.reasons.get(path))
@@ -213,17 +191,53 @@ class Ingest(SourceStage):
             complete=len(paths) == len(found.paths),
         )
 
+    def _scan_archive(self) -> Scan:
+        if self._settings.root is not None or self._settings.class_per_folder:
+            raise InputError(
+                "ingest.root and ingest.class_per_folder are for lists and folders: leave them "
+                "out, the input is an archive"
+            )
+        inputs, ignored = Inputs(), Counter[str]()
+        archive = Archive(self.root)
+        archive.close()
+        for member in archive.members:
+            name = posixpath.basename(member.path)
+            extension = posixpath.splitext(name)[1].lower()
+            if name.startswith(".") and member.facts.reason != "outside_root":
+                ignored["hidden file"] += 1
+            elif extension not in self._settings.extensions:
+                ignored[sample_id(extension) or "no extension"] += 1
+            else:
+                self._add_member(inputs, member)
+        if not inputs.keys:
+            raise InputError(
+                f"no images in {self.source} ({_counts(ignored)}): give another archive, or name "
+                "their endings with ingest.extensions"
+            )
+        found = inputs.table(self.name)
+        order = sorted(range(len(inputs.keys)), key=lambda row: path_order(inputs.keys[row]))
+        rows = found.take(pa.array(order[: self._settings.limit], pa.int64()))
+        complete = rows.num_rows == found.num_rows
+        return Scan(rows, None, dict(sorted(ignored.items())), complete)
+
+    def _add_member(self, inputs: Inputs, member: Member) -> None:
+        key = f"{self.dataset}/{sample_id(member.path)}"
+        if is_utf8(member.path):
+            inputs.add(key, member.path, member.facts)
+        else:
+            inputs.add(key, None, FileFacts(reason="path_not_utf8"))
+
     def _scan_photograph(self) -> Scan:
         if self._settings.root is not None or self._settings.class_per_folder:
             raise InputError(
                 "ingest.root and ingest.class_per_folder are for lists and folders: leave them "
                 "out, the input is one image"
             )
-        inputs = _Inputs()
+        inputs = Inputs()
         self._add(inputs, Root(self.root), self.source.name)
         return Scan(inputs.table(self.name))
 
-    def _add(self, inputs: _Inputs, root: Root, path: str, reason: str | None = None) -> None:
+    def _add(self, inputs: Inputs, root: Root, path: str, reason: str | None = None) -> None:
         """Append a file below the root, ``reason`` being what is known to be wrong with it."""
         key = f"{self.dataset}/{sample_id(path)}"
         if not is_utf8(path):
@@ -266,14 +280,22 @@ class Ingest(SourceStage):
         rows.sort(key=lambda row: (path_order(row.path), row.face or 0))
         complete = self._settings.limit is None or len(rows) <= self._settings.limit
         rows = rows[: self._settings.limit]
-        inputs = _Inputs()
+        inputs = Inputs()
         for row in rows:
             key = f"{self.dataset}/{sample_id(row.path)}"
             key = key if row.face is None else face_key(key, row.face)
             reason = places[row.row][1]
-            facts = FileFacts(reason=reason) if reason else root.judge(row.path)
+            if reason or is_address(row.path):
+                facts = FileFacts(reason=reason)
+            else:
+                facts = root.judge(row.path)
             inputs.add(key, row.path, facts, boxes[row.row], landmarks[row.row])
         self._refuse_wrong_root(inputs)
+        refused = sum(facts.reason == "url_not_allowed" for facts in inputs.facts)
+        if refused:
+            log.warning(
+                "%d listed paths are addresses: --allow-urls fetches http and https", refused
+            )
         if labels is not None:
             labels = labels.take(pa.array([row.row for row in rows], pa.int64()))
             labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
@@ -288,6 +310,10 @@ class Ingest(SourceStage):
             if text is None:
                 cells.refuse(own, "is empty: every row needs the path of its image", row)
             path = text
+            if is_address(path):
+                fetched = self._settings.allow_urls and is_fetchable(path)
+                places.append((path, None if fetched else "url_not_allowed"))
+                continue
             if "\\" in path and not os.path.lexists(root.path / path):
                 path = path.replace("\\", "/")  # a list made on Windows
             if path.startswith("/"):
@@ -299,7 +325,7 @@ class Ingest(SourceStage):
                 places.append((path, None))
         return places
 
-    def _refuse_wrong_root(self, inputs: _Inputs) -> None:
+    def _refuse_wrong_root(self, inputs: Inputs) -> None:
         """Raise where not one listed file is there: the root is wrong, not the files."""
         if any(facts.reason not in ("missing_file", "outside_root") for facts in inputs.facts):
             return

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageOps
 
 from ..pipeline.commit import write_bytes
-from ..pipeline.errors import InputError
+from ..pipeline.errors import InputError, SampleError
 from ..pipeline.runner import read_job
 from ..pipeline.shards import ShardFolder
+from .faces.pixels import Limits, decode
+from .sources.reading import SourceReader
 
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute
@@ -85,11 +87,14 @@ def _original(root: Path, job: dict[str, Any], pick: dict[str, Any]) -> Image.Im
         ShardFolder(root / "manifest").shard(pick["shard"]), columns=["key", "path"]
     )
     paths = manifest.filter(pc.equal(manifest["key"], pick["parent_key"]))["path"].to_pylist()
+    reader = SourceReader(Path(job["input_root"]), Limits().max_bytes, 0.0, allow_urls=False)
     try:
-        with Image.open(Path(job["input_root"]) / paths[0]) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, IndexError):
+        reader.open()
+        return Image.fromarray(decode(reader.read({"path": paths[0]}), Limits()))
+    except (OSError, IndexError, SampleError, InputError):
         return None
+    finally:
+        reader.close()
 
 
 def _compose(tiles: list[list[Image.Image | None]], names: list[str]) -> Image.Image:

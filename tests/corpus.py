@@ -101,9 +101,9 @@ def webp_header(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(content)) + content
 
 
-def gif_frames(count: int) -> bytes:
-    """A GIF of one pixel and many frames."""
-    start = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(3) + b"\xff\xff\xff"
+def gif_frames(count: int, side: int = 1) -> bytes:
+    """A GIF of many frames with one pixel each, on a canvas of any size."""
+    start = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(3) + b"\xff\xff\xff"
     frame = b"\x21\xf9\x04\0\x01\0\0\0\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0)
     return start + (frame + b"\x02\x02\x44\x01\0") * count + b";"
 
@@ -114,11 +114,13 @@ def jp2_header(width: int, height: int) -> bytes:
 
     size = box(b"ihdr", struct.pack(">IIHBBBB", height, width, 3, 7, 7, 0, 0))
     colour = box(b"colr", struct.pack(">BBBI", 1, 0, 0, 16))
+    places = (width, height, 0, 0, width, height, 0, 0)
+    tiles = struct.pack(">HH8IH", 47, 0, *places, 3) + bytes((7, 1, 1)) * 3
     return (
         b"\0\0\0\x0cjP  \r\n\x87\n"
         + box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
         + box(b"jp2h", size + colour)
-        + box(b"jp2c", b"\xff\x4f\xff\x51")
+        + box(b"jp2c", b"\xff\x4f\xff\x51" + tiles + b"\xff\xd9")
     )
 
 
@@ -183,8 +185,9 @@ SPOILT = (
     Way("a png bomb", "too_many_pixels", of(png(60_000, 60_000, body=zeros_squeezed(1)))),
     Way("a tiff bomb", "too_many_pixels", of(tiff_header(31_000, 31_000)), suffix=".tiff"),
     Way("a webp bomb", "too_many_pixels", of(webp_header(16_383, 16_383)), suffix=".webp"),
-    Way("a gif bomb", "too_many_pixels", of(b"GIF89a\xff\xff\xff\xff\0\0\0;"), suffix=".gif"),
+    Way("a gif bomb", "too_many_pixels", of(gif_frames(1, 65_535)), suffix=".gif"),
     Way("a jpeg 2000 bomb", "too_many_pixels", of(jp2_header(2**20, 2**20)), suffix=".jp2"),
+    Way("a jpeg 2000 without header", "not_an_image", of(jp2_header(9, 9)[:32]), suffix=".jp2"),
     Way("too many bytes", "too_many_bytes", place=huge),
     Way("an animation", "several_frames", animated, suffix=".gif"),
     Way("many frames", "several_frames", of(gif_frames(20_000)), suffix=".gif"),

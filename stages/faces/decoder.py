@@ -56,6 +56,8 @@ _DAMAGE = (
     OverflowError,
     ZeroDivisionError,
     NotImplementedError,
+    AssertionError,
+    RecursionError,
     struct.error,
     zlib.error,
 )

@@ -52,13 +52,17 @@ def read_source(
         if not path.is_relative_to(root):
             raise SampleError("outside_root", f"{relative} leads out of {root}")
         # A pipe without a writer would block the open itself.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        descriptor = os.open(path, flags)
     except (OSError, RuntimeError, ValueError) as error:
         raise _as_sample_error(error, relative) from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise SampleError("not_a_file", relative)
+    if not _lies_in(root, descriptor):
+        os.close(descriptor)
+        raise SampleError("outside_root", f"{relative} was made to lead out of {root}")
     with os.fdopen(descriptor, "rb") as file:
         if status.st_size == 0:
             raise SampleError("empty_file", relative)
@@ -74,6 +78,14 @@ def read_source(
     if len(data) != status.st_size:
         raise SampleError("changed_since_ingest", relative)
     return data
+
+
+def _lies_in(root: Path, descriptor: int) -> bool:
+    """Say whether an open file lies in the root: a folder may become a link between two looks."""
+    try:
+        return Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(root)
+    except OSError:  # no /proc: the look before must do
+        return True
 
 
 def _as_sample_error(error: Exception, relative: str) -> Exception:

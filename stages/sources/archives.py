@@ -1,0 +1,206 @@
+"""Archives as inputs: what is in one, and the bytes of one member. Nothing is ever extracted."""
+
+from __future__ import annotations
+
+import calendar
+import logging
+import os
+import posixpath
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.errors import InputError, SampleError
+from .files import FileFacts
+
+log = logging.getLogger("normpipe")
+
+#: File name endings of archives that can be read at any place.
+ARCHIVE_SUFFIXES = (".zip", ".tar")
+#: Those that can only be read from front to back: any member may need all that comes before it.
+SOLID_SUFFIXES = (".tgz", ".tbz2", ".txz", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
+
+# Of a zip's methods, those whose memory is small whatever the member says; LZMA's is not.
+_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+_ENCRYPTED = 0x1
+#: Extended headers of a tar hold names and times. Larger ones are meant to fill the memory.
+_LONGEST_HEADER = 2**20
+_EXTENDED = frozenset(
+    {
+        *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+        *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    }
+)
+_ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of an archive: its name made plain, and what its header says of it."""
+
+    path: str
+    facts: FileFacts
+    #: What the archive's module needs to find it again.
+    handle: Any
+
+
+class Archive:
+    """A zip or tar file, read in place. Safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the list of members.
+
+        Raises InputError where it is no such archive, or cannot be read.
+        """
+        self.path = path
+        try:
+            self._file = path.open("rb")
+            self._zip = zipfile.ZipFile(self._file) if path.suffix.lower() == ".zip" else None
+            listed: list[Member] = []
+            self._list(listed)
+        except (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, ValueError) as error:
+            raise InputError(
+                f"{path} cannot be read as an archive ({error}): repack it as .zip or .tar, or "
+                "give the folder that it was made of"
+            ) from None
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+        self._members = _distinct(listed)
+
+    def _list(self, listed: list[Member]) -> None:
+        try:
+            for member in self._zip_members() if self._zip else self._tar_members():
+                listed.append(member)
+        except tarfile.TarError as error:
+            if not listed:
+                raise
+            log.warning(
+                "%s is damaged (%s): %d members before that are taken",
+                *(self.path, error, len(listed)),
+            )
+
+    @property
+    def members(self) -> list[Member]:
+        """Return the members that are no folders, one for each name."""
+        return list(self._members.values())
+
+    def read(
+        self,
+        path: str,
+        max_bytes: int,
+        *,
+        size_bytes: int | None = None,
+        modified_ns: int | None = None,
+    ) -> bytes:
+        """Return a member's bytes; see ``read_source``.
+
+        Raises:
+            SampleError: what ``judge`` said of it, ``missing_file``, ``empty_file``,
+                ``too_many_bytes``, ``changed_since_ingest``, ``truncated``.
+        """
+        member = self._members.get(path)
+        if member is None:
+            raise SampleError("missing_file", path)
+        facts = member.facts
+        if facts.reason is not None:
+            raise SampleError(facts.reason, path)
+        if (facts.size_bytes or 0) > max_bytes:
+            raise SampleError("too_many_bytes", f"{path}: {facts.size_bytes} > {max_bytes}")
+        seen = (facts.size_bytes, facts.modified_ns)
+        if any(
+            a is not None and a != b for a, b in zip((size_bytes, modified_ns), seen, strict=True)
+        ):
+            raise SampleError("changed_since_ingest", path)
+        data = self._zip_bytes(member, max_bytes) if self._zip else self._tar_bytes(member)
+        if len(data) > max_bytes:
+            raise SampleError("too_many_bytes", f"{path}: its header says less")
+        if len(data) != facts.size_bytes:
+            raise SampleError("truncated", path)
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _zip_members(self) -> Iterator[Member]:
+        assert self._zip is not None
+        for info in self._zip.infolist():
+            if info.is_dir():
+                continue
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            reason = None
+            if kind not in (0, stat.S_IFREG):  # a link or a device, as Unix zips have them
+                reason = "not_a_file"
+            elif info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
+                reason = "unsupported_member"
+            try:
+                seconds = calendar.timegm((*info.date_time, 0, 0, 0))
+            except (ValueError, OverflowError):
+                seconds = 0
+            yield _member(info.filename, info.file_size, seconds, reason, info)
+
+    def _zip_bytes(self, member: Member, max_bytes: int) -> bytes:
+        assert self._zip is not None
+        try:
+            # One more than allowed: a header may say less than there is.
+            with self._zip.open(member.handle) as stream:
+                return stream.read(max_bytes + 1)
+        except _ZIP_DAMAGE as error:
+            raise SampleError("truncated", f"{member.path}: {error}") from error
+        except RuntimeError as error:  # encrypted after all
+            raise SampleError("unsupported_member", f"{member.path}: {error}") from error
+
+    def _tar_members(self) -> Iterator[Member]:
+        with tarfile.open(fileobj=self._file, mode="r:", tarinfo=_BoundedInfo) as archive:
+            for info in archive:
+                if info.isdir():
+                    continue
+                reason = None if info.isreg() else "not_a_file"
+                if info.issparse():
+                    reason = "unsupported_member"
+                place = (info.offset_data, info.size)
+                yield _member(info.name, info.size, int(info.mtime), reason, place)
+                # Or each would be kept a second time.
+                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _tar_bytes(self, member: Member) -> bytes:
+        start, size = member.handle
+        return os.pread(self._file.fileno(), size, start)
+
+
+class _BoundedInfo(tarfile.TarInfo):
+    """A tar's header, refusing extended ones that would be read into memory whole."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _BoundedInfo:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _EXTENDED and info.size > _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {info.size} bytes")
+        return info
+
+
+def _member(name: str, size: int, seconds: int, reason: str | None, handle: Any) -> Member:
+    # Both slashes: who unpacks archives on Windows takes either for a step.
+    steps = name.replace("\\", "/").split("/")
+    if name.startswith(("/", "\\")) or ".." in steps or ":" in steps[0]:
+        return Member(name, FileFacts(reason="outside_root"), handle)
+    path = posixpath.normpath(name)
+    if reason is None and size == 0:
+        reason = "empty_file"
+    facts = FileFacts(reason=reason) if reason else FileFacts(size, seconds * 10**9)
+    return Member(path, facts, handle)
+
+
+def _distinct(listed: list[Member]) -> dict[str, Member]:
+    """Return one member for each name; which of several was meant is anyone's guess."""
+    found: dict[str, Member] = {}
+    for member in listed:
+        if member.path in found:
+            member = Member(member.path, FileFacts(reason="repeated_member"), member.handle)
+        found[member.path] = member
+    return found

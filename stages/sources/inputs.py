@@ -1,0 +1,54 @@
+"""The rows of a manifest while they are gathered."""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from ...manifests.schema import MANIFEST
+from ...manifests.vocabularies import status_of
+from .faces import Coordinates
+from .files import FileFacts
+
+
+@dataclass
+class Inputs:
+    """Inputs before they are written: one entry a row in every list."""
+
+    keys: list[str] = field(default_factory=lambda: list[str]())
+    paths: list[str | None] = field(default_factory=lambda: list[str | None]())
+    facts: list[FileFacts] = field(default_factory=lambda: list[FileFacts]())
+    boxes: list[Coordinates] = field(default_factory=lambda: list[Coordinates]())
+    landmarks: list[Coordinates] = field(default_factory=lambda: list[Coordinates]())
+
+    def add(
+        self,
+        key: str,
+        path: str | None,
+        facts: FileFacts,
+        bbox: Coordinates = None,
+        landmarks: Coordinates = None,
+    ) -> None:
+        """Append one input; ``path`` is None where it cannot be written as text."""
+        self.keys.append(key)
+        self.paths.append(path)
+        self.facts.append(facts)
+        self.boxes.append(bbox)
+        self.landmarks.append(landmarks)
+
+    def table(self, stage: str) -> pa.Table:
+        """Return the rows as a MANIFEST table."""
+        reasons = [facts.reason for facts in self.facts]
+        columns = {
+            "key": self.keys,
+            "parent_key": self.keys,
+            "status": ["ok" if reason is None else status_of(reason) for reason in reasons],
+            "reason": reasons,
+            "decided_by": [stage] * len(reasons),
+            "path": self.paths,
+            "size_bytes": [facts.size_bytes for facts in self.facts],
+            "modified_ns": [facts.modified_ns for facts in self.facts],
+            "bbox_xyxy": self.boxes,
+            "landmarks": self.landmarks,
+        }
+        arrays = [pa.array(columns[f.name], f.type) for f in MANIFEST]
+        return pa.Table.from_arrays(arrays, schema=MANIFEST)
