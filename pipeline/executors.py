@@ -45,7 +45,7 @@ log = logging.getLogger("normpipe")
 #: Seconds between looks at the workers.
 _LOOK_SECONDS = 1.0
 #: Seconds in which a scheduler must answer.
-_CONNECT_SECONDS = 20.0
+_CONNECT_SECONDS = 10.0
 #: A scheduler that has not answered for this many lease times is gone.
 _PATIENCE = 2.0
 #: What tells libraries how many threads to start; torch is told again by the stages.

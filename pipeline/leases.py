@@ -120,22 +120,22 @@ class LeasedFolder(ShardFolder):
 
     def __init__(self, path: Path, lease: Lease) -> None:
         super().__init__(path)
-        self._lease = lease
+        self.lease = lease
 
     def temporary(self, number: int) -> Path:
         """Return where a shard is written before its commit: in the owner's folder."""
-        return self._lease.path / self.shard(number).name
+        return self.lease.path / self.shard(number).name
 
     def commit(self, record: ShardRecord) -> None:
         """Give a shard and its record their names. Raises LeaseLost where it is another's."""
-        number, own = record.shard, self._lease.path
+        number, own = record.shard, self.lease.path
         final, written = self.record_path(number), own / self.record_path(number).name
         try:
             with storage_errors(final), written.open("wb") as stream:
                 stream.write(record_bytes(record))
                 stream.flush()
                 os.fsync(stream.fileno())
-            self._lease.check()
+            self.lease.check()
             with contextlib.suppress(FileNotFoundError):
                 # The old record must not speak of the new bytes. Moved, not removed: once the
                 # shard is another's, there is no place to move to, and its record stays.
@@ -143,7 +143,7 @@ class LeasedFolder(ShardFolder):
                 fsync_folder(final.parent)
             with storage_errors(final):
                 commit_file(self.shard(number), self.temporary(number))
-                self._lease.check()
+                self.lease.check()
                 commit_file(final, written)
         except FileNotFoundError:
             raise LeaseLost(f"{self.shard(number).name} is another worker's by now") from None

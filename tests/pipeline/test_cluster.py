@@ -1,12 +1,20 @@
 """Workers in other processes, for real: started by the command, and those of a Dask cluster."""
 
-import sys
+import signal
+import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from clusters import dask_cluster, digests, finish, toy_job
+from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.verify import verify
+
+from .clusters import dask_cluster, digests, finish, toy_job, wait_for
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
@@ -17,20 +25,144 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return digests(out)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_local_workers_make_the_same_bytes(
-    workers: int, undisturbed: dict[str, str], tmp_path: Path
-) -> None:
-    said = finish(toy_job(tmp_path / "out", {}, workers=workers))
+def made(out: Path) -> int:
+    return len(list((out / "made" / "records").glob("*.json")))
+
+
+def claims(out: Path) -> list[Path]:
+    return list(out.glob(".cluster/*/leases/made/*/*"))
+
+
+def test_four_workers_make_the_same_bytes(undisturbed: dict[str, str], tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    trace.mkdir()
+    said = finish(toy_job(tmp_path / "out", {"trace": str(trace)}, workers=4))
     assert digests(tmp_path / "out") == undisturbed
     assert "Traceback" not in said and "distributed" not in said
+    opened = Counter(path.name.rsplit("-", 1)[0] for path in trace.iterdir())
+    # Models are loaded once in each worker, and never in the coordinator.
+    assert 1 <= len(opened) <= 4 and set(opened.values()) == {1}
 
 
-@pytest.mark.slow
-def test_a_running_cluster_makes_the_same_bytes(
+def test_a_stopped_workers_shard_is_taken_over_and_it_commits_nothing_when_it_wakes(
     undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
+    out = tmp_path / "out"
     with dask_cluster(tmp_path, workers=2) as cluster:
-        finish(toy_job(tmp_path / "out", {}, scheduler=cluster.address))
+        job = toy_job(out, {"seconds": 0.1}, scheduler=cluster.address, lease_seconds=3)
+        wait_for(lambda: made(out) >= 1 and len(claims(out)) >= 2)
+        asleep = cluster.workers[0]
+        asleep.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        said = finish(job)
+        assert time.monotonic() - began < 30
+        assert digests(out) == undisturbed
+        assert "is taken over: no sign of worker" in said
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+        asleep.send_signal(signal.SIGCONT)
+        time.sleep(3)
+        assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    assert verify(out).differences == []
+
+
+def test_three_deaths_quarantine_a_shard_and_name_it(tmp_path: Path) -> None:
+    """And a shard that breaks is quarantined after its tries, as in one process."""
+    out = tmp_path / "out"
+    said = finish(toy_job(out, {"deadly": 25, "broken": 45}, workers=2))
+    assert "is gone; what it had in hand moves to others" in said
+    assert "toy-map: shard 2 quarantined" in said
+    assert said.count("toy-map: shard 4 broke (RuntimeError: broken at 45)") == 3
+    assert "Traceback" not in said
+    records = ShardFolder(out / "made").records()
+    assert [n for n, record in records.items() if record.quarantined] == [2, 4]
+    assert records[2].reasons == {"toy-map:quarantined": 10}
+    assert sum(record.inputs for record in records.values()) == 60
+    assert verify(out).differences == []
+
+
+def test_a_lost_scheduler_leaves_a_folder_to_go_on_with(
+    undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with dask_cluster(tmp_path, workers=1) as cluster:
+        job = toy_job(out, {"seconds": 0.1}, scheduler=cluster.address, lease_seconds=5)
+        wait_for(lambda: made(out) >= 1)
+        cluster.scheduler.kill()
+        said = finish(job, status=3)
+        assert "does not answer any more; what is finished is kept" in said
+        assert "Traceback" not in said
+        assert 1 <= made(out) < 6
+    finish(toy_job(out, {}))
+    assert digests(out) == undisturbed
+
+
+def test_a_stage_waits_aloud_for_its_gpu_and_an_unlike_worker_is_refused(
+    undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with dask_cluster(tmp_path, workers=1) as cluster:
+        job = toy_job(out, {"gpu": True}, scheduler=cluster.address)
+        line = ""
+        assert job.stderr is not None
+        while "waiting" not in line:
+            line = job.stderr.readline()
+            assert line, "it ended"
+        assert "waiting for a worker with GPU=1; none of the 1 has it" in line
+        cluster.add("--resources", "GPU=1")
+        finish(job)
+        assert digests(out) == undisturbed
+        cluster.add(TOY_WEIGHTS="others")
+        job = toy_job(tmp_path / "other", {"seconds": 0.1}, scheduler=cluster.address)
+        said = finish(job, status=2)
+    assert "a worker differs from the others (digests.weights:" in said
+    assert "Traceback" not in said
+
+
+def test_each_gpu_has_its_worker(undisturbed: dict[str, str], tmp_path: Path) -> None:
+    """No GPU is needed for that: what each worker would see is in its environment."""
+    trace = tmp_path / "trace"
+    trace.mkdir()
+    settings = {"gpu": True, "seconds": 0.1, "trace": str(trace)}
+    finish(toy_job(tmp_path / "out", settings, gpus=[0, "GPU-b1"]))
+    assert {path.read_text() for path in trace.iterdir()} == {"0", "GPU-b1"}
     assert digests(tmp_path / "out") == undisturbed
+
+
+def family(job: Any) -> list[psutil.Process]:
+    return psutil.Process(job.pid).children(recursive=True)
+
+
+def test_no_process_is_left_when_the_coordinator_is_killed(
+    undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    job = toy_job(out, {"seconds": 0.2}, workers=2)
+    wait_for(lambda: made(out) >= 1)
+    processes = family(job)
+    assert len(processes) >= 2
+    job.kill()
+    job.communicate()
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not alive
+    assert made(out) < 6
+    finish(toy_job(out, {}))
+    assert digests(out) == undisturbed
+
+
+def test_sigterm_to_all_finishes_what_is_in_time(
+    undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    """As a batch system or the terminal sends it: to the workers, too."""
+    out = tmp_path / "out"
+    job = toy_job(out, {"seconds": 0.1}, workers=2, grace_seconds=30)
+    wait_for(lambda: made(out) >= 2 and claims(out))
+    processes = family(job)
+    for process in [*processes, psutil.Process(job.pid)]:
+        process.send_signal(signal.SIGTERM)
+    said = finish(job, status=3)
+    assert "Traceback" not in said
+    assert 3 <= made(out) < 6, said  # what was in hand is there, and nothing was begun
+    assert not psutil.wait_procs(processes, timeout=10)[1]
+    assert not (out / ".cluster").exists()
+    finish(toy_job(out, {}, workers=1))
+    assert digests(out) == undisturbed
