@@ -18,11 +18,12 @@ endif
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test durability lint format clean
 
 help:
 	@echo "make demo    install, and run the whole job on the sample faces ($(DEMO)/)"
 	@echo "make test    install with the developers' tools, and run the tests"
+	@echo "make durability  install with the tools, and kill the job in all the ways of docs/durability.md"
 	@echo "make lint    ruff and pyright"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove $(VENV), $(DEMO) and caches"
@@ -33,6 +34,10 @@ demo: $(VENV)/.installed
 # One thread a process: the processes are as many as the cores already.
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# An hour or more.
+durability: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pipeline.durability --kills 200
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

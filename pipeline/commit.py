@@ -4,7 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ TEMPORARY = ".tmp"
 #: Held by the process that writes into a folder.
 LOCK_FILE = ".normpipe.lock"
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_FULL = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+}
 
 
 @contextmanager
@@ -44,7 +47,7 @@ def locked(folder: Path) -> Generator[None, None, None]:
         OutputError: another process holds it, or it cannot be written.
     """
     with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     lock = FileLock(folder / LOCK_FILE)
     try:
         with storage_errors(folder):
@@ -73,6 +76,16 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably: a power cut would take all that is in them."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    with suppress(PermissionError):  # a folder that may be written to, but not read
+        fsync_folder(folder.parent)
+
+
 def commit_file(path: Path, written: Path | None = None) -> None:
     """Give what was ``written`` (``temporary(path)``), flushed and fsynced, its name, durably."""
     (written or temporary(path)).replace(path)
@@ -82,7 +95,7 @@ def commit_file(path: Path, written: Path | None = None) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a small file so that it is there whole or not at all."""
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with temporary(path).open("wb") as stream:
             stream.write(data)
             stream.flush()
@@ -107,8 +120,12 @@ def write_if_changed(path: Path, data: bytes) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed run left unfinished."""
-    if folder.is_dir():
-        for path in sorted(folder.rglob("*" + TEMPORARY)):
-            if path.is_file():
-                path.unlink()
+    """Remove what a killed run left unfinished, for good: a face may be in it."""
+    if not folder.is_dir():
+        return
+    found = [path for path in sorted(folder.rglob("*" + TEMPORARY)) if path.is_file()]
+    with storage_errors(folder):
+        for path in found:
+            path.unlink()
+        for parent in {path.parent for path in found}:
+            fsync_folder(parent)

@@ -11,6 +11,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from ..manifests.schema import COMMON, IMAGE
+from .damage import damage
 from .errors import InputError, nearest
 from .labels import find_labels, job_folder, label_rows, own_label_columns, read_labels
 from .reading import RowReader, open_parquet
@@ -138,7 +139,13 @@ def _has_shards(folder: Path) -> bool:
 def _numbers(shards: ShardFolder) -> list[int]:
     """Return the numbers of the shards to read: those committed, or all where none has a record."""
     if (shards.path / "records").is_dir():
-        numbers = list(shards.records())
+        records = shards.records()
+        for number, wrong in ((n, damage(shards, record)) for n, record in records.items()):
+            if wrong is None:
+                continue
+            open_parquet(shards.shard(number)).close()  # a newer one is refused in plain words
+            raise InputError(f"{wrong}: the next normpipe run makes it again; see normpipe verify")
+        numbers = list(records)
     else:
         names = sorted(path.stem for path in shards.path.glob("shard-*.parquet"))
         numbers = [int(name.removeprefix("shard-")) for name in names]

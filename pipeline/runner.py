@@ -18,8 +18,9 @@ from typing import Any
 from ..manifests.schema import SCHEMA_VERSION
 from .attempts import InHand
 from .clustering import ClusterWorker
-from .commit import LOCK_FILE, locked, remove_temporaries, write_if_changed
+from .commit import LOCK_FILE, locked, remove_temporaries, temporary, write_if_changed
 from .config import RunConfig
+from .damage import drop_damaged, refuse_damaged
 from .derive import derive, to_json
 from .errors import InputError, Interrupted, NormpipeError, OutputError
 from .feed import ShardFeed, Stop
@@ -113,6 +114,8 @@ class Runner:
             clear(self.root)
             remove_temporaries(self.root)
             finish_withdrawal(self.root)
+            for stage in selected:
+                drop_damaged(ShardFolder(self.root / stage.writes))
             if self._options.retry_failed and not self._options.overwrite:
                 self._retry = Retry(self.root, self._flow)
             maps = [stage for stage in selected if isinstance(stage, MapStage)]
@@ -165,6 +168,7 @@ class Runner:
             for name in stage.reads:
                 if name not in made:
                     require_dataset(ShardFolder(self.root / name), stage.name)
+                    refuse_damaged(ShardFolder(self.root / name), stage.name)
             self._open(stage)
         self._refuse_stale(stages)
         with ThreadPoolExecutor(self._settings.threads, "pool") as pool:
@@ -319,7 +323,9 @@ def refuse_foreign(root: Path) -> None:
     if not root.is_dir():
         raise OutputError(f"{root} is a file: choose a folder for --output")
     ours = (root / "job.json").is_file()
-    if not ours and any(path.name != LOCK_FILE for path in root.iterdir()):
+    # What a run leaves that was killed before it had claimed the folder.
+    begun = {LOCK_FILE, temporary(root / "job.json").name}
+    if not ours and any(path.name not in begun for path in root.iterdir()):
         raise OutputError(f"{root} is not empty and holds no normpipe job: choose another --output")
 
 

@@ -14,6 +14,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from pydantic import BaseModel, ConfigDict
 from ..manifests.schema import IMAGE, SCHEMA_VERSION
 from .commit import (
     commit_file,
+    fsync_folder,
     json_bytes,
+    make_folder,
     storage_errors,
     temporary,
     write_bytes,
@@ -102,6 +105,11 @@ class ShardFolder:
 
     def record(self, number: int) -> ShardRecord | None:
         """Return a shard's record, or None where it is not committed (or its record is torn)."""
+        record = self.stated(number)
+        return record if record is not None and self.shard(number).is_file() else None
+
+    def stated(self, number: int) -> ShardRecord | None:
+        """Return a shard's record, whether or not the shard is there; None where it is torn."""
         path = self.record_path(number)
         try:
             record = ShardRecord.model_validate_json(path.read_bytes())
@@ -113,15 +121,17 @@ class ShardFolder:
                     f"{path} was written by a newer normpipe: upgrade normpipe to read it"
                 ) from error
             return None
-        if (record.shard, record.file) != (number, self.shard(number).name):
-            return None
-        return record if self.shard(number).is_file() else None
+        return record if (record.shard, record.file) == (number, self.shard(number).name) else None
+
+    def recorded(self) -> list[int]:
+        """Return the numbers that have a record, torn or not, in order."""
+        paths = sorted((self.path / "records").glob("shard-*.json"))
+        return [int(path.stem.removeprefix("shard-")) for path in paths]
 
     def records(self) -> dict[int, ShardRecord]:
         """Return the records of all committed shards, in order."""
         found: dict[int, ShardRecord] = {}
-        for path in sorted((self.path / "records").glob("shard-*.json")):
-            number = int(path.stem.removeprefix("shard-"))
+        for number in self.recorded():
             record = self.record(number)
             if record is not None:
                 found[number] = record
@@ -150,8 +160,11 @@ class ShardFolder:
     def commit(self, record: ShardRecord) -> None:
         """Make a shard exist that is written and fsynced: its name first, then its record."""
         with storage_errors(self.shard(record.shard)):
-            # The old record, if any, must not speak of the new bytes for an instant.
-            self.record_path(record.shard).unlink(missing_ok=True)
+            old = self.record_path(record.shard)
+            if old.exists():
+                # It must not speak of the new bytes for an instant, nor after a power cut.
+                old.unlink()
+                fsync_folder(old.parent)
             commit_file(self.shard(record.shard))
         write_bytes(self.record_path(record.shard), record_bytes(record))
 
@@ -202,7 +215,8 @@ class HashedFile:
 
     def drop(self) -> None:
         """Close it as it is."""
-        self._stream.close()
+        with suppress(OSError):  # what is still held back finds no room on a full disk
+            self._stream.close()
 
 
 class ShardWriter:
@@ -223,7 +237,7 @@ class ShardWriter:
         self._statuses: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         with storage_errors(self._path):
-            folder.record_path(number).parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.record_path(number).parent)
             self._file = HashedFile(folder.temporary(number))
             self._parquet = pq.ParquetWriter(
                 pa.PythonFile(self._file, mode="w"), schema, **_layout(schema)

@@ -12,6 +12,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from .damage import drop_orphans, remove_all
 from .errors import InputError
 from .labels import LABELS_FILE, read_labels
 from .plan import fingerprint
@@ -45,15 +46,13 @@ def run_source(
     """
     folder = ShardFolder(root / stage.writes)
     mark = fingerprint(description, [])
+    if overwrite and _made_otherwise(folder, mark):
+        remove_all(folder)
     _commit_again(stage, folder, mark)
     scan = _without_withdrawn(stage, root, folder)
     for suffix, count in sorted(scan.ignored.items()):
         log.info("%s: %d files ignored (%s)", stage.name, count, suffix)
     records = folder.records()
-    if overwrite and any(record.fingerprint != mark for record in records.values()):
-        for number in sorted(records, reverse=True):
-            folder.remove(number)
-        records = {}
     rows = scan.rows
     if records:
         if retry is not None:
@@ -63,6 +62,8 @@ def run_source(
     free = (number for number in itertools.count() if number not in records)
     for i, number in zip(range(0, rows.num_rows, stage.shard_rows), free, strict=False):
         _write(stage, folder, number, rows.slice(i, stage.shard_rows), mark)
+    if overwrite:
+        drop_orphans(root, folder.records().keys())
     if scan.labels is not None:
         write_table(root / LABELS_FILE, _all_labels(root / LABELS_FILE, scan))
     log.info(
@@ -72,6 +73,12 @@ def run_source(
         rows.num_rows,
         len(folder.records()),
     )
+
+
+def _made_otherwise(folder: ShardFolder, mark: str) -> bool:
+    """Say whether any record, its shard there or not, is of other settings."""
+    stated = (folder.stated(number) for number in folder.recorded())
+    return any(record is not None and record.fingerprint != mark for record in stated)
 
 
 def _without_withdrawn(stage: SourceStage, root: Path, folder: ShardFolder) -> Scan:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .commit import locked, remove_temporaries, write_json
+from .commit import fsync_folder, locked, remove_temporaries, write_json
 from .errors import InputError, nearest
 from .labels import LABELS_FILE, label_rows, labels_digest, read_labels
 from .leases import clear
@@ -88,10 +88,12 @@ def _remove_uncommitted(root: Path) -> None:
     """Remove shards without a record: they do not exist, but a face may be in them."""
     for name in datasets(root):
         folder = ShardFolder(root / name)
-        for path in folder.path.glob("shard-*.parquet"):
-            number = int(path.stem.removeprefix("shard-"))
-            if folder.record(number) is None:
-                folder.remove(number)
+        found = (int(p.stem.removeprefix("shard-")) for p in folder.path.glob("shard-*.parquet"))
+        uncommitted = [number for number in found if folder.record(number) is None]
+        for number in uncommitted:
+            folder.remove(number)
+        if uncommitted:  # a power cut must not bring them back
+            fsync_folder(folder.path)
 
 
 def plan(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> Intent | None:
