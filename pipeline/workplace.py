@@ -84,6 +84,7 @@ class Workers:
                 if self.cluster.gone():
                     raise Interrupted(f"{self.cluster.where} does not answer any more")
                 if self.cluster.holders().get(str(future.key)) in self.cluster.silent():
+                    log.warning("%s: its worker is silent; asking another", stage.name)
                     return None
                 patience.look()
                 time.sleep(_GLANCE_SECONDS)

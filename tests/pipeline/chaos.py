@@ -27,6 +27,12 @@ from clusters import DaskCluster, digests, environment, toy_command, wait_for
 from normpipe.pipeline.verify import verify
 
 LEASE_SECONDS = 30
+DATASETS = {
+    "toy-map": "made",
+    "toy-second": "second",
+    "align": "aligned",
+    "normalize": "normalized/compact",
+}
 
 
 class Chaos:
@@ -58,6 +64,8 @@ class Chaos:
 
     def kill_one(self) -> None:
         awake = [p for p in self.processes() if self.asleep is None or p.pid != self.asleep.pid]
+        if not awake:
+            return
         victim = self._random.choice(awake)
         victim.kill()
         self.note("worker killed", pid=victim.pid)
@@ -70,24 +78,33 @@ class Chaos:
     def said(self) -> str:
         return self._log.read_text()
 
-    def run(self, command: list[str], every: float, stop_at: float, scheduler_at: float) -> int:
+    def run(
+        self, command: list[str], out: Path, every: float, stop_at: float, scheduler_at: float
+    ) -> int:
         """Run a command with disturbances; return its exit status."""
         with self._log.open("w") as log:
             job = subprocess.Popen(command, env=environment(), stderr=log, stdout=log)
-        next_kill, taken = every, False
+        next_kill, taken, record = every, False, Path()
         while job.poll() is None:
             now = time.monotonic() - self.began
-            if self.asleep is None and now >= stop_at:
+            claims = list(out.glob(".cluster/*/leases/*/*/*"))
+            # Only where all have a shard in hand does the stopped one have one, too.
+            if self.asleep is None and now >= stop_at and len(claims) >= len(self.processes()):
                 self.stop_one()
             if not taken and (found := re.search(r"(\S+): shard (\d+) is taken over", self.said())):
                 self.note("taken over", stage=found[1], shard=int(found[2]))
                 taken = True
-            if now >= next_kill:
-                self.kill_one()
-                next_kill += every
-            if now >= scheduler_at and self.cluster.scheduler.poll() is None:
-                self.cluster.scheduler.kill()
-                self.note("scheduler killed")
+                record = out / DATASETS[found[1]] / "records" / f"shard-{int(found[2]):05d}.json"
+            in_place = any(event["what"] == "in place" for event in self.events)
+            if taken and not in_place and record.is_file():
+                self.note("in place")
+            if self.cluster.scheduler.poll() is None:
+                if now >= next_kill:
+                    self.kill_one()
+                    next_kill += every
+                if now >= scheduler_at:
+                    self.cluster.scheduler.kill()
+                    self.note("scheduler killed")
             time.sleep(0.1)
         self.note("ended", status=job.returncode)
         return job.returncode
@@ -132,7 +149,7 @@ def main() -> None:
             rounds.append(chaos)
             stop_at = args.stop_at if len(rounds) == 1 else float("inf")
             job = command(out, chaos.cluster.address)
-            status = chaos.run(job, args.every, stop_at, scheduler_at)
+            status = chaos.run(job, out, args.every, stop_at, scheduler_at)
             scheduler_at = float("inf")
         for chaos in rounds:  # it does not change a finished dataset
             if chaos.asleep is not None and chaos.asleep.is_running():
