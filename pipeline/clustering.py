@@ -44,8 +44,8 @@ class Flight:
     ticket: Ticket
     #: Task → the worker it is on was silent.
     tasks: dict[Any, bool] = field(default_factory=lambda: dict[Any, bool]())
-    #: Silent workers that it was not sent to.
-    avoided: set[str] = field(default_factory=lambda: set[str]())
+    #: The workers that may have it; none: any.
+    among: set[str] = field(default_factory=lambda: set[str]())
     losses: int = 0
     begun: float | None = None
 
@@ -98,6 +98,7 @@ class ClusterWorker:
         self._needs = stage.resources()
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._all_sent = threading.Event()
+        self._lock = threading.Lock()  # of the flights: one thread adds, the other does the rest
         self._quarantines = 0
         self._looked = 0.0
         self._patience = Patience(self._cluster, stage.name, self._needs)
@@ -138,16 +139,18 @@ class ClusterWorker:
                 Attempt(number, ticket["fingerprint"], record.rows if record else 0), ticket
             )
             self._flights[number] = flight
-            self._launch(flight, set())
+            self._launch(flight)
         self._all_sent.set()
 
     def _room(self) -> bool:
         able = [a for a, has in self._cluster.workers().items() if provides(has, self._needs)]
         return len(self._flights) < max(1, len(able)) * (1 + _WAITING)
 
-    def _launch(self, flight: Flight, avoid: set[str]) -> None:
-        future = self._cluster.shard(self._workers.factory, flight.ticket, self._needs, avoid)
-        flight.avoided = avoid
+    def _launch(self, flight: Flight) -> None:
+        flight.among = self._cluster.awake()
+        future = self._cluster.shard(
+            self._workers.factory, flight.ticket, self._needs, flight.among
+        )
         flight.tasks[future] = False
         self._cluster.when_done(future, self._done)
 
@@ -155,10 +158,13 @@ class ClusterWorker:
         while not (self._all_sent.is_set() and not self._flights):
             self._context.stop.check()
             with contextlib.suppress(queue.Empty):
-                self._land(self._done.get(timeout=_GLANCE_SECONDS))
+                future = self._done.get(timeout=_GLANCE_SECONDS)
+                with self._lock:
+                    self._land(future)
             if time.monotonic() - self._looked >= _LOOK_SECONDS:
                 self._looked = time.monotonic()
-                self._look()
+                with self._lock:
+                    self._look()
         if self._next is not None:
             self._next.close()
         if not self._context.stop.ending:
@@ -188,12 +194,10 @@ class ClusterWorker:
                         self._cluster.lease_seconds,
                     )
             able = {a for a, has in workers.items() if provides(has, self._needs)} - silent
-            if all(flight.tasks.values()) and able:
-                self._launch(flight, silent)
-            elif flight.avoided and not able - flight.avoided:
-                # Whoever it was meant for is gone: anybody may have it.
-                flight.avoided = set()
-                self._launch(flight, set())
+            # A silent worker has it, or whoever might have it is gone: another may.
+            lost = flight.among and not flight.among & workers.keys()
+            if able and (lost or all(flight.tasks.values())):
+                self._launch(flight)
         if self._flights:
             self._patience.look()
 
@@ -214,7 +218,7 @@ class ClusterWorker:
         outcome = self._cluster.outcome(future)
         flight.tasks.pop(future)
         if outcome is None or outcome.kind == "lost":
-            self._lost(flight)
+            self._lost(flight, outcome.text if outcome else "its workers die before they begin")
             return
         for line in outcome.lines:
             log.warning("%s", line)
@@ -225,7 +229,7 @@ class ClusterWorker:
             raise NormpipeError(f"{self._stage.name}: shard {number}: {outcome.text}")
         self._arrived(flight, outcome)
 
-    def _lost(self, flight: Flight) -> None:
+    def _lost(self, flight: Flight, why: str) -> None:
         """Send a shard again whose task ended without an outcome, unless another is under way."""
         if self._cluster.gone():
             self._context.stop.set(Interrupted(f"{self._cluster.where} does not answer any more"))
@@ -235,10 +239,10 @@ class ClusterWorker:
         flight.losses += 1
         if flight.losses > _LOSSES * (1 + DEATHS):
             raise NormpipeError(
-                f"{self._stage.name}: shard {flight.attempt.number}: its workers die before they "
-                "begin it: see what they say themselves (memory is the usual reason)"
+                f"{self._stage.name}: shard {flight.attempt.number} is lost each time it is sent "
+                f"({why}): see what the workers say themselves"
             )
-        self._launch(flight, self._cluster.silent())
+        self._launch(flight)
 
     def _arrived(self, flight: Flight, outcome: Outcome) -> None:
         number = flight.attempt.number

@@ -17,16 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import dask.config
-
-# Before distributed is imported: it sets up its loggers then. Users see our lines, not its own.
-dask.config.set(
-    {
-        "distributed.logging": {"distributed": "critical", "bokeh": "critical"},
-        "distributed.admin.log-format": "%(message)s",
-    }
-)
-
-from distributed import (  # noqa: E402
+from distributed import (
     Client,
     Future,
     Nanny,
@@ -36,11 +27,20 @@ from distributed import (  # noqa: E402
     Worker,
 )
 
-from .config import RunConfig  # noqa: E402
-from .errors import InputError  # noqa: E402
-from .shard_work import Factory, Outcome, Ticket, describe_stage, run_shard  # noqa: E402
+from .config import RunConfig
+from .errors import InputError
+from .shard_work import Factory, Outcome, Ticket, describe_stage, run_shard
 
 log = logging.getLogger("normpipe")
+
+
+def hush() -> None:
+    """Let Dask's own loggers be silent: users see our lines, not its tracebacks."""
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+hush()
 
 #: Seconds between looks at the workers.
 _LOOK_SECONDS = 1.0
@@ -58,7 +58,7 @@ class LocalWorker(Worker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for kind in (signal.SIGINT, signal.SIGTERM):
             signal.signal(kind, signal.SIG_IGN)
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        hush()
         super().__init__(*args, **kwargs)
 
 
@@ -118,6 +118,7 @@ def started(run: RunConfig) -> Generator["Cluster", None, None]:
             "protocol": "tls://",
             "security": security,
             "dashboard": False,
+            "dashboard_address": "127.0.0.1:0",
         }
         local = SpecCluster(
             workers=worker_specs(run, security),
@@ -194,34 +195,38 @@ class Cluster:
         with self._lock:
             return {a for a, (_, when) in self._signs.items() if now - when > self.lease_seconds}
 
+    def awake(self) -> set[str]:
+        """Return the workers to choose among, none being: any, for none is silent."""
+        silent = self.silent()
+        return self.workers().keys() - silent if silent else set()
+
     def holders(self) -> dict[str, str]:
         """Return task → worker that has it, as last seen."""
         with self._lock:
             return dict(self._holders)
 
     def describe(
-        self, factory: Factory, run: str, stage: str, needs: dict[str, float]
+        self, factory: Factory, run: str, stage: str, needs: dict[str, float], among: set[str]
     ) -> Future[Any]:
         """Ask some worker that has what a stage needs what shapes the stage's results."""
-        return self._submit(describe_stage, (factory, run, stage), needs, None)
+        return self._submit(describe_stage, (factory, run, stage), needs, among)
 
     def shard(
         self,
         factory: Factory,
         ticket: Ticket,
         needs: dict[str, float],
-        avoid: set[str],
+        among: set[str],
     ) -> Future[Any]:
-        """Send a shard to some worker; ``avoid`` silent ones."""
-        workers = [a for a in self.workers() if a not in avoid] if avoid else None
-        return self._submit(run_shard, (factory, ticket), needs, workers or None)
+        """Send a shard to one of some workers, or, where none is named, to any."""
+        return self._submit(run_shard, (factory, ticket), needs, among)
 
     def _submit(
         self,
         function: Any,
         arguments: tuple[Any, ...],
         needs: dict[str, float],
-        workers: list[str] | None,
+        among: set[str],
     ) -> Future[Any]:
         return self._client.submit(
             function,
@@ -229,7 +234,7 @@ class Cluster:
             key=f"normpipe-{uuid.uuid4().hex}",  # a second try is another task
             pure=False,
             resources=needs or None,
-            workers=workers,
+            workers=sorted(among) or None,
         )
 
     def when_done(self, future: Future[Any], into: "queue.SimpleQueue[Future[Any]]") -> None:
@@ -271,7 +276,7 @@ class Cluster:
                     self._signs[address] = (sign, now)
             for address in lost:
                 self._signs.pop(address, None)
-            self._holders = {key: a for a, keys in processing.items() for key in keys}
+            self._holders = {str(key): a for a, keys in processing.items() for key in keys}
             self._answered = now
         for address in sorted(lost):
             if not self._closing.is_set():

@@ -15,7 +15,7 @@ from .config import RunConfig
 from .errors import InputError, Interrupted, NormpipeError
 from .feed import Stop
 from .leases import CLUSTER_FOLDER, clear
-from .shard_work import Factory, description_path, write_run
+from .shard_work import Factory, Outcome, description_path, write_run
 from .stage import MapStage
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("normpipe")
 
 _GLANCE_SECONDS = 0.1
+#: Workers that are asked what a stage is like, before it is given up.
+_TRIES = 5
 #: Seconds between words about what is missing.
 _PATIENCE_SECONDS = 30.0
 
@@ -52,21 +54,11 @@ class Workers:
             NormpipeError: the stage cannot be opened there.
             Interrupted: stopped while waiting for a worker.
         """
-        needs = stage.resources()
-        future = self.cluster.describe(self.factory, str(self.run), stage.name, needs)
-        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.cluster.when_done(future, done)
-        patience = Patience(self.cluster, stage.name, needs)
-        while done.empty():
-            if self._stop.ending:
-                self.cluster.cancel(future)
-                raise Interrupted("stopped")
-            if self.cluster.gone():
-                raise Interrupted(f"{self.cluster.where} does not answer any more")
-            patience.look()
-            time.sleep(_GLANCE_SECONDS)
-        outcome = self.cluster.outcome(future)
-        if outcome is None:
+        for _ in range(_TRIES):
+            outcome = self._ask(stage)
+            if outcome is not None:
+                break
+        else:
             raise NormpipeError(
                 f"{stage.name}: workers die when they open the stage: see what they say "
                 "themselves (memory is the usual reason)"
@@ -76,6 +68,29 @@ class Workers:
         description = json.loads(outcome.text)
         write_json(description_path(self.run, stage.name), description)
         return description
+
+    def _ask(self, stage: MapStage) -> Outcome | None:
+        """Let some worker open a stage; None where it died, or was silent for the lease time."""
+        needs = stage.resources()
+        among = self.cluster.awake()
+        future = self.cluster.describe(self.factory, str(self.run), stage.name, needs, among)
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.cluster.when_done(future, done)
+        patience = Patience(self.cluster, stage.name, needs)
+        try:
+            while done.empty():
+                if self._stop.ending:
+                    raise Interrupted("stopped")
+                if self.cluster.gone():
+                    raise Interrupted(f"{self.cluster.where} does not answer any more")
+                if self.cluster.holders().get(str(future.key)) in self.cluster.silent():
+                    log.warning("%s: its worker is silent; asking another", stage.name)
+                    return None
+                patience.look()
+                time.sleep(_GLANCE_SECONDS)
+            return self.cluster.outcome(future)
+        finally:
+            self.cluster.cancel(future)
 
 
 class Patience:

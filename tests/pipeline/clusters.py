@@ -22,9 +22,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **more}
 
 
-def toy_job(output: Path, settings: dict[str, Any], **run: Any) -> subprocess.Popen[str]:
+def toy_command(output: Path, settings: dict[str, Any], **run: Any) -> list[str]:
     run = {"threads": 2, "log_seconds": 1000, **run}
-    command = [sys.executable, str(TOYS), str(output), json.dumps(settings), json.dumps(run)]
+    return [sys.executable, str(TOYS), str(output), json.dumps(settings), json.dumps(run)]
+
+
+def toy_job(output: Path, settings: dict[str, Any], **run: Any) -> subprocess.Popen[str]:
+    command = toy_command(output, settings, **run)
     return subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -86,11 +90,10 @@ class DaskCluster:
             start_new_session=True,
         )
 
-    def add(self, *options: str, **more: str) -> subprocess.Popen[bytes]:
-        """Start a worker; without a nanny, so that its process is the worker."""
-        worker = self._start(
-            "worker", self.address, "--nthreads", "1", "--no-nanny", *options, **more
-        )
+    def add(self, *options: str, nanny: bool = False, **more: str) -> subprocess.Popen[bytes]:
+        """Start a worker; without a nanny, its process is the worker."""
+        own = () if nanny else ("--no-nanny",)
+        worker = self._start("worker", self.address, "--nthreads", "1", *own, *options, **more)
         self.workers.append(worker)
         return worker
 

@@ -68,10 +68,10 @@ def test_a_stopped_workers_shard_is_taken_over_and_it_commits_nothing_when_it_wa
 def test_three_deaths_quarantine_a_shard_and_name_it(tmp_path: Path) -> None:
     """And a shard that breaks is quarantined after its tries, as in one process."""
     out = tmp_path / "out"
-    said = finish(toy_job(out, {"deadly": 25, "broken": 45}, workers=2))
+    said = finish(toy_job(out, {"deadly": 25, "broken": 46}, workers=2))
     assert "is gone; what it had in hand moves to others" in said
     assert "toy-map: shard 2 quarantined" in said
-    assert said.count("toy-map: shard 4 broke (RuntimeError: broken at 45)") == 3
+    assert said.count("toy-map: shard 4 broke (RuntimeError: broken at 46)") == 3
     assert "Traceback" not in said
     records = ShardFolder(out / "made").records()
     assert [n for n, record in records.items() if record.quarantined] == [2, 4]
@@ -166,3 +166,37 @@ def test_sigterm_to_all_finishes_what_is_in_time(
     assert not (out / ".cluster").exists()
     finish(toy_job(out, {}, workers=1))
     assert digests(out) == undisturbed
+
+
+def test_a_task_is_a_reference(tmp_path: Path) -> None:
+    """What is sent for a shard, and what comes back, as Dask writes it: at most 1 KB."""
+    from distributed.protocol import dumps, to_serialize
+
+    from normpipe.pipeline.cli_workers import build_map_stages
+    from normpipe.pipeline.executors import Cluster
+    from normpipe.pipeline.shard_work import Outcome, Ticket, run_shard
+
+    sent: list[dict[str, Any]] = []
+
+    class Client:
+        status = "running"
+
+        def submit(self, function: Any, *arguments: Any, **options: Any) -> None:
+            assert function is run_shard
+            sent.append({"task": (function, arguments), **options})
+
+    ticket = Ticket(
+        run=str(tmp_path / "a-folder-with-a-rather-long-name" / ".cluster" / "0123456789ab"),
+        stage="normalize",
+        shard=99_999,
+        fingerprint="f" * 64,
+        replaces="e" * 64,
+        mends=True,
+    )
+    cluster = Cluster.__new__(Cluster)
+    cluster._client = Client()  # type: ignore[assignment]
+    cluster.shard(build_map_stages, ticket, {"GPU": 1}, set())
+    size = sum(len(frame) for frame in dumps(sent[0] | {"task": to_serialize(sent[0]["task"])}))
+    assert 300 < size <= 1024
+    outcome = Outcome("made", "", 12.345)
+    assert sum(len(frame) for frame in dumps({"result": to_serialize(outcome)})) <= 1024
