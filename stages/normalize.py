@@ -106,7 +106,7 @@ class Normalize(MapStage):
     schema = NORMALIZED
 
     def __init__(self, config: NormalizeConfig, threads: int | None = None) -> None:
-        """``threads``: of an ONNX network on a CPU; one of torch's is computed by one thread."""
+        """``threads``: of an ONNX file on a CPU; torch gets one, or its own choice where None."""
         self.config: NormalizeConfig = config
         self.writes = f"normalized/{config.variant_name}"
         self.description = (
@@ -174,9 +174,9 @@ class Normalize(MapStage):
             raise InputError(f"unknown network '{name}'{nearest(name, list(NETWORKS))}")
         self._device = resolve_device(self.config.device)
         self._device_class = str(self._device.type)
-        if self._device.type == "cpu":
-            # Sums that are shared among threads are rounded otherwise: bytes would hang on their
-            # number, and on which stage of this process was opened last. --workers uses the cores.
+        if self._threads is not None and self._device.type == "cpu":
+            # With more, kernels add up in another order: a run that goes on, or has other threads,
+            # would give other bytes. The detectors' threads set the same, for the whole process.
             torch.set_num_threads(1)
         # fp32 means fp32, and the same bytes every time: no TF32, no search for kernels.
         torch.backends.cudnn.allow_tf32 = False

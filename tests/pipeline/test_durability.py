@@ -32,15 +32,15 @@ def disturb(place: Path, *options: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_ended_at_changes_of_the_disk_every_command_is_finished_by_itself(tmp_path: Path) -> None:
-    # Five or six changes make a commit: with steps of 3 every kind of them is met.
-    tallies = disturb(tmp_path, "--toys", "--kills", "0", "--step", "3")
+    # Five or six changes make a commit: with steps of 7 every kind of them is met.
+    tallies = disturb(tmp_path, "--toys", "--kills", "0", "--step", "7")
     assert [one["scenario"] for one in tallies] == [
         "first run", "new photographs", "run --retry-failed", "run --overwrite", "withdraw",
     ]  # fmt: skip
     for one in tallies:
-        assert one["ended"] > 20 and one["midway"] > 10, one
+        assert one["ended"] > 10 and one["midway"] > 3, one
         # Power cuts leave other states than kills do.
-        assert one["states"] > 1.3 * one["ended"], one
+        assert one["states"] > 1.2 * one["ended"], one
         assert {"write", "fsync", "rename", "fsync folder"} <= one["counts"].keys()
     assert sum(one["counts"].get("remove", 0) for one in tallies) > 20
     assert tallies[0]["counts"]["mkdir"] >= 9
@@ -48,8 +48,8 @@ def test_ended_at_changes_of_the_disk_every_command_is_finished_by_itself(tmp_pa
 
 @pytest.mark.slow
 def test_the_real_job_is_killed_and_finished(tmp_path: Path) -> None:
-    # Steps of 37: one or two changes of each dataset.
-    kills, changes = disturb(tmp_path, "--kills", "9", "--step", "37", "--only", "first run")
-    # The instants must have fallen into the work, or nothing was shown.
-    assert kills["ended"] == 5 and kills["midway"] >= 1
-    assert changes["ended"] >= 6 and changes["midway"] >= 3
+    # Steps of 47: a change of each dataset.
+    kills, changes = disturb(tmp_path, "--kills", "9", "--step", "47", "--only", "first run")
+    assert kills["ended"] == 5
+    # They must have fallen into the work, or nothing was shown.
+    assert changes["ended"] >= 5 and changes["midway"] >= 2

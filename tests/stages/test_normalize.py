@@ -199,3 +199,14 @@ def test_cuda_agrees_with_cpu_within_one_level(stage: Any) -> None:
         (out,) = process(stage(format="png", device=device), [row(pixels)])
         results.append(np.asarray(Image.open(io.BytesIO(out["image"]["bytes"]))).astype(int))
     assert np.abs(results[0] - results[1]).max() <= 1
+
+
+def test_torch_has_one_thread_whatever_the_job_has() -> None:
+    """The shipped network's bytes depend on it: seen in a run that went on after align was done."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        Normalize(NormalizeConfig(), 2).open()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
