@@ -14,7 +14,7 @@ from ..manifests.schema import COMMON, IMAGE
 from .damage import damage
 from .errors import InputError, nearest
 from .labels import find_labels, job_folder, label_rows, own_label_columns, read_labels
-from .reading import RowReader, open_parquet
+from .reading import RowReader, damage_said, open_parquet
 from .shards import ShardFolder
 from .withdrawal import refuse_unfinished
 
@@ -178,7 +178,8 @@ def _rows(shards: ShardFolder, numbers: list[int], schema: pa.Schema) -> pa.Tabl
         tables: list[pa.Table] = []
         for number in numbers:
             open_parquet(shards.shard(number)).close()  # refuses a newer one in plain words
-            tables.append(shards.read(number, names))
+            with damage_said(shards.shard(number)):
+                tables.append(shards.read(number, names))
         rows = pa.concat_tables(tables)
     unknown = pa.nulls(rows.num_rows, pa.string())
     for name in _COMMON:
@@ -192,7 +193,7 @@ def _from_index(shards: ShardFolder, numbers: list[int]) -> pa.Table | None:
     """Return the derived index, or None where there is none or it is of other shards."""
     if not shards.index_path.is_file():
         return None
-    with open_parquet(shards.index_path) as file:
+    with open_parquet(shards.index_path) as file, damage_said(shards.index_path):
         index = file.read()
     records = shards.records()
     if records:

@@ -3,7 +3,8 @@
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,16 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise InputError(f"cannot read {path}: {line}; see 'normpipe verify'") from None
     require_readable(path, file.schema_arrow)
     return file
+
+
+@contextmanager
+def damage_said(path: Path) -> Generator[None, None, None]:
+    """Turn what Arrow raises on a damaged file into one line that says what to do."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} is damaged ({line}): see 'normpipe verify'") from None
 
 
 class RowReader:
@@ -109,14 +120,9 @@ class RowReader:
         file = self._file(shard)
         if number >= file.num_row_groups:
             raise InputError(f"{self._folder.path} was changed since it was opened: open it again")
-        try:
+        with damage_said(self._folder.shard(shard)):
             # One thread: a group is small, and pools of threads do not survive a fork.
             table = file.read_row_group(number, columns=self._columns, use_threads=False)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(
-                f"{self._folder.shard(shard)} is damaged ({str(error).splitlines()[0]}): see "
-                "'normpipe verify'"
-            ) from None
         group = {name: _plain(table[name]) for name in self._columns}
         self._groups[place] = group
         while len(self._groups) > _GROUPS_KEPT:

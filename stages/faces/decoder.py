@@ -57,7 +57,7 @@ _DAMAGE = (
     ZeroDivisionError,
     NotImplementedError,
     AssertionError,
-    RecursionError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )

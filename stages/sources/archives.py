@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import calendar
+import errno
 import logging
 import os
 import posixpath
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -36,7 +38,11 @@ _EXTENDED = frozenset(
         *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
     }
 )
-_ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
+# What zipfile and tarfile raise on damaged archives, beside their own errors.
+_DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error),
+    *(EOFError, ValueError, NotImplementedError, IndexError, KeyError, OverflowError),
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Archive:
             self._zip = zipfile.ZipFile(self._file) if path.suffix.lower() == ".zip" else None
             listed: list[Member] = []
             self._list(listed)
-        except (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, ValueError) as error:
+        except _DAMAGE as error:
             raise InputError(
                 f"{path} cannot be read as an archive ({error}): repack it as .zip or .tar, or "
                 "give the folder that it was made of"
@@ -150,7 +156,11 @@ class Archive:
             # One more than allowed: a header may say less than there is.
             with self._zip.open(member.handle) as stream:
                 return stream.read(max_bytes + 1)
-        except _ZIP_DAMAGE as error:
+        except _DAMAGE as error:
+            raise SampleError("truncated", f"{member.path}: {error}") from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a place before the file's beginning
+                raise
             raise SampleError("truncated", f"{member.path}: {error}") from error
         except RuntimeError as error:  # encrypted after all
             raise SampleError("unsupported_member", f"{member.path}: {error}") from error

@@ -101,6 +101,7 @@ def read_list(path: Path) -> ListTable:
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
             found = ListTable(path, pq.read_table(path))
+            found.table.validate(full=True)  # text that is none, places beyond the end
         else:
             found = _read_csv(path)
     except FileNotFoundError:
@@ -109,8 +110,8 @@ def read_list(path: Path) -> ListTable:
         ) from None
     except UnicodeError:
         raise InputError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        line = str(error).splitlines()[0]
+    except (pa.ArrowException, OSError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
         if "UTF8" in line or "UTF-8" in line:
             line = "it is not UTF-8 text: save it as 'CSV UTF-8'"
         raise InputError(f"cannot read the list {path}: {line}") from None

@@ -72,6 +72,9 @@ class Cells:
         numbers = self.numbers(name)
         whole = pc.equal(pc.floor(numbers), numbers)
         self.require(name, numbers, whole, "is {}, which is no whole number")
+        most = float(2 ** (kind.bit_width - 1) - 1024)  # a little less: not all fit a float
+        fits = pc.less_equal(pc.abs(numbers), most)
+        self.require(name, numbers, fits, "is {}, which is too large")
         return numbers.cast(kind)
 
     def require(self, name: str, values: pa.Array, valid: pa.Array, message: str) -> None:

@@ -206,3 +206,20 @@ def test_what_is_read_from_front_to_back_only_is_refused(tmp_path: Path, name: s
     (tmp_path / name).write_bytes(b"\x1f\x8b")
     with pytest.raises(InputError, match=r"front to back: unpack it .*or repack it"):
         scan(tmp_path / name)
+
+
+def test_a_zip_whose_member_has_no_name_or_no_place(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "photos.zip", {"a.jpg": PICTURE, "b.jpg": PICTURE})
+    data = bytearray(path.read_bytes())
+    place = data.find(b"PK\1\2")
+    data[place + 42 : place + 46] = b"\xff\xff\xff\x7f"  # where the member begins
+    path.write_bytes(data)
+    try:
+        told = why(Archive(path), "a.jpg")
+    except InputError:
+        told = "truncated"
+    assert told == "truncated"
+    data[place + 28 : place + 30] = b"\0\0"  # the length of its name
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read as an archive"):
+        scan(path)

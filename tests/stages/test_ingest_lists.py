@@ -1,6 +1,7 @@
 """ingest from a list: columns, dialects, labels, boxes."""
 
 import logging
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -301,3 +302,16 @@ def test_settings_that_do_not_belong_are_refused(tmp_path):
     path = write_list(tmp_path, "path\na.jpg\n")
     assert "for folders" in refused(path, class_per_folder=True)
     assert "is no folder" in refused(path, root=tmp_path / "nowhere")
+
+
+def test_numbers_that_no_column_holds_are_one_line(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg")
+    said = refused(write_list(tmp_path, "path,fold\na.jpg,1e30\n"))
+    assert "'fold' in line 2 is 1e+30, which is too large" in said
+
+
+def test_a_parquet_list_whose_text_is_none_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"path": ["a.jpg", "picture.jpg"]}), path, compression="NONE")
+    path.write_bytes(path.read_bytes().replace(b"picture", b"p\xff\xfeture"))
+    assert "cannot read the list" in refused(path)
