@@ -7,6 +7,7 @@ an encoder (aligned grey crop → one coefficient per shape of the face kit) and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -44,23 +45,31 @@ class Residual(nn.Module):
 
 
 class CompactEncoder(nn.Module):
-    """Aligned face → expression coefficients."""
+    """Aligned face → expression coefficients.
 
-    def __init__(self, expressions: int) -> None:
+    Args:
+        expressions: how many coefficients.
+        widths: channels after each halving of the picture.
+        blocks: residual blocks after each.
+    """
+
+    def __init__(
+        self, expressions: int, widths: Sequence[int] = _WIDTHS, blocks: Sequence[int] = _BLOCKS
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 1
-        for width, blocks in zip(_WIDTHS, _BLOCKS, strict=True):
+        for width, count in zip(widths, blocks, strict=True):
             layers += [
                 nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
-                *(Residual(width) for _ in range(blocks)),
+                *(Residual(width) for _ in range(count)),
             ]
             before = width
         self.body = nn.Sequential(*layers)
         self.squeeze = nn.Conv2d(before, 64, 1)
-        cells = (-(-INPUT_SIZE // 2 ** len(_WIDTHS))) ** 2
+        cells = (-(-INPUT_SIZE // 2 ** len(widths))) ** 2
         self.hidden = nn.Linear(64 * cells, 320)
         self.dropout = nn.Dropout(0.1)
         self.coefficients = nn.Linear(320, expressions)

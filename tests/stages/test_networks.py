@@ -23,7 +23,7 @@ from normpipe.stages.networks.checkpoint import (
     read_notes,
     save_tensors,
 )
-from normpipe.stages.networks.compact import CompactNormalizer, standardize
+from normpipe.stages.networks.compact import CompactEncoder, CompactNormalizer, standardize
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,16 @@ def test_equal_weights_are_equal_files(tmp_path):
         assert [*opened.metadata()] and sorted(opened.keys()) == ["a", "b", "c", "count"]
     save_tensors(found, tmp_path / "bare.safetensors", {})
     assert read_notes(tmp_path / "bare.safetensors") == {}
+
+
+def test_an_encoder_of_other_sizes_reads_as_much():
+    """What benchmarks/remedies.py tries; the sizes by default are the shipped ones."""
+    grey = torch.zeros(2, 1, 112, 112)
+    usual, wide = CompactEncoder(5), CompactEncoder(5, (32, 64, 96, 160, 256), (1, 1, 1, 1, 1))
+    for encoder in (usual, wide):
+        assert [tuple(part.shape) for part in encoder.eval()(grey)] == [(2, 5), (2, 136), (2, 3)]
+    assert sum(p.numel() for p in wide.parameters()) > sum(p.numel() for p in usual.parameters())
+    assert usual.state_dict().keys() == CompactNormalizer(5).encoder.state_dict().keys()
 
 
 @pytest.mark.parametrize("size", [64, 112, 128, 224])
