@@ -6,7 +6,8 @@
 
 Each remedy changes one thing of a baseline and nothing else: the same pictures in the same order,
 the same steps, one seed. ``on_...`` goes on from the shipped weights (baseline ``on_base``),
-``new_...`` begins from nothing (``new_base``). Scores: R² of the coefficients read, by movement, on
+``mid_...`` from those of ``--middle``, half-way through a training (``mid_base``), ``new_...`` from
+nothing (``new_base``). Scores: R² of the coefficients read, by movement, on
 people of the sets that no training saw (split ``test``), clean and degraded with fixed seeds,
 before calibration; and the error of the target's landmarks. ``--tag _long`` keeps a remedy of
 another length beside the first, to compare at equal CPU time. A run that was killed goes on; what
@@ -89,6 +90,7 @@ class Remedy:
 
 
 ON = Remedy("compact", 3e-4)
+MID = Remedy("mid", 8e-4)  # ``--middle``
 NEW = Remedy("", 1.2e-3)
 ABSOLUTE = {"absolute": 0.5, "displacement": 0.5, "landmarks": 0.1, "pose": 0.05}
 REMEDIES = {
@@ -100,6 +102,14 @@ REMEDIES = {
     "on_pixels": replace(ON, side=128),
     "on_absolute": replace(ON, losses=ABSOLUTE),
     "on_mild": replace(ON, first=0.7, mild=True),
+    "mid_base": MID,
+    "mid_missed": replace(MID, missed=3.0),
+    "mid_deeper": replace(MID, blocks=(1, 2, 3, 3, 2)),
+    "mid_slow": replace(MID, rate=3e-4),
+    "mid_pixels": replace(MID, side=128),
+    "mid_absolute": replace(MID, losses=ABSOLUTE),
+    "mid_mild": replace(MID, first=0.7, mild=True),
+    "mid_plain": replace(MID, losses={"coefficients": 1.0}),
     "new_base": NEW,
     "new_half": replace(NEW, first=0.7, first_side=SIDE // 2),
     "new_wide": replace(NEW, widths=(40, 72, 120, 192, 288)),
@@ -149,11 +159,12 @@ def mild(
     return Degraded(np.asarray(picture, np.uint8), moved.astype(np.float32), flipped)
 
 
-def build(remedy: Remedy, expressions: int) -> AnySide:
+def build(remedy: Remedy, expressions: int, middle: Path | None = None) -> AnySide:
     network = AnySide(expressions)
     wanted = CompactEncoder(expressions, remedy.widths, remedy.blocks)
-    if remedy.begin:
-        network.load_state_dict(open_normalizer(remedy.begin).module.state_dict())
+    begin = str(middle) if remedy.begin == "mid" else remedy.begin
+    if begin:
+        network.load_state_dict(open_normalizer(begin).module.state_dict())
         take_over(network.encoder, wanted, remedy.blocks)
     network.encoder = wanted
     network.offset.zero_()
@@ -179,7 +190,7 @@ def train(
     """Train one remedy, in one or two phases under one schedule; network, CPU and wall seconds."""
     fabric = make_fabric(args.device, args.precision)
     fabric.seed_everything(0, verbose=False)
-    network = build(remedy, len(material.train.expression_names))
+    network = build(remedy, len(material.train.expression_names), args.middle)
     measures = Measures(material.train)
     stems = [n.removesuffix("_L").removesuffix("_R") for n in material.train.expression_names]
     counts = torch.tensor([remedy.missed if stem in MISSED else 1.0 for stem in stems])
@@ -272,6 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", type=Path, nargs="+", required=True)
     parser.add_argument("--output", type=Path, required=True, help="states and remedies.json")
+    parser.add_argument("--middle", type=Path, help="unfinished weights that mid_... go on from")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--only", nargs="+", choices=REMEDIES, default=list(REMEDIES))
@@ -280,6 +292,8 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
+    if args.middle is None:
+        args.only = [name for name in args.only if not name.startswith("mid_")]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.output.mkdir(parents=True, exist_ok=True)
     file = args.output / "remedies.json"

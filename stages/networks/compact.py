@@ -120,7 +120,16 @@ class CompactDecoder(nn.Module):
 
 
 class CompactNormalizer(CodeNormalizer):
-    """Aligned face → the target face with the same expression."""
+    """Aligned face → the target face with the same expression.
+
+    Args:
+        expressions: how many coefficients.
+        mirror: for each coefficient, which one it is in a mirror image. With it, a picture is read
+            twice, as it is and mirrored, and the mean counts; without, once.
+
+    Raises:
+        ValueError: ``mirror`` does not name every coefficient once.
+    """
 
     input_size = INPUT_SIZE
     output_size = OUTPUT_SIZE
@@ -130,9 +139,10 @@ class CompactNormalizer(CodeNormalizer):
     gain: Tensor
     offset: Tensor
 
-    def __init__(self, expressions: int = 53) -> None:
+    def __init__(self, expressions: int = 53, mirror: Sequence[int] = ()) -> None:
         super().__init__()
         self.expressions = expressions
+        self.look_twice(mirror)
         self.encoder = CompactEncoder(expressions)
         self.decoder = CompactDecoder(expressions)
         self.register_buffer("grey", torch.tensor(_GREY).view(1, 3, 1, 1))
@@ -142,7 +152,14 @@ class CompactNormalizer(CodeNormalizer):
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments that build the same network again."""
-        return {"expressions": self.expressions}
+        found: dict[str, Any] = {"expressions": self.expressions}
+        return {**found, "mirror": self.mirror} if self.mirror else found
+
+    def look_twice(self, mirror: Sequence[int]) -> None:
+        """From now on read the mirror image, too; see ``mirror`` of the class. Nothing: once."""
+        if mirror and sorted(mirror) != list(range(self.expressions)):
+            raise ValueError(f"mirror has to name each of {self.expressions} coefficients once")
+        self.mirror = list(mirror)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1], aligned, any size → (B, 3, 192, 192) RGB in [0, 1]."""
@@ -150,8 +167,15 @@ class CompactNormalizer(CodeNormalizer):
 
     def read(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, E) coefficients in [0, 1]."""
-        reading = self.see(images)
-        return ((reading.coefficients.float() - self.offset) * self.gain).clamp(0, 1)
+        return ((self.raw_coefficients(images) - self.offset) * self.gain).clamp(0, 1)
+
+    def raw_coefficients(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] → (B, E) as read, before calibration; see ``mirror``."""
+        told = self.see(images).coefficients.float()
+        if not self.mirror:
+            return told
+        other = self.see(images.flip(-1)).coefficients.float()
+        return (told + other[:, self.mirror]) / 2
 
     def learn(self, images: Tensor) -> Outputs:
         """(B, 3, H, W) RGB in [0, 1] → picture and reading, uncalibrated."""
