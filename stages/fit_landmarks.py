@@ -20,7 +20,7 @@ from torch.nn import functional
 from ..pipeline.commit import write_json
 from ..pipeline.errors import InputError
 from ..pipeline.stage import sha256_file
-from .networks.checkpoint import save_tensors
+from .networks.checkpoint import load_weights, save_tensors
 from .networks.landmarks import Found, LandmarkNet
 from .training.devices import make_fabric
 from .training.face_crops import FaceCrops
@@ -36,6 +36,7 @@ class FitLandmarksConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    begin: str = Field("", description="weights to begin from, a file; empty: from nothing")
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -46,6 +47,9 @@ class FitLandmarksConfig(BaseModel):
     steps: int = Field(6_000, ge=1)
     batch_size: int = Field(64, ge=4)
     empty_share: float = Field(0.2, ge=0, lt=1, description="share of a batch that is no face")
+    wide_mouths: float = Field(
+        0.0, ge=0, lt=1, description="share of draws from faces with wide or open mouths alone"
+    )
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
     save_every: int = Field(500, ge=1)
@@ -64,7 +68,8 @@ def fit_landmarks(config: FitLandmarksConfig, data: list[Path], output: Path) ->
     """Train on the source pictures of synthesized sets; write weights and scores to ``output``.
 
     Raises:
-        InputError: the data are no synthesized pairs, or ``output`` holds another run.
+        InputError: the data are no synthesized pairs, ``output`` holds another run, or the weights
+            to begin from cannot be read.
     """
     output.mkdir(parents=True, exist_ok=True)
     if config.threads:
@@ -74,11 +79,17 @@ def fit_landmarks(config: FitLandmarksConfig, data: list[Path], output: Path) ->
     fabric = make_fabric(config.device, config.precision)
     fabric.seed_everything(config.seed, verbose=False)
     network = LandmarkNet()
-    batches = FaceCrops(train, config.batch_size, config.empty_share, config.seed)
-    network.point_mean.copy_(_mean_points(batches))
-    free = {"device", "precision", "threads", "workers", "save_every", "validation_crops"}
+    batches = FaceCrops(
+        train, config.batch_size, config.empty_share, config.seed, config.wide_mouths
+    )
+    if config.begin:
+        load_weights(network, Path(config.begin))
+    else:
+        network.point_mean.copy_(_mean_points(batches))
+    free = {"device", "precision", "threads", "workers", "save_every", "validation_crops", "begin"}
     about = {
         "recipe": config.model_dump(mode="json", exclude=free),
+        "begin": sha256_file(Path(config.begin)) if config.begin else "",
         "data": [pairs.digest() for pairs in train],
     }
     task = Task("landmarks", _View(network), network, _Objective(), batches, about)

@@ -27,6 +27,7 @@ from ..pipeline.stage import sha256_file
 from .networks import NETWORKS
 from .networks.base import CodeNormalizer, Normalizer
 from .networks.checkpoint import open_normalizer, save_tensors
+from .networks.compact import CompactNormalizer
 from .networks.mae_checkpoints import load_encoder
 from .synthesis.config import SynthesizeConfig
 from .training.course import Course
@@ -34,6 +35,7 @@ from .training.data import Material, load_material
 from .training.devices import make_fabric
 from .training.losses import LossWeights
 from .training.notes import target_notes
+from .training.pictures import mirrored
 from .training.report import evaluate_network, sheet_of_renders, write_sheet
 from .training.scores import degraded_set, read_all
 
@@ -114,7 +116,13 @@ class FitNormalizerConfig(BaseModel):
     evaluate_every: int = Field(1_000, ge=1)
     evaluation_pairs: int = Field(1_000, ge=2, description="held-out pairs for the running scores")
     most_gain: float = Field(
-        1.35, ge=1, description="how far weak readings may be stretched to the spread of the truth"
+        1.15, ge=1, description="how far weak readings may be stretched to the spread of the truth"
+    )
+    still: float = Field(
+        0.04, ge=0, lt=1, description="readings up to this above a resting face's count as rest"
+    )
+    mirror: bool = Field(
+        True, description="compact: finished weights read a picture and its mirror image"
     )
 
 
@@ -192,6 +200,8 @@ def finish(
     weights: Path,
 ) -> FitResult:
     """Calibrate, score on people that training never saw, and write all that is left."""
+    if config.mirror and isinstance(network, CompactNormalizer):
+        network.look_twice([int(place) for place in mirrored(material.train.expression_names)])
     if config.method == "coefficients":
         calibrate(network, material, config)
     scores = evaluate_network(network, material.test, material.train, config.seed)
@@ -252,10 +262,11 @@ def begin_from(network: Normalizer, config: FitNormalizerConfig, names: Sequence
         InputError: they are another network's, or speak of other shapes.
     """
     found = open_normalizer(config.begin)
-    if found.network != config.network or found.module.settings() != network.settings():
+    settings, wanted = _sizes(found.module), _sizes(network)
+    if found.network != config.network or settings != wanted:
         raise InputError(
-            f"{found.path} holds a {found.network} with {found.module.settings()}, not the "
-            f"{config.network} with {network.settings()} that is to be trained"
+            f"{found.path} holds a {found.network} with {settings}, not the "
+            f"{config.network} with {wanted} that is to be trained"
         )
     if found.expression_names != tuple(names):
         raise InputError(f"{found.path} reads other expression shapes than the pairs have")
@@ -266,11 +277,18 @@ def begin_from(network: Normalizer, config: FitNormalizerConfig, names: Sequence
         network.get_buffer("gain").fill_(1.0)
 
 
-def calibrate(network: Normalizer, material: Material, config: FitNormalizerConfig) -> None:
-    """Stretch readings, which a squared error draws towards the mean, back to the truth's spread.
+def _sizes(network: Normalizer) -> dict[str, Any]:
+    """Its settings but for the mirror, which is the finished network's."""
+    return {name: value for name, value in network.settings().items() if name != "mirror"}
 
-    The offset is what the encoder reads off faces that do not move so; the gain is bounded. Only
-    where encoder and decoder learnt apart: otherwise the decoder knows what it is given.
+
+def calibrate(network: Normalizer, material: Material, config: FitNormalizerConfig) -> None:
+    """Free readings of what the encoder reads off faces that do not move so, and a little more.
+
+    The little, ``config.still``, keeps crooked or heavy resting faces from passing as expressions.
+    ``config.most_gain`` above 1 stretches readings, which a squared error draws towards the mean,
+    back to the truth's spread: livelier pictures, larger errors. Only where encoder and decoder
+    learnt apart: otherwise the decoder knows what it is given.
     """
     images, truth = degraded_set(material.held_out, config.seed)
     reading = read_all(network, images)
@@ -282,8 +300,9 @@ def calibrate(network: Normalizer, material: Material, config: FitNormalizerConf
         spread = reading[:, shape].std()
         if spread > 1e-3:
             gain[shape] = np.clip(truth[:, shape].std() / spread, 1.0, config.most_gain)
-    network.get_buffer("offset").copy_(torch.from_numpy(offset))
-    network.get_buffer("gain").copy_(torch.from_numpy(gain))
+    # ((r - offset) * gain - still) / (1 - still), as one offset and one gain.
+    network.get_buffer("offset").copy_(torch.from_numpy(offset + config.still / gain))
+    network.get_buffer("gain").copy_(torch.from_numpy(gain / (1 - config.still)))
 
 
 def end_of_leg(config: FitNormalizerConfig) -> Callable[[], bool]:
@@ -315,6 +334,6 @@ def settings_that_shape(config: FitNormalizerConfig) -> dict[str, Any]:
         "sets",
         "device", "devices", "nodes", "threads", "workers", "minutes", "memory_gb", "accumulate",
         "precision",  # the state says in which numbers it was computed, whatever was asked for
-        "save_every", "evaluate_every", "evaluation_pairs", "most_gain",
+        "save_every", "evaluate_every", "evaluation_pairs", "most_gain", "still", "mirror",
     }  # fmt: skip
     return json.loads(config.model_dump_json(exclude=free))

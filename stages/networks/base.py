@@ -69,6 +69,10 @@ class Normalizer(nn.Module):
         """(B, 3, H, W) RGB in [0, 1] → the reading alone; cheaper where no picture is needed."""
         return self.learn(images).reading
 
+    def raw_coefficients(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] → (B, E) float32 as read, before calibration."""
+        return self.see(images).coefficients.float()
+
     def begin_at(self, target: Tensor) -> None:
         """Take the resting target face, (3, S, S) RGB in [0, 1], as where learning begins."""
 

@@ -7,6 +7,7 @@ an encoder (aligned grey crop → one coefficient per shape of the face kit) and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -44,23 +45,31 @@ class Residual(nn.Module):
 
 
 class CompactEncoder(nn.Module):
-    """Aligned face → expression coefficients."""
+    """Aligned face → expression coefficients.
 
-    def __init__(self, expressions: int) -> None:
+    Args:
+        expressions: how many coefficients.
+        widths: channels after each halving of the picture.
+        blocks: residual blocks after each.
+    """
+
+    def __init__(
+        self, expressions: int, widths: Sequence[int] = _WIDTHS, blocks: Sequence[int] = _BLOCKS
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 1
-        for width, blocks in zip(_WIDTHS, _BLOCKS, strict=True):
+        for width, count in zip(widths, blocks, strict=True):
             layers += [
                 nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
-                *(Residual(width) for _ in range(blocks)),
+                *(Residual(width) for _ in range(count)),
             ]
             before = width
         self.body = nn.Sequential(*layers)
         self.squeeze = nn.Conv2d(before, 64, 1)
-        cells = (-(-INPUT_SIZE // 2 ** len(_WIDTHS))) ** 2
+        cells = (-(-INPUT_SIZE // 2 ** len(widths))) ** 2
         self.hidden = nn.Linear(64 * cells, 320)
         self.dropout = nn.Dropout(0.1)
         self.coefficients = nn.Linear(320, expressions)
@@ -111,7 +120,16 @@ class CompactDecoder(nn.Module):
 
 
 class CompactNormalizer(CodeNormalizer):
-    """Aligned face → the target face with the same expression."""
+    """Aligned face → the target face with the same expression.
+
+    Args:
+        expressions: how many coefficients.
+        mirror: for each coefficient, which one it is in a mirror image. With it, a picture is read
+            twice, as it is and mirrored, and the mean counts; without, once.
+
+    Raises:
+        ValueError: ``mirror`` does not name every coefficient once.
+    """
 
     input_size = INPUT_SIZE
     output_size = OUTPUT_SIZE
@@ -121,9 +139,10 @@ class CompactNormalizer(CodeNormalizer):
     gain: Tensor
     offset: Tensor
 
-    def __init__(self, expressions: int = 53) -> None:
+    def __init__(self, expressions: int = 53, mirror: Sequence[int] = ()) -> None:
         super().__init__()
         self.expressions = expressions
+        self.look_twice(mirror)
         self.encoder = CompactEncoder(expressions)
         self.decoder = CompactDecoder(expressions)
         self.register_buffer("grey", torch.tensor(_GREY).view(1, 3, 1, 1))
@@ -133,7 +152,14 @@ class CompactNormalizer(CodeNormalizer):
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments that build the same network again."""
-        return {"expressions": self.expressions}
+        found: dict[str, Any] = {"expressions": self.expressions}
+        return {**found, "mirror": self.mirror} if self.mirror else found
+
+    def look_twice(self, mirror: Sequence[int]) -> None:
+        """From now on read the mirror image, too; see ``mirror`` of the class. Nothing: once."""
+        if mirror and sorted(mirror) != list(range(self.expressions)):
+            raise ValueError(f"mirror has to name each of {self.expressions} coefficients once")
+        self.mirror = list(mirror)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1], aligned, any size → (B, 3, 192, 192) RGB in [0, 1]."""
@@ -141,8 +167,15 @@ class CompactNormalizer(CodeNormalizer):
 
     def read(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, E) coefficients in [0, 1]."""
-        reading = self.see(images)
-        return ((reading.coefficients.float() - self.offset) * self.gain).clamp(0, 1)
+        return ((self.raw_coefficients(images) - self.offset) * self.gain).clamp(0, 1)
+
+    def raw_coefficients(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] → (B, E) as read, before calibration; see ``mirror``."""
+        told = self.see(images).coefficients.float()
+        if not self.mirror:
+            return told
+        other = self.see(images.flip(-1)).coefficients.float()
+        return (told + other[:, self.mirror]) / 2
 
     def learn(self, images: Tensor) -> Outputs:
         """(B, 3, H, W) RGB in [0, 1] → picture and reading, uncalibrated."""

@@ -19,14 +19,14 @@ _POINTS = 68  # iBUG's
 
 # Means of 68 points, as detectors learnt five from people who clicked on them: an eye is the middle
 # of lid corners and upper lid, where an iris sits that the upper lid partly covers; the tip of the
-# nose is a little below point 30, a mouth corner a little up the upper lip. Chosen on renders:
-# SCRFD marks exact ones there nearly without bias (at most 1.2 % of the distance between the eyes).
+# nose is a little below point 30, a mouth corner a little up the upper lip. Chosen on renders, by
+# where SCRFD marks exact ones: docs/models/landmarks.md.
 _RULES: tuple[dict[int, float], ...] = (
     dict.fromkeys((36, 37, 38, 39), 0.25),
     dict.fromkeys((42, 43, 44, 45), 0.25),
     {30: 0.9, 33: 0.1},
-    {48: 0.9, 49: 0.1},
-    {54: 0.9, 53: 0.1},
+    {48: 0.83, 49: 0.17},
+    {54: 0.83, 53: 0.17},
 )
 FIVE_OF_68: NDArray[np.float32] = np.zeros((5, _POINTS), np.float32)
 for _row, _rule in enumerate(_RULES):

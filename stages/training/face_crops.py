@@ -21,6 +21,8 @@ ByteArray = NDArray[np.uint8]
 FloatArray = NDArray[np.floating]
 
 _ENDLESS = 1 << 40
+# Coefficients from which a mouth counts as wide.
+_WIDE = {"mouthSmile": 0.35, "mouthStretch": 0.4, "mouthUpperUp": 0.4, "jawOpen": 0.35}
 _BORDERS = (cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT)
 
 
@@ -32,10 +34,20 @@ class FaceCrops(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self, sets: Sequence[PairCache], batch_size: int, empty_share: float, seed: int
+        self,
+        sets: Sequence[PairCache],
+        batch_size: int,
+        empty_share: float,
+        seed: int,
+        wide_share: float = 0.0,
     ) -> None:
-        """``sets``: grey renders, each of its own size. ``empty_share``: of no faces."""
+        """``sets``: grey renders, each of its own size. ``empty_share``: of no faces.
+
+        ``wide_share``: of draws from faces with wide or open mouths alone.
+        """
         self._sets = sets
+        self._wide_share = wide_share
+        self._wide = np.flatnonzero(np.concatenate([wide_mouths(pairs) for pairs in sets]))
         self._starts = np.cumsum([0, *map(len, sets)])
         self._empty = round(empty_share * batch_size)
         self._batch_size = batch_size
@@ -50,7 +62,7 @@ class FaceCrops(Dataset[dict[str, Tensor]]):
         points = np.zeros((self._batch_size, 68, 2), np.float32)
         face = np.zeros(self._batch_size, np.float32)
         for place in range(self._batch_size):
-            picture, marks = self._render(int(rng.integers(self._starts[-1])))
+            picture, marks = self._render(self._draw(rng))
             if place < self._empty:
                 images[place, 0] = no_face(picture, marks, rng)
             else:
@@ -62,10 +74,25 @@ class FaceCrops(Dataset[dict[str, Tensor]]):
             "face": torch.from_numpy(face),
         }
 
+    def _draw(self, rng: np.random.Generator) -> int:
+        if self._wide_share and len(self._wide) and rng.random() < self._wide_share:
+            return int(rng.choice(self._wide))
+        return int(rng.integers(self._starts[-1]))
+
     def _render(self, number: int) -> tuple[ByteArray, FloatArray]:
         which = int(np.searchsorted(self._starts, number, "right")) - 1
         row = number - int(self._starts[which])
         return self._sets[which].source[row], self._sets[which].landmarks[row]
+
+
+def wide_mouths(pairs: PairCache) -> NDArray[np.bool_]:
+    """(N,) whether a face smiles, shows its teeth or opens its mouth widely."""
+    wide = np.zeros(len(pairs), np.bool_)
+    for stem, least in _WIDE.items():
+        sides = [i for i, name in enumerate(pairs.expression_names) if name.startswith(stem)]
+        if sides:
+            wide |= pairs.expression[:, sides].mean(1) > least
+    return wide
 
 
 def face_crop(

@@ -46,7 +46,7 @@ def read_all(network: Normalizer, images: ByteArray, batch_size: int = 64) -> Fl
     readings: list[Tensor] = []
     for start in range(0, len(images), batch_size):
         part = torch.from_numpy(images[start : start + batch_size]).to(device)
-        readings.append(network.see(unit_rgb(part)).coefficients.float().cpu())
+        readings.append(network.raw_coefficients(unit_rgb(part)).float().cpu())
     return torch.cat(readings).numpy()
 
 

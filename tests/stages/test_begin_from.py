@@ -46,6 +46,24 @@ def test_the_calibration_is_not(tiny_pairs, fake_kit, tmp_path):
     assert torch.equal(gain, torch.ones_like(gain))
 
 
+def test_what_counts_as_rest_and_the_mirror(tiny_pairs, fake_kit, tmp_path):
+    """Both are the finished network's: the next training begins without, and ends with its own."""
+    begin = save(tmp_path / "begin.safetensors", fake_kit.expression_names)
+    looks = []
+    for still, mirror in ((0.0, True), (0.2, True), (0.0, False)):
+        config = FitNormalizerConfig(
+            **STILL, begin=str(begin), decoder_steps=0, still=still, mirror=mirror, most_gain=1.0
+        )
+        result = fit(config, [tiny_pairs], tmp_path / str(len(looks)))
+        looks.append(open_normalizer(result.weights).module)
+        begin = result.weights
+    plain, freed, once = looks
+    assert not once.mirror and len(freed.mirror) == len(fake_kit.expression_names)
+    torch.testing.assert_close(plain.gain, torch.ones_like(plain.gain))
+    torch.testing.assert_close(freed.gain, torch.full_like(plain.gain, 1 / 0.8))
+    torch.testing.assert_close(freed.offset, plain.offset + 0.2, atol=1e-3, rtol=0)
+
+
 def test_weights_of_other_shapes_are_refused(tiny_pairs, fake_kit, tmp_path):
     other = [f"other{n}" for n in range(len(fake_kit.expression_names))]
     begin = save(tmp_path / "begin.safetensors", other)

@@ -24,7 +24,7 @@ from normpipe.stages.fit_landmarks import FitLandmarksConfig, fit_landmarks
 from normpipe.stages.networks.checkpoint import read_tensors, save_tensors
 from normpipe.stages.networks.landmarks import FIVE_OF_68, INPUT_SIZE, LandmarkNet
 from normpipe.stages.synthesize import synthesized_schema
-from normpipe.stages.training.face_crops import FaceCrops, face_crop, no_face
+from normpipe.stages.training.face_crops import FaceCrops, face_crop, no_face, wide_mouths
 from normpipe.stages.training.pictures import MIRRORED_POINTS, Form, load_pairs
 
 ASSETS = Path(os.environ.get("NORMPIPE_TEST_ASSETS", "../shared")).resolve()
@@ -174,7 +174,7 @@ def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {
                 "key": f"s/{number}", "parent_key": f"s/{number}", "status": "ok",
                 "image": {"bytes": jpeg, "path": None}, "identity": number,
-                "split": "test" if number < 4 else "train", "expression": [0.0],
+                "split": "test" if number < 4 else "train", "expression": [0.8 * (number == 7)],
                 "yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0,
                 "landmarks68": points.tolist(),
             }
@@ -213,6 +213,34 @@ def test_batches_follow_from_their_number(renders: Path) -> None:
     assert one["face"].sum() == 8
     crop = no_face(sets[0].source[0], sets[0].landmarks[0], np.random.default_rng(0))
     assert crop.shape == (INPUT_SIZE, INPUT_SIZE)
+
+
+def test_wide_mouths_are_drawn_as_often_as_asked(renders: Path) -> None:
+    """One of eight training faces opens its mouth."""
+    sets = [load_pairs([renders], "train", source=Form())]
+    assert wide_mouths(sets[0]).sum() == 1
+    (wide,) = np.flatnonzero(wide_mouths(sets[0]))
+    shares = []
+    for share in (0.0, 0.6):
+        rng = np.random.default_rng(0)
+        crops = FaceCrops(sets, 10, 0.2, 3, share)
+        shares.append(np.mean([crops._draw(rng) == wide for _ in range(2_000)]))
+    assert shares == pytest.approx([1 / 8, 0.6 + 0.4 / 8], abs=0.04)
+
+
+def test_training_goes_on_from_weights(renders: Path, tmp_path: Path) -> None:
+    """And says so in one line where there are none."""
+    still = FitLandmarksConfig(
+        device="cpu", precision="fp32", steps=1, batch_size=4, validation_crops=4,
+        learning_rate=1e-9, weight_decay=0.0, begin=str(WEIGHTS),
+    )  # fmt: skip
+    result = fit_landmarks(still, [renders], tmp_path / "on")
+    found, shipped = read_tensors(result.weights), read_tensors(WEIGHTS)
+    for name in ("head.weight", "squeeze.weight", "point_mean"):
+        torch.testing.assert_close(found[name], shipped[name], atol=1e-6, rtol=0)
+    nowhere = still.model_copy(update={"begin": str(tmp_path / "none.safetensors")})
+    with pytest.raises(InputError, match="none"):
+        fit_landmarks(nowhere, [renders], tmp_path / "no")
 
 
 def test_training_stopped_and_run_again_gives_the_same_weights(

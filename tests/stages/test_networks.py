@@ -23,7 +23,7 @@ from normpipe.stages.networks.checkpoint import (
     read_notes,
     save_tensors,
 )
-from normpipe.stages.networks.compact import CompactNormalizer, standardize
+from normpipe.stages.networks.compact import CompactEncoder, CompactNormalizer, standardize
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,37 @@ def test_equal_weights_are_equal_files(tmp_path):
         assert [*opened.metadata()] and sorted(opened.keys()) == ["a", "b", "c", "count"]
     save_tensors(found, tmp_path / "bare.safetensors", {})
     assert read_notes(tmp_path / "bare.safetensors") == {}
+
+
+def test_looking_twice_makes_both_sides_alike(network):
+    """A picture and its mirror image are then read as mirror images of each other."""
+    torch.manual_seed(1)
+    swap = [1, 0, *range(2, network.expressions)]
+    twice = CompactNormalizer(mirror=swap).eval()
+    twice.load_state_dict(network.state_dict())
+    assert (
+        CompactNormalizer(**twice.settings()).mirror == swap and "mirror" not in network.settings()
+    )
+    twice.offset.fill_(-0.5)  # so that nothing is cut off
+    images = torch.rand(2, 3, 112, 112)
+    with torch.inference_mode():
+        read, other = twice.read(images), twice.read(images.flip(-1))
+        raw = [network.see(seen).coefficients for seen in (images, images.flip(-1))]
+    torch.testing.assert_close(other, read[:, swap])
+    torch.testing.assert_close(read, (raw[0] + raw[1][:, swap]) / 2 + 0.5, atol=1e-5, rtol=0)
+    assert (read[0] - raw[0][0] - 0.5).abs().max() > 1e-3, "one look reads otherwise"
+    with pytest.raises(ValueError, match="each of 53"):
+        network.look_twice([0, 0, *range(2, 53)])
+
+
+def test_an_encoder_of_other_sizes_reads_as_much():
+    """What benchmarks/remedies.py tries; the sizes by default are the shipped ones."""
+    grey = torch.zeros(2, 1, 112, 112)
+    usual, wide = CompactEncoder(5), CompactEncoder(5, (32, 64, 96, 160, 256), (1, 1, 1, 1, 1))
+    for encoder in (usual, wide):
+        assert [tuple(part.shape) for part in encoder.eval()(grey)] == [(2, 5), (2, 136), (2, 3)]
+    assert sum(p.numel() for p in wide.parameters()) > sum(p.numel() for p in usual.parameters())
+    assert usual.state_dict().keys() == CompactNormalizer(5).encoder.state_dict().keys()
 
 
 @pytest.mark.parametrize("size", [64, 112, 128, 224])
