@@ -1,6 +1,7 @@
 """The job file: TOML checked by pydantic, ``--set`` overrides, and errors of one line."""
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,6 +121,8 @@ def load_job(
             raise InputError(f"unknown key '{key}' in the job{nearest(key, [*TOP_LEVEL, *known])}")
     if not values.get("output"):
         raise InputError("no output folder: give --output OUT, or output = '…' in the job file")
+    for name in ("input", "output"):
+        _refuse_address(name, str(values.get(name) or ""))
     source = Path(values["input"]) if values.get("input") else None
     dataset = str(values.get("dataset") or (source.resolve().stem if source else "dataset"))
     if "/" in dataset or "#" in dataset:
@@ -131,6 +134,15 @@ def load_job(
         run=check(RunConfig, values.get("run", {}), "run"),
         stages={name: check(model, values.get(name, {}), name) for name, model in known.items()},
     )
+
+
+def _refuse_address(name: str, text: str) -> None:
+    """Raise InputError for ``s3://bucket/out``, which as a path would be a folder named ``s3:``."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise InputError(
+            f"{name} = '{text}': object stores are not supported; give a folder (a mounted or "
+            "shared file system will do)"
+        )
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -50,6 +50,14 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path, text: str, message: str)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["input", "output"])
+@pytest.mark.parametrize("address", ["s3://bucket/out", "gs:/bucket", "https://x.org/a"])
+def test_an_object_store_is_no_folder(name: str, address: str) -> None:
+    given = {"input": Path("x"), "output": Path("y"), name: Path(address)}
+    with pytest.raises(InputError, match="object stores are not supported"):
+        load_job(None, given, [], CONFIGS)
+
+
 def test_every_setting_is_described_and_in_the_template() -> None:
     text = template(CONFIGS)
     for name, model in {"run": RunConfig, **CONFIGS}.items():
