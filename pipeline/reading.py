@@ -2,11 +2,12 @@
 
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,23 @@ from .shards import ShardFolder
 # 1 MB as JPEG and 6 MB as PNG.
 _FILES_KEPT = 64
 _GROUPS_KEPT = 8
+
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+def ahead(
+    pool: Executor, work: Callable[[Item], Found], items: Iterable[Item], count: int
+) -> Iterator[Found]:
+    """Yield what ``work`` makes of each item, in order, while a pool makes the next ``count``."""
+    waiting: deque[Future[Found]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 class Place(NamedTuple):

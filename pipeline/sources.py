@@ -3,6 +3,8 @@
 import itertools
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from .damage import drop_orphans, remove_all
 from .errors import InputError
 from .labels import LABELS_FILE, read_labels
 from .plan import fingerprint
+from .reading import ahead
 from .retrying import Retry
 from .shards import ShardFolder, ShardWriter, write_table
 from .stage import Scan, SourceStage
@@ -30,6 +33,8 @@ log = logging.getLogger("normpipe")
 
 #: Rows of a row group in a shard of references.
 _GROUP = 1024
+#: Shards of known inputs that are read while others are compared.
+_AHEAD = 2
 
 
 def run_source(
@@ -197,21 +202,23 @@ def _placed(
     keys = scan.rows["key"]
     start = 0
     looked_up: _Places | None = None
-    for i, number in enumerate(numbers):
-        table = _read(folder, number, stage.schema.names)
-        rows = table.num_rows
-        if looked_up is None and table["key"].equals(keys.slice(start, rows)):
-            yield number, table, np.arange(start, start + rows)
+    read = partial(_read, folder, columns=stage.schema.names)
+    with ThreadPoolExecutor(_AHEAD, "known") as pool:
+        tables = ahead(pool, read, numbers, _AHEAD)
+        for i, (number, table) in enumerate(zip(numbers, tables, strict=True)):
+            rows = table.num_rows
+            if looked_up is None and table["key"].equals(keys.slice(start, rows)):
+                yield number, table, np.arange(start, start + rows)
+                start += rows
+                continue
+            if looked_up is None:
+                left = [_read(folder, n, ["key"])["key"] for n in numbers[i:]]
+                chunks = [chunk for column in left for chunk in column.chunks]
+                found = pc.index_in(pa.chunked_array(chunks, pa.string()), value_set=keys)
+                looked_up, start = pc.fill_null(found, -1).to_numpy(), 0
+            assert looked_up is not None
+            yield number, table, looked_up[start : start + rows]
             start += rows
-            continue
-        if looked_up is None:
-            left = [_read(folder, n, ["key"])["key"] for n in numbers[i:]]
-            chunks = [chunk for column in left for chunk in column.chunks]
-            found = pc.index_in(pa.chunked_array(chunks, pa.string()), value_set=keys)
-            looked_up, start = pc.fill_null(found, -1).to_numpy(), 0
-        assert looked_up is not None
-        yield number, table, looked_up[start : start + rows]
-        start += rows
 
 
 def _read(folder: ShardFolder, number: int, columns: list[str]) -> pa.Table:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from ..pipeline.commit import commit_file, storage_errors, temporary, write_json
 from ..pipeline.errors import InputError, OutputError
+from ..pipeline.reading import ahead
 from ..pipeline.stage import StageConfig, sha256_file
 from .classification.faces import Listing, input_paths, list_rows, shards_digest
 from .classification.models import Classifier, check_normalizer, tell
@@ -175,26 +176,13 @@ def _tables(
         ThreadPoolExecutor(config.threads, "predict") as pool,
         tqdm(total=len(listing), unit="rows", leave=False, disable=None) as bar,
     ):
-        for chunk in _ahead(pool, read, range(0, len(listing), _CHUNK)):
+        for chunk in ahead(pool, read, range(0, len(listing), _CHUNK), _AHEAD):
             values = np.zeros((len(chunk.faces), labels), np.float32)
             if chunk.data is not None:
                 told = tell(model, chunk.data, device, config.batch_size)
                 values[chunk.usable] = told.values
             yield _table(model.task, chunk, values, config.threshold)
             bar.update(len(chunk.faces))
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[int], _Chunk], items: Iterable[int]
-) -> Iterator[_Chunk]:
-    """Yield what ``work`` makes of each item, in order, while the pool makes the next few."""
-    waiting: deque[Future[_Chunk]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > _AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _table(task: Task, chunk: _Chunk, values: Floats, threshold: float) -> pa.Table:
