@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from .attempts import Attempt, InHand
@@ -53,8 +54,10 @@ class Flight:
 class InFlight(InHand):
     """The shards that are with workers; which will be in time, by how long others took."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, is_begun: Callable[[int], bool]) -> None:
+        """``is_begun``: says of a shard's number whether a worker works on it."""
         super().__init__(stage)
+        self._is_begun = is_begun
         self._pace = 0.0
         self.flights: dict[int, Flight] = {}
 
@@ -63,12 +66,19 @@ class InFlight(InHand):
         pace = seconds / max(1, rows)
         self._pace = pace if self._pace == 0 else 0.7 * self._pace + 0.3 * pace
 
+    def notice(self, flight: Flight) -> None:
+        """Note that a shard was begun, where it was."""
+        if flight.begun is None and self._is_begun(flight.attempt.number):
+            flight.begun = time.monotonic()
+
     def drop_late(self, seconds: float) -> None:
         """Drop the shards that will not be through in ``seconds``, and those not begun."""
         for flight in list(self.flights.values()):
-            attempt, begun = flight.attempt, flight.begun
+            attempt = flight.attempt
             if attempt.error is not None:
                 continue
+            self.notice(flight)
+            begun = flight.begun
             passed = time.monotonic() - begun if begun is not None else 0.0
             left = attempt.rows * self._pace - passed
             if begun is None or self._pace == 0 or left > seconds:
@@ -102,7 +112,7 @@ class ClusterWorker:
         self._quarantines = 0
         self._looked = 0.0
         self._patience = Patience(self._cluster, stage.name, self._needs)
-        self.in_hand = InFlight(stage.name)
+        self.in_hand = InFlight(stage.name, partial(is_claimed, workers.run, stage.writes))
         self._flights = self.in_hand.flights
 
     def start(self) -> list[threading.Thread]:
@@ -178,8 +188,7 @@ class ClusterWorker:
         silent, workers = self._cluster.silent(), self._cluster.workers()
         holders = self._cluster.holders()
         for number, flight in list(self._flights.items()):
-            if flight.begun is None and is_claimed(self._workers.run, self._stage.writes, number):
-                flight.begun = time.monotonic()
+            self.in_hand.notice(flight)
             if flight.attempt.error is not None:
                 self._drop(flight)
                 continue
