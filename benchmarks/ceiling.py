@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from limits import MOVEMENTS
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 
@@ -28,17 +29,6 @@ from normpipe.stages.faces.render.person import Person, draw_person
 from normpipe.stages.faces.render.renderer import movement_of
 from normpipe.stages.faces.render.wrinkles import wrinkle_strengths
 
-MOVEMENTS = {
-    "jaw": ["jawOpen"],
-    "smile": ["mouthSmile_L", "mouthSmile_R"],
-    "brow raise": ["browInnerUp_L", "browInnerUp_R", "browOuterUp_L", "browOuterUp_R"],
-    "brow down": ["browDown_L", "browDown_R"],
-    "blink": ["eyeBlink_L", "eyeBlink_R"],
-    "eyeWide": ["eyeWide_L", "eyeWide_R"],
-    "press": ["mouthPress_L", "mouthPress_R"],
-    "dimple": ["mouthDimple_L", "mouthDimple_R"],
-    "frown": ["mouthFrown_L", "mouthFrown_R"],
-}
 MODES = 40  # of the face kit: drawn first, so that all else is drawn alike
 PICTURES_A_PERSON = 8
 FIRST_PERSON = 1 << 40  # whom no set renders

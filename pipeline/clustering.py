@@ -19,10 +19,10 @@ from .attempts import Attempt, InHand
 from .errors import Interrupted, NormpipeError
 from .feed import ShardFeed
 from .leases import is_claimed
-from .mapping import QUARANTINES_IN_A_ROW, Context, guarded
 from .shard_work import DEATHS, Outcome, Ticket
 from .shards import ShardFolder, ShardRecord
 from .stage import MapStage
+from .stage_worker import Context, StageWorker
 from .workplace import Patience, Workers, provides
 
 log = logging.getLogger("normpipe")
@@ -85,7 +85,7 @@ class InFlight(InHand):
                 attempt.error = Interrupted("stopped")
 
 
-class ClusterWorker:
+class ClusterWorker(StageWorker):
     """The threads of one map stage in the coordinator: one sends shards, one receives ends."""
 
     def __init__(
@@ -98,45 +98,29 @@ class ClusterWorker:
         workers: Workers,
     ) -> None:
         """``ticket``: what to send for a shard; None where it is committed and current."""
+        super().__init__(stage.name, feeds, context)
         self._stage = stage
         self._source, self._target = folders
-        self._feed, self._next = feeds
         self._ticket = ticket
-        self._context = context
         self._workers = workers
         self._cluster = workers.cluster
         self._needs = stage.resources()
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._all_sent = threading.Event()
         self._lock = threading.Lock()  # of the flights: one thread adds, the other does the rest
-        self._quarantines = 0
         self._looked = 0.0
         self._patience = Patience(self._cluster, stage.name, self._needs)
         self.in_hand = InFlight(stage.name, partial(is_claimed, workers.run, stage.writes))
         self._flights = self.in_hand.flights
 
-    def start(self) -> list[threading.Thread]:
-        """Start and return the threads; they end when the feed does, or with the job's stop."""
-        threads = [
-            threading.Thread(
-                target=guarded,
-                args=(loop, self._context.stop),
-                name=f"{self._stage.name}-{loop.__name__}",
-            )
-            for loop in (self._send, self._receive)
-        ]
-        for thread in threads:
-            thread.start()
-        return threads
+    def _loops(self) -> tuple[Callable[[], None], ...]:
+        return self._send, self._receive
 
     def _send(self) -> None:
         while (number := self._feed.get()) is not None:
             ticket = self._ticket(number)
             if ticket is None:
-                record = self._target.record(number)
-                self._context.progress.skip(self._stage.name, record.inputs if record else 0)
-                self._pass_on(number)
-                self._feed.done(number)
+                self._skip(number, self._target.record(number))
                 continue
             while not self._room() and not self._context.stop.ending:
                 self._context.stop.check()
@@ -175,10 +159,7 @@ class ClusterWorker:
                 self._looked = time.monotonic()
                 with self._lock:
                     self._look()
-        if self._next is not None:
-            self._next.close()
-        if not self._context.stop.ending:
-            self._context.progress.finish(self._stage.name)
+        self._finish()
 
     def _look(self) -> None:
         """Drop what comes too late, move what a silent worker has, notice a lost scheduler."""
@@ -260,15 +241,9 @@ class ClusterWorker:
         self.in_hand.took(outcome.seconds, record.inputs)
         self._context.progress.advance(self._stage.name, record.inputs, Counter(record.statuses))
         self._context.committed(self._stage.name, record)
-        self._pass_on(number)
-        self._feed.done(number)
-        self._quarantines = self._quarantines + 1 if record.quarantined else 0
-        if self._quarantines >= QUARANTINES_IN_A_ROW:
-            raise NormpipeError(
-                f"{self._stage.name}: {self._quarantines} shards in a row broke, the last: "
-                f"{outcome.lines[-1] if outcome.lines else 'no word'}: this is not about the data; "
-                "mend the cause and run again with --retry-failed"
-            )
+        self._through(number)
+        why = outcome.lines[-1] if outcome.lines else "no word"
+        self._count_quarantine(record.quarantined, why)
 
     def _record(self, ticket: Ticket) -> ShardRecord:
         """Return the record that a worker has written."""
@@ -283,7 +258,3 @@ class ClusterWorker:
             f"{self._stage.name}: a worker says that it committed shard {ticket['shard']}, but it "
             f"is not in {self._target.path} here: do all machines see the same folder?"
         )
-
-    def _pass_on(self, number: int) -> None:
-        if self._next is not None:
-            self._next.put(number)

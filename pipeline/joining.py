@@ -1,7 +1,6 @@
 """Runs a join stage, shard by shard, in one thread."""
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +9,14 @@ import pyarrow as pa
 
 from .errors import OutputError
 from .feed import ShardFeed
-from .mapping import Context, guarded
 from .shards import ShardFolder, ShardWriter
 from .stage import JoinStage
+from .stage_worker import Context, StageWorker
 
 log = logging.getLogger("normpipe")
 
 
-class JoinWorker:
+class JoinWorker(StageWorker):
     """The thread of one join stage."""
 
     def __init__(
@@ -28,19 +27,13 @@ class JoinWorker:
         wanted: Callable[[int], str | None],
         context: Context,
     ) -> None:
+        super().__init__(stage.name, (feed, None), context)
         self._stage = stage
         self._root = root
-        self._feed = feed
         self._wanted = wanted
-        self._context = context
 
-    def start(self) -> list[threading.Thread]:
-        """Start and return the thread; it ends when the feed does, or with the job's stop."""
-        thread = threading.Thread(
-            target=guarded, args=(self._run, self._context.stop), name=self._stage.name
-        )
-        thread.start()
-        return [thread]
+    def _loops(self) -> tuple[Callable[[], None], ...]:
+        return (self._run,)
 
     def _run(self) -> None:
         target = ShardFolder(self._root / self._stage.writes)
@@ -48,12 +41,11 @@ class JoinWorker:
             wanted = self._wanted(number)
             record = target.record(number)
             if wanted is None and record is not None:
-                self._context.progress.skip(self._stage.name, record.inputs)
-            else:
-                self._join(target, number, wanted or "")
-            self._feed.done(number)
-        if not self._context.stop.ending:
-            self._context.progress.finish(self._stage.name)
+                self._skip(number, record)
+                continue
+            self._join(target, number, wanted or "")
+            self._through(number)
+        self._finish()
 
     def _join(self, target: ShardFolder, number: int, wanted: str) -> None:
         inputs = [self._input(name, number) for name in self._stage.reads]

@@ -6,41 +6,22 @@ Order and batches are the plan's, so timing never changes a byte.
 """
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
 from .attempts import Attempt, InHand
 from .errors import Interrupted, NormpipeError, SampleError
-from .feed import Channel, ShardFeed, Stop
-from .progress import Progress
+from .feed import Channel, ShardFeed
 from .retrying import Kept, SettledRows
-from .shards import ShardFolder, ShardRecord, ShardWriter
+from .shards import ShardFolder, ShardWriter
 from .stage import MapStage, Row
+from .stage_worker import Context, StageWorker
 
 log = logging.getLogger("normpipe")
-
-#: Shards of one stage that may be quarantined in a row before the job stops: then it is no shard's
-#: fault.
-QUARANTINES_IN_A_ROW = 3
-
-
-@dataclass
-class Context:
-    """What the workers of one job share."""
-
-    stop: Stop
-    pool: Executor
-    progress: Progress
-    prefetch: int
-    retries: int
-    #: Called with stage name and record after every commit, e.g. to watch the rejected share.
-    committed: Callable[[str, ShardRecord], None]
 
 
 class Batch(NamedTuple):
@@ -118,7 +99,7 @@ def process(stage: MapStage, rows: list[Row]) -> list[Row]:
     ]
 
 
-class MapWorker:
+class MapWorker(StageWorker):
     """The threads of one map stage."""
 
     def __init__(
@@ -135,31 +116,18 @@ class MapWorker:
         ``wanted`` gives the fingerprint of a shard to make, or None where it is current;
         ``settled`` what a retry keeps of it.
         """
+        super().__init__(stage.name, feeds, context)
         self._stage = stage
         self._source, self._target = folders
-        self._feed, self._next = feeds
         self._wanted = wanted
         self._settled = settled
-        self._context = context
         self._tries: Counter[int] = Counter()
-        self._quarantines = 0
         self.in_hand = InHand(stage.name)
         self._ready: Channel[Batch | None] = Channel(context.prefetch, context.stop)
         self._made: Channel[Batch | None] = Channel(context.prefetch, context.stop)
 
-    def start(self) -> list[threading.Thread]:
-        """Start and return the threads; they end when the feed does, or with the job's stop."""
-        threads = [
-            threading.Thread(
-                target=guarded,
-                args=(loop, self._context.stop),
-                name=f"{self._stage.name}-{loop.__name__}",
-            )
-            for loop in (self._read, self._compute, self._write)
-        ]
-        for thread in threads:
-            thread.start()
-        return threads
+    def _loops(self) -> tuple[Callable[[], None], ...]:
+        return self._read, self._compute, self._write
 
     def quarantine(self, number: int, fingerprint: str) -> None:
         """Commit a shard as quarantined, in the calling thread, without working on it."""
@@ -171,10 +139,7 @@ class MapWorker:
         while (number := self._feed.get()) is not None:
             wanted = self._wanted(number)
             if wanted is None:
-                record = self._target.record(number)
-                self._context.progress.skip(self._stage.name, record.inputs if record else 0)
-                self._pass_on(number)
-                self._feed.done(number)
+                self._skip(number, self._target.record(number))
                 continue
             record = self._source.record(number)
             attempt = Attempt(number, wanted, record.rows if record else 0)
@@ -237,10 +202,7 @@ class MapWorker:
         finally:
             if writer is not None:
                 writer.drop()
-        if self._next is not None:
-            self._next.close()
-        if not self._context.stop.ending:
-            self._context.progress.finish(self._stage.name)
+        self._finish()
 
     def _add(self, writer: ShardWriter, batch: Batch) -> None:
         attempt = batch.attempt
@@ -262,7 +224,7 @@ class MapWorker:
         """Commit a shard, or try it again, or quarantine it."""
         number, error = attempt.number, attempt.error
         if error is None:
-            self._quarantines = 0
+            self._count_quarantine(False, "")
             self._commit(writer, attempt, quarantined=False)
             return
         writer.drop()
@@ -286,13 +248,7 @@ class MapWorker:
         if again:
             self._feed.done(number, again=True)
             return
-        self._quarantines += 1
-        if self._quarantines >= QUARANTINES_IN_A_ROW:
-            raise NormpipeError(
-                f"{self._stage.name}: {self._quarantines} shards in a row broke, the last with "
-                f"{type(error).__name__}: {one_line(error)}: this is not about the data; mend the "
-                "cause and run again with --retry-failed"
-            ) from error
+        self._count_quarantine(True, f"{type(error).__name__}: {one_line(error)}")
         self._quarantine(attempt)
 
     def _quarantine(self, attempt: Attempt) -> None:
@@ -318,22 +274,7 @@ class MapWorker:
     def _commit(self, writer: ShardWriter, attempt: Attempt, quarantined: bool) -> None:
         record = writer.commit(attempt.fingerprint, attempt.keys, quarantined)
         self._context.committed(self._stage.name, record)
-        self._pass_on(attempt.number)
-        self._feed.done(attempt.number)
-
-    def _pass_on(self, number: int) -> None:
-        if self._next is not None:
-            self._next.put(number)
-
-
-def guarded(loop: Callable[[], None], stop: Stop) -> None:
-    """Run a thread's loop; an error stops the whole job and is raised in the main thread."""
-    try:
-        loop()
-    except Interrupted:
-        pass
-    except BaseException as error:
-        stop.set(error)
+        self._through(attempt.number)
 
 
 def one_line(error: BaseException) -> str:

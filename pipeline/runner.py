@@ -26,7 +26,7 @@ from .errors import InputError, Interrupted, NormpipeError, OutputError
 from .feed import ShardFeed, Stop
 from .joining import JoinWorker
 from .leases import clear
-from .mapping import Context, MapWorker
+from .mapping import MapWorker
 from .plan import (
     current,
     describe,
@@ -41,6 +41,7 @@ from .shard_work import Ticket
 from .shards import ShardFolder, ShardRecord, require_dataset
 from .sources import run_source
 from .stage import JoinStage, MapStage, SourceStage, Stage
+from .stage_worker import Context
 from .tombstones import DECIDED_BY, WITHDRAWN
 from .withdrawal import carry_out
 from .workplace import Remote, Workers, at_work

@@ -19,12 +19,13 @@ from .config import RunConfig
 from .errors import NormpipeError
 from .feed import ShardFeed, Stop
 from .leases import CLUSTER_FOLDER, Lease, LeasedFolder, LeaseLost, claim, leases_of
-from .mapping import Context, MapWorker, one_line
+from .mapping import MapWorker, one_line
 from .plan import describe, differences
 from .progress import Progress
 from .retrying import SettledRows
 from .shards import ShardFolder, ShardRecord
 from .stage import MapStage
+from .stage_worker import Context
 
 log = logging.getLogger("normpipe")
 
