@@ -5,14 +5,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from ..manifests.schema import IMAGE
-from .commit import locked, write_json
+from .commit import locked, remove_file, write_json
 from .derive import CLEANED_FILE
 from .errors import InputError, nearest
 from .leases import clear
-from .plan import fingerprint, input_digests
+from .plan import Inputs, fingerprint
 from .runner import read_job
 from .shards import ShardFolder
 from .tombstones import WITHDRAWN
@@ -99,7 +97,7 @@ def clean(root: Path, name: str) -> Cleaning:
         # First: it tells verify that what is missing is missing on purpose.
         write_json(folder.path / CLEANED_FILE, {"rows": cleaning.rows})
         for path in (folder.index_path, folder.manifest_path):
-            path.unlink(missing_ok=True)
+            remove_file(path)
         # From the last one, so that the numbers that are left have no gap.
         for number in sorted(folder.records(), reverse=True):
             folder.remove(number)
@@ -130,14 +128,15 @@ def _refuse_unlike(root: Path, folder: ShardFolder, description: dict[str, Any])
                 f"{folder.path} was made with {name} {before}, here is {now}: it would not be made "
                 "again as it is; install that version, or redo it with normpipe run --overwrite"
             )
+    inputs = Inputs(root, description["reads"])
     for number, record in folder.records().items():
-        digests = input_digests(root, description["reads"], number)
-        if record.quarantined or record.fingerprint != fingerprint(description, digests):
+        mark = fingerprint(description, inputs.digests(number))
+        if record.quarantined or record.fingerprint != mark:
             raise InputError(
                 f"{folder.shard(number)} is not what a run would make again (its input is gone or "
                 "another, or it was quarantined): bring it up to date with normpipe run first"
             )
-        table = pq.read_table(folder.shard(number), columns=["parent_key", "reason"]).to_pylist()
+        table = folder.read(number, ["parent_key", "reason"]).to_pylist()
         gone = [row["parent_key"] for row in table if row["reason"] == WITHDRAWN]
         if len(set(gone)) < len(gone):
             raise InputError(
@@ -175,7 +174,7 @@ def _referring(root: Path, dataset: str, made: dict[str, dict[str, Any]]) -> lis
         folder = ShardFolder(root / name)
         number = next(iter(folder.records()), None)
         if dataset in about.get("reads", []) and number is not None:
-            kinds = [field.type for field in pq.read_schema(folder.shard(number))]
+            kinds = [field.type for field in folder.schema(number)]
             if IMAGE not in kinds:
                 found.append(name)
     return found

@@ -20,6 +20,7 @@ from .errors import InputError, Interrupted, NormpipeError, nearest
 from .runner import Options, Runner
 from .stage import Stage
 from .stopping import ending_in_time, leave, terminable
+from .storage import is_store, location, refuse_address
 from .workplace import Remote
 
 log = logging.getLogger("normpipe")
@@ -44,6 +45,10 @@ def handled(command: Command) -> Command:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
+            for value in kwargs.values():
+                for path in value if isinstance(value, list) else [value]:
+                    if isinstance(path, Path):
+                        refuse_address(path)
             with terminable():
                 return command(*args, **kwargs)
         except (Interrupted, KeyboardInterrupt) as error:
@@ -60,7 +65,9 @@ def handled(command: Command) -> Command:
     return wrapper  # type: ignore[return-value]
 
 
-OutputArgument = Annotated[Path, typer.Argument(help="output folder of a run")]
+OutputArgument = Annotated[
+    str, typer.Argument(help="output of a run: a folder, or an address such as s3://bucket/out")
+]
 
 
 @app.command()
@@ -70,7 +77,9 @@ def run(
     input: Annotated[
         Path | None, typer.Option(help="folder of images, .zip/.tar, or .csv/.parquet list")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="output folder")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="output folder, or an address such as s3://bucket/out")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="first part of every key")] = None,
     stage: Annotated[str | None, typer.Option(help="run this stage alone")] = None,
     first: Annotated[str | None, typer.Option("--from", help="first stage to run")] = None,
@@ -116,7 +125,7 @@ def run(
     job = load_job(job_file, given, overrides, CONFIGS)
     if job.input is None:
         raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
-    if job.output.resolve().is_relative_to(job.input.resolve()):
+    if not is_store(job.output) and job.output.resolve().is_relative_to(job.input.resolve()):
         raise InputError(
             f"{job.output} lies inside the input folder, where its pictures would become inputs: "
             "choose an --output beside it"
@@ -246,7 +255,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Say what is done, left, rejected and failed, by stage and reason."""
-    state = status_module.status(output)
+    state = status_module.status(location(output))
     typer.echo(json.dumps(state, indent=2) if as_json else status_module.table(state))
 
 
@@ -259,7 +268,7 @@ def verify(
     """Recount rows and rehash shards; exit 1 where anything differs from the records."""
     from .verify import verify as check
 
-    report = check(output, os.cpu_count() or 1)
+    report = check(location(output), os.cpu_count() or 1)
     if as_json:
         typer.echo(json.dumps(vars(report), indent=2))
     else:
@@ -302,7 +311,7 @@ def sheet(
     """Draw a contact sheet: original | aligned | normalized."""
     from ..stages.sheet import draw_sheet
 
-    typer.echo(f"contact sheet: {draw_sheet(output, rows, variant)}")
+    typer.echo(f"contact sheet: {draw_sheet(location(output), rows, variant)}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from .clean import clean as free
 from .clean import plan_cleaning
 from .cli import OutputArgument, app, handled, start_logging
 from .errors import InputError
+from .storage import location
 from .withdraw import withdraw as take_out
 
 
@@ -21,7 +22,7 @@ def withdraw(
 ) -> None:
     """Take a person out of every dataset, for good. Kill it; the same command finishes."""
     start_logging(False)
-    done = take_out(output, subject or [], key or [])
+    done = take_out(location(output), subject or [], key or [])
     if not done:
         typer.echo("nothing to do: withdrawn already")
     for intent in done:
@@ -50,12 +51,13 @@ def clean(
 ) -> None:
     """Free a dataset that the next run makes again, byte for byte; says first what it costs."""
     start_logging(False)
-    for line in plan_cleaning(output, stage).lines():
+    root = location(output)
+    for line in plan_cleaning(root, stage).lines():
         typer.echo(line)
     if not yes:
         raise InputError("nothing was removed: say --yes to do it")
-    freed = free(output, stage)
-    typer.echo(f"freed {freed.bytes:,} bytes: {output / freed.dataset}")
+    freed = free(root, stage)
+    typer.echo(f"freed {freed.bytes:,} bytes: {root / freed.dataset}")
 
 
 def register() -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from ..stages import CONFIGS, build_flow
 from .config import Job, RunConfig
 from .stage import MapStage
+from .storage import location
 from .workplace import Remote
 
 
@@ -26,7 +27,7 @@ def build_map_stages(settings: dict[str, Any], run: RunConfig) -> dict[str, MapS
     """Return the map stages of the job that ``remote`` wrote down, by name, not yet opened."""
     job = Job(
         input=Path(settings["input"]),
-        output=Path(settings["output"]),
+        output=location(settings["output"]),
         dataset=settings["dataset"],
         run=run,
         stages={name: CONFIGS[name](**values) for name, values in settings["stages"].items()},

@@ -18,7 +18,7 @@ from typing import Any
 from .attempts import Attempt, InHand
 from .errors import Interrupted, NormpipeError
 from .feed import ShardFeed
-from .leases import is_claimed
+from .leases import adopt, is_claimed
 from .shard_work import DEATHS, Outcome, Ticket
 from .shards import ShardFolder, ShardRecord
 from .stage import MapStage
@@ -236,6 +236,8 @@ class ClusterWorker(StageWorker):
 
     def _arrived(self, flight: Flight, outcome: Outcome) -> None:
         number = flight.attempt.number
+        if outcome.kind == "made" and outcome.text:
+            adopt(self._workers.run, outcome.text, self._target, number)
         record = self._record(flight.ticket)
         self._forget(flight)
         self.in_hand.took(outcome.seconds, record.inputs)

@@ -1,16 +1,23 @@
-"""Writing that survives a kill at any instant: temporary name, fsync, rename, fsync the folder."""
+"""Writing that survives a kill at any instant: temporary name, fsync, rename, fsync the folder.
+
+In a store an object appears whole or not at all, so there it is just put (``storage``).
+"""
 
 import errno
+import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
 from .errors import OutputError
+from .storage import is_store, put, remove, store_errors, upload
+from .store_lock import store_locked
 
 #: Suffix of what is being written; such a file is never read and is removed at the next start.
 TEMPORARY = ".tmp"
@@ -26,9 +33,10 @@ _FULL = {
 
 @contextmanager
 def storage_errors(path: Path) -> Generator[None, None, None]:
-    """Turn a full, read-only or forbidden disk into one line that says what to do."""
+    """Turn a full, read-only or forbidden disk, or a store's error, into one line."""
     try:
-        yield
+        with store_errors(path):
+            yield
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -46,6 +54,10 @@ def locked(folder: Path) -> Generator[None, None, None]:
     Raises:
         OutputError: another process holds it, or it cannot be written.
     """
+    if is_store(folder):
+        with store_locked(folder / LOCK_FILE, folder):
+            yield
+        return
     with storage_errors(folder):
         make_folder(folder)
     lock = FileLock(folder / LOCK_FILE)
@@ -68,7 +80,9 @@ def temporary(path: Path) -> Path:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
+    """Make renames in a folder durable; a store needs no such thing."""
+    if is_store(folder):
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -78,7 +92,7 @@ def fsync_folder(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, durably: a power cut would take all that is in them."""
-    if folder.is_dir():
+    if is_store(folder) or folder.is_dir():
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
@@ -94,13 +108,15 @@ def commit_file(path: Path, written: Path | None = None) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a small file so that it is there whole or not at all."""
+    if is_store(path):
+        return put(path, data)
     with storage_errors(path):
         make_folder(path.parent)
         with temporary(path).open("wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        commit_file(path)
+        return commit_file(path)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -121,7 +137,7 @@ def write_if_changed(path: Path, data: bytes) -> None:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what a killed run left unfinished, for good: a face may be in it."""
-    if not folder.is_dir():
+    if is_store(folder) or not folder.is_dir():
         return
     found = [path for path in sorted(folder.rglob("*" + TEMPORARY)) if path.is_file()]
     with storage_errors(folder):
@@ -129,3 +145,68 @@ def remove_temporaries(folder: Path) -> None:
             path.unlink()
         for parent in {path.parent for path in found}:
             fsync_folder(parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file; none there is no error. In a folder, durable with ``fsync_folder``."""
+    if is_store(path):
+        return remove(path)
+    return path.unlink(missing_ok=True)
+
+
+class PendingFile:
+    """A file that is written, hashed as it is written, and gets its name when it is whole.
+
+    In a folder it lies beside that name meanwhile. For a store it is a file without a name here,
+    which is uploaded at the end, so that a killed process leaves nothing of it.
+    """
+
+    def __init__(self, path: Path, written: Path | None = None) -> None:
+        """``path``: its name; ``written``: where it lies before, ``temporary(path)`` if None."""
+        self._path = path
+        self._written = None if is_store(path) else written or temporary(path)
+        self._stream: IO[bytes]
+        if self._written is None:
+            self._stream = tempfile.TemporaryFile(prefix="normpipe-")  # noqa: SIM115 - closed when it is uploaded
+        else:
+            self._stream = self._written.open("wb")
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        """Append bytes."""
+        view = memoryview(data)
+        self._hash.update(view)
+        self.size += view.nbytes
+        return self._stream.write(view)
+
+    def flush(self) -> None:
+        """Hand what was written to the system."""
+        self._stream.flush()
+
+    @property
+    def closed(self) -> bool:
+        """Say whether it takes no more."""
+        return self._stream.closed
+
+    def finish(self) -> str:
+        """Make what was written durable; return its hex sha256. Nothing may be written after."""
+        self._stream.flush()
+        if self._written is not None:
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+        return self._hash.hexdigest()
+
+    def commit(self) -> None:
+        """Give it its name, in the place of an older file."""
+        if self._written is not None:
+            return commit_file(self._path, self._written)
+        upload(self._stream, self._path)
+        return self._stream.close()
+
+    def drop(self) -> None:
+        """Close it, and remove what has not got its name."""
+        with suppress(OSError):  # what is still held back finds no room on a full disk
+            self._stream.close()
+        if self._written is not None:
+            self._written.unlink(missing_ok=True)

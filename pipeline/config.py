@@ -1,15 +1,15 @@
 """The job file: TOML checked by pydantic, ``--set`` overrides, and errors of one line."""
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError, model_validator
 
 from .errors import InputError, nearest
+from .storage import is_address, location, refuse_address
 
 
 def lent_cpus() -> int:
@@ -86,7 +86,8 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     input: Path | None = None
-    output: Path
+    #: A folder, or what stands for one in a store (``storage.location``).
+    output: SkipValidation[Path]
     dataset: str
     run: RunConfig
     stages: dict[str, BaseModel]
@@ -121,28 +122,19 @@ def load_job(
             raise InputError(f"unknown key '{key}' in the job{nearest(key, [*TOP_LEVEL, *known])}")
     if not values.get("output"):
         raise InputError("no output folder: give --output OUT, or output = '…' in the job file")
-    for name in ("input", "output"):
-        _refuse_address(name, str(values.get(name) or ""))
+    if values.get("input"):
+        refuse_address(values["input"])
     source = Path(values["input"]) if values.get("input") else None
     dataset = str(values.get("dataset") or (source.resolve().stem if source else "dataset"))
     if "/" in dataset or "#" in dataset:
         raise InputError(f"dataset = '{dataset}' may not contain '/' or '#': choose a plain name")
     return Job(
         input=source,
-        output=Path(values["output"]),
+        output=location(values["output"]),
         dataset=dataset,
         run=check(RunConfig, values.get("run", {}), "run"),
         stages={name: check(model, values.get(name, {}), name) for name, model in known.items()},
     )
-
-
-def _refuse_address(name: str, text: str) -> None:
-    """Raise InputError for ``s3://bucket/out``, which as a path would be a folder named ``s3:``."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
-        raise InputError(
-            f"{name} = '{text}': object stores are not supported; give a folder (a mounted or "
-            "shared file system will do)"
-        )
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -158,7 +150,7 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from None
     for key in ("input", "output"):
-        if isinstance(values.get(key), str):
+        if isinstance(values.get(key), str) and not is_address(values[key]):
             values[key] = file.parent / values[key]
     ingest = values.get("ingest")
     if isinstance(ingest, dict) and ingest.get("root"):

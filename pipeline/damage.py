@@ -4,34 +4,30 @@ A run looks at sizes, which costs nothing; ``normpipe verify`` looks at every by
 """
 
 import logging
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 
-from .commit import fsync_folder
+from .commit import fsync_folder, remove_file
 from .errors import OutputError
 from .shards import ShardFolder, ShardRecord
 
 log = logging.getLogger("normpipe")
 
 
-def damage(folder: ShardFolder, record: ShardRecord) -> str | None:
-    """Return in what way a shard is not as its record says; None: it has the recorded size."""
-    path = folder.shard(record.shard)
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return f"{path} is gone"
-    return None if size == record.bytes else f"{path} has {size} bytes, recorded {record.bytes}"
+def damaged(folder: ShardFolder, stated: Mapping[int, ShardRecord] | None = None) -> dict[int, str]:
+    """Return number → what is wrong, of all shards that have not the size that their record says.
 
-
-def damaged(folder: ShardFolder) -> dict[int, str]:
-    """Return number → what is wrong, of all shards that have a record."""
+    ``stated``: the records, if they are at hand.
+    """
     found: dict[int, str] = {}
-    for number in folder.recorded():
-        record = folder.stated(number)
-        wrong = damage(folder, record) if record is not None else None
-        if wrong is not None:
-            found[number] = wrong
+    stated = folder.all_stated() if stated is None else stated
+    there = folder.shard_sizes() if stated else {}
+    for number, record in stated.items():
+        size = there.get(number)
+        if size is None:
+            found[number] = f"{folder.shard(number)} is gone"
+        elif size != record.bytes:
+            found[number] = f"{folder.shard(number)} has {size} bytes, recorded {record.bytes}"
     return found
 
 
@@ -55,8 +51,7 @@ def drop_orphans(root: Path, inputs: Set[int]) -> None:
     """Remove shards whose number the source has not: it was cut anew, into fewer shards."""
     for path in sorted(root.rglob("stage.json")):
         folder = ShardFolder(path.parent)
-        shards = {int(p.stem.removeprefix("shard-")) for p in folder.path.glob("shard-*.parquet")}
-        for number in sorted({*folder.recorded(), *shards} - inputs, reverse=True):
+        for number in sorted({*folder.recorded(), *folder.shard_sizes()} - inputs, reverse=True):
             folder.remove(number)
 
 
@@ -66,9 +61,9 @@ def remove_all(folder: ShardFolder) -> None:
     As long as one is left, its record says that it is of old, however the removal was stopped: a
     shard without a record would pass for one whose commit was cut off.
     """
-    shards = sorted(folder.path.glob("shard-*.parquet"))
+    shards = [folder.shard(number) for number in folder.shard_sizes()]
     for paths in (shards, [folder.record_path(number) for number in folder.recorded()]):
         for path in paths:
-            path.unlink()
+            remove_file(path)
         if paths:
             fsync_folder(paths[0].parent)

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, default_collate
 from .errors import InputError
 from .opening import Opened, Part, open_rows
 from .reading import Place
+from .storage import location
 
 Item = dict[str, Any]
 
@@ -151,7 +152,7 @@ def open_dataset(
         InputError: there is no dataset, several could be meant, a column is unknown, or a newer
             normpipe wrote it.
     """
-    found = open_rows(Path(path), labels, columns, status)
+    found = open_rows(location(path), labels, columns, status)
     return ShardDataset(found, decode, transform)
 
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from ..manifests.schema import IMAGE, INDEX, SCHEMA_VERSION
 from ..manifests.vocabularies import REASONS
-from .commit import commit_file, storage_errors, temporary, write_if_changed
+from .commit import PendingFile, remove_file, storage_errors, write_if_changed
 from .labels import LABELS_FILE
 from .plan import read_description
-from .shards import INDEX_FILE, PLACE, HashedFile, ShardFolder, ShardRecord, record_bytes
+from .shards import INDEX_FILE, PLACE, ShardFolder, ShardRecord, record_bytes
 from .stage import Stage, sha256_file
 from .tombstones import WITHDRAWN_FILE
 
@@ -50,7 +50,9 @@ def totals(records: dict[int, ShardRecord]) -> dict[str, Any]:
 def derive(root: Path, stage: Stage) -> None:
     """Write index.parquet, manifest.json and README.md of a stage's dataset."""
     _derive(root, stage.writes, stage.description, stage.schema)
-    (root / stage.writes / CLEANED_FILE).unlink(missing_ok=True)
+    cleaned = root / stage.writes / CLEANED_FILE
+    if cleaned.is_file():
+        remove_file(cleaned)
 
 
 def derive_again(root: Path, name: str) -> None:
@@ -63,7 +65,7 @@ def derive_again(root: Path, name: str) -> None:
     lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
     title = f"# {name}"
     words = lines[lines.index(title) + 2] if title in lines else ""
-    _derive(root, name, words, pq.read_schema(folder.shard(number)))
+    _derive(root, name, words, folder.schema(number))
 
 
 def _derive(root: Path, name: str, words: str, schema: pa.Schema) -> None:
@@ -119,7 +121,7 @@ def _write_index(folder: ShardFolder, numbers: list[int]) -> str:
     Shard by shard, so that memory does not grow with the dataset.
     """
     with storage_errors(folder.index_path):
-        file = HashedFile(temporary(folder.index_path))
+        file = PendingFile(folder.index_path)
         sink = pa.PythonFile(file, mode="w")
         with pq.ParquetWriter(sink, INDEX, compression="ZSTD", write_page_index=True) as writer:
             pending: list[pa.Table] = []
@@ -131,7 +133,7 @@ def _write_index(folder: ShardFolder, numbers: list[int]) -> str:
             if pending:
                 writer.write_table(pa.concat_tables(pending).combine_chunks())
         digest = file.finish()
-        commit_file(folder.index_path)
+        file.commit()
     return digest
 
 

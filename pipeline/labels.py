@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet as pq
 
 from ..manifests.schema import LABEL_COLUMNS
 from .errors import InputError
+from .storage import parquet_file
 
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute
@@ -43,7 +43,8 @@ def find_labels(folder: Path) -> Path | None:
 def read_labels(path: Path) -> pa.Table:
     """Read a label table. Raises InputError where it is none."""
     try:
-        labels = pq.read_table(path)
+        with parquet_file(path) as file:
+            labels = file.read()
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"cannot read the labels {path}: {str(error).splitlines()[0]}") from None
     if "key" not in labels.column_names:

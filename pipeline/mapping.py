@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
-
 from .attempts import Attempt, InHand
 from .errors import Interrupted, NormpipeError, SampleError
 from .feed import Channel, ShardFeed
@@ -20,6 +18,7 @@ from .retrying import Kept, SettledRows
 from .shards import ShardFolder, ShardWriter
 from .stage import MapStage, Row
 from .stage_worker import Context, StageWorker
+from .storage import parquet_file, store_errors
 
 log = logging.getLogger("normpipe")
 
@@ -35,9 +34,11 @@ class Batch(NamedTuple):
 def read_batches(folder: ShardFolder, number: int, size: int) -> Iterator[list[Row]]:
     """Yield a shard's rows in batches of ``size``, a row group in memory at a time."""
     rest: list[Row] = []
-    with pq.ParquetFile(folder.shard(number)) as file:
+    path = folder.shard(number)
+    with parquet_file(path) as file:
         for group in range(file.num_row_groups):
-            rest += file.read_row_group(group).to_pylist()
+            with store_errors(path):
+                rest += file.read_row_group(group).to_pylist()
             while len(rest) >= size:
                 yield rest[:size]
                 rest = rest[size:]

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet as pq
 
 from ..manifests.schema import COMMON, IMAGE
-from .damage import damage
+from .damage import damaged
 from .errors import InputError, nearest
 from .labels import find_labels, job_folder, label_rows, own_label_columns, read_labels
 from .reading import RowReader, damage_said, open_parquet
 from .shards import ShardFolder
+from .storage import location, parquet_file
 from .withdrawal import refuse_unfinished
 
 # pyarrow makes these functions at run time; no type checker sees them.
@@ -133,22 +133,19 @@ def dataset_folder(path: Path) -> Path:
 
 
 def _has_shards(folder: Path) -> bool:
-    return next(folder.glob("shard-*.parquet"), None) is not None
+    return bool(ShardFolder(folder).shard_sizes())
 
 
 def _numbers(shards: ShardFolder) -> list[int]:
     """Return the numbers of the shards to read: those committed, or all where none has a record."""
     if (shards.path / "records").is_dir():
         records = shards.records()
-        for number, wrong in ((n, damage(shards, record)) for n, record in records.items()):
-            if wrong is None:
-                continue
+        for number, wrong in damaged(shards, records).items():
             open_parquet(shards.shard(number)).close()  # a newer one is refused in plain words
             raise InputError(f"{wrong}: the next normpipe run makes it again; see normpipe verify")
         numbers = list(records)
     else:
-        names = sorted(path.stem for path in shards.path.glob("shard-*.parquet"))
-        numbers = [int(name.removeprefix("shard-")) for name in names]
+        numbers = list(shards.shard_sizes())
     if not numbers:
         raise InputError(f"{shards.path} has no finished shard: run the same command again")
     return numbers
@@ -199,7 +196,10 @@ def _from_index(shards: ShardFolder, numbers: list[int]) -> pa.Table | None:
     if records:
         rows = sum(record.rows for record in records.values())
     else:
-        rows = sum(pq.read_metadata(shards.shard(number)).num_rows for number in numbers)
+        rows = 0
+        for number in numbers:
+            with parquet_file(shards.shard(number)) as file:
+                rows += file.metadata.num_rows
     return index if index.num_rows == rows else None
 
 
@@ -250,7 +250,7 @@ def _labels(
         if file is None:
             return {}
         given = file
-    labels: pa.Table = read_labels(Path(given)) if isinstance(given, str | Path) else given
+    labels: pa.Table = read_labels(location(given)) if isinstance(given, str | Path) else given
     if "key" not in labels.column_names:
         raise InputError("the labels have no column 'key'")
     keys, parents = (rows[name].combine_chunks() for name in ("_source", "parent_key"))

@@ -99,11 +99,20 @@ class StagePlan:
 
 def input_digests(root: Path, reads: Sequence[str], number: int) -> list[str]:
     """Return the sha256 of shard ``number`` in every dataset that a stage reads."""
-    digests: list[str] = []
-    for name in reads:
-        record = ShardFolder(root / name).record(number)
-        digests.append(record.sha256 if record else ABSENT)
-    return digests
+    records = (ShardFolder(root / name).record(number) for name in reads)
+    return [record.sha256 if record else ABSENT for record in records]
+
+
+class Inputs:
+    """The same for all shards, of records that are read once."""
+
+    def __init__(self, root: Path, reads: Sequence[str]) -> None:
+        self.records = [ShardFolder(root / name).records() for name in reads]
+
+    def digests(self, number: int) -> list[str]:
+        """Return the sha256 of shard ``number`` in every dataset that the stage reads."""
+        found = (records.get(number) for records in self.records)
+        return [record.sha256 if record else ABSENT for record in found]
 
 
 def current(record: ShardRecord, wanted: str, retry: Stage | None = None) -> bool:
@@ -125,8 +134,9 @@ def plan_stage(
     """Compare a stage's shards with its input's; reads records only."""
     plan = StagePlan()
     own = ShardFolder(root / stage.writes).records()
-    for number in ShardFolder(root / stage.reads[0]).records():
-        digests = input_digests(root, stage.reads, number)
+    inputs = Inputs(root, stage.reads)
+    for number in inputs.records[0]:
+        digests = inputs.digests(number)
         wanted = fingerprint(description, digests)
         record = own.get(number)
         if record is not None and current(record, wanted, stage if retry_failed else None):

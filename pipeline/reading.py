@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from ..manifests.schema import IMAGE, SCHEMA_VERSION
 from .errors import InputError
 from .shards import ShardFolder
+from .storage import parquet_file, reopened
 
 # Open files and row groups that one process keeps for a dataset. 64 crops of 224 px make about
 # 1 MB as JPEG and 6 MB as PNG.
@@ -60,7 +61,7 @@ def require_readable(path: Path, schema: pa.Schema) -> None:
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a shard or index. Raises InputError where it is none, or newer than this release."""
     try:
-        file = pq.ParquetFile(path, memory_map=True)
+        file = parquet_file(path, memory_map=True)
     except FileNotFoundError:
         raise InputError(f"{path} is gone: open the dataset again") from None
     except (OSError, pa.ArrowInvalid) as error:
@@ -117,6 +118,7 @@ class RowReader:
         """
         if os.getpid() != self._process:  # forked: a file position is not to be shared
             self._forget()
+            self._folder = ShardFolder(reopened(self._folder.path))
         found: list[dict[str, Any]] = [{} for _ in places]
         with self._lock:
             for i in sorted(range(len(places)), key=lambda i: places[i]):

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
-
 from .plan import ABSENT, fingerprint
 from .shards import ShardFolder
 from .stage import Row, Stage, sha256_file
+from .storage import parquet_file
 
 
 class Kept(NamedTuple):
@@ -48,7 +47,7 @@ class SettledRows:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    with pq.ParquetFile(path) as file:
+    with parquet_file(path) as file:
         for group in range(file.num_row_groups):
             yield from file.read_row_group(group).to_pylist()
 

@@ -18,7 +18,7 @@ from .commit import json_bytes, write_json
 from .config import RunConfig
 from .errors import NormpipeError
 from .feed import ShardFeed, Stop
-from .leases import CLUSTER_FOLDER, Lease, LeasedFolder, LeaseLost, claim, leases_of
+from .leases import CLUSTER_FOLDER, Lease, LeaseLost, claim, leases_of
 from .mapping import MapWorker, one_line
 from .plan import describe, differences
 from .progress import Progress
@@ -26,6 +26,7 @@ from .retrying import SettledRows
 from .shards import ShardFolder, ShardRecord
 from .stage import MapStage
 from .stage_worker import Context
+from .storage import is_store, location
 
 log = logging.getLogger("normpipe")
 
@@ -54,7 +55,10 @@ class Ticket(TypedDict):
 
 
 class Outcome(NamedTuple):
-    """What became of a task; ``lines`` are the worker's warnings."""
+    """What became of a task; ``lines`` are the worker's warnings.
+
+    ``text`` says why, or of a shard that was made in a store under which token it lies.
+    """
 
     kind: Literal["made", "current", "lost", "refused", "broken", "description"]
     text: str = ""
@@ -128,11 +132,11 @@ def host(run: str, factory: Factory) -> Host:
             for old in list(_hosts):
                 _hosts.pop(old).close()
             try:
-                _hosts[run] = Host(Path(run), factory)
+                _hosts[run] = Host(location(run), factory)
             except FileNotFoundError:
                 raise LeaseLost(
-                    f"no {Path(run) / SETTINGS_FILE} here: the run is over, or this worker does "
-                    "not see the output folder"
+                    f"no {run}/{SETTINGS_FILE} here: the run is over, or this worker does not see "
+                    "the output folder"
                 ) from None
         return _hosts[run]
 
@@ -189,17 +193,17 @@ def _run_shard(
     with here.lock(ticket["stage"]):
         stage = here.open(ticket["stage"])
         here.check(ticket["stage"])
-        run, number = Path(ticket["run"]), ticket["shard"]
+        run, number = location(ticket["run"]), ticket["shard"]
         lease = claim(run, stage.writes, number)
         root = run.parent.parent
-        target = LeasedFolder(root / stage.writes, lease)
+        target = lease.target(root / stage.writes)
         # Asked under the lease: from here on, no other worker can have committed it.
         if is_made(target.record(number), ticket):
             lease.release()
             return "current", ""
         _make(here, stage, ShardFolder(root / stage.reads[0]), target, ticket, lease)
         lease.release()
-        return "made", ""
+        return "made", lease.token
 
 
 def is_made(record: ShardRecord | None, ticket: Ticket) -> bool:
@@ -267,4 +271,5 @@ def write_run(root: Path, run: Path, settings: dict[str, Any]) -> None:
     if run.parent != root / CLUSTER_FOLDER:
         raise AssertionError(f"{run} does not lie in {root}")
     write_json(run / SETTINGS_FILE, settings)
-    leases_of(run).mkdir()
+    if not is_store(run):
+        leases_of(run).mkdir()

@@ -1,4 +1,4 @@
-"""A dataset on disk: numbered Parquet shards, a record for each, and what is derived from them.
+"""A dataset: numbered Parquet shards, a record for each, and what is derived from them.
 
 ::
 
@@ -9,12 +9,10 @@
       index.parquet, manifest.json, README.md   derived when the stage is through
 """
 
-import hashlib
 import json
-import os
+import re
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +23,17 @@ from pydantic import BaseModel, ConfigDict
 
 from ..manifests.schema import IMAGE, SCHEMA_VERSION
 from .commit import (
-    commit_file,
+    PendingFile,
     fsync_folder,
     json_bytes,
     make_folder,
+    remove_file,
     storage_errors,
-    temporary,
     write_bytes,
     write_if_changed,
 )
 from .errors import InputError, OutputError
+from .storage import parquet_file, read_all, sizes
 
 INDEX_FILE = "index.parquet"
 #: Columns that ``ShardFolder.read`` adds: where a row stands.
@@ -110,36 +109,47 @@ class ShardFolder:
 
     def stated(self, number: int) -> ShardRecord | None:
         """Return a shard's record, whether or not the shard is there; None where it is torn."""
-        path = self.record_path(number)
-        try:
-            record = ShardRecord.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
+        (data,) = read_all([self.record_path(number)])
+        return self._parsed(number, data)
+
+    def _parsed(self, number: int, data: bytes | None) -> ShardRecord | None:
+        if data is None:
             return None
+        try:
+            record = ShardRecord.model_validate_json(data)
         except ValueError as error:
-            if is_newer(path):
+            if is_newer(data):
                 raise InputError(
-                    f"{path} was written by a newer normpipe: upgrade normpipe to read it"
+                    f"{self.record_path(number)} was written by a newer normpipe: upgrade normpipe "
+                    "to read it"
                 ) from error
             return None
         return record if (record.shard, record.file) == (number, self.shard(number).name) else None
 
     def recorded(self) -> list[int]:
         """Return the numbers that have a record, torn or not, in order."""
-        paths = sorted((self.path / "records").glob("shard-*.json"))
-        return [int(path.stem.removeprefix("shard-")) for path in paths]
+        return sorted(_numbered(sizes(self.path / "records"), ".json"))
+
+    def shard_sizes(self) -> dict[int, int]:
+        """Return number → bytes of all shards that are there, with a record or without."""
+        return dict(sorted(_numbered(sizes(self.path), ".parquet").items()))
+
+    def all_stated(self) -> dict[int, ShardRecord]:
+        """Return all records that are not torn, whether or not their shards are there, in order."""
+        numbers = self.recorded()
+        read = read_all([self.record_path(number) for number in numbers])
+        parsed = (self._parsed(number, data) for number, data in zip(numbers, read, strict=True))
+        return {record.shard: record for record in parsed if record is not None}
 
     def records(self) -> dict[int, ShardRecord]:
         """Return the records of all committed shards, in order."""
-        found: dict[int, ShardRecord] = {}
-        for number in self.recorded():
-            record = self.record(number)
-            if record is not None:
-                found[number] = record
-        return found
+        stated = self.all_stated()
+        there = self.shard_sizes() if stated else {}  # asked after, for the record is written last
+        return {number: record for number, record in stated.items() if number in there}
 
     def read(self, number: int, columns: list[str] | None = None) -> pa.Table:
         """Return a shard's rows with their place: columns shard, row_group, row (within it)."""
-        with pq.ParquetFile(self.shard(number)) as file:
+        with parquet_file(self.shard(number)) as file:
             groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
             table = file.read(columns=columns)
         group = np.repeat(np.arange(len(groups)), groups)
@@ -151,72 +161,53 @@ class ShardFolder:
 
     def schema_names(self, number: int) -> list[str]:
         """Return the column names of a shard."""
-        return list(pq.read_schema(self.shard(number)).names)
+        return list(self.schema(number).names)
 
-    def temporary(self, number: int) -> Path:
-        """Return where a shard is written before its commit."""
-        return temporary(self.shard(number))
+    def schema(self, number: int) -> pa.Schema:
+        """Return the schema of a shard."""
+        with parquet_file(self.shard(number)) as file:
+            return file.schema_arrow
 
-    def commit(self, record: ShardRecord) -> None:
-        """Make a shard exist that is written and fsynced: its name first, then its record."""
+    def pending(self, number: int) -> PendingFile:
+        """Return the file into which a shard is written before its commit."""
+        return PendingFile(self.shard(number))
+
+    def commit(self, record: ShardRecord, file: PendingFile) -> None:
+        """Make a shard exist that is written and finished: its name first, then its record."""
         with storage_errors(self.shard(record.shard)):
             old = self.record_path(record.shard)
             if old.exists():
                 # It must not speak of the new bytes for an instant, nor after a power cut.
-                old.unlink()
+                remove_file(old)
                 fsync_folder(old.parent)
-            commit_file(self.shard(record.shard))
+            file.commit()
         write_bytes(self.record_path(record.shard), record_bytes(record))
 
     def remove(self, number: int) -> None:
         """Remove a shard; its record goes first, so that it never speaks of a missing shard."""
-        self.record_path(number).unlink(missing_ok=True)
-        self.shard(number).unlink(missing_ok=True)
+        remove_file(self.record_path(number))
+        remove_file(self.shard(number))
 
 
-def is_newer(path: Path) -> bool:
-    """Say whether a JSON file states a schema version that this release cannot read."""
+_NAME = re.compile(r"shard-(\d+)")
+
+
+def _numbered(names: Mapping[str, int], suffix: str) -> dict[int, int]:
+    """Return number → bytes of the files that are named as shards are."""
+    found: dict[int, int] = {}
+    for name, size in names.items():
+        named = _NAME.fullmatch(name.removesuffix(suffix))
+        if named is not None and name.endswith(suffix):
+            found[int(named[1])] = size
+    return found
+
+
+def is_newer(data: bytes) -> bool:
+    """Say whether JSON states a schema version that this release cannot read."""
     try:
-        return int(json.loads(path.read_bytes())["schema_version"]) > SCHEMA_VERSION
-    except (ValueError, KeyError, TypeError, OSError):
+        return int(json.loads(data)["schema_version"]) > SCHEMA_VERSION
+    except (ValueError, KeyError, TypeError):
         return False
-
-
-class HashedFile:
-    """A file that hashes what is written to it, so that no byte is read a second time."""
-
-    def __init__(self, path: Path) -> None:
-        self._stream = path.open("wb")
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        """Append bytes."""
-        view = memoryview(data)
-        self._hash.update(view)
-        self.size += view.nbytes
-        return self._stream.write(view)
-
-    def flush(self) -> None:
-        """Hand what was written to the system."""
-        self._stream.flush()
-
-    @property
-    def closed(self) -> bool:
-        """Say whether it takes no more."""
-        return self._stream.closed
-
-    def finish(self) -> str:
-        """Make it durable and close it; return its hex sha256."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
-        return self._hash.hexdigest()
-
-    def drop(self) -> None:
-        """Close it as it is."""
-        with suppress(OSError):  # what is still held back finds no room on a full disk
-            self._stream.close()
 
 
 class ShardWriter:
@@ -238,7 +229,7 @@ class ShardWriter:
         self._reasons: Counter[str] = Counter()
         with storage_errors(self._path):
             make_folder(folder.record_path(number).parent)
-            self._file = HashedFile(folder.temporary(number))
+            self._file = folder.pending(number)
             self._parquet = pq.ParquetWriter(
                 pa.PythonFile(self._file, mode="w"), schema, **_layout(schema)
             )
@@ -298,7 +289,7 @@ class ShardWriter:
             fingerprint=fingerprint,
             quarantined=quarantined,
         )
-        self._folder.commit(record)
+        self._folder.commit(record, self._file)
         return record
 
     def drop(self) -> None:
@@ -306,7 +297,6 @@ class ShardWriter:
         # pyarrow would write the footer when it collects the writer: there is no file by then.
         self._parquet.is_open = False
         self._file.drop()
-        self._folder.temporary(self._number).unlink(missing_ok=True)
 
     def __enter__(self) -> "ShardWriter":
         return self

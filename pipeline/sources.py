@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .damage import drop_orphans, remove_all
@@ -22,6 +21,7 @@ from .reading import ahead
 from .retrying import Retry
 from .shards import ShardFolder, ShardWriter, write_table
 from .stage import Scan, SourceStage
+from .storage import parquet_file
 from .tombstones import WITHDRAWN, keep_out, read_withdrawn
 
 # pyarrow makes these functions at run time; no type checker sees them.
@@ -118,9 +118,9 @@ def _commit_again(stage: SourceStage, folder: ShardFolder, mark: str) -> None:
 
     Their rows would otherwise come back as new inputs, in a shard of another number.
     """
-    for path in sorted(folder.path.glob("shard-*.parquet")):
-        number = int(path.stem.removeprefix("shard-"))
-        if folder.record(number) is not None:
+    records = folder.records()
+    for number in folder.shard_sizes():
+        if number in records:
             continue
         try:
             rows = folder.read(number, stage.schema.names).select(stage.schema.names)
@@ -223,7 +223,7 @@ def _placed(
 
 def _read(folder: ShardFolder, number: int, columns: list[str]) -> pa.Table:
     """Return a shard's rows. Not with ``pq.read_table``, which first looks at the whole folder."""
-    with pq.ParquetFile(folder.shard(number)) as file:
+    with parquet_file(folder.shard(number)) as file:
         return file.read(columns)
 
 

@@ -5,10 +5,10 @@ from collections.abc import Set
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .labels import LABELS_FILE
 from .stage import sha256_file
+from .storage import parquet_file
 
 _TEXTS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".html", ".md", ".txt", ".log"})
 _MODELS = frozenset({".safetensors", ".onnx"})
@@ -60,7 +60,7 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
 def _holds(path: Path, keys: Set[str]) -> bool | None:
     """Say whether a table has a row of one of the keys; None: it cannot be read."""
     try:
-        with pq.ParquetFile(path) as file:
+        with parquet_file(path) as file:
             wanted = [name for name in ("key", "parent_key") if name in file.schema_arrow.names]
             table = file.read(columns=wanted)
     except (OSError, pa.ArrowException):

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet as pq
 
 from .commit import TEMPORARY
 from .derive import CLEANED_FILE, manifest_of, to_json
@@ -18,6 +17,7 @@ from .labels import LABELS_FILE
 from .runner import read_job
 from .shards import INDEX_FILE, ShardFolder, ShardRecord, record_bytes, shard_name
 from .stage import sha256_file
+from .storage import parquet_file, sizes
 from .tombstones import DECIDED_BY, WITHDRAWN, WITHDRAWN_FILE, Withdrawn, read_withdrawn
 from .withdraw import datasets
 from .withdrawal import INTENT_FILE
@@ -89,7 +89,7 @@ class _Source:
             return [] if _cleaned(self.folder) else [gone]
         if number in self.damaged:
             return []
-        with pq.ParquetFile(self.folder.shard(number)) as file:
+        with parquet_file(self.folder.shard(number)) as file:
             inputs = file.read(["parent_key"])["parent_key"].unique()
         if inputs.equals(parents):
             return []
@@ -121,8 +121,8 @@ def _withdrawals(
 
 def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
     """Yield what lies in a dataset's folder without being committed."""
-    shards = {path.stem for path in folder.path.glob("shard-*.parquet")}
-    recorded = {path.stem for path in (folder.path / "records").glob("*.json")}
+    shards = {shard_name(number) for number in folder.shard_sizes()}
+    recorded = {name.removesuffix(".json") for name in sizes(folder.path / "records")}
     committed = {shard_name(number) for number in records}
     for name in sorted(shards - recorded):
         yield f"{name}.parquet has no record: it was never finished"
@@ -130,8 +130,9 @@ def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[st
         yield f"records/{name}.json has no shard"
     for name in sorted(shards & recorded - committed):
         yield f"records/{name}.json is damaged: remove it, and run the job again"
-    for path in sorted(folder.path.glob("*" + TEMPORARY)):
-        yield f"{path.name} is left of a run that was stopped"
+    for name in sorted(sizes(folder.path)):
+        if name.endswith(TEMPORARY):
+            yield f"{name} is left of a run that was stopped"
     numbers = list(records)
     if numbers != list(range(len(numbers))):
         yield f"shards are missing between 0 and {max(numbers)}"
@@ -153,7 +154,7 @@ def _check(
         return ["its sha256 is not the recorded one"]
     try:
         # The bytes were just hashed: what is parsed comes from memory.
-        with pq.ParquetFile(path) as file:
+        with parquet_file(path) as file:
             table = file.read(["key", "parent_key", "status"], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         return [f"cannot be read: {error}"]

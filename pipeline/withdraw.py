@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .commit import fsync_folder, locked, remove_temporaries, write_json
 from .errors import InputError, nearest
 from .labels import LABELS_FILE, label_rows, labels_digest, read_labels
 from .leases import clear
-from .plan import fingerprint, input_digests, read_description
+from .plan import Inputs, fingerprint, read_description
 from .runner import read_job
-from .shards import ShardFolder, ShardRecord
+from .shards import ShardFolder
+from .storage import parquet_file
 from .tombstones import (
     WITHDRAWN,
     Withdrawal,
@@ -88,8 +88,8 @@ def _remove_uncommitted(root: Path) -> None:
     """Remove shards without a record: they do not exist, but a face may be in them."""
     for name in datasets(root):
         folder = ShardFolder(root / name)
-        found = (int(p.stem.removeprefix("shard-")) for p in folder.path.glob("shard-*.parquet"))
-        uncommitted = [number for number in found if folder.record(number) is None]
+        records = folder.records()
+        uncommitted = [number for number in folder.shard_sizes() if number not in records]
         for number in uncommitted:
             folder.remove(number)
         if uncommitted:  # a power cut must not bring them back
@@ -151,7 +151,8 @@ def _find_inputs(folder: ShardFolder, labels: pa.Table | None, person: _Person) 
 
 def _columns(folder: ShardFolder, number: int, names: list[str]) -> pa.Table:
     try:
-        return pq.read_table(folder.shard(number), columns=names)
+        with parquet_file(folder.shard(number)) as file:
+            return file.read(columns=names)
     except (OSError, pa.ArrowException) as error:
         line = str(error).splitlines()[0]
         raise InputError(
@@ -219,12 +220,14 @@ def _steps(
     rewritten: set[tuple[str, int]] = set()
     for name, description in made.items():
         folder, reads = ShardFolder(root / name), description.get("reads", [])
+        inputs = Inputs(root, reads)
         for number, record in folder.records().items():
             rows = _rows(folder, number, person)
             person.rows += len(rows)
             if rows:
                 rewritten.add((name, number))
-            current = bool(reads) and _is_current(root, description, record)
+            wanted = fingerprint(description, inputs.digests(number))
+            current = bool(reads) and record.fingerprint == wanted
             moved = name in relabelled or any((read, number) in rewritten for read in reads)
             if rows or (moved and current):
                 steps.append(
@@ -238,11 +241,6 @@ def _steps(
                     )
                 )
     return steps
-
-
-def _is_current(root: Path, description: dict[str, Any], record: ShardRecord) -> bool:
-    digests = input_digests(root, description["reads"], record.shard)
-    return record.fingerprint == fingerprint(description, digests)
 
 
 def _rows(folder: ShardFolder, number: int, person: _Person) -> dict[int, tuple[str, str]]:

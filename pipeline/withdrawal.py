@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..manifests.vocabularies import status_of
-from .commit import fsync_folder, remove_temporaries, write_bytes, write_if_changed
+from .commit import fsync_folder, remove_file, remove_temporaries, write_bytes, write_if_changed
 from .derive import derive_again, to_json
 from .errors import InputError
 from .labels import LABELS_FILE, labels_digest, read_labels
 from .plan import fingerprint, input_digests, read_description
 from .shards import ShardFolder, ShardWriter, record_bytes, write_table
+from .storage import parquet_file
 from .tombstones import DECIDED_BY, WITHDRAWN, WITHDRAWN_FILE, Withdrawn, without
 
 INTENT_FILE = "withdrawing.json"
@@ -110,10 +111,10 @@ def carry_out(root: Path) -> Intent | None:
     for name in intent.derived:
         derive_again(root, name)
     for name in {*intent.files, SHEET_FILE}:  # a sheet may have been drawn since
-        (root / name).unlink(missing_ok=True)
+        remove_file(root / name)
         if (root / name).parent.is_dir():
             fsync_folder((root / name).parent)
-    (root / INTENT_FILE).unlink()
+    remove_file(root / INTENT_FILE)
     fsync_folder(root)
     return intent
 
@@ -157,7 +158,7 @@ def _carry_out_step(root: Path, step: ShardStep) -> None:
 def _rewrite(folder: ShardFolder, step: ShardStep, mark: str) -> None:
     """Write a shard anew, row group by row group, in the order that it had."""
     with (
-        pq.ParquetFile(folder.shard(step.shard)) as file,
+        parquet_file(folder.shard(step.shard)) as file,
         ShardWriter(folder, step.shard, _schema(file)) as writer,
     ):
         start = 0

@@ -6,11 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageOps
 
 from ..pipeline.commit import write_bytes
 from ..pipeline.errors import InputError, SampleError
+from ..pipeline.reading import open_parquet
 from ..pipeline.runner import read_job
 from ..pipeline.shards import ShardFolder
 from .faces.pixels import Limits, decode
@@ -32,7 +32,8 @@ def draw_sheet(root: Path, rows: int, variant: str | None) -> Path:
     """
     job = read_job(root)
     aligned, normalized = ShardFolder(root / "aligned"), _variant(root, variant)
-    index = pq.read_table(normalized.index_path)
+    with open_parquet(normalized.index_path) as file:
+        index = file.read()
     index = index.filter(pc.equal(index["status"], "ok"))
     if not index.num_rows:
         raise InputError(f"{normalized.path} has no row that is ok: see normpipe status {root}")
@@ -72,7 +73,8 @@ def _triple(
 
 
 def _find(folder: ShardFolder, shard: int, key: str) -> pa.Table:
-    table = pq.read_table(folder.shard(shard), columns=["key", "image"], memory_map=True)
+    with open_parquet(folder.shard(shard)) as file:
+        table = file.read(["key", "image"])
     return table.filter(pc.equal(table["key"], key))
 
 
@@ -83,9 +85,8 @@ def _picture(table: pa.Table) -> Image.Image | None:
 
 
 def _original(root: Path, job: dict[str, Any], pick: dict[str, Any]) -> Image.Image | None:
-    manifest = pq.read_table(
-        ShardFolder(root / "manifest").shard(pick["shard"]), columns=["key", "path"]
-    )
+    with open_parquet(ShardFolder(root / "manifest").shard(pick["shard"])) as file:
+        manifest = file.read(["key", "path"])
     paths = manifest.filter(pc.equal(manifest["key"], pick["parent_key"]))["path"].to_pylist()
     reader = SourceReader(Path(job["input_root"]), Limits().max_bytes, 0.0, allow_urls=False)
     try:

@@ -18,6 +18,7 @@ from toys import SecondMap, ToyConfig, ToyJoin, ToyMap, ToySource  # beside this
 
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.stage import MapStage, Row, Stage
+from normpipe.pipeline.storage import location
 from normpipe.pipeline.workplace import Remote
 
 HIDDEN: dict[str, Any] = {"shapes_results": False}
@@ -116,4 +117,4 @@ def main(output: Path, settings: dict[str, Any], run: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))
+    main(location(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))

@@ -22,12 +22,12 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **more}
 
 
-def toy_command(output: Path, settings: dict[str, Any], **run: Any) -> list[str]:
+def toy_command(output: Path | str, settings: dict[str, Any], **run: Any) -> list[str]:
     run = {"threads": 2, "log_seconds": 1000, **run}
     return [sys.executable, str(TOYS), str(output), json.dumps(settings), json.dumps(run)]
 
 
-def toy_job(output: Path, settings: dict[str, Any], **run: Any) -> subprocess.Popen[str]:
+def toy_job(output: Path | str, settings: dict[str, Any], **run: Any) -> subprocess.Popen[str]:
     command = toy_command(output, settings, **run)
     return subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

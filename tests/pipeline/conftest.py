@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from normpipe.pipeline import shards
+from normpipe.pipeline import commit
 from normpipe.stages.networks.checkpoint import save_tensors
 from normpipe.stages.networks.compact import CompactNormalizer
 
@@ -43,7 +43,7 @@ def samples() -> Path:
 def small_disk(room: int, code: int = errno.ENOSPC) -> Generator[None, None, None]:
     """Let shards be written up to ``room`` bytes in all; then fail as a disk does."""
     written = 0
-    original = shards.HashedFile.write
+    original = commit.PendingFile.write
 
     def write(self: Any, data: bytes) -> int:
         nonlocal written
@@ -53,7 +53,7 @@ def small_disk(room: int, code: int = errno.ENOSPC) -> Generator[None, None, Non
         return original(self, data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards.HashedFile, "write", write)
+        patch.setattr(commit.PendingFile, "write", write)
         yield
 
 

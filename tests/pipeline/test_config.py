@@ -50,12 +50,25 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path, text: str, message: str)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["input", "output"])
 @pytest.mark.parametrize("address", ["s3://bucket/out", "gs:/bucket", "https://x.org/a"])
-def test_an_object_store_is_no_folder(name: str, address: str) -> None:
-    given = {"input": Path("x"), "output": Path("y"), name: Path(address)}
-    with pytest.raises(InputError, match="object stores are not supported"):
-        load_job(None, given, [], CONFIGS)
+def test_photographs_are_read_from_folders(address: str) -> None:
+    with pytest.raises(InputError, match="only a folder will do"):
+        load_job(None, {"input": Path(address), "output": Path("y")}, [], CONFIGS)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("https://x.org/a", "object store"), ("nosuch://x/a", "no kind of storage")],
+)
+def test_an_output_must_be_where_something_can_be_written(address: str, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        load_job(None, {"input": Path("x"), "output": address}, [], CONFIGS)
+
+
+def test_an_output_may_lie_in_a_store(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text('input = "x"\noutput = "memory://bucket/out/"\n')
+    assert str(load_job(file, {}, [], CONFIGS).output) == "memory://bucket/out"
 
 
 def test_every_setting_is_described_and_in_the_template() -> None:
