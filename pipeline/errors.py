@@ -8,6 +8,14 @@ from ..manifests.vocabularies import REASONS
 class NormpipeError(Exception):
     """Something the user can mend. The message is one line that says what to do."""
 
+    def __str__(self) -> str:
+        """Return the message. What it quotes may hold line ends, or commands to a terminal."""
+        text = super().__str__()
+        return "".join(c if c.isprintable() else _SPACES.get(c, ascii(c)[1:-1]) for c in text)
+
+
+_SPACES = dict.fromkeys("\n\t", " ")
+
 
 class InputError(NormpipeError):
     """Input, job file, options or weights that cannot be used as given."""

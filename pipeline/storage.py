@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import IO, Any, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import InputError, NormpipeError, OutputError
@@ -119,11 +120,14 @@ def store_errors(path: Path) -> Generator[None, None, None]:
 
 def parquet_file(path: Path, memory_map: bool = False) -> pq.ParquetFile:
     """Open a Parquet file. From a store, only the ranges that are asked for are fetched."""
-    if not is_store(path):
-        return pq.ParquetFile(path, memory_map=memory_map)
-    files, key = _store(path)
-    with store_errors(path):
-        return pq.ParquetFile(key, filesystem=files, pre_buffer=True)
+    try:
+        if not is_store(path):
+            return pq.ParquetFile(path, memory_map=memory_map)
+        files, key = _store(path)
+        with store_errors(path):
+            return pq.ParquetFile(key, filesystem=files, pre_buffer=True)
+    except UnicodeDecodeError as error:  # a damaged footer
+        raise pa.ArrowInvalid(f"a name in it is no text ({error})") from None
 
 
 def read_all(paths: Sequence[Path]) -> list[bytes | None]:

@@ -245,6 +245,14 @@ def shards(folder: Path) -> tuple[list[bytes], Run]:
 TARGETS = {f.__name__: f for f in (pictures, lists, archives, jobs, shards)}
 
 
+def _outcome(run: Callable[[bytes], str], data: bytes) -> str:
+    """Return what became of a file, or the line that the user would read."""
+    try:
+        return f"ok {run(data)}"
+    except NormpipeError as error:
+        return str(error)
+
+
 def kind_of(outcome: str, place: str) -> str:
     """Return an outcome without what differs from file to file."""
     plain = re.sub(r"'[^']*'|\"[^\"]*\"|[^\x20-\x7e]", "_", outcome.replace(place, ""))
@@ -271,10 +279,9 @@ def fuzz(target: str, seconds: float, seed: int, keep: Path) -> int:
             faulthandler.dump_traceback_later(TOO_LONG, exit=True)
             tries += 1
             try:
-                outcome = f"ok {run(data)}"
-            except NormpipeError as error:
-                outcome = str(error)
-                assert "\n" not in outcome
+                outcome = _outcome(run, data)
+                if outcome.count("\n"):
+                    raise AssertionError("a message of several lines")
             except Exception as error:
                 findings += 1
                 outcome = f"{type(error).__name__} {error}"

@@ -99,3 +99,7 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
         "classify.memory_gb", "classify.minutes", "classify.save_every", "classify.accumulate",
         "classify.folds",
     }  # fmt: skip
+
+
+def test_what_a_message_quotes_ends_no_line_and_commands_no_terminal() -> None:
+    assert str(InputError("no column 'a\nb' in \x1b[2Jé.csv")) == "no column 'a b' in \\x1b[2Jé.csv"

@@ -381,6 +381,17 @@ def test_a_newer_schema_is_refused_in_plain_words(tmp_path, what):
         open_dataset(tmp_path)[-1]
 
 
+def test_a_column_whose_name_is_no_text_is_damage(tmp_path):
+    write(tmp_path, NORMALIZED, [row(0, 9, "normalize")])
+    shard = ShardFolder(tmp_path).shard(0)
+    data = bytearray(shard.read_bytes())
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    data[data.index(b"image_sha256", footer)] = 0xFF
+    shard.write_bytes(bytes(data))
+    with pytest.raises(InputError, match="a name in it is no text"):
+        open_dataset(tmp_path)
+
+
 def test_a_damaged_picture_names_its_key(tmp_path):
     broken = row(0, 9, "normalize") | {"image": {"bytes": b"no picture", "path": "x"}}
     write(tmp_path, NORMALIZED, [broken])
