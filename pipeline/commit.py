@@ -22,8 +22,10 @@ from .store_lock import store_locked
 #: Suffix of what is being written; such a file is never read and is removed at the next start.
 TEMPORARY = ".tmp"
 
-#: Held by the process that writes into a folder.
+#: Held by the process that writes into a folder; in a store, a prefix of numbered objects. Other
+#: names, so that a dataset may be copied from one to the other.
 LOCK_FILE = ".normpipe.lock"
+STORE_LOCK = ".normpipe.locks"
 
 _FULL = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -55,7 +57,7 @@ def locked(folder: Path) -> Generator[None, None, None]:
         OutputError: another process holds it, or it cannot be written.
     """
     if is_store(folder):
-        with store_locked(folder / LOCK_FILE, folder):
+        with store_locked(folder / STORE_LOCK, folder):
             yield
         return
     with storage_errors(folder):
@@ -136,13 +138,16 @@ def write_if_changed(path: Path, data: bytes) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed run left unfinished, for good: a face may be in it."""
-    if is_store(folder) or not folder.is_dir():
+    """Remove what a killed run left unfinished, for good: a face may be in it.
+
+    A store has such files only where a folder was copied to it.
+    """
+    if not folder.is_dir():
         return
     found = [path for path in sorted(folder.rglob("*" + TEMPORARY)) if path.is_file()]
     with storage_errors(folder):
         for path in found:
-            path.unlink()
+            remove_file(path)
         for parent in {path.parent for path in found}:
             fsync_folder(parent)
 

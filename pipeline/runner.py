@@ -18,7 +18,7 @@ from typing import Any
 from ..manifests.schema import SCHEMA_VERSION
 from .attempts import InHand
 from .clustering import ClusterWorker
-from .commit import LOCK_FILE, locked, remove_temporaries, temporary, write_if_changed
+from .commit import LOCK_FILE, STORE_LOCK, locked, remove_temporaries, temporary, write_if_changed
 from .config import RunConfig
 from .damage import drop_damaged, refuse_damaged
 from .derive import derive, to_json
@@ -325,7 +325,7 @@ def refuse_foreign(root: Path) -> None:
         raise OutputError(f"{root} is a file: choose a folder for --output")
     ours = (root / "job.json").is_file()
     # What a run leaves that was killed before it had claimed the folder.
-    begun = {LOCK_FILE, temporary(root / "job.json").name}
+    begun = {LOCK_FILE, STORE_LOCK, temporary(root / "job.json").name}
     if not ours and any(path.name not in begun for path in root.iterdir()):
         raise OutputError(f"{root} is not empty and holds no normpipe job: choose another --output")
 

@@ -165,7 +165,7 @@ def sizes(folder: Path) -> dict[str, int]:
             files, key = _store(folder)
             with store_errors(folder):
                 listed: list[dict[str, Any]] = files.ls(key, detail=True)
-            found = (one for one in listed if one["type"] == "file")
+            found = (one for one in listed if one["type"] == "file" and one["name"] != key)
             return {one["name"].rpartition("/")[2]: one["size"] for one in found}
         with os.scandir(folder) as entries:
             return {one.name: one.stat().st_size for one in entries if one.is_file()}

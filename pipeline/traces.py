@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from .commit import STORE_LOCK
 from .labels import LABELS_FILE
 from .stage import sha256_file
 from .storage import parquet_file
@@ -32,6 +33,8 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
         name = path.relative_to(root).as_posix()
         shard = path.name.startswith("shard-") or path.name == "index.parquet"
         if (path.parent in own and shard) or path == root / LABELS_FILE:
+            continue
+        if path.parent.name == STORE_LOCK:  # this process's own, and rewritten meanwhile
             continue
         if path.suffix in _MODELS:
             models.append(name)

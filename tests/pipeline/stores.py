@@ -47,5 +47,5 @@ def digests(address: str | Path) -> dict[str, str]:
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.parent.name != ".normpipe.lock"
+        if path.is_file() and path.parent.name != ".normpipe.locks"
     }

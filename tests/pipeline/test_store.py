@@ -1,0 +1,270 @@
+"""A job whose output lies in an object store: a real S3 server, in a process of its own."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader
+from typer.testing import CliRunner
+
+import normpipe
+from normpipe.pipeline import cli, storage, store_lock
+from normpipe.pipeline.errors import OutputError
+from normpipe.pipeline.leases import LeaseLost, adopt, claim, clear
+from normpipe.pipeline.shard_work import SETTINGS_FILE
+from normpipe.pipeline.shards import ShardFolder, ShardWriter
+from normpipe.pipeline.storage import location, put
+from normpipe.pipeline.store_lock import StoreLock
+from normpipe.pipeline.verify import verify
+
+from . import store_faults
+from .clusters import dask_cluster, finish, toy_job, wait_for
+from .clusters import digests as local_digests
+from .stores import BUCKET, digests, s3_server
+from .test_runner import flow, run
+from .toys import TOY
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, s3_server(tmp_path_factory.mktemp("s3")) as needed:
+        for name, value in needed.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def address(request: pytest.FixtureRequest) -> str:
+    return f"s3://{BUCKET}/{request.node.name}/out"
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path) -> dict[str, str]:
+    finish(toy_job(tmp_path / "local", {}))
+    return local_digests(tmp_path / "local")
+
+
+def test_a_store_holds_the_bytes_that_a_folder_would(address: str, tmp_path: Path) -> None:
+    root = location(address)
+    run(root, flow())
+    run(tmp_path / "out", flow())
+    assert digests(root) == local_digests(tmp_path / "out")
+    assert verify(root).differences == []
+    before = stamps(root)
+    run(root, flow())
+    assert {name for name, stamp in stamps(root).items() if stamp != before.get(name)} == set()
+
+
+def stamps(root: Path) -> dict[str, Any]:
+    """Return what changes when an object is written again, though its bytes are the same."""
+    there: Any = root
+    found = there.fs.find(there.path, detail=True)
+    return {n: one["LastModified"] for n, one in found.items() if ".normpipe.locks" not in n}
+
+
+def test_ended_at_changes_of_the_store_every_command_is_finished_by_itself(
+    address: str, tmp_path: Path
+) -> None:
+    tallies = store_faults.disturb(address, tmp_path, step=17)
+    assert [one.differing for one in tallies] == [[], [], []]
+    for one in tallies:
+        assert one.ended == one.states >= 3 and one.midway >= 1, one
+
+
+def test_a_stopped_workers_shard_is_taken_over_and_it_commits_nothing_when_it_wakes(
+    address: str, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    root = location(address)
+
+    def made() -> int:
+        return len(ShardFolder(root / "made").recorded())
+
+    with dask_cluster(tmp_path, workers=2) as cluster:
+        job = toy_job(address, {"seconds": 0.1}, scheduler=cluster.address, lease_seconds=3)
+        wait_for(lambda: made() >= 1)
+        asleep = cluster.workers[0]
+        asleep.send_signal(signal.SIGSTOP)
+        said = finish(job)
+        assert digests(root) == undisturbed
+        assert "is taken over: no sign of worker" in said and "Traceback" not in said
+        asleep.send_signal(signal.SIGCONT)
+        time.sleep(3)
+        assert {n: d for n, d in digests(root).items() if ".cluster/" not in n} == undisturbed
+    assert verify(root).differences == []
+
+
+def test_local_workers_and_their_deaths(address: str) -> None:
+    said = finish(toy_job(address, {"deadly": 25, "broken": 46}, workers=2))
+    assert "toy-map: shard 2 quarantined: it was begun 3 times and its worker died" in said
+    records = ShardFolder(location(address) / "made").records()
+    assert [n for n, record in records.items() if record.quarantined] == [2, 4]
+    assert sum(record.inputs for record in records.values()) == 60
+    assert verify(location(address)).differences == []
+
+
+# --- the lock
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_lock, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(store_lock, "DEAD_SECONDS", 1.5)
+
+
+def test_a_second_job_is_told_of_the_first(address: str, quick: None) -> None:
+    root = location(address)
+    first = StoreLock(root / ".lock", root)
+    first.acquire()
+    with pytest.raises(OutputError, match=r"another normpipe is at work .* process \d+"):
+        StoreLock(root / ".lock", root).acquire()
+    first.release()
+    third = StoreLock(root / ".lock", root)
+    began = time.monotonic()
+    third.acquire()
+    assert time.monotonic() - began < 1  # nobody had to be watched
+    third.release()
+
+
+def test_a_job_that_was_stopped_for_long_writes_nothing_when_it_wakes(
+    address: str, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = location(address)
+    asleep = StoreLock(root / ".lock", root)
+    monkeypatch.setattr(asleep, "_beating", _Silent())
+    asleep.acquire()
+    other = StoreLock(root / ".lock", root)
+    began = time.monotonic()
+    other.acquire()
+    assert time.monotonic() - began >= 1.5
+    put(root / "mine", b"other's")
+    for _ in range(2):  # also when the other is through
+        with storage.fenced(root, asleep.check), pytest.raises(OutputError, match=r"took .* over"):
+            put(root / "mine", b"asleep's")
+        other.release()
+    assert (root / "mine").read_bytes() == b"other's"
+
+
+class _Silent:
+    def start(self) -> None:
+        pass
+
+    def join(self) -> None:
+        pass
+
+
+def test_a_store_that_overwrites_is_refused(
+    address: str, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(path: Path, data: bytes) -> bool:
+        put(path, data)
+        return True
+
+    monkeypatch.setattr(store_lock, "create", careless)
+    root = location(address)
+    with pytest.raises(OutputError, match="conditional writes"):
+        StoreLock(root / ".lock", root).acquire()
+
+
+# --- claims
+
+
+def test_who_claims_late_and_who_wakes_late_reach_nothing(address: str) -> None:
+    root = location(address)
+    run_folder = root / ".cluster/one"
+    with pytest.raises(LeaseLost):
+        claim(run_folder, "made", 3)
+    put(run_folder / SETTINGS_FILE, b"{}")
+    first, second = claim(run_folder, "made", 3), claim(run_folder, "made", 3)
+    assert (first.number, second.number) == (1, 2)
+    assert not first.held() and second.held()
+    for lease, key in ((first, "d/first"), (second, "d/second")):
+        with ShardWriter(lease.target(root / "made"), 3, TOY) as writer:
+            writer.add([{"key": key, "parent_key": key, "status": "ok", "decided_by": "toy-map"}])
+            writer.commit("f", None)
+    folder = ShardFolder(root / "made")
+    assert folder.records() == {}  # nothing is there before it is adopted
+    adopt(run_folder, second.token, folder, 3)
+    assert folder.read(3, ["key"])["key"].to_pylist() == ["d/second"]
+    adopt(run_folder, second.token, folder, 3)  # what is through is through
+    assert list(folder.records()) == [3]
+    clear(root)
+    with pytest.raises(LeaseLost):
+        claim(run_folder, "made", 4)
+    adopt(run_folder, first.token, folder, 3)
+    assert folder.read(3, ["key"])["key"].to_pylist() == ["d/second"]
+
+
+# --- the command line, and readers
+
+
+@pytest.fixture
+def command() -> Callable[..., Any]:
+    cli.register_commands()
+
+    def call(*words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(cli.app, list(words))
+        assert done.exit_code == code, done.output
+        assert "Traceback" not in done.output
+        return done.output
+
+    return call
+
+
+def test_the_real_job_in_a_store(
+    address: str, settings: list[str], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    command("run", *settings, "--output", address, "--until", "pair")
+    out = tmp_path / "out"
+    command("run", *settings, "--output", str(out), "--until", "pair")
+    assert digests(address) == local_digests(out)
+    state = json.loads(command("status", address, "--json"))
+    assert [one["inputs_left"] for one in state["stages"]] == [0, 0, 0, 0]
+    assert "all as recorded" in command("verify", address)
+    assert "contact sheet" in command("sheet", address)
+    pairs = normpipe.open_dataset(address)
+    local = normpipe.open_dataset(out)
+    assert pairs.keys == local.keys
+    assert (pairs[0]["normalized"] == local[0]["normalized"]).all()
+    # Forked and pickled readers open what they need anew.
+    loader = DataLoader(normpipe.open_dataset(f"{address}/aligned"), batch_size=4, num_workers=1)
+    assert sum(len(batch["key"]) for batch in loader) == len(normpipe.open_dataset(out / "aligned"))
+    key = local.keys[0].partition("#")[0]
+    assert "hold no picture" in command("withdraw", address, "--key", key)
+    assert all(not one.startswith(key) for one in normpipe.open_dataset(address).keys)
+    assert "all as recorded" in command("verify", address)
+    assert "frees" in command("clean", address, "--stage", "normalize", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("status", "s3://nosuchbucket/out"), "holds no normpipe job"),
+        (("verify", "gs3://bucket/out"), "no kind of storage"),
+        (("classify", "s3://faces/out"), "only a folder will do"),
+        (("run", "--input", "s3://faces/in", "--output", "x"), "only a folder will do"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(
+    words: tuple[str, ...], why: str, command: Callable[..., Any]
+) -> None:
+    said = command(*words, code=2)
+    assert why in said and said.count("\n") == 1
+
+
+def test_a_bucket_that_is_not_there_and_a_server_that_is_not_there(
+    settings: list[str], command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = command("run", *settings, "--output", "s3://nosuchbucket/out", "--quiet", code=2)
+    assert "make the bucket first" in said and said.count("\n") == 1
+    storage_options = {"endpoint_url": "http://127.0.0.1:9"}
+    from upath import UPath
+
+    gone: Any = UPath("s3://faces/out", **storage_options)
+    with pytest.raises(OutputError, match="address, credentials and network"):
+        ShardFolder(gone).records()
