@@ -18,6 +18,7 @@ from .errors import InputError
 from .runner import Options
 from .stage import sha256_file
 from .status import refuse_quarantined, status
+from .storage import is_store
 
 if TYPE_CHECKING:
     from ..stages.classification.course import Outcome
@@ -135,7 +136,12 @@ def classify_job(
     """
     if not stages:
         return
+    if is_store(output) and required:
+        raise InputError(f"{output}: classify and evaluate work on folders: copy the job to one")
     if not (output / "labels.parquet").is_file() and not required:
+        return
+    if is_store(output):
+        typer.echo("classify, evaluate: left out, for they work on folders", err=True)
         return
     from ..stages.classification.course import run_protocol
     from ..stages.classification.models import open_classifier

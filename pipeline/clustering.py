@@ -93,11 +93,11 @@ class ClusterWorker(StageWorker):
         stage: MapStage,
         folders: tuple[ShardFolder, ShardFolder],
         feeds: tuple[ShardFeed, ShardFeed | None],
-        ticket: Callable[[int], Ticket | None],
+        ticket: Callable[[int], Ticket | ShardRecord],
         context: Context,
         workers: Workers,
     ) -> None:
-        """``ticket``: what to send for a shard; None where it is committed and current."""
+        """``ticket``: what to send for a shard, or the record of one that is current."""
         super().__init__(stage.name, feeds, context)
         self._stage = stage
         self._source, self._target = folders
@@ -119,8 +119,8 @@ class ClusterWorker(StageWorker):
     def _send(self) -> None:
         while (number := self._feed.get()) is not None:
             ticket = self._ticket(number)
-            if ticket is None:
-                self._skip(number, self._target.record(number))
+            if isinstance(ticket, ShardRecord):
+                self._skip(ticket)
                 continue
             while not self._room() and not self._context.stop.ending:
                 self._context.stop.check()

@@ -11,7 +11,7 @@ from .errors import OutputError
 from .feed import ShardFeed
 from .shards import ShardFolder, ShardWriter
 from .stage import JoinStage
-from .stage_worker import Context, StageWorker
+from .stage_worker import Context, StageWorker, Wanted
 
 log = logging.getLogger("normpipe")
 
@@ -24,7 +24,7 @@ class JoinWorker(StageWorker):
         stage: JoinStage,
         root: Path,
         feed: ShardFeed,
-        wanted: Callable[[int], str | None],
+        wanted: Wanted,
         context: Context,
     ) -> None:
         super().__init__(stage.name, (feed, None), context)
@@ -39,11 +39,10 @@ class JoinWorker(StageWorker):
         target = ShardFolder(self._root / self._stage.writes)
         while (number := self._feed.get()) is not None:
             wanted = self._wanted(number)
-            record = target.record(number)
-            if wanted is None and record is not None:
-                self._skip(number, record)
+            if not isinstance(wanted, str):
+                self._skip(wanted)
                 continue
-            self._join(target, number, wanted or "")
+            self._join(target, number, wanted)
             self._through(number)
         self._finish()
 

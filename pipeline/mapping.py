@@ -17,7 +17,7 @@ from .feed import Channel, ShardFeed
 from .retrying import Kept, SettledRows
 from .shards import ShardFolder, ShardWriter
 from .stage import MapStage, Row
-from .stage_worker import Context, StageWorker
+from .stage_worker import Context, StageWorker, Wanted
 from .storage import parquet_file, store_errors
 
 log = logging.getLogger("normpipe")
@@ -108,14 +108,13 @@ class MapWorker(StageWorker):
         stage: MapStage,
         folders: tuple[ShardFolder, ShardFolder],
         feeds: tuple[ShardFeed, ShardFeed | None],
-        wanted: Callable[[int], str | None],
+        wanted: Wanted,
         settled: Callable[[int], SettledRows | None],
         context: Context,
     ) -> None:
         """Hold what the threads need; ``start`` starts them.
 
-        ``wanted`` gives the fingerprint of a shard to make, or None where it is current;
-        ``settled`` what a retry keeps of it.
+        ``settled`` gives what a retry keeps of a shard.
         """
         super().__init__(stage.name, feeds, context)
         self._stage = stage
@@ -139,8 +138,8 @@ class MapWorker(StageWorker):
     def _read(self) -> None:
         while (number := self._feed.get()) is not None:
             wanted = self._wanted(number)
-            if wanted is None:
-                self._skip(number, self._target.record(number))
+            if not isinstance(wanted, str):
+                self._skip(wanted)
                 continue
             record = self._source.record(number)
             attempt = Attempt(number, wanted, record.rows if record else 0)

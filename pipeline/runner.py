@@ -28,6 +28,7 @@ from .joining import JoinWorker
 from .leases import clear
 from .mapping import MapWorker
 from .plan import (
+    StagePlan,
     current,
     describe,
     fingerprint,
@@ -89,6 +90,9 @@ class Runner:
         self._progress = progress or Progress(run.log_seconds)
         self._stop = Stop()
         self._rejected: dict[str, list[int]] = {}
+        self._plans: dict[str, StagePlan] = {}
+        #: Shards that this run has made, by dataset.
+        self._made: set[tuple[str, int]] = set()
         self._descriptions: dict[str, dict[str, Any]] = {}
         self._total = 0
         self._in_hand: list[InHand] = []
@@ -171,7 +175,7 @@ class Runner:
                     require_dataset(ShardFolder(self.root / name), stage.name)
                     refuse_damaged(ShardFolder(self.root / name), stage.name)
             self._open(stage)
-        self._refuse_stale(stages)
+        self._plan(stages)
         with ThreadPoolExecutor(self._settings.threads, "pool") as pool:
             context = Context(
                 self._stop,
@@ -179,7 +183,7 @@ class Runner:
                 self._progress,
                 self._settings.prefetch,
                 self._settings.retries,
-                self._watch_rejected,
+                self._committed,
             )
             threads = self._start(stages, context)
             for thread in threads:
@@ -222,7 +226,7 @@ class Runner:
     def _worker(
         self, stage: Stage, feed: ShardFeed, next_feed: ShardFeed | None, context: Context
     ) -> MapWorker | JoinWorker | ClusterWorker:
-        def wanted(number: int) -> str | None:
+        def wanted(number: int) -> str | ShardRecord:
             return self._wanted(stage, number)
 
         def settled(number: int) -> SettledRows | None:
@@ -230,10 +234,11 @@ class Runner:
                 return None
             return self._retry.settled(stage, self._descriptions[stage.name], number)
 
-        def ticket(number: int) -> Ticket | None:
+        def ticket(number: int) -> Ticket | ShardRecord:
             mark = self._wanted(stage, number)
-            if mark is None or self._workers is None:
-                return None
+            if not isinstance(mark, str):
+                return mark
+            assert self._workers is not None
             record = ShardFolder(self.root / stage.writes).record(number)
             return Ticket(
                 run=str(self._workers.run),
@@ -261,8 +266,12 @@ class Runner:
             return worker
         raise TypeError(f"{stage.name} is no stage that the engine can run")
 
-    def _wanted(self, stage: Stage, number: int) -> str | None:
-        """Return the fingerprint of a shard to make; None where it is committed and current."""
+    def _wanted(self, stage: Stage, number: int) -> str | ShardRecord:
+        """Return the fingerprint of a shard to make, or the record of one that is current."""
+        done = self._plans[stage.name].done.get(number)
+        if done is not None and not any((name, number) in self._made for name in stage.reads):
+            self._count(stage.name, done)
+            return done
         mark = fingerprint(
             self._descriptions[stage.name], input_digests(self.root, stage.reads, number)
         )
@@ -270,15 +279,15 @@ class Runner:
         retry = stage if self._options.retry_failed else None
         if record is not None and current(record, mark, retry):
             self._count(stage.name, record)
-            return None
+            return record
         return mark
 
-    def _refuse_stale(self, stages: list[Stage]) -> None:
-        """Refuse to overwrite shards made from another input, before any work is done."""
+    def _plan(self, stages: list[Stage]) -> None:
+        """Plan, and refuse to overwrite shards made from another input, before work is done."""
         for stage in stages:
-            plan = plan_stage(
-                self.root, stage, self._descriptions[stage.name], self._options.retry_failed
-            )
+            description = self._descriptions[stage.name]
+            plan = plan_stage(self.root, stage, description, self._options.retry_failed)
+            self._plans[stage.name] = plan
             if plan.stale and not (self._options.overwrite or self._options.retry_failed):
                 raise OutputError(
                     f"{stage.writes}: {len(plan.stale)} shards were made from other input than "
@@ -289,7 +298,9 @@ class Runner:
     def _inputs(self, stage: Stage) -> int:
         return sum(r.rows for r in ShardFolder(self.root / stage.reads[0]).records().values())
 
-    def _watch_rejected(self, stage: str, record: ShardRecord) -> None:
+    def _committed(self, stage: str, record: ShardRecord) -> None:
+        """Note what was made; stop where too much of it is rejected."""
+        self._made.update((one.writes, record.shard) for one in self._flow if one.name == stage)
         self._count(stage, record)
         bad, rows = self._rejected[stage]
         limit = self._settings.max_rejected

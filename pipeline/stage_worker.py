@@ -15,6 +15,10 @@ from .shards import ShardRecord
 QUARANTINES_IN_A_ROW = 3
 
 
+#: Gives the fingerprint of a shard to make, or the record of one that is committed and current.
+Wanted = Callable[[int], str | ShardRecord]
+
+
 @dataclass
 class Context:
     """What the workers of one job share."""
@@ -58,10 +62,10 @@ class StageWorker:
             thread.start()
         return threads
 
-    def _skip(self, number: int, record: ShardRecord | None) -> None:
+    def _skip(self, record: ShardRecord) -> None:
         """Pass a shard on that is committed and current."""
-        self._context.progress.skip(self._name, record.inputs if record else 0)
-        self._through(number)
+        self._context.progress.skip(self._name, record.inputs)
+        self._through(record.shard)
 
     def _through(self, number: int) -> None:
         """Say that a shard is committed."""

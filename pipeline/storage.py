@@ -141,13 +141,12 @@ def read_all(paths: Sequence[Path]) -> list[bytes | None]:
         files, _ = _store(paths[0])
         keys = [_store(path)[1] for path in paths]
         with store_errors(paths[0]):
-            found: dict[str, Any] = files.cat(keys, on_error="return")
-            for key in keys:
-                if isinstance(found[key], Exception):
-                    if not isinstance(found[key], FileNotFoundError):
-                        raise found[key]
-                    found[key] = None
-        return [found[key] for key in keys]
+            # Unlike ``cat``, this asks for nothing but the objects.
+            found: list[Any] = files.cat_ranges(keys, None, None, on_error="return")
+            for one in found:
+                if isinstance(one, Exception) and not isinstance(one, FileNotFoundError):
+                    raise one
+        return [None if isinstance(one, Exception) else one for one in found]
     return [_read(path) for path in paths]
 
 

@@ -34,6 +34,9 @@ SHARES = {
 #: Trains and scores at its end: killed, but not cut change by change, for it is no shards' work.
 TO_THE_END = "to evaluate"
 
+#: Toys, and every change only: what is different there is the engine's writing.
+STORE = "in a store"
+
 Make = Callable[[str, Path, list[str], int], Scenario]
 
 
@@ -84,6 +87,17 @@ def disturb(
     return tallies
 
 
+def disturb_store(place: Path, step: int) -> list[Tally]:
+    """End toy commands at changes of an object store: S3's protocol, served from this machine."""
+    from . import stores  # the server's client starts threads: not before the forks of others
+    from .store_faults import disturb as disturb_in_store
+
+    place.mkdir(parents=True)
+    with stores.s3_server(place) as needed:
+        os.environ.update(needed)
+        return disturb_in_store(f"s3://{stores.BUCKET}/jobs", place, step)
+
+
 def scenarios(toys: bool) -> Make:
     """Return what makes scenarios. Imported on use: torch takes seconds."""
     if toys:
@@ -101,7 +115,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, help="folder to work in, made anew; default: temporary"
     )
-    parser.add_argument("--only", action="append", choices=list(SHARES), help="repeatable")
+    parser.add_argument("--only", action="append", choices=[*SHARES, STORE], help="repeatable")
     parser.add_argument("--toys", action="store_true", help="toy stages instead of the real ones")
     parser.add_argument("--json", type=Path, help="write the tallies to this file, too")
     given, extra = parser.parse_known_args()
@@ -110,9 +124,15 @@ def main() -> None:
         place = given.output or Path(temporary)
         if given.output and place.exists() and any(place.iterdir()):
             raise SystemExit(f"{place} is not empty: choose another --output")
-        names = given.only or [n for n in SHARES if n != TO_THE_END or not given.toys]
+        names = given.only or [
+            n for n in (*SHARES, STORE) if n not in (TO_THE_END, STORE) or not given.toys
+        ]
+        in_store = STORE in names
+        names = [name for name in names if name != STORE]
         make = scenarios(given.toys)
         tallies = disturb(make, names, place.resolve(), given.kills, given.step, given.seed, extra)
+        if in_store and given.step:
+            tallies += disturb_store(place.resolve() / "store", given.step)
     if given.json:
         given.json.write_text(json.dumps([asdict(one) for one in tallies]))
     print(table(tallies))

@@ -18,7 +18,7 @@ from normpipe.pipeline.status import status
 from normpipe.pipeline.verify import verify
 
 from .test_runner import digests, rows, run
-from .toys import SecondMap, ToyJoin, ToyMap, ToySource
+from .toys import SecondMap, ToyJoin, ToyMap, ToySource, stop_after_commit
 
 NAMES = [f"n{i}" for i in range(23)] + ["noface90", "twins92", "twins93", "n94"]
 BAD = {"n3", "n7", "twins92"}
@@ -135,13 +135,7 @@ def test_a_stopped_retry_is_gone_on_with(tmp_path: Path) -> None:
     stages = flow()
     wanted = Options(retry_failed=True, identity={"dataset": "toy", "input": "here"})
     runner = Runner(out, stages, RunConfig(threads=1), wanted, Progress(bars=False))
-    original = runner._watch_rejected
-
-    def stop_after_first(stage: str, record: Any) -> None:
-        original(stage, record)
-        runner.stop()
-
-    runner._watch_rejected = stop_after_first  # type: ignore[method-assign]
+    stop_after_commit(runner)
     with pytest.raises(Interrupted):
         runner.run(stages)
     with pytest.raises(OutputError, match="if a run with --retry-failed was stopped, go on with"):

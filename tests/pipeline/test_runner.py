@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from normpipe.pipeline.status import refuse_quarantined, status
 from normpipe.pipeline.verify import verify
 
 from .conftest import small_disk
-from .toys import SecondMap, ToyConfig, ToyJoin, ToyMap, ToySource
+from .toys import SecondMap, ToyConfig, ToyJoin, ToyMap, ToySource, stop_after_commit
 
 NAMES = [f"n{i}" for i in range(23)] + ["noface90", "cut91", "twins92", "n93"]
 
@@ -197,13 +196,7 @@ def test_interrupted_overwrite_is_noticed(tmp_path: Path) -> None:
         Options(overwrite=True, identity={"dataset": "toy", "input": "here"}),
         Progress(bars=False),
     )
-    original = runner._watch_rejected
-
-    def stop_after_first(stage: str, record: Any) -> None:
-        original(stage, record)
-        runner.stop()
-
-    runner._watch_rejected = stop_after_first  # type: ignore[method-assign]
+    stop_after_commit(runner)
     with pytest.raises(Interrupted):
         runner.run(stages)
     with pytest.raises(OutputError, match="--overwrite"):
@@ -223,17 +216,9 @@ def test_stop_keeps_what_is_committed(tmp_path: Path) -> None:
         Options(identity={"dataset": "toy", "input": "here"}),
         Progress(bars=False),
     )
-    original, seen = runner._watch_rejected, threading.Event()
-
-    def stop_soon(stage: str, record: Any) -> None:
-        original(stage, record)
-        seen.set()
-        runner.stop()
-
-    runner._watch_rejected = stop_soon  # type: ignore[method-assign]
+    stop_after_commit(runner)
     with pytest.raises(Interrupted):
         runner.run(stages)
-    assert seen.is_set()
     assert not list(out.rglob("*.tmp"))
     assert ShardFolder(out / "made").records()
     run(out, flow([f"n{i}" for i in range(200)]))

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from normpipe.manifests.schema import COMMON, IMAGE, MANIFEST, schema
 from normpipe.pipeline.errors import SampleError
+from normpipe.pipeline.runner import Runner
+from normpipe.pipeline.shards import ShardRecord
 from normpipe.pipeline.stage import (
     JoinStage,
     MapStage,
@@ -143,3 +145,14 @@ class ToyJoin(JoinStage):
         return [
             pa.Table.from_pylist([{n: r[n] for n in self.schema.names} for r in rows], self.schema)
         ]
+
+
+def stop_after_commit(runner: Runner) -> None:
+    """Ask a run to stop when the first shard is committed."""
+    original = runner._committed
+
+    def committed(stage: str, record: ShardRecord) -> None:
+        original(stage, record)
+        runner.stop()
+
+    runner._committed = committed  # type: ignore[method-assign]
