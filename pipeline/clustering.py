@@ -23,7 +23,7 @@ from .shard_work import DEATHS, Outcome, Ticket
 from .shards import ShardFolder, ShardRecord
 from .stage import MapStage
 from .stage_worker import Context, StageWorker
-from .workplace import Patience, Workers, provides
+from .workplace import Patience, Workers
 
 log = logging.getLogger("normpipe")
 
@@ -137,7 +137,7 @@ class ClusterWorker(StageWorker):
         self._all_sent.set()
 
     def _room(self) -> bool:
-        able = [a for a, has in self._cluster.workers().items() if provides(has, self._needs)]
+        able = self._cluster.able(self._needs)
         return len(self._flights) < max(1, len(able)) * (1 + _WAITING)
 
     def _launch(self, flight: Flight) -> None:
@@ -183,7 +183,7 @@ class ClusterWorker(StageWorker):
                         holders[future.key],
                         self._cluster.lease_seconds,
                     )
-            able = {a for a, has in workers.items() if provides(has, self._needs)} - silent
+            able = self._cluster.able(self._needs) - silent
             # A silent worker has it, or whoever might have it is gone: another may.
             lost = flight.among and not flight.among & workers.keys()
             if able and (lost or all(flight.tasks.values())):

@@ -30,6 +30,7 @@ from distributed import (
 from .config import RunConfig
 from .errors import InputError
 from .shard_work import Factory, Outcome, Ticket, describe_stage, run_shard
+from .stage import MEMORY
 
 log = logging.getLogger("normpipe")
 
@@ -164,6 +165,7 @@ class Cluster:
         #: When a worker's sign of life was last another, by our clock.
         self._signs: dict[str, tuple[Any, float]] = {}
         self._holders: dict[str, str] = {}
+        self._memory_told = False
         self._answered = time.monotonic()
         self._watch = threading.Thread(target=self._look_often, name="cluster", daemon=True)
         self._watch.start()
@@ -188,6 +190,24 @@ class Cluster:
         """Return address → resources of the workers that are there, silent ones too."""
         with self._lock:
             return {address: dict(w.get("resources") or {}) for address, w in self._workers.items()}
+
+    def asked(self, needs: dict[str, float]) -> dict[str, float]:
+        """Return of what a stage needs that for which workers are asked.
+
+        Memory only where some worker says, or said, how much it has: most say nothing of it.
+        """
+        with self._lock:
+            told = self._memory_told
+        return {kind: amount for kind, amount in needs.items() if told or kind != MEMORY}
+
+    def able(self, needs: dict[str, float]) -> set[str]:
+        """Return the workers that have what a stage needs, silent ones too."""
+        asked = self.asked(needs)
+        return {
+            address
+            for address, has in self.workers().items()
+            if all(has.get(kind, 0) >= amount for kind, amount in asked.items())
+        }
 
     def silent(self) -> set[str]:
         """Return the workers without a sign of life for the lease time."""
@@ -233,7 +253,7 @@ class Cluster:
             *arguments,
             key=f"normpipe-{uuid.uuid4().hex}",  # a second try is another task
             pure=False,
-            resources=needs or None,
+            resources=self.asked(needs) or None,
             workers=sorted(among) or None,
         )
 
@@ -270,6 +290,7 @@ class Cluster:
         with self._lock:
             lost = self._workers.keys() - workers.keys()
             self._workers = dict(workers)
+            self._memory_told |= any(MEMORY in (w.get("resources") or {}) for w in workers.values())
             for address, worker in workers.items():
                 sign = worker.get("last_seen")
                 if self._signs.get(address, (None, 0.0))[0] != sign:

@@ -90,7 +90,10 @@ class Stage(ABC):
         return "cpu"
 
     def resources(self) -> dict[str, float]:
-        """Return what a worker must offer to run this stage: ``GPU``, ``MEMORY`` (bytes)."""
+        """Return what a worker must offer to run this stage: ``GPU`` and ``MEMORY``, in bytes.
+
+        Memory is asked for only of workers that say how much they have.
+        """
         return {}
 
 
@@ -202,6 +205,9 @@ class JoinStage(Stage):
         Each input has, beside its own columns, ``shard``, ``row_group`` and ``row``.
         """
 
+
+#: The resources of workers, as clusters name them.
+GPU, MEMORY = "GPU", "MEMORY"
 
 #: What a setting that pins a file's digest may be: a hex sha256, or empty.
 DIGEST = r"^([0-9a-f]{64})?$"

@@ -107,11 +107,12 @@ class Patience:
         if time.monotonic() - self._spoke < _PATIENCE_SECONDS:
             return
         workers = self._cluster.workers()
-        able = [a for a, has in workers.items() if provides(has, self._needs)]
+        able = self._cluster.able(self._needs)
         if not workers:
             log.warning("%s: waiting for a worker at %s", self._stage, self._cluster.where)
         elif not able:
-            wanted = " ".join(f"{name}={amount:g}" for name, amount in self._needs.items())
+            asked = self._cluster.asked(self._needs)
+            wanted = " ".join(f"{name}={amount:g}" for name, amount in asked.items())
             log.warning(
                 "%s: waiting for a worker with %s; none of the %d has it (dask worker … "
                 "--resources '%s')",
@@ -120,16 +121,11 @@ class Patience:
                 len(workers),
                 wanted,
             )
-        elif not set(able) - self._cluster.silent():
+        elif not able - self._cluster.silent():
             log.warning("%s: all %d workers that could do it are silent", self._stage, len(able))
         else:
             return
         self._spoke = time.monotonic()
-
-
-def provides(has: dict[str, float], needs: dict[str, float]) -> bool:
-    """Say whether a worker's resources suffice."""
-    return all(has.get(name, 0) >= amount for name, amount in needs.items())
 
 
 @contextmanager

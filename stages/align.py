@@ -19,7 +19,7 @@ from ..manifests.keys import face_key
 from ..manifests.schema import ALIGNED
 from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError, nearest
-from ..pipeline.stage import DIGEST, MapStage, Row, StageConfig, check_digest
+from ..pipeline.stage import DIGEST, GPU, MEMORY, MapStage, Row, StageConfig, check_digest
 from .faces import geometry, pixels
 from .faces.decoder import PILLOW_MAX_PIXELS, Limits
 from .faces.detectors import DETECTORS, Detection, Detector, DetectorSettings, Look
@@ -85,6 +85,13 @@ class AlignConfig(StageConfig):
         30.0,
         gt=0,
         description="ingest.allow_urls: time for one address",
+        json_schema_extra=NOT_SHAPING,
+    )
+    memory_gb: float = Field(
+        4.0,
+        gt=0,
+        description="memory that this stage takes, asked for where workers of a cluster declare "
+        "MEMORY; enough for photographs of 12 megapixels",
         json_schema_extra=NOT_SHAPING,
     )
     isolate: bool = Field(
@@ -180,8 +187,9 @@ class Align(MapStage):
         return self._detector.device_class
 
     def resources(self) -> dict[str, float]:
-        """Return a GPU where the settings ask for one."""
-        return {"GPU": 1} if self.config.device == "cuda" else {}
+        """Return the memory, and a GPU where the settings ask for one."""
+        gpu = {GPU: 1.0} if self.config.device == "cuda" else {}
+        return {MEMORY: self.config.memory_gb * 1e9, **gpu}
 
     def digests(self) -> dict[str, str]:
         """Return the sha256 of the detector's files."""

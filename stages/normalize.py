@@ -15,7 +15,16 @@ from pydantic import Field, field_validator, model_validator
 
 from ..manifests.schema import NORMALIZED
 from ..pipeline.errors import InputError, SampleError, nearest
-from ..pipeline.stage import DIGEST, MapStage, Row, StageConfig, check_digest, sha256_file
+from ..pipeline.stage import (
+    DIGEST,
+    GPU,
+    MEMORY,
+    MapStage,
+    Row,
+    StageConfig,
+    check_digest,
+    sha256_file,
+)
 from .faces.pixels import Limits, decode, encode
 
 Pixels = NDArray[np.uint8]
@@ -51,6 +60,13 @@ class NormalizeConfig(StageConfig):
         "auto",
         description="auto (a GPU if there is one), cpu, cuda or cuda:N; none there is an error",
         json_schema_extra={"shapes_results": False},  # the device class does
+    )
+    memory_gb: float = Field(
+        2.0,
+        gt=0,
+        description="memory that this stage takes, asked for where workers of a cluster declare "
+        "MEMORY",
+        json_schema_extra={"shapes_results": False},
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="fp32 or bf16")
     batch_size: int = Field(32, ge=1, description="faces a batch; the last one is padded")
@@ -134,8 +150,9 @@ class Normalize(MapStage):
         return self._device_class
 
     def resources(self) -> dict[str, float]:
-        """Return a GPU where the settings ask for one."""
-        return {"GPU": 1} if self.config.device == "cuda" else {}
+        """Return the memory, and a GPU where the settings ask for one."""
+        gpu = {GPU: 1.0} if self.config.device == "cuda" else {}
+        return {MEMORY: self.config.memory_gb * 1e9, **gpu}
 
     def digests(self) -> dict[str, str]:
         """Return the sha256 of the weights."""

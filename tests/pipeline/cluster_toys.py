@@ -35,6 +35,7 @@ class RemoteConfig(ToyConfig):
     #: A number whose row breaks its shard, every time.
     broken: int = Field(-1, json_schema_extra=HIDDEN)
     gpu: bool = Field(False, json_schema_extra=HIDDEN)
+    memory: float = Field(1e9, json_schema_extra=HIDDEN)
 
 
 class RemoteMap(ToyMap):
@@ -51,7 +52,8 @@ class RemoteMap(ToyMap):
         return {"weights": os.environ.get("TOY_WEIGHTS", "the same")}
 
     def resources(self) -> dict[str, float]:
-        return {"GPU": 1} if self.config.gpu else {}
+        gpu = {"GPU": 1.0} if self.config.gpu else {}
+        return {"MEMORY": self.config.memory, **gpu}
 
     def prepare(self, row: Row) -> Any:
         number = super().prepare(row)

@@ -1,6 +1,7 @@
 """Workers in other processes, for real: started by the command, and those of a Dask cluster."""
 
 import signal
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -118,6 +119,24 @@ def test_a_stage_waits_aloud_for_its_gpu_and_an_unlike_worker_is_refused(
     assert "Traceback" not in said
 
 
+def test_memory_is_asked_for_where_workers_say_how_much_they_have(
+    undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with dask_cluster(tmp_path) as cluster:
+        cluster.add("--resources", "MEMORY=1e9")
+        job = toy_job(out, {"memory": 2e9}, scheduler=cluster.address)
+        line = ""
+        assert job.stderr is not None
+        while "waiting" not in line:
+            line = job.stderr.readline()
+            assert line, "it ended"
+        assert "waiting for a worker with MEMORY=2e+09; none of the 1 has it" in line
+        cluster.add("--resources", "MEMORY=3e9")
+        finish(job)
+        assert digests(out) == undisturbed
+
+
 def test_each_gpu_has_its_worker(undisturbed: dict[str, str], tmp_path: Path) -> None:
     """No GPU is needed for that: what each worker would see is in its environment."""
     trace = tmp_path / "trace"
@@ -195,7 +214,8 @@ def test_a_task_is_a_reference(tmp_path: Path) -> None:
     )
     cluster = Cluster.__new__(Cluster)
     cluster._client = Client()  # type: ignore[assignment]
-    cluster.shard(build_map_stages, ticket, {"GPU": 1}, set())
+    cluster._lock, cluster._memory_told = threading.Lock(), True
+    cluster.shard(build_map_stages, ticket, {"GPU": 1, "MEMORY": 4e9}, set())
     size = sum(len(frame) for frame in dumps(sent[0] | {"task": to_serialize(sent[0]["task"])}))
     assert 300 < size <= 1024
     outcome = Outcome("made", "", 12.345)

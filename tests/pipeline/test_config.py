@@ -93,7 +93,7 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
         "ingest.valence_arousal_missing", "align.pack", "align.model_root", "align.device",
         "normalize.weights", "normalize.weights_sha256",
         "align.pack_sha256", "align.isolate", "align.decode_seconds", "align.decode_memory_mb",
-        "align.fetch_seconds", "ingest.allow_urls",
+        "align.fetch_seconds", "ingest.allow_urls", "align.memory_gb", "normalize.memory_gb",
         "normalize.variant", "normalize.device",
         "classify.device", "classify.devices", "classify.threads", "classify.workers",
         "classify.memory_gb", "classify.minutes", "classify.save_every", "classify.accumulate",
