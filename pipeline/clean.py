@@ -13,6 +13,7 @@ from .leases import clear
 from .plan import Inputs, fingerprint
 from .runner import read_job
 from .shards import ShardFolder
+from .storage import is_store, location
 from .tombstones import WITHDRAWN
 from .withdraw import datasets
 from .withdrawal import refuse_unfinished
@@ -71,7 +72,7 @@ def plan_cleaning(root: Path, name: str) -> Cleaning:
     _refuse_unlike(root, folder, description)
     for source in description["reads"]:
         if not made.get(source, {}).get("reads"):
-            _refuse_missing(Path(job.get("input_root", "")), ShardFolder(root / source))
+            _refuse_missing(location(job.get("input_root", "")), ShardFolder(root / source))
     return Cleaning(
         dataset,
         description["stage"],
@@ -160,7 +161,9 @@ def _refuse_missing(root: Path, folder: ShardFolder) -> None:
                 raise InputError(
                     f"{root / row['path']} is gone, so it cannot be made again: nothing was removed"
                 ) from None
-            if (found.st_size, found.st_mtime_ns) != (row["size_bytes"], row["modified_ns"]):
+            # Of objects the time is known in seconds.
+            modified = int(found.st_mtime) * 10**9 if is_store(root) else found.st_mtime_ns
+            if (found.st_size, modified) != (row["size_bytes"], row["modified_ns"]):
                 raise InputError(
                     f"{root / row['path']} was changed since it was ingested, so it would be made "
                     "otherwise: nothing was removed"

@@ -20,7 +20,7 @@ from .errors import InputError, Interrupted, NormpipeError, nearest
 from .runner import Options, Runner
 from .stage import Stage
 from .stopping import ending_in_time, leave, terminable
-from .storage import is_store, location, refuse_address
+from .storage import lies_in, location, refuse_address
 from .workplace import Remote
 
 log = logging.getLogger("normpipe")
@@ -75,7 +75,8 @@ OutputArgument = Annotated[
 def run(
     job_file: Annotated[Path | None, typer.Argument(help="job file (.toml)")] = None,
     input: Annotated[
-        Path | None, typer.Option(help="folder of images, .zip/.tar, or .csv/.parquet list")
+        str | None,
+        typer.Option(help="images: a folder, s3://bucket/in, .zip/.tar, or .csv/.parquet list"),
     ] = None,
     output: Annotated[
         str | None, typer.Option(help="output folder, or an address such as s3://bucket/out")
@@ -125,7 +126,7 @@ def run(
     job = load_job(job_file, given, overrides, CONFIGS)
     if job.input is None:
         raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
-    if not is_store(job.output) and job.output.resolve().is_relative_to(job.input.resolve()):
+    if lies_in(job.output, job.input):
         raise InputError(
             f"{job.output} lies inside the input folder, where its pictures would become inputs: "
             "choose an --output beside it"

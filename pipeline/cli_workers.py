@@ -26,7 +26,7 @@ def remote(job: Job) -> Remote:
 def build_map_stages(settings: dict[str, Any], run: RunConfig) -> dict[str, MapStage]:
     """Return the map stages of the job that ``remote`` wrote down, by name, not yet opened."""
     job = Job(
-        input=Path(settings["input"]),
+        input=location(settings["input"]),
         output=location(settings["output"]),
         dataset=settings["dataset"],
         run=run,

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError, model_validator
 
 from .errors import InputError, nearest
-from .storage import is_address, location, refuse_address
+from .storage import is_address, location
 
 
 def lent_cpus() -> int:
@@ -85,7 +85,8 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    input: Path | None = None
+    #: As ``output``: what stands for a folder, a list or an archive.
+    input: SkipValidation[Path | None] = None
     #: A folder, or what stands for one in a store (``storage.location``).
     output: SkipValidation[Path]
     dataset: str
@@ -122,9 +123,7 @@ def load_job(
             raise InputError(f"unknown key '{key}' in the job{nearest(key, [*TOP_LEVEL, *known])}")
     if not values.get("output"):
         raise InputError("no output folder: give --output OUT, or output = '…' in the job file")
-    if values.get("input"):
-        refuse_address(values["input"])
-    source = Path(values["input"]) if values.get("input") else None
+    source = location(values["input"]) if values.get("input") else None
     dataset = str(values.get("dataset") or (source.resolve().stem if source else "dataset"))
     if "/" in dataset or "#" in dataset:
         raise InputError(f"dataset = '{dataset}' may not contain '/' or '#': choose a plain name")

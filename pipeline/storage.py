@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import InputError, NormpipeError, OutputError
+from .errors import InputError, NormpipeError, OutputError, SampleError
 
 # As a Path, an address has lost a slash. One letter is a drive.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
@@ -72,13 +72,20 @@ def refuse_address(text: str | Path) -> None:
     if is_store(text) or is_address(str(text)):
         raise InputError(
             f"{text} is an address, where only a folder will do (a mounted or shared file system, "
-            "say); stores are for the output of normpipe run: docs/cluster.md, Object stores"
+            "say); stores are for input and output of normpipe run: docs/cluster.md, Object stores"
         )
 
 
 def is_store(path: object) -> bool:
     """Say whether a location is an object store's."""
     return not isinstance(path, str | PurePath)
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Say whether a location is another one, or below it."""
+    if is_store(path) or is_store(folder):
+        return f"{path}/".startswith(f"{folder}/")
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _store(path: Path) -> tuple[Any, str]:
@@ -103,7 +110,7 @@ def store_errors(path: Path) -> Generator[None, None, None]:
     """
     try:
         yield
-    except (NormpipeError, FileNotFoundError, FileExistsError):
+    except (NormpipeError, SampleError, FileNotFoundError, FileExistsError):
         raise
     except Exception as error:
         if not is_store(path):

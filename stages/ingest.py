@@ -19,12 +19,14 @@ from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
 from ..pipeline.errors import InputError
 from ..pipeline.stage import Scan, SourceStage, StageConfig
+from ..pipeline.storage import is_store
 from .sources.addresses import is_address, is_fetchable
 from .sources.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
 from .sources.faces import distinct, supplied
 from .sources.files import FileFacts, Root, is_utf8, path_order, walk
 from .sources.inputs import Inputs
 from .sources.labels import LabelRules, folder_emotion, read_labels
+from .sources.objects import list_objects
 from .sources.table import LIST_SUFFIXES, assign_columns, read_list
 from .sources.values import Cells
 
@@ -116,7 +118,7 @@ class Ingest(SourceStage):
     @property
     def root(self) -> Path:
         """Return the folder that the manifest's paths count from, or the archive; resolved."""
-        if self._is_archive:
+        if is_store(self.source) or self._is_archive:
             return self.source.resolve()
         folder = self.source if self.source.is_dir() else self._settings.root or self.source.parent
         return folder.resolve()
@@ -130,6 +132,8 @@ class Ingest(SourceStage):
 
         Raises InputError where there is nothing to take, or a list says what cannot be.
         """
+        if is_store(self.source):
+            return self._scan_store()
         if self.source.is_dir():
             if self._settings.root is not None:
                 raise InputError("ingest.root is for lists: leave it out, the input is a folder")
@@ -187,6 +191,27 @@ class Ingest(SourceStage):
         return Scan(
             inputs.table(self.name),
             labels,
+            dict(sorted(found.ignored.items())),
+            complete=len(paths) == len(found.paths),
+        )
+
+    def _scan_store(self) -> Scan:
+        if self._settings.root is not None:
+            raise InputError("ingest.root is for lists: leave it out, the input is an address")
+        found, facts = list_objects(self.source, frozenset(self._settings.extensions))
+        if not found.paths:
+            raise InputError(
+                f"no images at {self.source} ({_counts(found.ignored)}): give another address, or "
+                "name their endings with ingest.extensions"
+            )
+        paths = found.paths[: self._settings.limit]
+        inputs = Inputs()
+        for path in paths:
+            inputs.add(f"{self.dataset}/{sample_id(path)}", path, facts[path])
+        by_folder = self._settings.class_per_folder
+        return Scan(
+            inputs.table(self.name),
+            self._folder_labels(inputs.keys, paths) if by_folder else None,
             dict(sorted(found.ignored.items())),
             complete=len(paths) == len(found.paths),
         )

@@ -13,6 +13,7 @@ from ..pipeline.errors import InputError, SampleError
 from ..pipeline.reading import open_parquet
 from ..pipeline.runner import read_job
 from ..pipeline.shards import ShardFolder
+from ..pipeline.storage import location
 from .faces.pixels import Limits, decode
 from .sources.reading import SourceReader
 
@@ -88,7 +89,7 @@ def _original(root: Path, job: dict[str, Any], pick: dict[str, Any]) -> Image.Im
     with open_parquet(ShardFolder(root / "manifest").shard(pick["shard"])) as file:
         manifest = file.read(["key", "path"])
     paths = manifest.filter(pc.equal(manifest["key"], pick["parent_key"]))["path"].to_pylist()
-    reader = SourceReader(Path(job["input_root"]), Limits().max_bytes, 0.0, allow_urls=False)
+    reader = SourceReader(location(job["input_root"]), Limits().max_bytes, 0.0, allow_urls=False)
     try:
         reader.open()
         return Image.fromarray(decode(reader.read({"path": paths[0]}), Limits()))

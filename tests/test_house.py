@@ -18,7 +18,7 @@ ROOMS = ("manifests", "pipeline", "stages")
 LONGEST_FILE = 400
 
 #: What a stage may know of the engine: the contract, and the files that it reads and writes.
-CONTRACT = {"errors", "stage", "config", "commit", "shards", "labels", "reading"}
+CONTRACT = {"errors", "stage", "config", "commit", "shards", "labels", "reading", "storage"}
 #: Modules of stages that may know more, with the reason.
 BEYOND_CONTRACT = {
     "stages/sheet.py": {"runner"},  # draws from a finished job's folder: reads its job.json

@@ -241,18 +241,55 @@ def test_the_real_job_in_a_store(
     assert "frees" in command("clean", address, "--stage", "normalize", "--yes")
 
 
+def test_photographs_in_a_store_give_the_same_faces(
+    address: str, settings: list[str], command: Callable[..., Any], samples: Path, tmp_path: Path
+) -> None:
+    photographs: Any = location(f"{address}/photographs")
+    photographs.fs.put(f"{samples}/", photographs.path, recursive=True)
+    put(photographs / "empty.jpg", b"")
+    put(photographs / ".hidden.jpg", b"x")
+    put(photographs / "notes.txt", b"x")
+    put(photographs / "later.jpg", (photographs / "empty.jpg").name.encode())
+    given = [*settings[2:], "--dataset", "faces", "--until", "align"]
+    out = tmp_path / "from-store"
+    places = ("--input", str(photographs), "--output", str(out))
+    command("run", *places, *given[:-2], "--stage", "ingest")
+    put(photographs / "later.jpg", b"not what was listed")  # between ingest and align
+    command("run", *places, *given[:-2], "--stage", "align")
+    table = normpipe.open_dataset(out / "aligned", status="all").table
+    why = dict(zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True))
+    assert why["faces/empty.jpg"] == "empty_file"
+    assert why["faces/later.jpg"] == "changed_since_ingest"
+    assert not any("hidden" in key or "notes" in key for key in why)
+    command("run", "--input", str(samples), "--output", str(tmp_path / "local"), *given)
+    from_store, local = (
+        {row["key"]: row["image"].numpy().tobytes() for row in normpipe.open_dataset(where)}
+        for where in (out / "aligned", tmp_path / "local/aligned")
+    )
+    assert from_store == local and len(local) > 3
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         (("status", "s3://nosuchbucket/out"), "holds no normpipe job"),
         (("verify", "gs3://bucket/out"), "no kind of storage"),
         (("classify", "s3://faces/out"), "only a folder will do"),
-        (("run", "--input", "s3://faces/in", "--output", "x"), "only a folder will do"),
+        (
+            ("run", "--input", "s3://faces/nothing", "--output", "x", "--quiet"),
+            "there is nothing at",
+        ),
+        (("run", "--input", "s3://a/b", "--output", "s3://a/b/c"), "lies inside the input"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(
-    words: tuple[str, ...], why: str, command: Callable[..., Any]
+    words: tuple[str, ...],
+    why: str,
+    command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     said = command(*words, code=2)
     assert why in said and said.count("\n") == 1
 
