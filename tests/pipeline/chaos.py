@@ -1,7 +1,8 @@
 """Chaos on a real Dask cluster: workers killed and stopped, the scheduler killed. Prints JSON.
 
-    python tests/pipeline/chaos.py WORKDIR                       # toy stages
-    python tests/pipeline/chaos.py WORKDIR --input PHOTOS --limit 300
+    python -m tests.pipeline.chaos WORKDIR                       # toy stages
+    python -m tests.pipeline.chaos WORKDIR --input PHOTOS --limit 300
+    python -m tests.pipeline.chaos WORKDIR --store               # in an object store, served here
 
 One job runs undisturbed in one process. The same job then runs on four workers: one is killed
 every ``--every`` seconds, one is stopped, and after ``--scheduler-after`` seconds the scheduler is
@@ -11,20 +12,25 @@ what was stopped wakes up. The two folders must be the same, byte for byte.
 
 import argparse
 import json
+import os
 import random
 import re
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parent))
-from clusters import DaskCluster, digests, environment, toy_command, wait_for
-
+from normpipe.pipeline.leases import CLUSTER_FOLDER
+from normpipe.pipeline.storage import location
 from normpipe.pipeline.verify import verify
+
+from .clusters import DaskCluster, digests, environment, toy_command, wait_for
+from .stores import BUCKET, s3_server
+from .stores import digests as digests_in_store
 
 LEASE_SECONDS = 30
 DATASETS = {
@@ -105,7 +111,7 @@ class Chaos:
                 if now >= scheduler_at:
                     self.cluster.scheduler.kill()
                     self.note("scheduler killed")
-            time.sleep(0.1)
+            time.sleep(0.3)
         self.note("ended", status=job.returncode)
         return job.returncode
 
@@ -122,7 +128,19 @@ def main() -> None:
     parser.add_argument("--stop-at", type=float, default=10.0)
     parser.add_argument("--scheduler-after", type=float, default=150.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--store", action="store_true", help="write to a store, not a folder")
     args = parser.parse_args()
+    args.workdir.mkdir(parents=True)
+    with ExitStack() as stack:
+        out = args.workdir / "disturbed"
+        if args.store:
+            os.environ.update(stack.enter_context(s3_server(args.workdir)))
+            out = location(f"s3://{BUCKET}/disturbed")
+        print(json.dumps(disturb(args, out), indent=1))
+
+
+def disturb(args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """Run the job undisturbed and disturbed; return what happened and what differs."""
     generator = random.Random(args.seed)
 
     def command(output: Path, scheduler: str = "", quick: bool = False) -> list[str]:
@@ -136,8 +154,7 @@ def main() -> None:
         words += ["--scheduler", scheduler] if scheduler else []
         return [sys.executable, "-c", code, *map(str, words)]
 
-    workdir, out = args.workdir, args.workdir / "disturbed"
-    workdir.mkdir(parents=True)
+    workdir = args.workdir
     began = time.monotonic()
     subprocess.run(command(workdir / "whole", quick=True), check=True, env=environment())
     alone = time.monotonic() - began
@@ -159,25 +176,23 @@ def main() -> None:
     finally:
         for chaos in rounds:
             chaos.cluster.close()
-    expected, found = digests(workdir / "whole"), digests(out)
+    expected = digests(workdir / "whole")
+    found = digests_in_store(out) if args.store else digests(out)
+    # Who was woken may have left what it had made under its own name: the next run removes it.
+    found = {name: digest for name, digest in found.items() if not name.startswith(CLUSTER_FOLDER)}
     if args.input is not None:  # it names the output folder's input alone, which is the same
         assert "job.json" in expected
     differing = [n for n in sorted({*expected, *found}) if expected.get(n) != found.get(n)]
-    print(
-        json.dumps(
-            {
-                "seconds_alone": round(alone, 1),
-                "rounds": [chaos.events for chaos in rounds],
-                "status": status,
-                "kills": sum(e["what"] == "worker killed" for c in rounds for e in c.events),
-                "files": len(found),
-                "differing": differing,
-                "verify": verify(out).differences,
-                "tracebacks": sum(chaos.said().count("Traceback") for chaos in rounds),
-            },
-            indent=1,
-        )
-    )
+    return {
+        "seconds_alone": round(alone, 1),
+        "rounds": [chaos.events for chaos in rounds],
+        "status": status,
+        "kills": sum(e["what"] == "worker killed" for c in rounds for e in c.events),
+        "files": len(found),
+        "differing": differing,
+        "verify": verify(out).differences,
+        "tracebacks": sum(chaos.said().count("Traceback") for chaos in rounds),
+    }
 
 
 if __name__ == "__main__":
