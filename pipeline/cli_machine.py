@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,17 +9,20 @@ import typer
 from ..stages.faces.packs import PACKS, ROOT, pack_files, packs_folder
 from .cli import USER, app, handled
 from .errors import InputError
+from .storage import location
 
 
 @handled
 def doctor(
-    output: Annotated[Path, typer.Option(help="folder where the job is to write")] = Path(),
+    output: Annotated[
+        str, typer.Option(help="where the job is to write: a folder, or an address")
+    ] = ".",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Say what a job needs and whether it is here; exit 2 where something is to be mended."""
     from ..stages.doctor import examine, summary
 
-    findings = examine(output)
+    findings = examine(location(output))
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in findings], indent=2))
     else:

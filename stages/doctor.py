@@ -15,7 +15,8 @@ def examine(output: Path) -> list[Finding]:
     """Return what was found, in the order of the report.
 
     Args:
-        output: the folder where a job is to write; it need not exist, and nothing is left in it.
+        output: where a job is to write, a folder or in a store; it need not exist, and nothing is
+            left there.
     """
     return [
         *check_installation(),

@@ -1,14 +1,16 @@
-"""The output folder: room, writing that lasts, and locks that hold."""
+"""The output, a folder or in a store: room, writing that lasts, and locks that hold."""
 
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
-from ...pipeline.commit import write_bytes
+from ...pipeline.commit import remove_file, write_bytes
 from ...pipeline.errors import NormpipeError
+from ...pipeline.storage import create, is_store
 from .finding import Finding, no, warn, yes
 
 _GB = 10**9
@@ -71,8 +73,31 @@ def check_locks(folder: Path) -> Finding:
     return no("locks", "do not keep a second process out", remedy)
 
 
+def check_store(output: Path) -> list[Finding]:
+    """Return the findings on an address where the job is to write; nothing is left there."""
+    probe, data = output / f".normpipe-doctor-{uuid.uuid4().hex}", os.urandom(4096)
+    findings = [yes("output", str(output))]
+    remedy = "mend it, or choose another --output"
+    try:
+        write_bytes(probe, data)
+        if probe.read_bytes() != data:
+            return [*findings, no("writing", "what was written reads otherwise", remedy)]
+        findings.append(yes("writing", "what is put can be read"))
+        overwritten = create(probe, data)
+        remove_file(probe)
+    except NormpipeError as error:
+        return [*findings, no("writing", f"fails ({error})", remedy)]
+    if overwritten:
+        remedy = "a job would refuse this store: use another, or a folder"
+        return [*findings, no("locks", "the store has no conditional writes", remedy)]
+    free = shutil.disk_usage(tempfile.gettempdir()).free  # a shard waits there for its upload
+    return [*findings, yes("locks", "conditional writes keep a second job out"), check_room(free)]
+
+
 def check_folder(output: Path) -> list[Finding]:
     """Return the findings on the folder where the job is to write; nothing is left in it."""
+    if is_store(output):
+        return check_store(output)
     if output.exists() and not output.is_dir():
         return [no("output", f"{output} is a file", "choose a folder for --output")]
     folder = nearest_folder(output)

@@ -20,6 +20,7 @@ from normpipe.pipeline.shards import ShardFolder, ShardWriter
 from normpipe.pipeline.storage import location, put
 from normpipe.pipeline.store_lock import StoreLock
 from normpipe.pipeline.verify import verify
+from normpipe.stages.checks import folder as folder_checks
 
 from . import store_faults
 from .clusters import dask_cluster, finish, toy_job, wait_for
@@ -267,6 +268,20 @@ def test_photographs_in_a_store_give_the_same_faces(
         for where in (out / "aligned", tmp_path / "local/aligned")
     )
     assert from_store == local and len(local) > 3
+
+
+def test_doctor_tries_the_store(
+    address: str, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(where: str, code: int) -> dict[str, str]:
+        told = json.loads(command("doctor", "--output", where, "--json", code=code))
+        return {one["check"]: one["verdict"] for one in told}
+
+    monkeypatch.setattr(folder_checks, "LITTLE_ROOM", 0)
+    told = found(address, 0)
+    assert told["writing"] == told["locks"] == "yes"
+    assert digests(address) == {}
+    assert found("s3://nosuchbucket/out", 2)["writing"] == "no"
 
 
 @pytest.mark.parametrize(
