@@ -33,8 +33,14 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
             "AWS_SECRET_ACCESS_KEY": "of-tests",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        session = boto3.Session("of-tests", "of-tests", region_name="us-east-1")
-        session.client("s3", endpoint_url=found[0]).create_bucket(Bucket=BUCKET)
+        client = boto3.client(
+            "s3",
+            endpoint_url=found[0],
+            aws_access_key_id="of-tests",
+            aws_secret_access_key="of-tests",
+            region_name="us-east-1",
+        )
+        client.create_bucket(Bucket=BUCKET)
         yield variables
     finally:
         server.kill()
