@@ -45,7 +45,7 @@ def read_labels(path: Path) -> pa.Table:
     try:
         with parquet_file(path) as file:
             labels = file.read()
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read the labels {path}: {str(error).splitlines()[0]}") from None
     if "key" not in labels.column_names:
         raise InputError(f"the labels {path} have no column 'key'")

@@ -51,6 +51,8 @@ class Place(NamedTuple):
 def require_readable(path: Path, schema: pa.Schema) -> None:
     """Raise InputError for a file of a newer schema than this release knows."""
     written = (schema.metadata or {}).get(b"normpipe_schema_version", b"0")
+    if not written.isdigit():
+        raise InputError(f"{path} is damaged (its schema's version): see 'normpipe verify'")
     if int(written) > SCHEMA_VERSION:
         raise InputError(
             f"{path} has schema {int(written)}, and this release of normpipe reads up to "
@@ -64,7 +66,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         file = parquet_file(path, memory_map=True)
     except FileNotFoundError:
         raise InputError(f"{path} is gone: open the dataset again") from None
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         line = str(error).splitlines()[0]
         raise InputError(f"cannot read {path}: {line}; see 'normpipe verify'") from None
     require_readable(path, file.schema_arrow)

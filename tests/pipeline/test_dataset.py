@@ -392,6 +392,16 @@ def test_a_column_whose_name_is_no_text_is_damage(tmp_path):
         open_dataset(tmp_path)
 
 
+def test_a_schema_version_that_is_no_number_is_damage(tmp_path):
+    write(tmp_path, NORMALIZED, [row(0, 9, "normalize")])
+    shard = ShardFolder(tmp_path).shard(0)
+    table = pq.read_table(shard)
+    metadata = {**table.schema.metadata, b"normpipe_schema_version": b"Q"}
+    pq.write_table(table.replace_schema_metadata(metadata), shard)
+    with pytest.raises(InputError, match="is damaged"):
+        open_dataset(tmp_path)
+
+
 def test_a_damaged_picture_names_its_key(tmp_path):
     broken = row(0, 9, "normalize") | {"image": {"bytes": b"no picture", "path": "x"}}
     write(tmp_path, NORMALIZED, [broken])
