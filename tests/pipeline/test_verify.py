@@ -1,12 +1,16 @@
 """``normpipe verify``: a flipped bit is found wherever it lies, and what it says to do heals it."""
 
+import errno
+import hashlib
 import json
+import os
 import random
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from normpipe.pipeline import verify as module
 from normpipe.pipeline.stage import Scan
 from normpipe.pipeline.verify import verify
 
@@ -77,3 +81,39 @@ def test_a_damaged_record_heals_as_verify_says(job: Path, dataset: str) -> None:
     run(job, [Labelled(NAMES), *flow()[1:]])
     assert verify(job).differences == []
     assert digests(job) == before
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, (4 << 20) - 1, 4 << 20, (9 << 20) + 7])
+def test_a_mapped_file_has_the_same_digest(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(random.Random(size).randbytes(size))
+    assert module.sha256_mapped(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_bytes_that_are_gone_while_they_are_hashed_end_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a failing disk: a page of a mapping cannot be had, which is a signal otherwise."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(12 << 20))
+
+    class Digest:
+        def update(self, _: object) -> None:
+            os.truncate(path, 0)
+
+    monkeypatch.setattr(module.hashlib, "sha256", Digest)
+    with pytest.raises(OSError, match="Bad address"):
+        module.sha256_mapped(path)
+
+
+def test_a_shard_that_cannot_be_read_is_a_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "out", flow())
+
+    def failing(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(module, "sha256_mapped", failing)
+    found = verify(tmp_path / "out").differences
+    assert found and all("cannot be read: [Errno 5]" in line for line in found)
