@@ -20,7 +20,7 @@ from .errors import InputError, Interrupted, NormpipeError, nearest
 from .runner import Options, Runner
 from .stage import Stage
 from .stopping import ending_in_time, leave, terminable
-from .storage import lies_in, location, refuse_address
+from .storage import lies_in, location, refuse_address, said_by_store
 from .workplace import Remote
 
 log = logging.getLogger("normpipe")
@@ -60,6 +60,12 @@ def handled(command: Command) -> Command:
             raise typer.Exit(AGAIN) from None
         except NormpipeError as error:
             typer.echo(f"normpipe: {error}", err=True)
+            raise typer.Exit(USER) from None
+        except Exception as error:
+            line = said_by_store(error)
+            if line is None:
+                raise
+            typer.echo(f"normpipe: {line}", err=True)
             raise typer.Exit(USER) from None
 
     return wrapper  # type: ignore[return-value]

@@ -34,6 +34,7 @@ def location(text: str | Path) -> Path:
 
     Raises:
         InputError: nothing here reaches such an address.
+        OutputError: the store does not answer, or lets nobody in.
     """
     if is_store(text):
         return cast(Path, text)
@@ -47,7 +48,11 @@ def location(text: str | Path) -> Path:
     from upath import UPath
 
     # What other processes write must be seen, so no listing is remembered.
-    return cast(Path, UPath(f"{protocol}://{rest.rstrip('/')}", use_listings_cache=False))
+    found_there = UPath(f"{protocol}://{rest.rstrip('/')}", use_listings_cache=False)
+    path = cast(Path, found_there)
+    with store_errors(path):
+        path.exists()  # wrong credentials show now, and not in the middle
+    return path
 
 
 def _require(protocol: str, text: str) -> None:
@@ -115,11 +120,27 @@ def store_errors(path: Path) -> Generator[None, None, None]:
     except Exception as error:
         if not is_store(path):
             raise
-        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise OutputError(
-            f"{path}: {line}; see that address, credentials and network are right, and run the "
-            "same command again: what is committed is kept"
-        ) from error
+        raise OutputError(f"{path}: {_advice(error)}") from error
+
+
+def _advice(error: Exception) -> str:
+    line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return (
+        f"{line}; see that address, credentials and network are right, and run the same command "
+        "again: what is committed is kept"
+    )
+
+
+#: Packages whose errors are a store's, wherever they come up.
+_CLIENTS = frozenset(
+    {"botocore", "aiobotocore", "s3fs", "gcsfs", "google", "adlfs", "azure", "aiohttp", "fsspec"}
+)
+
+
+def said_by_store(error: Exception) -> str | None:
+    """Return the line for an error of a store's client that nothing else has turned into one."""
+    kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return _advice(error) if kinds & _CLIENTS else None
 
 
 # ---------------------------------------------------------------- reading

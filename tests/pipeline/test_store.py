@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from torch.utils.data import DataLoader
 from typer.testing import CliRunner
@@ -314,6 +315,13 @@ def test_a_bucket_that_is_not_there_and_a_server_that_is_not_there(
 ) -> None:
     said = command("run", *settings, "--output", "s3://nosuchbucket/out", "--quiet", code=2)
     assert "make the bucket first" in said and said.count("\n") == 1
+    for name, value in (("AWS_ACCESS_KEY_ID", ""), ("AWS_CONFIG_FILE", "/dev/null")):
+        monkeypatch.setenv(name, value)
+    nobody: Any = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+    with pytest.raises(Exception, match="credentials") as error:
+        nobody.ls(BUCKET)
+    assert "see that address" in (storage.said_by_store(error.value) or "")
+    assert storage.said_by_store(ValueError("ours")) is None
     storage_options = {"endpoint_url": "http://127.0.0.1:9"}
     from upath import UPath
 
