@@ -43,13 +43,13 @@ class LeaseLost(NormpipeError):
 class Lease:
     """One claim of one shard."""
 
+    #: Names what the owner made, where the coordinator puts it in place.
+    token = ""
+
     def __init__(self, folder: Path, number: int) -> None:
         """``folder``: of the shard's claims; ``number``: which of them this is, from 1."""
         self.folder = folder
         self.number = number
-
-    #: Names what the owner made, where the coordinator puts it in place.
-    token = ""
 
     @property
     def path(self) -> Path:

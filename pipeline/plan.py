@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -99,7 +99,10 @@ class StagePlan:
 
 def input_digests(root: Path, reads: Sequence[str], number: int) -> list[str]:
     """Return the sha256 of shard ``number`` in every dataset that a stage reads."""
-    records = (ShardFolder(root / name).record(number) for name in reads)
+    return _digests(ShardFolder(root / name).record(number) for name in reads)
+
+
+def _digests(records: Iterable[ShardRecord | None]) -> list[str]:
     return [record.sha256 if record else ABSENT for record in records]
 
 
@@ -111,8 +114,7 @@ class Inputs:
 
     def digests(self, number: int) -> list[str]:
         """Return the sha256 of shard ``number`` in every dataset that the stage reads."""
-        found = (records.get(number) for records in self.records)
-        return [record.sha256 if record else ABSENT for record in found]
+        return _digests(records.get(number) for records in self.records)
 
 
 def current(record: ShardRecord, wanted: str, retry: Stage | None = None) -> bool:

@@ -8,8 +8,8 @@ but an object appears whole or not at all, and may be made only where there is n
 import os
 import re
 import shutil
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import IO, Any, cast
 
@@ -48,8 +48,8 @@ def location(text: str | Path) -> Path:
     from upath import UPath
 
     # What other processes write must be seen, so no listing is remembered.
-    found_there = UPath(f"{protocol}://{rest.rstrip('/')}", use_listings_cache=False)
-    path = cast(Path, found_there)
+    address = f"{protocol}://{rest.rstrip('/')}"
+    path = cast(Path, UPath(address, use_listings_cache=False))
     with store_errors(path):
         path.exists()  # wrong credentials show now, and not in the middle
     return path
@@ -169,7 +169,7 @@ def read_all(paths: Sequence[Path]) -> list[bytes | None]:
         files, _ = _store(paths[0])
         keys = [_store(path)[1] for path in paths]
         with store_errors(paths[0]):
-            # Unlike ``cat``, this asks for nothing but the objects.
+            # Unlike ``cat``, this does not first ask of each whether it is there.
             found: list[Any] = files.cat_ranges(keys, None, None, on_error="return")
             for one in found:
                 if isinstance(one, Exception) and not isinstance(one, FileNotFoundError):
@@ -195,9 +195,21 @@ def sizes(folder: Path) -> dict[str, int]:
             found = (one for one in listed if one["type"] == "file" and one["name"] != key)
             return {one["name"].rpartition("/")[2]: one["size"] for one in found}
         with os.scandir(folder) as entries:
-            return {one.name: one.stat().st_size for one in entries if one.is_file()}
+            return _sizes(entries)
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except PermissionError as error:
+        raise InputError(f"cannot list {folder}: {error.strerror}; mend its permissions") from None
+
+
+def _sizes(entries: Iterable[os.DirEntry[str]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for one in entries:
+        # What another thread or worker renames meanwhile is no reason to see nothing.
+        with suppress(FileNotFoundError):
+            if one.is_file():
+                found[one.name] = one.stat().st_size
+    return found
 
 
 # ---------------------------------------------------------------- writing

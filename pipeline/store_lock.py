@@ -43,8 +43,11 @@ class StoreLock:
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.json"
 
+    def _numbers(self) -> list[int]:
+        return [int(name.removesuffix(".json")) for name in sizes(self._folder)]
+
     def _last(self) -> int:
-        return max((int(name.partition(".")[0]) for name in sizes(self._folder)), default=0)
+        return max(self._numbers(), default=0)
 
     def _state(self, held: bool) -> bytes:
         about = {"held": held, "host": socket.gethostname(), "pid": os.getpid()}
@@ -66,9 +69,9 @@ class StoreLock:
                 "a folder"
             )
         self._number = number
-        for name in sizes(self._folder):
-            if int(name.partition(".")[0]) < number:
-                remove(self._folder / name)
+        for lower in self._numbers():
+            if lower < number:
+                remove(self._path(lower))
         self._beating.start()
 
     def _taken(self, by: str = "") -> OutputError:

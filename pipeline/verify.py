@@ -30,6 +30,11 @@ from .withdrawal import INTENT_FILE
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute
 
+#: Of madvise: fetch these pages now, and say where that fails.
+_POPULATE_READ = 22
+#: A multiple of every system's pages.
+_STRETCH = 4 << 20
+
 
 @dataclass
 class Report:
@@ -127,7 +132,8 @@ def _withdrawals(
 def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
     """Yield what lies in a dataset's folder without being committed."""
     shards = {shard_name(number) for number in folder.shard_sizes()}
-    recorded = {name.removesuffix(".json") for name in sizes(folder.path / "records")}
+    listed = (name.partition(".json") for name in sizes(folder.path / "records"))
+    recorded = {stem for stem, ending, rest in listed if ending and not rest}
     committed = {shard_name(number) for number in records}
     for name in sorted(shards - recorded):
         yield f"{name}.parquet has no record: it was never finished"
@@ -224,11 +230,6 @@ def _statuses(file: pq.ParquetFile) -> dict[str, int]:
             counted.update(file.read_row_group(number, ["status"])["status"].to_pylist())
     return dict(counted)
 
-
-#: Of madvise: fetch these pages now, and say where that fails.
-_POPULATE_READ = 22
-#: A multiple of every system's pages.
-_STRETCH = 4 << 20
 
 #: What ``manifest.json`` may list beside the shards, and whether it lies in the job's folder.
 _LISTED = {"README.md": False, INDEX_FILE: False, LABELS_FILE: True, WITHDRAWN_FILE: True}

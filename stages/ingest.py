@@ -23,7 +23,7 @@ from ..pipeline.storage import is_store
 from .sources.addresses import is_address, is_fetchable
 from .sources.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
 from .sources.faces import distinct, supplied
-from .sources.files import FileFacts, Root, is_utf8, path_order, walk
+from .sources.files import FileFacts, Root, Walk, is_utf8, path_order, walk
 from .sources.inputs import Inputs
 from .sources.labels import LabelRules, folder_emotion, read_labels
 from .sources.objects import list_objects
@@ -182,15 +182,17 @@ class Ingest(SourceStage):
                 f"name their endings with ingest.extensions"
             )
         inputs = Inputs()
-        paths = found.paths[: self._settings.limit]
-        for path in paths:
+        for path in found.paths[: self._settings.limit]:
             self._add(inputs, root, path, found.reasons.get(path))
-        labels = (
-            self._folder_labels(inputs.keys, paths) if self._settings.class_per_folder else None
-        )
+        return self._walked(found, inputs)
+
+    def _walked(self, found: Walk, inputs: Inputs) -> Scan:
+        """Return the scan of a folder or store of which the first inputs were taken."""
+        paths = found.paths[: self._settings.limit]
+        by_folder = self._settings.class_per_folder
         return Scan(
             inputs.table(self.name),
-            labels,
+            self._folder_labels(inputs.keys, paths) if by_folder else None,
             dict(sorted(found.ignored.items())),
             complete=len(paths) == len(found.paths),
         )
@@ -204,17 +206,10 @@ class Ingest(SourceStage):
                 f"no images at {self.source} ({_counts(found.ignored)}): give another address, or "
                 "name their endings with ingest.extensions"
             )
-        paths = found.paths[: self._settings.limit]
         inputs = Inputs()
-        for path in paths:
+        for path in found.paths[: self._settings.limit]:
             inputs.add(f"{self.dataset}/{sample_id(path)}", path, facts[path])
-        by_folder = self._settings.class_per_folder
-        return Scan(
-            inputs.table(self.name),
-            self._folder_labels(inputs.keys, paths) if by_folder else None,
-            dict(sorted(found.ignored.items())),
-            complete=len(paths) == len(found.paths),
-        )
+        return self._walked(found, inputs)
 
     def _scan_archive(self) -> Scan:
         if self._settings.root is not None or self._settings.class_per_folder:

@@ -1,8 +1,8 @@
 """Ends a process at a change of a store; finishes the job; compares with the undisturbed one.
 
 A store has no power cuts and no half-written objects: what was answered is there, what was not is
-there or not. So a process is ended before each request that changes something, and once in a while
-behind it, which is the same state seen from a process that does not know.
+there or not. So a process is ended before each request that changes something, and by turns behind
+it: what was answered, and what would have been, are the same state.
 """
 
 import os

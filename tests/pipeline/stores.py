@@ -10,6 +10,7 @@ from pathlib import Path
 
 import boto3
 
+from normpipe.pipeline.commit import STORE_LOCK
 from normpipe.pipeline.storage import location
 
 from .clusters import wait_for
@@ -53,5 +54,5 @@ def digests(address: str | Path) -> dict[str, str]:
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.parent.name != ".normpipe.locks"
+        if path.is_file() and path.parent.name != STORE_LOCK
     }

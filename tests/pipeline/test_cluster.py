@@ -1,6 +1,7 @@
 """Workers in other processes, for real: started by the command, and those of a Dask cluster."""
 
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -97,18 +98,23 @@ def test_a_lost_scheduler_leaves_a_folder_to_go_on_with(
     assert digests(out) == undisturbed
 
 
+def waiting(job: subprocess.Popen[str]) -> str:
+    """Return the line in which a job says what it waits for."""
+    assert job.stderr is not None
+    line = ""
+    while "waiting" not in line:
+        line = job.stderr.readline()
+        assert line, "it ended"
+    return line
+
+
 def test_a_stage_waits_aloud_for_its_gpu_and_an_unlike_worker_is_refused(
     undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     with dask_cluster(tmp_path, workers=1) as cluster:
         job = toy_job(out, {"gpu": True}, scheduler=cluster.address)
-        line = ""
-        assert job.stderr is not None
-        while "waiting" not in line:
-            line = job.stderr.readline()
-            assert line, "it ended"
-        assert "waiting for a worker with GPU=1; none of the 1 has it" in line
+        assert "waiting for a worker with GPU=1; none of the 1 has it" in waiting(job)
         cluster.add("--resources", "GPU=1")
         finish(job)
         assert digests(out) == undisturbed
@@ -126,12 +132,7 @@ def test_memory_is_asked_for_where_workers_say_how_much_they_have(
     with dask_cluster(tmp_path) as cluster:
         cluster.add("--resources", "MEMORY=1e9")
         job = toy_job(out, {"memory": 2e9}, scheduler=cluster.address)
-        line = ""
-        assert job.stderr is not None
-        while "waiting" not in line:
-            line = job.stderr.readline()
-            assert line, "it ended"
-        assert "waiting for a worker with MEMORY=2e+09; none of the 1 has it" in line
+        assert "waiting for a worker with MEMORY=2e+09; none of the 1 has it" in waiting(job)
         cluster.add("--resources", "MEMORY=3e9")
         finish(job)
         assert digests(out) == undisturbed

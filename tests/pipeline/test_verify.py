@@ -6,11 +6,14 @@ import json
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from normpipe.pipeline import storage
 from normpipe.pipeline import verify as module
+from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.stage import Scan
 from normpipe.pipeline.verify import verify
 
@@ -117,3 +120,26 @@ def test_a_shard_that_cannot_be_read_is_a_difference(
     monkeypatch.setattr(module, "sha256_mapped", failing)
     found = verify(tmp_path / "out").differences
     assert found and all("cannot be read: [Errno 5]" in line for line in found)
+
+
+def test_what_is_renamed_while_a_folder_is_listed_hides_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "out", flow())
+    folder = ShardFolder(tmp_path / "out/made")
+    expected = folder.records()
+    real = storage._sizes
+
+    def renaming(entries: Any) -> dict[str, int]:
+        listed = list(entries)
+        (folder.path / "shard-00009.parquet.tmp").unlink(missing_ok=True)
+        return real(listed)
+
+    monkeypatch.setattr(storage, "_sizes", renaming)
+    (folder.path / "shard-00009.parquet.tmp").touch()
+    assert folder.records() == expected and expected
+
+
+def test_an_unfinished_record_is_no_record(job: Path) -> None:
+    (job / "made/records/shard-00000.json.tmp").touch()
+    assert verify(job).differences == []
