@@ -167,6 +167,10 @@ class Cluster:
         self._holders: dict[str, str] = {}
         self._memory_told = False
         self._answered = time.monotonic()
+        with contextlib.suppress(
+            Exception
+        ):  # what workers offer is to be known before the first task
+            self._look()
         self._watch = threading.Thread(target=self._look_often, name="cluster", daemon=True)
         self._watch.start()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from distributed import Client
 
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.verify import verify
@@ -131,6 +132,8 @@ def test_memory_is_asked_for_where_workers_say_how_much_they_have(
     out = tmp_path / "out"
     with dask_cluster(tmp_path) as cluster:
         cluster.add("--resources", "MEMORY=1e9")
+        with Client(cluster.address) as client:
+            client.wait_for_workers(1)
         job = toy_job(out, {"memory": 2e9}, scheduler=cluster.address)
         assert "waiting for a worker with MEMORY=2e+09; none of the 1 has it" in waiting(job)
         cluster.add("--resources", "MEMORY=3e9")
