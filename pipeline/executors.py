@@ -167,9 +167,8 @@ class Cluster:
         self._holders: dict[str, str] = {}
         self._memory_told = False
         self._answered = time.monotonic()
-        with contextlib.suppress(
-            Exception
-        ):  # what workers offer is to be known before the first task
+        # What workers offer is to be known before the first task.
+        with contextlib.suppress(Exception):
             self._look()
         self._watch = threading.Thread(target=self._look_often, name="cluster", daemon=True)
         self._watch.start()
