@@ -142,7 +142,8 @@ class Course:
             Batches(self.material.train, made_of, config.seed, self.material.faces),
             self._about(),
         )
-        return task, self._schedule(config.steps, config.learning_rate)
+        inner = config.inner_learning_rate if config.optimizer == "muon" else None
+        return task, self._schedule(config.steps, config.learning_rate, inner)
 
     def _weights(self, direct: bool) -> dict[str, float]:
         """Losses that count and can: those of real faces only where there are any."""
@@ -179,7 +180,7 @@ class Course:
 
         return {"settings": settings_that_shape(self.config), "data": self.material.digest()}
 
-    def _schedule(self, steps: int, rate: float) -> Schedule:
+    def _schedule(self, steps: int, rate: float, inner: float | None = None) -> Schedule:
         config = self.config
         return Schedule(
             steps=steps,
@@ -192,6 +193,7 @@ class Course:
             workers=config.workers,
             accumulate=config.accumulate,
             seed=config.seed,
+            inner_rate=inner,
         )
 
     def _evaluate(self, trainer: Trainer) -> None:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,10 +22,12 @@ from ...pipeline.errors import InputError
 from ..networks.checkpoint import read_notes, read_tensors, save_tensors
 from .logs import Logs
 from .losses import Batch
+from .muon import Muon, inner_weights
 
 log = logging.getLogger(__name__)
 
 _LOG_EVERY = 50
+_STATES = ("optimizer.", "muon.")  # names of the optimizers' numbers in a saved state
 _CLOCK_EVERY = 10  # steps between looks at the clock where processes have to agree
 
 
@@ -43,6 +45,8 @@ class Schedule:
     workers: int
     accumulate: int
     seed: int
+    #: Of Muon, for the weights inside; None leaves them to AdamW as well.
+    inner_rate: float | None = None
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then a half cosine to nothing."""
@@ -102,10 +106,9 @@ class Trainer:
         for parameter in task.trained.parameters():
             parameter.requires_grad_(True)
         self.plain = task.trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = AdamW(
-            self.plain.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+        self.module, *self.optimizers = cast(
+            "list[Any]", fabric.setup(task.views, *_optimizers(self.plain, schedule))
         )
-        self.module, self.optimizer = fabric.setup(task.views, optimizer)
         self.objective = task.objective.to(fabric.device)
         self.average = AveragedModel(
             self.plain, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema_decay), use_buffers=True
@@ -181,9 +184,10 @@ class Trainer:
 
     def _learn(self, batches: Iterator[Batch]) -> None:
         self.module.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.schedule.rate(self.step) * group["share"]
+            optimizer.zero_grad(set_to_none=True)
         accumulate, found = self.schedule.accumulate, None
         for turn in range(accumulate):
             part = turn * self.fabric.world_size + self.fabric.global_rank
@@ -195,8 +199,9 @@ class Trainer:
                 self.fabric.backward(terms["total"] / accumulate)
             values = torch.stack([terms[name].detach() for name in self._names]) / accumulate
             found = values if found is None else found + values
-        self.fabric.clip_gradients(self.module, self.optimizer, max_norm=2.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            self.fabric.clip_gradients(self.module, optimizer, max_norm=2.0)
+            optimizer.step()
         self.average.update_parameters(self.plain)
         self.step += 1
         if found is not None:
@@ -232,11 +237,12 @@ class Trainer:
         if self.fabric.is_global_zero:
             tensors = {f"module.{name}": value for name, value in self.plain.state_dict().items()}
             tensors |= {f"average.{name}": v for name, v in self.average.state_dict().items()}
-            for index, state in self.optimizer.state_dict()["state"].items():
-                tensors |= {
-                    f"optimizer.{index}.{name}": torch.as_tensor(value)
-                    for name, value in state.items()
-                }
+            for prefix, optimizer in zip(_STATES, self.optimizers, strict=False):
+                for index, state in optimizer.state_dict()["state"].items():
+                    tensors |= {
+                        f"{prefix}{index}.{name}": torch.as_tensor(value)
+                        for name, value in state.items()
+                    }
             tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
             tensors["window"] = torch.tensor(self._window, dtype=torch.float64)
             notes = {
@@ -274,12 +280,13 @@ class Trainer:
             )
         self.plain.load_state_dict(_under("module.", tensors))
         self.average.load_state_dict(_under("average.", tensors))
-        state: dict[int, dict[str, Any]] = {}
-        for name, value in _under("optimizer.", tensors).items():
-            index, field = name.split(".", 1)
-            state.setdefault(int(index), {})[field] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for prefix, optimizer in zip(_STATES, self.optimizers, strict=False):
+            state: dict[int, dict[str, Any]] = {}
+            for name, value in _under(prefix, tensors).items():
+                index, field = name.split(".", 1)
+                state.setdefault(int(index), {})[field] = value
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.losses = tensors["losses"].tolist()
         self._window = tensors["window"].tolist()
         self.step = int(notes["step"])
@@ -287,6 +294,20 @@ class Trainer:
         if self.step < self.schedule.steps:
             log.info("%s goes on from step %d", self.task.name, self.step)
         return True
+
+
+def _optimizers(module: nn.Module, schedule: Schedule) -> list[Optimizer]:
+    """AdamW for all, or for what Muon is not for; ``share`` is of the schedule's rate."""
+    inner = inner_weights(module) if schedule.inner_rate is not None else []
+    known = {id(weight) for weight in inner}
+    others = [weight for weight in module.parameters() if id(weight) not in known]
+    rate, decay = schedule.learning_rate, schedule.weight_decay
+    found: list[Optimizer] = [AdamW([{"params": others, "share": 1.0}], rate, weight_decay=decay)]
+    if schedule.inner_rate is not None and inner:
+        share = schedule.inner_rate / rate
+        group = {"params": inner, "share": share}
+        found.append(Muon([group], schedule.inner_rate, weight_decay=decay))
+    return found
 
 
 def _weights(task: Task) -> dict[str, float]:

@@ -73,6 +73,17 @@ def test_legs_make_the_whole(whole, tmp_path):
     assert curve(tmp_path) == curve(whole)
 
 
+def test_legs_make_the_whole_with_two_optimizers(tmp_path):
+    """The state of both is kept: AdamW's of the outer layers, Muon's of the inner one."""
+    assert train(tmp_path / "whole", muon=0.02).finished
+    saved = state(tmp_path / "whole")
+    assert saved["muon.0.momentum"].shape == (16, 16) and "optimizer.0.exp_avg" in saved
+    for stop in (5, 23):
+        assert not train(tmp_path / "legs", stops=(stop,), muon=0.02).finished
+    assert train(tmp_path / "legs", muon=0.02).finished
+    agree(tmp_path / "legs", tmp_path / "whole", 0, 0)
+
+
 def test_what_was_logged_after_the_last_state_is_dropped(whole, tmp_path):
     """Killed at step 55: state of step 49, log up to 50; the log ends as if nothing had been."""
     train(tmp_path, stops=(49,))

@@ -31,10 +31,11 @@ class Points(torch.utils.data.Dataset):
 class View(nn.Module):
     """Has a head that no loss looks at, as a network has where a weight is 0."""
 
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
         torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1))
+        inner = [nn.Linear(width, width), nn.Tanh()] if width > 8 else []
+        self.body = nn.Sequential(nn.Linear(5, width), nn.Tanh(), *inner, nn.Linear(width, 1))
         self.unused = nn.Linear(8, 3)
 
     def forward(self, batch):
@@ -49,14 +50,17 @@ class SquaredError(nn.Module):
         return {"total": error, "error": error}
 
 
-def train(folder, devices=1, accumulate=1, stops=(), steps=STEPS, precision="fp32"):
-    """Train as far as ``stops`` lets it; return the trainer and whether it came to the end."""
+def train(folder, devices=1, accumulate=1, stops=(), steps=STEPS, precision="fp32", muon=None):
+    """Train as far as ``stops`` lets it; return the trainer and whether it came to the end.
+
+    With ``muon``, its rate, there is a layer inside that it is for.
+    """
     fabric = make_fabric("cpu", precision, devices)
     fabric.launch()
-    view = View()
+    view = View(8 if muon is None else 16)
     batches = Points(accumulate * devices)
     task = Task("toy", view, view, SquaredError(), batches, {"what": "toy"})
-    schedule = Schedule(steps, 0.01, 3, 0.01, 0.9, 7, 1000, 0, accumulate, 0)
+    schedule = Schedule(steps, 0.01, 3, 0.01, 0.9, 7, 1000, 0, accumulate, 0, muon)
     trainer = Trainer(task, schedule, fabric, folder)
     finished = trainer.run(lambda _: None, lambda: trainer.step in stops)
     return SimpleNamespace(trainer=trainer, finished=finished, rank=fabric.global_rank)
