@@ -68,12 +68,15 @@ def judge_normalizer(
 ) -> None:
     """Measure what a normalizer keeps, hides and holds constant; write a page and JSON."""
     from ..stages import judge_normalizer as judging
+    from ..stages.training.pictures import synthesized_shards
 
     start_logging(False)
     job = load_job(None, {"output": output}, list(set or []), _configs())
     subject = judging.open_subject(model)
     if labels is not None and faces is None:
         raise InputError("--labels goes with --faces DIR, the folder that the pictures are in")
+    # A folder without renders shall not be found out after minutes of aligning.
+    synthesized_shards([*(renders or ()), *(crossed or ())])
     if faces is not None and labels is not None:
         settings = () if pack is None else ("align.detector=insightface", f"align.pack={pack}")
         faces = align_faces(faces, labels, output / "faces", settings)

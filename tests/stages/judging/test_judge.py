@@ -101,3 +101,18 @@ def test_the_command_judges_weights_and_an_exported_file(renders, reader, names,
         )
         made = open_subject(str(exported.path)).normalize(images)
         torch.testing.assert_close(made, network(sized), atol=1e-3, rtol=0)
+
+
+def test_a_folder_without_renders_is_found_out_before_anything_is_aligned(renders, tmp_path):
+    if "judge-normalizer" not in {command.name for command in app.registered_commands}:
+        cli_judging.register()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "labels.csv").write_text("image,emotion\n")
+    found = CliRunner().invoke(
+        app,
+        ["judge-normalizer", "compact", "--renders", str(renders), "--crossed",
+         str(tmp_path / "empty"), "--faces", str(tmp_path), "--labels",
+         str(tmp_path / "labels.csv"), "--output", str(tmp_path / "out")],
+    )  # fmt: skip
+    assert found.exit_code != 0 and not (tmp_path / "out").exists()
+    assert isinstance(found.exception, InputError) or "no shards in" in found.output
