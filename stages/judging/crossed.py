@@ -34,16 +34,19 @@ _NOTHING = 1e-6
 
 
 def expressions_of(renders: Renders) -> NDArray[np.int64]:
-    """(N,) which of the M expressions each row shows.
+    """(N,) which of the expressions each row shows.
+
+    Two of the M that were drawn may be the same, such as two neutral faces: then everybody makes
+    that one twice.
 
     Raises:
-        InputError: not everybody makes every expression, exactly once or equally often.
+        InputError: not everybody makes every expression as often as everybody else.
     """
     _, which = np.unique(renders.expression.round(5), axis=0, return_inverse=True)
     _, who = np.unique(renders.identity, return_inverse=True)
     counts = np.zeros((who.max() + 1, which.max() + 1), int)
     np.add.at(counts, (who, which.ravel()), 1)
-    if len(counts) < 2 or counts.shape[1] < FOLDS or counts.min() < 1 or np.ptp(counts) > 0:
+    if len(counts) < 2 or counts.shape[1] < FOLDS or counts.min() < 1 or np.ptp(counts, 0).any():
         raise InputError(
             "not a crossed set: people do not all make the same expressions; make one with "
             "normpipe synthesize --crossed KxM, such as 20x30"

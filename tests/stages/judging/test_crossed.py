@@ -1,5 +1,7 @@
 """A probe for identity: planted leaks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,3 +49,17 @@ def test_noise_is_no_identity():
 def test_a_set_that_is_not_crossed_is_refused():
     with pytest.raises(InputError, match="not a crossed set"):
         expressions_of(toys.toy_renders(people=4, each=6))
+
+
+def test_an_expression_that_was_drawn_twice_is_one_that_everybody_makes_twice():
+    renders = toys.toy_renders(people=4, each=7, crossed=True)
+    shown = expressions_of(renders)
+    assert len(np.unique(shown)) == 7
+    twice = np.where((shown == shown[1])[:, None], renders.expression[0], renders.expression)
+    which = expressions_of(replace(renders, expression=twice))
+    assert len(np.unique(which)) == 6
+    assert sorted(np.bincount(which)) == [4, 4, 4, 4, 4, 8]
+    # One person alone makes the first expression twice and the second never.
+    alone = np.where((renders.identity == renders.identity[0])[:, None], twice, renders.expression)
+    with pytest.raises(InputError, match="not a crossed set"):
+        expressions_of(replace(renders, expression=alone))
