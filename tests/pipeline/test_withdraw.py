@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import normpipe
+from normpipe.pipeline.derive import to_json
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.status import status, table
-from normpipe.pipeline.tombstones import read_withdrawn
+from normpipe.pipeline.tombstones import Withdrawal, Withdrawn, new_salt, read_withdrawn
 from normpipe.pipeline.traces import find_traces
 from normpipe.pipeline.verify import verify
 from normpipe.pipeline.withdraw import withdraw
@@ -211,10 +212,26 @@ def test_a_lost_or_damaged_list_is_noticed(job: Path) -> None:
     path.write_text(text[:-20])
     with pytest.raises(InputError, match="restore it"):
         run(job)
-    path.write_text(json.dumps({**json.loads(text), "keys": [], "subjects": []}))
+    # Of a normpipe that wrote no digest into it.
+    path.write_text(json.dumps({**json.loads(text), "keys": [], "subjects": [], "sha256": ""}))
     run(job, until=1)  # brings them back; verify says so once the list is restored
     path.write_text(text)
     assert any("withdrawn people" in line for line in verify(job).differences)
+
+
+def test_no_flipped_bit_brings_anybody_back(tmp_path: Path) -> None:
+    gone = Withdrawal(on="2026-11-25", by=("subject",), inputs=1, rows=4)
+    written = Withdrawn(salt=new_salt()).adding(["photos/a.jpg"], ["anna"], gone)
+    path = tmp_path / "withdrawn.json"
+    whole = to_json(written.model_dump(mode="json"))
+    path.write_bytes(whole)
+    assert read_withdrawn(tmp_path) == written
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="restore it"):
+            read_withdrawn(tmp_path)
 
 
 def test_a_neutral_row_keeps_types_and_the_variant() -> None:
