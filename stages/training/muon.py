@@ -15,6 +15,9 @@ from ..networks.base import Reading
 _FIRST, _THIRD, _FIFTH = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 _LEAST_SIDE = 16
+#: Of a matrix with norm 1. Momentum without a gradient falls below 1e-38 within 1,700 steps, and a
+#: CPU multiplies such matrices 100 times as slowly: 0.9 s for 0.01 s a step of ``compact``.
+_NOTHING = 1e-15
 
 
 class Muon(Optimizer):
@@ -62,6 +65,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """(M, N) → (M, N) with the same singular vectors and singular values between 0.7 and 1.2."""
     wide = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
     wide = wide / (wide.norm() + 1e-7)
+    wide = wide.where(wide.abs() > _NOTHING, 0)
     for _ in range(_ITERATIONS):
         gram = wide @ wide.T
         mixed = torch.addmm(gram, gram, gram, beta=_THIRD, alpha=_FIFTH)
