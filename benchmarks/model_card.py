@@ -71,7 +71,9 @@ def judged(models: list[str], every: bool) -> None:
 
 def _band(pictures: np.ndarray) -> np.ndarray:
     """(N, S, S, 3) → (TILE_PX, N · TILE_PX, 3)."""
-    return np.hstack([cv2.resize(p, (TILE_PX, TILE_PX), interpolation=3) for p in pictures])
+    return np.hstack(
+        [cv2.resize(p, (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA) for p in pictures]
+    )
 
 
 def sheet(model: str, renders: Path, output: Path) -> None:
