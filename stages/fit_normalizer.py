@@ -252,7 +252,7 @@ def build_network(config: FitNormalizerConfig, expressions: int) -> Normalizer:
         raise InputError(f"unknown network '{name}'{nearest(name, list(NETWORKS))}")
     try:
         network = NETWORKS[name](**{"expressions": expressions, **config.network_settings})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"fit_normalizer.network_settings do not fit {name}: {error}") from None
     if not isinstance(network, CodeNormalizer) and config.method != "direct":
         raise InputError(f"{name} learns end to end only: set fit_normalizer.method = 'direct'")

@@ -25,6 +25,7 @@ _WIDTHS = (24, 48, 80, 128, 192)
 _BLOCKS = (0, 1, 2, 2, 1)
 _DECODER_WIDTHS = (96, 80, 64, 40, 24)
 _FIRST_GRID = 6
+_ABOVE = 0.84  # of the rows that are not looked at, those above; a face lies low in its picture
 _LARGEST_FLOW = 0.25  # of half the picture's width
 
 
@@ -126,12 +127,14 @@ class CompactNormalizer(CodeNormalizer):
         expressions: how many coefficients.
         mirror: for each coefficient, which one it is in a mirror image. With it, a picture is read
             twice, as it is and mirrored, and the mean counts; without, once.
+        picture_size: pixels that a picture is brought to; the encoder looks at 112 x 112 of them,
+            around the face. 112: at the whole picture.
 
     Raises:
-        ValueError: ``mirror`` does not name every coefficient once.
+        ValueError: ``mirror`` does not name every coefficient once, or ``picture_size`` is not
+            even or smaller than 112.
     """
 
-    input_size = INPUT_SIZE
     output_size = OUTPUT_SIZE
     sees_colour = False
 
@@ -139,9 +142,14 @@ class CompactNormalizer(CodeNormalizer):
     gain: Tensor
     offset: Tensor
 
-    def __init__(self, expressions: int = 53, mirror: Sequence[int] = ()) -> None:
+    def __init__(
+        self, expressions: int = 53, mirror: Sequence[int] = (), picture_size: int = INPUT_SIZE
+    ) -> None:
         super().__init__()
+        if picture_size < INPUT_SIZE or picture_size % 2:
+            raise ValueError(f"picture_size has to be even and {INPUT_SIZE} or more")
         self.expressions = expressions
+        self.input_size = picture_size
         self.look_twice(mirror)
         self.encoder = CompactEncoder(expressions)
         self.decoder = CompactDecoder(expressions)
@@ -153,6 +161,8 @@ class CompactNormalizer(CodeNormalizer):
     def settings(self) -> dict[str, Any]:
         """Keyword arguments that build the same network again."""
         found: dict[str, Any] = {"expressions": self.expressions}
+        if self.input_size != INPUT_SIZE:
+            found["picture_size"] = self.input_size
         return {**found, "mirror": self.mirror} if self.mirror else found
 
     def look_twice(self, mirror: Sequence[int]) -> None:
@@ -184,11 +194,18 @@ class CompactNormalizer(CodeNormalizer):
 
     def see(self, images: Tensor) -> Reading:
         """(B, 3, H, W) RGB in [0, 1] → the reading alone, uncalibrated."""
-        return self.encoder(standardize((images * self.grey).sum(1, keepdim=True)))
+        return self.encoder(self._face(images))
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, 192, 4, 4), what the coefficients are read off."""
-        return self.encoder.body(standardize((images * self.grey).sum(1, keepdim=True)))
+        return self.encoder.body(self._face(images))
+
+    def _face(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] → (B, 1, 112, 112) standardized grey around the face."""
+        grey = standardize((images * self.grey).sum(1, keepdim=True), self.input_size)
+        unseen = self.input_size - INPUT_SIZE
+        top, left = round(_ABOVE * unseen), unseen // 2
+        return grey[..., top : top + INPUT_SIZE, left : left + INPUT_SIZE]
 
     def halves(self) -> tuple[nn.Module, nn.Module]:
         """Return encoder and decoder."""
@@ -204,13 +221,13 @@ class CompactNormalizer(CodeNormalizer):
             self.decoder.template.copy_(target[None])
 
 
-def standardize(grey: Tensor) -> Tensor:
-    """(B, 1, H, W) → (B, 1, 112, 112) with mean 0 and deviation 1 in the middle of each picture.
+def standardize(grey: Tensor, size: int = INPUT_SIZE) -> Tensor:
+    """(B, 1, H, W) → (B, 1, S, S) with mean 0 and deviation 1 in the middle of each picture.
 
     Only where the face is: black borders of tight photographs must not change its contrast.
     """
-    grey = resize(grey, INPUT_SIZE)
-    face = grey[..., INPUT_SIZE // 4 : INPUT_SIZE * 7 // 8, INPUT_SIZE // 4 : INPUT_SIZE * 3 // 4]
+    grey = resize(grey, size)
+    face = grey[..., size // 4 : size * 7 // 8, size // 4 : size * 3 // 4]
     mean = face.mean((1, 2, 3), keepdim=True)
     deviation = face.std((1, 2, 3), keepdim=True)
     return (grey - mean) / (deviation + 0.02)

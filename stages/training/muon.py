@@ -62,14 +62,23 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """(M, N) → (M, N) with the same singular vectors and singular values between 0.7 and 1.2."""
+    """(M, N) → (M, N) with the same singular vectors and singular values between 0.7 and 1.2.
+
+    Every step of the iteration is a polynomial of the Gram matrix times the last result. The
+    polynomials are multiplied first: they are as small as the shorter side.
+    """
     wide = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
     wide = wide / (wide.norm() + 1e-7)
     wide = wide.where(wide.abs() > _NOTHING, 0)
-    for _ in range(_ITERATIONS):
-        gram = wide @ wide.T
-        mixed = torch.addmm(gram, gram, gram, beta=_THIRD, alpha=_FIFTH)
-        wide = torch.addmm(wide, mixed, wide, beta=_FIRST)
+    gram = wide @ wide.T
+    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    for turn in range(_ITERATIONS):
+        factor = torch.addmm(gram, gram, gram, beta=_THIRD, alpha=_FIFTH)
+        factor.diagonal().add_(_FIRST)
+        product = factor @ product
+        if turn < _ITERATIONS - 1:
+            gram = factor @ gram @ factor
+    wide = product @ wide
     return wide if matrix.size(0) <= matrix.size(1) else wide.T
 
 

@@ -19,6 +19,20 @@ def test_singular_vectors_stay_and_values_become_alike(shape):
     torch.testing.assert_close(u @ torch.diag(made) @ v, orthogonal(matrix), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(192, 1728), (320, 1024), (24, 24), (200, 16)])
+def test_multiplying_the_polynomials_first_changes_no_number(shape):
+    """Against the iteration as its authors write it, in float64; values over six decades."""
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    matrix *= torch.logspace(0, -6, shape[0])[:, None]
+    matrix[3] = 0
+    plain = matrix.double() / (matrix.norm() + 1e-7)
+    for _ in range(5):
+        gram = plain @ plain.T
+        plain = 3.4445 * plain + (-4.7750 * gram + 2.0315 * gram @ gram) @ plain
+    made = orthogonal(matrix).double()
+    torch.testing.assert_close(made, plain, rtol=0, atol=1e-4)
+
+
 def test_rows_whose_gradient_is_long_gone_take_no_part():
     """Left in, numbers below 1e-38 make a step 100 times as slow on a CPU."""
     alive = torch.randn(20, 60, generator=torch.Generator().manual_seed(0))

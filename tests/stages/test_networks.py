@@ -93,6 +93,37 @@ def test_an_encoder_of_other_sizes_reads_as_much():
     assert usual.state_dict().keys() == CompactNormalizer(5).encoder.state_dict().keys()
 
 
+def test_a_closer_look_sees_the_face_and_nothing_else():
+    """Of 144 pixels 112 reach the encoder, more below than above; its mirror image alike."""
+    torch.manual_seed(0)
+    near = CompactNormalizer(picture_size=144).eval()
+    assert near.settings() == {"expressions": 53, "picture_size": 144} and near.input_size == 144
+    assert CompactNormalizer(**near.settings()).settings() == near.settings()
+    images = torch.rand(2, 3, 144, 144)
+    edges = images.clone()
+    edges[..., :27, :] = edges[..., 139:, :] = edges[..., :16] = edges[..., 128:] = 0.0
+    nearer = edges.clone()
+    nearer[..., 138, 100] = 1.0
+    with torch.inference_mode():
+        code = near.see(images).coefficients
+        torch.testing.assert_close(near.see(edges).coefficients, code, rtol=0, atol=0)
+        assert (near.see(nearer).coefficients - code).abs().max() > 1e-6
+        seen = near._face(images)
+        assert near._face(torch.rand(1, 3, 224, 224)).shape == (1, 1, 112, 112)
+        torch.testing.assert_close(near._face(images.flip(-1)), seen.flip(-1), atol=1e-5, rtol=0)
+    far = CompactNormalizer()
+    far.load_state_dict(near.state_dict())
+    torch.testing.assert_close(
+        far._face(images), standardize(images.mul(far.grey).sum(1, keepdim=True)), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("size", [64, 111, 113, 0])
+def test_a_picture_smaller_than_what_is_looked_at_is_refused(size):
+    with pytest.raises(ValueError, match="picture_size has to be even and 112 or more"):
+        CompactNormalizer(picture_size=size)
+
+
 @pytest.mark.parametrize("size", [64, 112, 128, 224])
 @torch.inference_mode()
 def test_any_size_in_one_size_out(network, size):
