@@ -25,6 +25,10 @@ def _configs() -> dict[str, type[BaseModel]]:
 def fit_landmarks(
     job_file: JobFile = None,
     data: Annotated[list[Path] | None, typer.Option(help="synthesized folder, repeatable")] = None,
+    heads: Annotated[
+        list[Path] | None,
+        typer.Option(help="synthesized heads that fit_landmarks.pack marks, repeatable"),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="folder for weights and scores")] = None,
     set: Settings = None,
 ) -> None:
@@ -36,7 +40,7 @@ def fit_landmarks(
     if not data:
         raise InputError("no data: give --data DIR, the output of normpipe synthesize")
     config: Any = job.stage("fit_landmarks")
-    fitted = training.fit_landmarks(config, data, job.output)
+    fitted = training.fit_landmarks(config, data, job.output, list(heads or []))
     typer.echo(f"weights: {fitted.weights}")
     typer.echo(f"scores: {fitted.scores}")
 

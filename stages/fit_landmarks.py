@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -25,10 +26,16 @@ from .networks.landmarks import Found, LandmarkNet
 from .training.devices import make_fabric
 from .training.face_crops import FaceCrops
 from .training.losses import Batch, Seen
+from .training.marks import learn_marks
 from .training.pictures import Form, PairCache, load_pairs
 from .training.trainer import Schedule, Task, Trainer
 
 log = logging.getLogger(__name__)
+
+#: Settings that change nothing in what is trained.
+_FREE = {
+    "device", "precision", "threads", "workers", "save_every", "validation_crops", "begin", "pack"
+}  # fmt: skip
 
 
 class FitLandmarksConfig(BaseModel):
@@ -44,14 +51,20 @@ class FitLandmarksConfig(BaseModel):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
     workers: int = Field(0, ge=0, description="processes that prepare batches")
-    steps: int = Field(6_000, ge=1)
+    steps: int = Field(6_000, ge=0, description="0: nothing but where a detector marks (pack)")
     batch_size: int = Field(64, ge=4)
     empty_share: float = Field(0.2, ge=0, lt=1, description="share of a batch that is no face")
     wide_mouths: float = Field(
         0.0, ge=0, lt=1, description="share of draws from faces with wide or open mouths alone"
     )
-    learning_rate: float = Field(3e-3, gt=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(3e-3, gt=0, description="of AdamW")
+    inner_learning_rate: float = Field(0.02, gt=0, description="of Muon: weights inside")
     weight_decay: float = Field(0.02, ge=0)
+    pack: str = Field(
+        "",
+        description="insightface pack; where its detector marks --heads, the five points are put",
+    )
     save_every: int = Field(500, ge=1)
     validation_crops: int = Field(2_000, ge=4)
 
@@ -64,13 +77,31 @@ class FittedLandmarks:
     scores: dict[str, float]
 
 
-def fit_landmarks(config: FitLandmarksConfig, data: list[Path], output: Path) -> FittedLandmarks:
+def fit_landmarks(
+    config: FitLandmarksConfig, data: list[Path], output: Path, heads: Sequence[Path] = ()
+) -> FittedLandmarks:
     """Train on the source pictures of synthesized sets; write weights and scores to ``output``.
 
+    Args:
+        config: how.
+        data: outputs of ``normpipe synthesize``.
+        output: where to; a run that was stopped goes on there.
+        heads: such outputs with a margin about the heads, which ``config.pack`` marks.
+
     Raises:
-        InputError: the data are no synthesized pairs, ``output`` holds another run, or the weights
-            to begin from cannot be read.
+        InputError: the data are no synthesized pairs, ``output`` holds another run, the weights
+            to begin from cannot be read, or of pack and heads only one is given.
     """
+    if bool(config.pack) != bool(heads):
+        raise InputError(
+            "fit_landmarks.pack and --heads belong together: give an insightface pack and "
+            "synthesized heads (synthesize.framing = 'snapshot'), or neither"
+        )
+    if not config.steps and not (config.begin and config.pack):
+        raise InputError(
+            "fit_landmarks.steps = 0 leaves the weights as they are: give fit_landmarks.begin, and "
+            "fit_landmarks.pack to learn where its detector marks"
+        )
     output.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -86,9 +117,8 @@ def fit_landmarks(config: FitLandmarksConfig, data: list[Path], output: Path) ->
         load_weights(network, Path(config.begin))
     else:
         network.point_mean.copy_(_mean_points(batches))
-    free = {"device", "precision", "threads", "workers", "save_every", "validation_crops", "begin"}
     about = {
-        "recipe": config.model_dump(mode="json", exclude=free),
+        "recipe": config.model_dump(mode="json", exclude=_FREE),
         "begin": sha256_file(Path(config.begin)) if config.begin else "",
         "data": [pairs.digest() for pairs in train],
     }
@@ -98,6 +128,8 @@ def fit_landmarks(config: FitLandmarksConfig, data: list[Path], output: Path) ->
     trained = network
     trained.load_state_dict(trainer.averaged())
     scores = landmark_scores(trained.cpu().eval(), held_out, config.validation_crops)
+    if config.pack:
+        scores |= learn_marks(trained, list(heads), config.pack)
     return _written(trained, config, scores, sum(map(len, train)), output)
 
 
@@ -113,7 +145,7 @@ def _written(
     save_tensors(network.state_dict(), weights, notes)
     card = {
         "sha256": sha256_file(weights),
-        "recipe": config.model_dump(mode="json"),
+        "recipe": config.model_dump(mode="json", exclude={"pack"}),  # a path of this machine
         "training": {"pictures": pictures},
         "scores": scores,
     }
@@ -170,12 +202,13 @@ def _schedule(config: FitLandmarksConfig) -> Schedule:
         warmup_steps=max(1, min(200, config.steps // 4)),
         weight_decay=config.weight_decay,
         # In a short training nothing of the first weights may be left in the average.
-        ema_decay=max(0.01, min(0.998, 1 - 5 / config.steps)),
+        ema_decay=max(0.01, min(0.998, 1 - 5 / max(1, config.steps))),
         save_every=config.save_every,
-        evaluate_every=config.steps,
+        evaluate_every=max(1, config.steps),
         workers=config.workers,
         accumulate=1,
         seed=config.seed,
+        inner_rate=config.inner_learning_rate if config.optimizer == "muon" else None,
     )
 
 

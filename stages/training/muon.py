@@ -15,6 +15,7 @@ from ..networks.base import Reading
 _FIRST, _THIRD, _FIFTH = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 _LEAST_SIDE = 16
+_READ_OUT = (*Reading._fields, "head")  # names of layers
 #: Of a matrix with norm 1. Momentum without a gradient falls below 1e-38 within 1,700 steps, and a
 #: CPU multiplies such matrices 100 times as slowly: 0.9 s for 0.01 s a step of ``compact``.
 _NOTHING = 1e-15
@@ -89,7 +90,7 @@ def inner_weights(module: nn.Module) -> list[nn.Parameter]:
     """
     found: list[nn.Parameter] = []
     for name, layer in module.named_modules():
-        reads_out = name.rpartition(".")[2] in Reading._fields
+        reads_out = name.rpartition(".")[2] in _READ_OUT
         if not isinstance(layer, nn.Linear | nn.Conv2d) or reads_out:
             continue
         if min(len(layer.weight), layer.weight[0].numel()) >= _LEAST_SIDE:

@@ -273,7 +273,8 @@ class Trainer:
                 "folder, or delete it"
             )
         before, here = notes.get("precision"), self._precision()
-        if before not in (None, here):
+        finished = int(notes["step"]) >= self.schedule.steps  # then nothing is computed any more
+        if not finished and before not in (None, here):
             raise InputError(
                 f"{self.state_file} was computed in {before}, and here it would go on in {here}: "
                 f"set precision = '{'bf16' if 'bf16' in before else 'fp32'}', or begin anew"

@@ -24,7 +24,9 @@ from normpipe.stages.fit_landmarks import FitLandmarksConfig, fit_landmarks
 from normpipe.stages.networks.checkpoint import read_tensors, save_tensors
 from normpipe.stages.networks.landmarks import FIVE_OF_68, INPUT_SIZE, LandmarkNet
 from normpipe.stages.synthesize import synthesized_schema
+from normpipe.stages.training import marks
 from normpipe.stages.training.face_crops import FaceCrops, face_crop, no_face, wide_mouths
+from normpipe.stages.training.marks import Marked
 from normpipe.stages.training.pictures import MIRRORED_POINTS, Form, load_pairs
 
 ASSETS = Path(os.environ.get("NORMPIPE_TEST_ASSETS", "../shared")).resolve()
@@ -109,9 +111,12 @@ class _Template(torch.nn.Module):
             pass
 
         seen = Seen()
-        seen.five = torch.from_numpy(np.stack([five] * len(images)))  # type: ignore[attr-defined]
+        seen.points68 = torch.from_numpy(np.stack([five] * len(images)))  # type: ignore[attr-defined]
         seen.face = torch.ones(len(images))  # type: ignore[attr-defined]
         return seen
+
+    def marks(self, points68: torch.Tensor) -> torch.Tensor:
+        return points68  # it sees five alone
 
 
 def test_flat_grey_is_no_face(finder: FivePoints) -> None:
@@ -241,6 +246,28 @@ def test_training_goes_on_from_weights(renders: Path, tmp_path: Path) -> None:
     nowhere = still.model_copy(update={"begin": str(tmp_path / "none.safetensors")})
     with pytest.raises(InputError, match="none"):
         fit_landmarks(nowhere, [renders], tmp_path / "no")
+
+
+def test_where_a_detector_marks_is_learnt_by_no_step(
+    renders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the marks stays as it was; without pack and weights no step makes no sense."""
+    points = 60 + 9 * np.random.default_rng(0).standard_normal((100, 68, 2))
+    points[:, 42:48, 0] += 60
+    told = Marked(FIVE_OF_68 @ points + 1, points, np.arange(100))
+    monkeypatch.setattr(marks, "read_marks", lambda *_: told)
+    config = FitLandmarksConfig(
+        device="cpu", precision="fp32", steps=0, validation_crops=4, begin=str(WEIGHTS), pack="p"
+    )
+    done = fit_landmarks(config, [renders], tmp_path / "a", [renders])
+    found, shipped = read_tensors(done.weights), read_tensors(WEIGHTS)
+    changed = {name for name in found if not torch.equal(found[name], shipped[name])}
+    assert changed == {"mark_weight", "mark_bias"}
+    card = json.loads((tmp_path / "a/landmarks.json").read_text(encoding="utf-8"))
+    assert "pack" not in card["recipe"] and card["scores"] == done.scores
+    assert {"five_percent", "heads", "marks_percent"} <= set(done.scores)
+    with pytest.raises(InputError, match="steps = 0 leaves the weights"):
+        fit_landmarks(FitLandmarksConfig(steps=0), [renders], tmp_path / "b")
 
 
 def test_training_stopped_and_run_again_gives_the_same_weights(

@@ -102,11 +102,14 @@ def test_other_data_are_refused(whole, tmp_path):
 
 
 def test_other_numbers_are_refused(whole, tmp_path):
-    """Begun in bf16 (auto, on a GPU), it does not go on in fp32 unasked."""
+    """Begun in bf16 (auto, on a GPU), it does not go on in fp32 unasked; at its end it may."""
     train(tmp_path, precision="bf16", stops=(5,))
     with pytest.raises(InputError, match=r"bf16-mixed.*32-true: set precision = 'bf16'"):
         train(tmp_path)
     assert train(tmp_path, precision="bf16").finished
+    done = state(tmp_path)
+    assert train(tmp_path).finished, "nothing is left to compute, in whatever numbers"
+    assert all(torch.equal(tensor, done[name]) for name, tensor in state(tmp_path).items())
 
 
 def test_the_rate_depends_on_the_step_alone(whole):

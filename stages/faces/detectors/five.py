@@ -104,7 +104,7 @@ class FivePoints:
         crops = np.stack([crop, crop[:, ::-1]] if mirrored else [crop])[:, None]
         with torch.inference_mode():
             found = self._network(torch.from_numpy(crops).float() / 255)
-            points = found.five.double().numpy()
+            points = self._network.marks(found.points68).double().numpy()
             score = float(torch.sigmoid(found.face.mean()))
         five = (points[0] + points[-1][MIRRORED] * [-1, 1]) / 2 if mirrored else points[0]
         return Face(apply(inverse(transform), (five + 1) * INPUT_SIZE / 2), score)

@@ -1,0 +1,123 @@
+"""Where a detector marks a face's five points, told from its 68."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from normpipe.pipeline.errors import InputError
+from normpipe.stages.faces.geometry import MIRRORED, TEMPLATE
+from normpipe.stages.fit_landmarks import FitLandmarksConfig, fit_landmarks
+from normpipe.stages.networks.landmarks import FIVE_OF_68, LandmarkNet, five_of
+from normpipe.stages.training import marks
+from normpipe.stages.training.marks import Marked, learn_marks
+from normpipe.stages.training.pictures import MIRRORED_POINTS
+
+FloatArray = NDArray[np.floating]
+
+
+def faces(count: int, seed: int = 0) -> FloatArray:
+    """(N, 68, 2) scattered points whose eyes and nose are about the template's."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(0.2, 0.8, (68, 2)) + 0.01 * rng.standard_normal((count, 68, 2))
+    for place, rule in enumerate(FIVE_OF_68[:3]):
+        points[:, rule > 0] += TEMPLATE[place] - points[:, rule > 0].mean((0, 1))
+    return 200 * points
+
+
+def turned(points: FloatArray, angle_deg: float, scale: float, shift: float) -> FloatArray:
+    cos, sin = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
+    return scale * points @ np.array([[cos, sin], [-sin, cos]]) + shift
+
+
+def marked(network: LandmarkNet, points: FloatArray) -> FloatArray:
+    return network.marks(torch.from_numpy(points).double()).numpy()
+
+
+@pytest.fixture
+def planted() -> LandmarkNet:
+    """A network that marks in a way of its own, the same for mirror images."""
+    network = LandmarkNet().double()
+    rng = np.random.default_rng(5)
+    weight = 0.03 * rng.standard_normal((5, 2, 68, 2))
+    bias = 0.02 * rng.standard_normal((5, 2))
+    sign = np.array([-1, 1])
+    other = weight[MIRRORED][:, :, MIRRORED_POINTS] * sign[:, None, None] * sign
+    bias = (bias + bias[MIRRORED] * sign) / 2
+    network.mark_weight.copy_(torch.from_numpy(((weight + other) / 2).reshape(10, 136)))
+    network.mark_bias.copy_(torch.from_numpy(bias.ravel()))
+    # About the usual face, so that no mark is cut off.
+    usual = turned(faces(200).mean(0)[None], 0, 1, 0)
+    symmetric = (usual + (usual[:, MIRRORED_POINTS] * sign + [200, 0])) / 2
+    moved = (marked(network, symmetric) - FIVE_OF_68 @ symmetric[0]) / 70
+    network.mark_bias.sub_(torch.from_numpy(moved.ravel()))
+    return network
+
+
+def test_untaught_marks_are_the_means() -> None:
+    points = faces(4)
+    five = five_of(torch.from_numpy(points).float()).numpy()
+    assert np.allclose(LandmarkNet().marks(torch.from_numpy(points).float()).numpy(), five)
+
+
+@pytest.mark.parametrize(("angle", "scale", "shift"), [(0, 1, 50), (30, 0.1, 0), (-90, 7, -3)])
+def test_marks_move_with_the_face(
+    planted: LandmarkNet, angle: float, scale: float, shift: float
+) -> None:
+    points = faces(6)
+    still = marked(planted, points)
+    assert np.abs(still - FIVE_OF_68 @ points).max() > 0.5
+    there = marked(planted, turned(points, angle, scale, shift))
+    assert there == pytest.approx(turned(still, angle, scale, shift), abs=1e-6 * scale * 200)
+
+
+def test_a_mark_never_lies_far_from_its_mean() -> None:
+    network = LandmarkNet().double()
+    network.mark_bias.fill_(9.0)
+    points = faces(3)
+    five = FIVE_OF_68 @ points
+    apart = np.linalg.norm(five[:, 1] - five[:, 0], axis=1)[:, None]
+    away = np.linalg.norm(marked(network, points) - five, axis=2) / apart
+    assert away == pytest.approx(np.full((3, 5), 0.15 * 2**0.5), abs=1e-6)
+
+
+def test_the_way_a_detector_marks_is_learnt(
+    planted: LandmarkNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearly exactly, from noiseless marks; faces that the detector got wrong do not count."""
+    rng = np.random.default_rng(2)
+    points = np.stack(
+        [turned(face, a, s, 9) for face, a, s in zip(
+            faces(400), rng.uniform(-40, 40, 400), rng.uniform(0.2, 2, 400), strict=True
+        )]
+    )  # fmt: skip
+    told = marked(planted, points)
+    told[:20] += 60 * np.ptp(points[:20], axis=1)[:, None] / 200
+    people = np.arange(400) // 4
+    monkeypatch.setattr(marks, "read_marks", lambda *_: Marked(told, points, people))
+    network = LandmarkNet()
+    scores = learn_marks(network, [Path("heads")], "pack")
+    assert scores["heads"] == 380
+    assert scores["marks_percent"] < 0.3 < 1 < scores["means_percent"]
+    away = np.linalg.norm(marked(network.double(), points[20:]) - told[20:], axis=2).mean(1)
+    assert np.median(away / np.ptp(points[20:, :, 0], axis=1)) < 0.005
+
+
+def test_too_few_marked_heads_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = faces(49)
+    monkeypatch.setattr(
+        marks, "read_marks", lambda *_: Marked(FIVE_OF_68 @ few, few, np.arange(49))
+    )
+    with pytest.raises(InputError, match=r"marks 49 of the heads, 50 are needed.*snapshot"):
+        learn_marks(LandmarkNet(), [Path("heads")], "pack")
+
+
+def test_pack_and_heads_belong_together(tmp_path: Path) -> None:
+    for config, heads in (
+        (FitLandmarksConfig(pack="buffalo_l"), []),
+        (FitLandmarksConfig(), [tmp_path]),
+    ):
+        with pytest.raises(InputError, match="belong together"):
+            fit_landmarks(config, [tmp_path], tmp_path / "out", heads)
