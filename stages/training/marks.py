@@ -20,7 +20,9 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from ...pipeline.errors import InputError
-from ..align import AlignConfig, choose, make_detector
+from ..align import choose
+from ..faces.detectors.base import DetectorSettings
+from ..faces.detectors.insightface import InsightFace
 from ..faces.geometry import (
     MIRRORED,
     Pixels,
@@ -30,7 +32,7 @@ from ..faces.geometry import (
     transform_from_landmarks,
     warp,
 )
-from ..networks.landmarks import INPUT_SIZE, LandmarkNet, UprightFace
+from ..networks.landmarks import FIVE_OF_68, INPUT_SIZE, LandmarkNet, UprightFace
 from .pictures import MIRRORED_POINTS, Form, load_pairs
 
 log = logging.getLogger(__name__)
@@ -105,8 +107,7 @@ def learn_marks(network: LandmarkNet, heads: list[Path], pack: str) -> dict[str,
 @torch.inference_mode()
 def read_marks(network: LandmarkNet, heads: list[Path], pack: str) -> Marked:
     """Marks and readings of all training heads that the detector finds."""
-    settings = {"detector": "insightface", "pack": pack, "device": "cpu"}
-    detector = make_detector(AlignConfig.model_validate(settings), 1)
+    detector = InsightFace(DetectorSettings(pack=pack, device="cpu"))
     detector.open()
     marks: list[Points] = []
     points: list[Points] = []
@@ -149,7 +150,7 @@ def _read(network: LandmarkNet, picture: Pixels, five: Points) -> Points:
         told = network(torch.from_numpy(both).float() / 255).points68.double().numpy()
         mean = (told[0] + told[1][MIRRORED_POINTS] * [-1, 1]) / 2
         points68 = apply(inverse(transform), (mean + 1) * INPUT_SIZE / 2)
-        five = UprightFace.of(torch.from_numpy(points68)[None].float()).five[0].double().numpy()
+        five = FIVE_OF_68 @ points68
     return points68
 
 
