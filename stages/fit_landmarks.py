@@ -86,7 +86,7 @@ def fit_landmarks(
         config: how.
         data: outputs of ``normpipe synthesize``.
         output: where to; a run that was stopped goes on there.
-        heads: such outputs with a margin about the heads, which ``config.pack`` marks.
+        heads: such outputs, which ``config.pack`` marks.
 
     Raises:
         InputError: the data are no synthesized pairs, ``output`` holds another run, the weights
@@ -95,7 +95,7 @@ def fit_landmarks(
     if bool(config.pack) != bool(heads):
         raise InputError(
             "fit_landmarks.pack and --heads belong together: give an insightface pack and "
-            "synthesized heads (synthesize.framing = 'snapshot'), or neither"
+            "synthesized heads, or neither"
         )
     if not config.steps and not (config.begin and config.pack):
         raise InputError(

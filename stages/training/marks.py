@@ -46,11 +46,15 @@ _AS_GOOD = 1.02  # times the least error
 _FARTHEST = 0.15
 _FEWEST = 50
 _PEOPLE = 1 << 40  # more than a set has
+# A detector marks a face otherwise where it sees it smaller, with more about it.
+_MARGINS = (0.0, 0.5)  # of the side, drawn about a picture
 
 
 @dataclass(frozen=True)
 class Marked:
     """Renders with a detector's marks and with what the landmark network reads.
+
+    A render counts once for every size at which the detector finds it.
 
     Attributes:
         marks: (N, 5, 2) in picture pixels.
@@ -71,24 +75,25 @@ def learn_marks(network: LandmarkNet, heads: list[Path], pack: str) -> dict[str,
 
     Args:
         network: trained.
-        heads: synthesized sets with a margin about the head; their training people count.
+        heads: synthesized sets, cut closely or with a margin; their training people count.
         pack: insightface pack whose detector marks them.
 
     Returns:
-        ``heads`` that count, and the medians over them of the mean of the five distances between
-        network and detector, in percent of the distance between the eyes: ``means_percent`` of the
-        plain means, ``marks_percent`` of people that the map was not fitted on.
+        ``looks`` that count, two a picture at most, and the medians over them of the mean of the
+        five distances between network and detector, in percent of the distance between the eyes:
+        ``means_percent`` of the plain means, ``marks_percent`` of people that the map was not
+        fitted on; ``ridge``, its strength.
 
     Raises:
-        InputError: too few heads are marked.
+        InputError: too few looks are marked.
     """
     found = read_marks(network, heads, pack)
     seen, moved, apart = _upright(found)
     near = np.linalg.norm(moved.reshape(-1, 5, 2), axis=2).mean(1) < _FARTHEST
     if near.sum() < _FEWEST:
         raise InputError(
-            f"the detector of {pack} marks {near.sum()} of the heads, {_FEWEST} are needed: give "
-            "heads with a margin (synthesize.framing = 'snapshot') and more of them"
+            f"the detector of {pack} marks heads at {near.sum()} looks, {_FEWEST} are needed: give "
+            "more --heads"
         )
     seen, moved, apart, people = seen[near], moved[near], apart[near], found.people[near]
     errors = {alpha: _crossed(alpha, seen, moved, apart, people) for alpha in _ALPHAS}
@@ -97,7 +102,7 @@ def learn_marks(network: LandmarkNet, heads: list[Path], pack: str) -> dict[str,
     network.mark_weight.copy_(torch.from_numpy(fitted.coef_.astype(np.float32)))
     network.mark_bias.copy_(torch.from_numpy(np.float32(fitted.intercept_)))
     return {
-        "heads": int(near.sum()),
+        "looks": int(near.sum()),
         "ridge": alpha,
         "means_percent": round(_error(moved, apart), 3),
         "marks_percent": round(errors[alpha], 3),
@@ -106,7 +111,7 @@ def learn_marks(network: LandmarkNet, heads: list[Path], pack: str) -> dict[str,
 
 @torch.inference_mode()
 def read_marks(network: LandmarkNet, heads: list[Path], pack: str) -> Marked:
-    """Marks and readings of all training heads that the detector finds."""
+    """Marks and readings of all training heads that the detector finds, at each size."""
     detector = InsightFace(DetectorSettings(pack=pack, device="cpu"))
     detector.open()
     marks: list[Points] = []
@@ -125,18 +130,22 @@ def read_marks(network: LandmarkNet, heads: list[Path], pack: str) -> Marked:
             people.append(identity)
     finally:
         detector.close()
-    log.info("the detector marks %d heads", len(marks))
+    log.info("the detector marks heads at %d looks", len(marks))
     return Marked(
         np.reshape(marks, (-1, 5, 2)), np.reshape(points, (-1, 68, 2)), np.array(people, np.int64)
     )
 
 
 def _pictures(heads: list[Path]) -> Iterator[tuple[Pixels, int]]:
-    """(S, S, 3) uint8 RGB, and whom it shows."""
+    """(H, W, 3) uint8 RGB, every picture with each margin, and whom it shows."""
     for place, folder in enumerate(heads):
         pairs = load_pairs([folder], "train", source=Form(colour=True))
         for row, identity in enumerate(pairs.identity.tolist()):
-            yield np.ascontiguousarray(pairs.source[row]), identity + place * _PEOPLE
+            picture = np.ascontiguousarray(pairs.source[row])
+            for margin in _MARGINS:
+                edge = round(margin * len(picture))
+                framed = cv2.copyMakeBorder(picture, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+                yield np.asarray(framed, np.uint8), identity + place * _PEOPLE
 
 
 def _read(network: LandmarkNet, picture: Pixels, five: Points) -> Points:

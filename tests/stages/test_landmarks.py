@@ -265,7 +265,7 @@ def test_where_a_detector_marks_is_learnt_by_no_step(
     assert changed == {"mark_weight", "mark_bias"}
     card = json.loads((tmp_path / "a/landmarks.json").read_text(encoding="utf-8"))
     assert "pack" not in card["recipe"] and card["scores"] == done.scores
-    assert {"five_percent", "heads", "marks_percent"} <= set(done.scores)
+    assert {"five_percent", "looks", "marks_percent"} <= set(done.scores)
     with pytest.raises(InputError, match="steps = 0 leaves the weights"):
         fit_landmarks(FitLandmarksConfig(steps=0), [renders], tmp_path / "b")
 

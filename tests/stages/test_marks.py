@@ -1,6 +1,7 @@
 """Where a detector marks a face's five points, told from its 68."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,10 +100,23 @@ def test_the_way_a_detector_marks_is_learnt(
     monkeypatch.setattr(marks, "read_marks", lambda *_: Marked(told, points, people))
     network = LandmarkNet()
     scores = learn_marks(network, [Path("heads")], "pack")
-    assert scores["heads"] == 380
+    assert scores["looks"] == 380
     assert scores["marks_percent"] < 0.3 < 1 < scores["means_percent"]
     away = np.linalg.norm(marked(network.double(), points[20:]) - told[20:], axis=2).mean(1)
     assert np.median(away / np.ptp(points[20:, :, 0], axis=1)) < 0.005
+
+
+def test_every_head_is_marked_at_two_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is, and with its edge drawn out by half of its side; of two sets nobody is the same."""
+    head = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    pairs = SimpleNamespace(source=[head, head + 1], identity=np.array([3, 4]))
+    monkeypatch.setattr(marks, "load_pairs", lambda *_, **__: pairs)
+    found = list(marks._pictures([Path("one"), Path("other")]))
+    assert [picture.shape for picture, _ in found] == [(8, 8, 3), (16, 16, 3)] * 4
+    assert (found[0][0] == head).all() and (found[1][0][4:12, 4:12] == head).all()
+    assert (found[1][0][:5, :5] == head[0, 0]).all()
+    people = [person for _, person in found]
+    assert people[::2] == people[1::2] and len({*people}) == 4
 
 
 def test_too_few_marked_heads_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +124,7 @@ def test_too_few_marked_heads_are_one_clear_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         marks, "read_marks", lambda *_: Marked(FIVE_OF_68 @ few, few, np.arange(49))
     )
-    with pytest.raises(InputError, match=r"marks 49 of the heads, 50 are needed.*snapshot"):
+    with pytest.raises(InputError, match=r"marks heads at 49 looks, 50 .*: give more --heads"):
         learn_marks(LandmarkNet(), [Path("heads")], "pack")
 
 
