@@ -79,7 +79,7 @@ class CompactEncoder(nn.Module):
 
     def forward(self, grey: Tensor) -> Reading:
         """(B, 1, 112, 112) standardized grey → readings."""
-        x = self.body(grey)  # (B, 192, 4, 4)
+        x = self.body(grey)  # (B, C, 4, 4)
         x = functional.relu(self.squeeze(x))  # (B, 64, 4, 4)
         x = self.dropout(functional.relu(self.hidden(x.flatten(1))))  # (B, 320)
         return Reading(self.coefficients(x), self.landmarks(x), self.pose(x))
@@ -129,10 +129,11 @@ class CompactNormalizer(CodeNormalizer):
             twice, as it is and mirrored, and the mean counts; without, once.
         picture_size: pixels that a picture is brought to; the encoder looks at 112 x 112 of them,
             around the face. 112: at the whole picture.
+        widths: the encoder's five, see ``CompactEncoder``.
 
     Raises:
-        ValueError: ``mirror`` does not name every coefficient once, or ``picture_size`` is not
-            even or smaller than 112.
+        ValueError: ``mirror`` does not name every coefficient once, ``picture_size`` is not
+            even or smaller than 112, or ``widths`` are not five from 1 on.
     """
 
     output_size = OUTPUT_SIZE
@@ -143,15 +144,22 @@ class CompactNormalizer(CodeNormalizer):
     offset: Tensor
 
     def __init__(
-        self, expressions: int = 53, mirror: Sequence[int] = (), picture_size: int = INPUT_SIZE
+        self,
+        expressions: int = 53,
+        mirror: Sequence[int] = (),
+        picture_size: int = INPUT_SIZE,
+        widths: Sequence[int] = _WIDTHS,
     ) -> None:
         super().__init__()
+        if len(widths) != len(_WIDTHS) or min(widths) < 1:
+            raise ValueError(f"widths have to be {len(_WIDTHS)} channel counts from 1 on")
         if picture_size < INPUT_SIZE or picture_size % 2:
             raise ValueError(f"picture_size has to be even and {INPUT_SIZE} or more")
         self.expressions = expressions
         self.input_size = picture_size
+        self.widths = tuple(widths)
         self.look_twice(mirror)
-        self.encoder = CompactEncoder(expressions)
+        self.encoder = CompactEncoder(expressions, widths)
         self.decoder = CompactDecoder(expressions)
         self.register_buffer("grey", torch.tensor(_GREY).view(1, 3, 1, 1))
         # Coefficients are displayed as (reading - offset) * gain; fitted on held-out renders.
@@ -163,6 +171,8 @@ class CompactNormalizer(CodeNormalizer):
         found: dict[str, Any] = {"expressions": self.expressions}
         if self.input_size != INPUT_SIZE:
             found["picture_size"] = self.input_size
+        if self.widths != _WIDTHS:
+            found["widths"] = list(self.widths)
         return {**found, "mirror": self.mirror} if self.mirror else found
 
     def look_twice(self, mirror: Sequence[int]) -> None:
@@ -197,7 +207,10 @@ class CompactNormalizer(CodeNormalizer):
         return self.encoder(self._face(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] → (B, 192, 4, 4), what the coefficients are read off."""
+        """(B, 3, H, W) RGB in [0, 1] → (B, C, 4, 4), what the coefficients are read off.
+
+        C is the last of ``widths``, 192 as shipped.
+        """
         return self.encoder.body(self._face(images))
 
     def _face(self, images: Tensor) -> Tensor:

@@ -118,6 +118,21 @@ def test_a_closer_look_sees_the_face_and_nothing_else():
     )
 
 
+def test_a_wider_encoder_is_built_again_from_its_settings():
+    wide = CompactNormalizer(widths=(8, 8, 16, 16, 40))
+    assert wide.settings()["widths"] == [8, 8, 16, 16, 40]
+    again = CompactNormalizer(**wide.settings())
+    again.load_state_dict(wide.state_dict())
+    assert again.eval().features(torch.rand(1, 3, 112, 112)).shape == (1, 40, 4, 4)
+    assert "widths" not in CompactNormalizer().settings()
+
+
+@pytest.mark.parametrize("widths", [(8, 8), (8, 8, 8, 8, 8, 8), (8, 8, 0, 8, 8)])
+def test_widths_that_are_not_five_are_refused(widths):
+    with pytest.raises(ValueError, match="widths have to be 5 channel counts from 1 on"):
+        CompactNormalizer(widths=widths)
+
+
 @pytest.mark.parametrize("size", [64, 111, 113, 0])
 def test_a_picture_smaller_than_what_is_looked_at_is_refused(size):
     with pytest.raises(ValueError, match="picture_size has to be even and 112 or more"):
