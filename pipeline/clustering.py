@@ -245,6 +245,13 @@ class ClusterWorker(StageWorker):
         self._context.committed(self._stage.name, record)
         self._through(number)
         why = outcome.lines[-1] if outcome.lines else "no word"
+        if record.quarantined and not outcome.lines:
+            log.warning(
+                "%s: shard %d quarantined: its rows are failed(quarantined); the worker that knows "
+                "why died before it could say so",
+                self._stage.name,
+                number,
+            )
         self._count_quarantine(record.quarantined, why)
 
     def _record(self, ticket: Ticket) -> ShardRecord:

@@ -16,6 +16,7 @@ from uuid import uuid4
 from pydantic import Field
 from toys import SecondMap, ToyConfig, ToyJoin, ToyMap, ToySource  # beside this script
 
+from normpipe.pipeline import shard_work
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.stage import MapStage, Row, Stage
 from normpipe.pipeline.storage import location
@@ -34,6 +35,8 @@ class RemoteConfig(ToyConfig):
     deadly: int = Field(-1, json_schema_extra=HIDDEN)
     #: A number whose row breaks its shard, every time.
     broken: int = Field(-1, json_schema_extra=HIDDEN)
+    #: A worker that has quarantined a shard dies before it can say so.
+    mute: bool = Field(False, json_schema_extra=HIDDEN)
     gpu: bool = Field(False, json_schema_extra=HIDDEN)
     memory: float = Field(1e9, json_schema_extra=HIDDEN)
 
@@ -70,7 +73,22 @@ class RemoteMap(ToyMap):
 
 def build(settings: dict[str, Any], _run: RunConfig) -> dict[str, MapStage]:
     """The factory that workers are given."""
+    if settings.get("mute"):
+        die_mute()
     return {stage.name: stage for stage in flow(settings) if isinstance(stage, MapStage)}
+
+
+def die_mute() -> None:
+    """From now on this process dies as soon as it has committed a shard as quarantined."""
+    make = shard_work._make
+
+    def mute(*arguments: Any) -> None:
+        make(*arguments)
+        target, ticket = arguments[3:5]
+        if target.record(ticket["shard"]).quarantined:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    shard_work._make = mute
 
 
 class OnceMap(RemoteMap):
