@@ -245,7 +245,7 @@ class ClusterWorker(StageWorker):
         self._context.committed(self._stage.name, record)
         self._through(number)
         why = outcome.lines[-1] if outcome.lines else "no word"
-        if record.quarantined and not outcome.lines:
+        if record.quarantined and outcome.kind == "current":  # made by a task that never answered
             log.warning(
                 "%s: shard %d quarantined: its rows are failed(quarantined); the worker that knows "
                 "why died before it could say so",
