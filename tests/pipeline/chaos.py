@@ -24,15 +24,17 @@ from typing import Any
 
 import psutil
 
-from normpipe.pipeline.leases import CLUSTER_FOLDER
+from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.storage import location
 from normpipe.pipeline.verify import verify
 
-from .clusters import DaskCluster, digests, environment, toy_command, wait_for
+from .clusters import DaskCluster, begun, digests, environment, toy_command, wait_for
 from .stores import BUCKET, s3_server
 from .stores import digests as digests_in_store
 
 LEASE_SECONDS = 30
+#: What lies in the folder of a run while it goes on, and is no part of a dataset.
+UNFINISHED = (".cluster/", ".making/")
 DATASETS = {
     "toy-map": "made",
     "toy-second": "second",
@@ -93,14 +95,13 @@ class Chaos:
         next_kill, taken, record = every, False, Path()
         while job.poll() is None:
             now = time.monotonic() - self.began
-            claims = list(out.glob(".cluster/*/leases/*/*/*"))
             # Only where all have a shard in hand does the stopped one have one, too.
-            if self.asleep is None and now >= stop_at and len(claims) >= len(self.processes()):
+            if self.asleep is None and now >= stop_at and len(begun(out)) >= len(self.processes()):
                 self.stop_one()
             if not taken and (found := re.search(r"(\S+): shard (\d+) is taken over", self.said())):
                 self.note("taken over", stage=found[1], shard=int(found[2]))
                 taken = True
-                record = out / DATASETS[found[1]] / "records" / f"shard-{int(found[2]):05d}.json"
+                record = ShardFolder(out / DATASETS[found[1]]).record_path(int(found[2]))
             in_place = any(event["what"] == "in place" for event in self.events)
             if taken and not in_place and record.is_file():
                 self.note("in place")
@@ -179,9 +180,9 @@ def disturb(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     expected = digests(workdir / "whole")
     found = digests_in_store(out) if args.store else digests(out)
     # Who was woken may have left what it had made under its own name: the next run removes it.
-    found = {name: digest for name, digest in found.items() if not name.startswith(CLUSTER_FOLDER)}
+    found = {name: digest for name, digest in found.items() if not name.startswith(UNFINISHED)}
     if args.input is not None:  # it names the output folder's input alone, which is the same
-        assert "job.json" in expected
+        assert {"job.json", "job.toml"} & {*expected}
     differing = [n for n in sorted({*expected, *found}) if expected.get(n) != found.get(n)]
     return {
         "seconds_alone": round(alone, 1),

@@ -55,6 +55,12 @@ def digests(root: Path) -> dict[str, str]:
     }
 
 
+def begun(out: Path, dataset: str = "*", stage: str = "*") -> list[Path]:
+    """Return what says that a worker has begun a shard, of one dataset and its stage or of all."""
+    claims = out.glob(f".cluster/*/leases/{dataset}/*/*")
+    return [*claims, *out.glob(f".making/*/begun/{stage}-*")]
+
+
 def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
     """Wait until something is true; return it."""
     deadline = time.monotonic() + seconds

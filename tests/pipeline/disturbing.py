@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -213,17 +214,16 @@ class Bench:
         there = sum("records/" in name for name in self._committed(root))
         all_of_them = sum("records/" in name for name in self.expected)
         tally.midway += 0 < there < all_of_them
-        for folder in {path.parent for path in root.rglob("shard-*.parquet*.tmp")}:
-            writing = len(list(folder.glob("shard-*.parquet*.tmp")))
+        for name, writing in Counter(in_writing(root)).items():
             tally.in_writing = max(tally.in_writing, writing)
             if writing > self.scenario.workers:
-                tally.differing.append(f"{writing} shards of {folder.name} were in writing")
+                tally.differing.append(f"{writing} shards of {name} were in writing")
 
     def _committed(self, root: Path) -> dict[str, Path]:
         """Return record → shard, of those that are as the undisturbed run has them."""
         found = self.scenario.digests(root) if root.exists() else {}
         records = [n for n in found if "records/" in n and found[n] == self.expected.get(n)]
-        shards = {n: n.replace("records/", "").replace(".json", ".parquet") for n in records}
+        shards = {name: shard_of(name) for name in records}
         return {n: root / s for n, s in shards.items() if found.get(s) == self.expected[s]}
 
     def _finish(
@@ -256,6 +256,25 @@ class Bench:
         tally.again += sum(_marks(path) != marks for path, marks in before.items())
 
 
+def shard_of(record: str) -> str:
+    """Return the shard of a record, both relative to the job's folder.
+
+    ``made/records/shard-0.json`` or ``_made/records/shard-0.json`` is of ``made/shard-0.parquet``.
+    """
+    path = Path(record)
+    beside = path.parent.parent
+    return (beside.with_name(beside.name.removeprefix("_")) / f"{path.stem}.parquet").as_posix()
+
+
+def in_writing(root: Path) -> Iterator[str]:
+    """Yield, for each shard that is begun and not whole, the name of its dataset or stage."""
+    yield from (path.parent.name for path in root.rglob("shard-*.parquet*.tmp"))
+    # Under a name of its own, ``<stage>-<shard>-<token>``; its record says that it is whole.
+    for shard in root.glob(".making/*/made/*/shard-*.parquet"):
+        if not shard.with_suffix(".json").exists():
+            yield shard.parent.name.rsplit("-", 2)[0]
+
+
 def _marks(path: Path) -> tuple[int, int] | None:
     """Return what changes when a file is written again, though its bytes are the same."""
     try:
@@ -275,7 +294,7 @@ def _lies(root: Path) -> Iterator[str]:
             record = json.loads((root / name).read_bytes())
         except ValueError:  # torn, which a run notices
             continue
-        shard = f"{name.partition('records/')[0]}{record['file']}"
+        shard = shard_of(name)
         if shard in found and found[shard] != record["sha256"]:
             yield f"{name} speaks of another shard"
 

@@ -40,7 +40,11 @@ class _Written:
 
 @dataclass
 class _Change:
-    """A change of a folder's names that the folder's fsync has not made safe yet."""
+    """A change of a folder's names that the folder's fsync has not made safe yet.
+
+    A rename from one folder to another is of the folder that it leads to: a file system makes both
+    ends of it safe at once.
+    """
 
     kind: Kind
     path: Path
@@ -138,7 +142,6 @@ class Faults:
         old, new = self._ours(source), self._ours(target)
         if old is None or new is None:
             return self._real["replace"](source, target, **kwargs)
-        assert old.parent == new.parent, f"{old} changes its folder, which is not followed"
         with self._lock:
             self.change("rename")
             before = new.read_bytes() if new.exists() else None
@@ -208,11 +211,21 @@ class Faults:
             if not path.parent.is_dir():  # it is gone itself
                 continue
             if one.source is not None and path.exists():
-                path.rename(self._moved(place, one.source))
+                self._move_back(path, self._moved(place, one.source))
             elif one.kind == "create":
                 path.unlink(missing_ok=True)
             if one.old is not None:
                 path.write_bytes(one.old)
+
+    @staticmethod
+    def _move_back(path: Path, source: Path) -> None:
+        """Undo a rename; where the folder that it came from is lost, too, the file is."""
+        if source.parent.is_dir():
+            path.rename(source)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
     def _moved(self, place: Path, path: Path) -> Path:
         return place / path.relative_to(self.root)

@@ -15,7 +15,7 @@ from distributed import Client
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.verify import verify
 
-from .clusters import dask_cluster, digests, finish, toy_job, wait_for
+from .clusters import begun, dask_cluster, digests, finish, toy_job, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -34,11 +34,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def made(out: Path) -> int:
-    return len(list((out / "made" / "records").glob("*.json")))
+    return len(ShardFolder(out / "made").recorded())
 
 
 def claims(out: Path) -> list[Path]:
-    return list(out.glob(".cluster/*/leases/made/*/*"))
+    return begun(out, "made", "toy-map")
 
 
 def test_four_workers_make_the_same_bytes(undisturbed: dict[str, str], tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_sigterm_to_all_finishes_what_is_in_time(tmp_path: Path) -> None:
     assert "Traceback" not in said
     assert 4 <= made(out) < 12, said  # what was in hand is there, and nothing was begun
     assert not psutil.wait_procs(processes, timeout=10)[1]
-    assert not (out / ".cluster").exists()
+    assert not (out / ".cluster").exists() and not (out / ".making").exists()
     finish(toy_job(out, {"names": 120}, workers=1))
     finish(toy_job(tmp_path / "undisturbed", {"names": 120}))
     assert digests(out) == digests(tmp_path / "undisturbed")

@@ -16,6 +16,8 @@ from normpipe.pipeline.errors import Interrupted
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.stopping import terminable
 
+from .disturbing import in_writing
+
 HARNESS = Path(__file__).with_name("grace_harness.py")
 
 
@@ -25,7 +27,7 @@ def start(output: Path, grace: float, shard_rows: int, seconds: float) -> subpro
                             stdout=subprocess.PIPE, text=True)  # fmt: skip
 
 
-def end(process: subprocess.Popen[str], when: Callable[[], bool]) -> tuple[float, str, str]:
+def end(process: subprocess.Popen[str], when: Callable[[], object]) -> tuple[float, str, str]:
     """Send SIGTERM once ``when``; return the seconds from then to the end, stdout and stderr."""
     deadline = time.monotonic() + 60
     while not when() and time.monotonic() < deadline and process.poll() is None:
@@ -48,7 +50,7 @@ def test_shards_in_hand_are_finished_where_there_is_time(tmp_path: Path) -> None
     assert "what follows" not in stdout
     # More than were there at the signal, by what was in hand: one being written, one being read.
     assert 3 <= len(made.records()) <= 5
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not [*in_writing(out)]
     again = start(out, grace, 10, 0)
     stdout, stderr = again.communicate(timeout=60)
     assert again.returncode == 0 and "what follows" in stdout, stderr
@@ -56,12 +58,13 @@ def test_shards_in_hand_are_finished_where_there_is_time(tmp_path: Path) -> None
 
 
 def test_shards_that_would_come_too_late_are_dropped_at_once(tmp_path: Path) -> None:
-    process, began = start(tmp_path / "out", 12, 60, 0.5), ShardFolder(tmp_path / "out/made")
-    seconds, _, stderr = end(process, lambda: any(began.path.glob("shard-*.tmp")))
+    out = tmp_path / "out"
+    process, began = start(out, 12, 60, 0.5), ShardFolder(out / "made")
+    seconds, _, stderr = end(process, lambda: {"made", "toy-map"} & {*in_writing(out)})
     assert process.returncode == 3, stderr
     assert seconds < 6  # half a minute's work in hand, and nobody waits for the grace time
     assert "shard 0 dropped" in stderr
-    assert not began.records() and not list(tmp_path.rglob("*.tmp"))
+    assert not began.records() and not [*in_writing(out)]
 
 
 @pytest.mark.parametrize("grace", [4.0, 2.0])
