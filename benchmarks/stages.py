@@ -99,7 +99,7 @@ def synchronize() -> None:
 def detector_alone(stage, root: Path, dataset) -> "callable":  # type: ignore[valid-type]
     """Return a function that detects faces in one batch of photographs, prepared beforehand."""
     from normpipe.pipeline.errors import SampleError
-    from normpipe.pipeline.mapping import read_batches
+    from normpipe.pipeline.making import read_batches
 
     items = []
     for row in next(read_batches(dataset, 0, 4 * stage.batch_size)):

@@ -9,12 +9,12 @@ from ..manifests.schema import IMAGE
 from .commit import locked, remove_file, write_json
 from .derive import CLEANED_FILE
 from .errors import InputError, nearest
-from .leases import clear
 from .plan import Inputs, fingerprint
 from .runner import read_job
 from .shards import ShardFolder
 from .storage import is_store, location
 from .tombstones import WITHDRAWN
+from .tries import clear
 from .withdraw import datasets
 from .withdrawal import refuse_unfinished
 

@@ -17,11 +17,11 @@ from ..stages import CONFIGS, FLOW, SINKS, build_flow
 from . import status as status_module
 from .config import Job, load_job, template
 from .errors import InputError, Interrupted, NormpipeError, nearest
+from .places import Remote
 from .runner import Options, Runner
 from .stage import Stage
 from .stopping import ending_in_time, leave, terminable
 from .storage import lies_in, location, refuse_address, said_by_store
-from .workplace import Remote
 
 log = logging.getLogger("normpipe")
 app = typer.Typer(

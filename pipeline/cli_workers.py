@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from ..stages import CONFIGS, build_flow
 from .config import Job, RunConfig
+from .places import Remote
 from .stage import MapStage
 from .storage import location
-from .workplace import Remote
 
 
 def remote(job: Job) -> Remote:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from .errors import OutputError
-from .storage import is_store, put, remove, store_errors, upload
+from .storage import copy, is_store, put, remove, store_errors, upload
 from .store_lock import store_locked
 
 #: Suffix of what is being written; such a file is never read and is removed at the next start.
@@ -102,10 +103,9 @@ def make_folder(folder: Path) -> None:
         fsync_folder(folder.parent)
 
 
-def commit_file(path: Path, written: Path | None = None) -> None:
-    """Give what was ``written`` (``temporary(path)``), flushed and fsynced, its name, durably."""
-    (written or temporary(path)).replace(path)
-    fsync_folder(path.parent)
+def commit_file(path: Path) -> None:
+    """Give what was written as ``temporary(path)``, flushed and fsynced, its name, durably."""
+    move(temporary(path), path)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -159,22 +159,43 @@ def remove_file(path: Path) -> None:
     return path.unlink(missing_ok=True)
 
 
-class PendingFile:
-    """A file that is written, hashed as it is written, and gets its name when it is whole.
+def move(source: Path, target: Path) -> None:
+    """Give a whole, fsynced file another name, in the place of an older one, durably.
 
-    In a folder it lies beside that name meanwhile. For a store it is a file without a name here,
-    which is uploaded at the end, so that a killed process leaves nothing of it.
+    In a store the object is copied, and does not come here.
+    """
+    if is_store(target):
+        copy(source, target)
+        return remove(source)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # The target lies on another disk: a link to where there is room.
+        with source.open("rb") as data, temporary(target).open("wb") as stream:
+            shutil.copyfileobj(data, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary(target).replace(target)
+        source.unlink()
+    return fsync_folder(target.parent)
+
+
+class PendingFile:
+    """A file that is hashed as it is written, and whose content is durable when it is finished.
+
+    For a store it is a file without a name here, which is uploaded at the end, so that a killed
+    process leaves nothing of it.
     """
 
-    def __init__(self, path: Path, written: Path | None = None) -> None:
-        """``path``: its name; ``written``: where it lies before, ``temporary(path)`` if None."""
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._written = None if is_store(path) else written or temporary(path)
         self._stream: IO[bytes]
-        if self._written is None:
+        if is_store(path):
             self._stream = tempfile.TemporaryFile(prefix="normpipe-")  # noqa: SIM115 - closed when it is uploaded
         else:
-            self._stream = self._written.open("wb")
+            self._stream = path.open("wb")
         self._hash = hashlib.sha256()
         self.size = 0
 
@@ -197,21 +218,16 @@ class PendingFile:
     def finish(self) -> str:
         """Make what was written durable; return its hex sha256. Nothing may be written after."""
         self._stream.flush()
-        if self._written is not None:
+        if is_store(self._path):
+            upload(self._stream, self._path)
+        else:
             os.fsync(self._stream.fileno())
-            self._stream.close()
+        self._stream.close()
         return self._hash.hexdigest()
 
-    def commit(self) -> None:
-        """Give it its name, in the place of an older file."""
-        if self._written is not None:
-            return commit_file(self._path, self._written)
-        upload(self._stream, self._path)
-        return self._stream.close()
-
     def drop(self) -> None:
-        """Close it, and remove what has not got its name."""
+        """Close it, and remove it."""
         with suppress(OSError):  # what is still held back finds no room on a full disk
             self._stream.close()
-        if self._written is not None:
-            self._written.unlink(missing_ok=True)
+        if not is_store(self._path):
+            self._path.unlink(missing_ok=True)

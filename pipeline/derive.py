@@ -11,7 +11,14 @@ import pyarrow.parquet as pq
 
 from ..manifests.schema import IMAGE, INDEX, SCHEMA_VERSION
 from ..manifests.vocabularies import REASONS
-from .commit import PendingFile, remove_file, storage_errors, write_if_changed
+from .commit import (
+    PendingFile,
+    commit_file,
+    remove_file,
+    storage_errors,
+    temporary,
+    write_if_changed,
+)
 from .labels import LABELS_FILE
 from .plan import read_description
 from .shards import INDEX_FILE, PLACE, ShardFolder, ShardRecord, record_bytes
@@ -121,7 +128,7 @@ def _write_index(folder: ShardFolder, numbers: list[int]) -> str:
     Shard by shard, so that memory does not grow with the dataset.
     """
     with storage_errors(folder.index_path):
-        file = PendingFile(folder.index_path)
+        file = PendingFile(temporary(folder.index_path))
         sink = pa.PythonFile(file, mode="w")
         with pq.ParquetWriter(sink, INDEX, compression="ZSTD", write_page_index=True) as writer:
             pending: list[pa.Table] = []
@@ -133,7 +140,7 @@ def _write_index(folder: ShardFolder, numbers: list[int]) -> str:
             if pending:
                 writer.write_table(pa.concat_tables(pending).combine_chunks())
         digest = file.finish()
-        file.commit()
+        commit_file(folder.index_path)
     return digest
 
 

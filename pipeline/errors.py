@@ -1,5 +1,7 @@
-"""The errors a user can cause, and the two that the engine acts on."""
+"""The errors a user can cause, and those that the engine acts on."""
 
+import errno
+import re
 from difflib import get_close_matches
 
 from ..manifests.vocabularies import REASONS
@@ -38,6 +40,45 @@ class SampleError(Exception):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+
+#: What libraries say where no class of error tells: torch, OpenCV, ONNX Runtime, the C++ library.
+_MEMORY = re.compile(
+    r"out of memory|(not enough|insufficient) memory|bad_?alloc|allocate.{0,30}memory",
+    re.IGNORECASE,
+)
+_LACKS = {
+    errno.ENOMEM: "memory",
+    errno.EAGAIN: "processes or threads",
+    errno.EMFILE: "open files",
+    errno.ENFILE: "open files",
+}
+
+
+def lack_of(error: BaseException) -> str:
+    """Return what the machine lacks, if that is what an error says; else an empty text.
+
+    Such an error says nothing of the data. A failed CUDA kernel is one, too: it leaves the
+    process's CUDA context unusable.
+    """
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    if isinstance(error, OSError):
+        lack = _LACKS.get(error.errno or 0)
+        return f"not enough {lack}" if lack else ""
+    text = str(error)
+    if _MEMORY.search(text):
+        return "not enough memory"
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        return "not enough threads"
+    if isinstance(error, RuntimeError) and "CUDA error" in text:
+        return "this process cannot use its GPU any more"
+    return ""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message as one short line."""
+    return " ".join(str(error).split())[:300]
 
 
 def nearest(word: str, known: list[str]) -> str:

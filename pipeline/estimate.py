@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .mapping import compute, finish, prepare, process
+from .making import compute, finish, prepare, process
 from .plan import describe, plan_stage
 from .shards import ShardFolder
 from .stage import MapStage, Row, SourceStage, Stage

@@ -78,22 +78,22 @@ class Retry:
         }
         self._mended: set[tuple[str, int]] = set()
 
-    def settled(self, stage: Stage, description: dict[str, Any], number: int) -> SettledRows | None:
-        """Return the rows of a shard that is to be mended; None where all of it is to be made."""
+    def settled(self, stage: Stage, description: dict[str, Any], number: int) -> bool:
+        """Say whether a shard is to be mended, its settled rows as they are, or made as a whole."""
         folder = ShardFolder(self._root / stage.writes)
         record = folder.record(number)
         before = [self._before[name].get(number, ABSENT) for name in stage.reads]
         if record is None or record.fingerprint != fingerprint(description, before):
-            return None
+            return False
         for name, digest in zip(stage.reads, before, strict=True):
             now = ShardFolder(self._root / name).record(number)
             same = now is not None and now.sha256 == digest
             if not same and (name, number) not in self._mended:
-                return None
+                return False
         if sha256_file(folder.shard(number)) != record.sha256:  # a damaged shard vouches for none
-            return None
+            return False
         self.mends(stage.writes, number)
-        return SettledRows(folder.shard(number), stage.name)
+        return True
 
     def mends(self, name: str, number: int) -> None:
         """Note that a shard is rewritten with its settled rows as they were."""

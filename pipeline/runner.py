@@ -1,51 +1,38 @@
 """Runs the selected stages over an output folder: sources first, then maps and joins together.
 
-Consecutive stages work on different shards at the same time; what is committed is kept, whatever
+Consecutive stages work on different shards at the same time; what is in place is kept, whatever
 happens, and the same command goes on from there.
 """
 
 import json
 import logging
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..manifests.schema import SCHEMA_VERSION
-from .attempts import InHand
-from .clustering import ClusterWorker
 from .commit import LOCK_FILE, STORE_LOCK, locked, remove_temporaries, temporary, write_if_changed
 from .config import RunConfig
 from .damage import drop_damaged, refuse_damaged
 from .derive import derive, to_json
-from .errors import InputError, Interrupted, NormpipeError, OutputError
-from .feed import ShardFeed, Stop
-from .joining import JoinWorker
-from .leases import clear
-from .mapping import MapWorker
-from .plan import (
-    StagePlan,
-    current,
-    describe,
-    fingerprint,
-    input_digests,
-    plan_stage,
-    refuse_other,
-)
+from .errors import InputError, NormpipeError, OutputError, lack_of
+from .loop import Ending, Lane, Loop, lacking
+from .making import Ticket
+from .places import Host, Remote, told_to_workers
+from .plan import StagePlan, current, describe, fingerprint, input_digests, plan_stage, refuse_other
 from .progress import Progress
-from .retrying import Retry, SettledRows
-from .shard_work import Ticket
+from .retrying import Retry
 from .shards import ShardFolder, ShardRecord, require_dataset
 from .sources import run_source
-from .stage import JoinStage, MapStage, SourceStage, Stage
-from .stage_worker import Context
+from .stage import MapStage, SourceStage, Stage
 from .tombstones import DECIDED_BY, WITHDRAWN
+from .tries import RunFolder, clear
 from .withdrawal import carry_out
-from .workplace import Remote, Workers, at_work
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
 
 log = logging.getLogger("normpipe")
 
@@ -64,10 +51,7 @@ class Options:
 
 
 class Runner:
-    """One run of one job in one process.
-
-    ``stop()`` and ``drain()`` may be called from a signal handler.
-    """
+    """One run of one job. ``stop()`` and ``drain()`` may be called from a signal handler."""
 
     def __init__(
         self,
@@ -85,73 +69,107 @@ class Runner:
         """
         self.root = root
         self._flow = list(flow)
-        self._settings = run
-        self._options = options
+        self._settings, self._options, self._remote = run, options, remote
         self._progress = progress or Progress(run.log_seconds)
-        self._stop = Stop()
+        self._ending = Ending()
         self._rejected: dict[str, list[int]] = {}
         self._plans: dict[str, StagePlan] = {}
         #: Shards that this run has made, by dataset.
         self._made: set[tuple[str, int]] = set()
         self._descriptions: dict[str, dict[str, Any]] = {}
         self._total = 0
-        self._in_hand: list[InHand] = []
-        self._drop_at = 0.0
         self._retry: Retry | None = None
-        self._remote = remote
-        self._workers: Workers | None = None
+        self._run: RunFolder
+        self._loop: Loop
+        self._threads: Host
+        self._cluster: Cluster | None = None
 
     def stop(self) -> None:
-        """Ask the run to end soon: shards in hand are dropped, committed ones kept."""
-        self._stop.set()
+        """Ask the run to end soon: shards that are being made are dropped, those in place kept."""
+        self._ending.stopped.set()
 
     def drain(self, seconds: float) -> None:
         """Ask the run to begin no shard, and to drop those that are not through in ``seconds``."""
-        self._drop_at = time.monotonic() + seconds
-        self._stop.end()
+        self._ending.drain(seconds)
 
     def run(self, selected: Sequence[Stage]) -> None:
         """Run stages. Raises NormpipeError (the user must act) or Interrupted (run it again)."""
-        with ExitStack() as stack:
-            refuse_foreign(self.root)
-            stack.enter_context(locked(self.root))
-            claim(self.root, self._options.identity, self._flow)
-            clear(self.root)
-            remove_temporaries(self.root)
-            finish_withdrawal(self.root)
-            for stage in selected:
-                drop_damaged(ShardFolder(self.root / stage.writes))
-            if self._options.retry_failed and not self._options.overwrite:
-                self._retry = Retry(self.root, self._flow)
-            maps = [stage for stage in selected if isinstance(stage, MapStage)]
-            if maps and self._remote is not None:
-                work = at_work(self.root, self._settings, self._remote, self._stop)
-                self._workers = stack.enter_context(work)
-            for stage in maps:
-                self._stop.check_new()
-                # A wrong device or weights file must show before hours of other stages, not after.
+        try:
+            with ExitStack() as stack:
+                self._run_in(stack, selected)
+        except NormpipeError:
+            raise
+        except Exception as error:
+            if lack := lack_of(error):
+                raise lacking(f"{lack} ({error})") from error
+            raise
+
+    def _run_in(self, stack: ExitStack, selected: Sequence[Stage]) -> None:
+        refuse_foreign(self.root)
+        stack.enter_context(locked(self.root))
+        claim(self.root, self._options.identity, self._flow)
+        clear(self.root)
+        remove_temporaries(self.root)
+        finish_withdrawal(self.root)
+        for stage in selected:
+            drop_damaged(ShardFolder(self.root / stage.writes))
+        if self._options.retry_failed and not self._options.overwrite:
+            self._retry = Retry(self.root, self._flow)
+        self._have_places(stack, [one for one in selected if not isinstance(one, SourceStage)])
+        for stage in selected:
+            if isinstance(stage, MapStage):
+                self._ending.check()
+                # A wrong device or weights must show before hours of other stages, not after.
                 stack.callback(stage.close)
                 self._described(stage)
-            for stage in selected:
-                self._stop.check_new()
-                if isinstance(stage, SourceStage):
-                    self._open(stage)
-                    description = self._descriptions[stage.name]
-                    overwrite = self._options.overwrite
-                    run_source(stage, self.root, description, overwrite, self._retry)
-            workers = [stage for stage in selected if not isinstance(stage, SourceStage)]
-            if workers:
-                self._run_workers(workers)
-            for stage in selected:
-                derive(self.root, stage)
-            # Asked to end while the last shards were made: whoever called is to begin nothing more.
-            self._stop.check_new()
+        for stage in selected:
+            self._ending.check()
+            if isinstance(stage, SourceStage):
+                self._open(stage)
+                overwrite, description = self._options.overwrite, self._descriptions[stage.name]
+                run_source(stage, self.root, description, overwrite, self._retry)
+        self._run_lanes([stage for stage in selected if not isinstance(stage, SourceStage)])
+        for stage in selected:
+            derive(self.root, stage)
+        # Asked to end while the last shards were made: whoever called is to begin nothing more.
+        self._ending.check()
+
+    def _have_places(self, stack: ExitStack, stages: list[Stage]) -> None:
+        """Have the run's folder, and where shards are made; on leaving, nobody can add to it."""
+        if not stages:
+            return
+        far = self._remote if any(isinstance(stage, MapStage) for stage in stages) else None
+        told = told_to_workers(self._settings, far) if far else {}
+        stack.callback(_clear_quietly, self.root)
+        self._run = RunFolder.make(self.root, told)
+        if far is not None:
+            from .cluster import started  # imports Dask
+
+            work = started(self._settings, self._run, far.factory, self._ending.asked)
+            self._cluster = stack.enter_context(work)
+            stack.callback(_clear_quietly, self.root)  # what still runs there sees it, and ends
+
+        self._loop = Loop(
+            self._run,
+            self._settings,
+            self._progress,
+            self._ending,
+            self._ticket,
+            lambda stage, record: self._committed(stage, record),
+        )
+        self._threads = Host(self._run, stages, self._settings, self._loop.advance)
+        stack.callback(self._threads.close)
+
+    def _place(self, stage: Stage) -> "Host | Cluster":
+        if self._cluster is not None and isinstance(stage, MapStage):
+            return self._cluster
+        return self._threads
 
     def _described(self, stage: Stage) -> dict[str, Any]:
-        """Load a stage's models, here or on a worker, and return what shapes its results."""
+        """Load a stage's models where it will run; return what shapes its results."""
         if stage.name not in self._descriptions:
-            if self._workers is not None and isinstance(stage, MapStage):
-                self._descriptions[stage.name] = self._workers.describe(stage)
+            if self._cluster is not None and isinstance(stage, MapStage):
+                self._descriptions[stage.name] = self._cluster.describe(stage)
             else:
                 stage.open()
                 self._descriptions[stage.name] = describe(stage)
@@ -167,126 +185,18 @@ class Runner:
         # every shard carries its own fingerprint, so the new one can be written at once.
         write_if_changed(folder.stage_path, to_json(description))
 
-    def _run_workers(self, stages: list[Stage]) -> None:
+    def _plan(self, stages: list[Stage]) -> None:
+        """Refuse what cannot be read, and to overwrite shards of other input; before any work."""
         made = {stage.writes for stage in stages}
         for stage in stages:
-            for name in stage.reads:
-                if name not in made:
-                    require_dataset(ShardFolder(self.root / name), stage.name)
-                    refuse_damaged(ShardFolder(self.root / name), stage.name)
+            for name in (one for one in stage.reads if one not in made):
+                require_dataset(ShardFolder(self.root / name), stage.name)
+                refuse_damaged(ShardFolder(self.root / name), stage.name)
             self._open(stage)
-        self._plan(stages)
-        with ThreadPoolExecutor(self._settings.threads, "pool") as pool:
-            context = Context(
-                self._stop,
-                pool,
-                self._progress,
-                self._settings.prefetch,
-                self._settings.retries,
-                self._committed,
-            )
-            threads = self._start(stages, context)
-            for thread in threads:
-                # Joined in glances, so that the main thread takes signals.
-                while thread.is_alive():
-                    thread.join(0.2)
-                    self._drop_late()
-            pool.shutdown(wait=True, cancel_futures=True)
-        self._progress.close()
-        if self._stop.ending:
-            raise self._stop.error or Interrupted("stopped")
-
-    def _drop_late(self) -> None:
-        """Once asked to end, drop what will not be through in time; everything, when it is up."""
-        if self._stop.is_set() or not self._stop.ending:
-            return
-        left = self._drop_at - time.monotonic()
-        if left <= 0:
-            return self._stop.set()
-        for in_hand in self._in_hand:
-            in_hand.drop_late(left)
-        return None
-
-    def _start(self, stages: list[Stage], context: Context) -> list[threading.Thread]:
-        self._total = self._inputs(stages[0])
-        feeds = [ShardFeed(self._stop) for _ in stages]
-        threads: list[threading.Thread] = []
-        for i, (stage, feed) in enumerate(zip(stages, feeds, strict=True)):
-            self._progress.begin(stage.name, self._total)
-            chained = i > 0 and stages[i - 1].writes in stage.reads
-            following = i + 1 < len(stages) and stage.writes in stages[i + 1].reads
-            if not chained:
-                for number in ShardFolder(self.root / stage.reads[0]).records():
-                    feed.put(number)
-                feed.close()
-            next_feed = feeds[i + 1] if following else None
-            threads += self._worker(stage, feed, next_feed, context).start()
-        return threads
-
-    def _worker(
-        self, stage: Stage, feed: ShardFeed, next_feed: ShardFeed | None, context: Context
-    ) -> MapWorker | JoinWorker | ClusterWorker:
-        def wanted(number: int) -> str | ShardRecord:
-            return self._wanted(stage, number)
-
-        def settled(number: int) -> SettledRows | None:
-            if self._retry is None:
-                return None
-            return self._retry.settled(stage, self._descriptions[stage.name], number)
-
-        def ticket(number: int) -> Ticket | ShardRecord:
-            mark = self._wanted(stage, number)
-            if not isinstance(mark, str):
-                return mark
-            assert self._workers is not None
-            record = ShardFolder(self.root / stage.writes).record(number)
-            return Ticket(
-                run=str(self._workers.run),
-                stage=stage.name,
-                shard=number,
-                fingerprint=mark,
-                replaces=record.sha256 if record else "",
-                mends=settled(number) is not None,
-            )
-
-        if isinstance(stage, JoinStage):
-            return JoinWorker(stage, self.root, feed, wanted, context)
-        if isinstance(stage, MapStage):
-            folders = (
-                ShardFolder(self.root / stage.reads[0]),
-                ShardFolder(self.root / stage.writes),
-            )
-            if self._workers is None:
-                worker = MapWorker(stage, folders, (feed, next_feed), wanted, settled, context)
-            else:
-                worker = ClusterWorker(
-                    stage, folders, (feed, next_feed), ticket, context, self._workers
-                )
-            self._in_hand.append(worker.in_hand)
-            return worker
-        raise TypeError(f"{stage.name} is no stage that the engine can run")
-
-    def _wanted(self, stage: Stage, number: int) -> str | ShardRecord:
-        """Return the fingerprint of a shard to make, or the record of one that is current."""
-        done = self._plans[stage.name].done.get(number)
-        if done is not None and not any((name, number) in self._made for name in stage.reads):
-            self._count(stage.name, done)
-            return done
-        mark = fingerprint(
-            self._descriptions[stage.name], input_digests(self.root, stage.reads, number)
-        )
-        record = ShardFolder(self.root / stage.writes).record(number)
-        retry = stage if self._options.retry_failed else None
-        if record is not None and current(record, mark, retry):
-            self._count(stage.name, record)
-            return record
-        return mark
-
-    def _plan(self, stages: list[Stage]) -> None:
-        """Plan, and refuse to overwrite shards made from another input, before work is done."""
         for stage in stages:
-            description = self._descriptions[stage.name]
-            plan = plan_stage(self.root, stage, description, self._options.retry_failed)
+            plan = plan_stage(
+                self.root, stage, self._descriptions[stage.name], self._options.retry_failed
+            )
             self._plans[stage.name] = plan
             if plan.stale and not (self._options.overwrite or self._options.retry_failed):
                 raise OutputError(
@@ -295,8 +205,35 @@ class Runner:
                     "a run with --retry-failed was stopped, go on with it)"
                 )
 
-    def _inputs(self, stage: Stage) -> int:
-        return sum(r.rows for r in ShardFolder(self.root / stage.reads[0]).records().values())
+    def _run_lanes(self, stages: list[Stage]) -> None:
+        """Make the shards of maps and joins."""
+        if not stages:
+            return
+        self._plan(stages)
+        lanes = [Lane(stage, self._place(stage), self.root) for stage in stages]
+        self._total = sum(record.rows for record in lanes[0].source.records().values())
+        self._loop.walk(lanes, self._total)
+
+    def _ticket(self, stage: Stage, number: int) -> Ticket | ShardRecord:
+        """Return what to send for a shard, or the record of one that is current."""
+        description = self._descriptions[stage.name]
+        record = self._plans[stage.name].done.get(number)
+        if record is None or any((name, number) in self._made for name in stage.reads):
+            mark = fingerprint(description, input_digests(self.root, stage.reads, number))
+            record = ShardFolder(self.root / stage.writes).record(number)
+            again = stage if self._options.retry_failed else None
+            if record is None or not current(record, mark, again):
+                retry = self._retry if isinstance(stage, MapStage) else None
+                return Ticket(
+                    run=str(self._run.path),
+                    stage=stage.name,
+                    shard=number,
+                    fingerprint=mark,
+                    mends=retry is not None and retry.settled(stage, description, number),
+                    quarantine="",
+                )
+        self._count(stage.name, record)
+        return record
 
     def _committed(self, stage: str, record: ShardRecord) -> None:
         """Note what was made; stop where too much of it is rejected."""
@@ -317,6 +254,11 @@ class Runner:
         rows = record.rows - record.reasons.get(f"{DECIDED_BY}:{WITHDRAWN}", 0)
         counts[0] += rows - record.statuses.get("ok", 0)
         counts[1] += rows
+
+
+def _clear_quietly(root: Path) -> None:
+    with suppress(OSError, NormpipeError):  # the next run does it
+        clear(root)
 
 
 def finish_withdrawal(root: Path) -> None:

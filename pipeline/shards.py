@@ -27,8 +27,10 @@ from .commit import (
     fsync_folder,
     json_bytes,
     make_folder,
+    move,
     remove_file,
     storage_errors,
+    temporary,
     write_bytes,
     write_if_changed,
 )
@@ -61,11 +63,22 @@ class ShardRecord(BaseModel):
     sha256: str
     fingerprint: str
     quarantined: bool = False
+    #: What it was quarantined for.
+    why: str = ""
 
 
 def record_bytes(record: ShardRecord) -> bytes:
     """Return a record as it is written."""
-    return json_bytes(record.model_dump(mode="json"))
+    unsaid = None if record.why else {"why"}
+    return json_bytes(record.model_dump(mode="json", exclude=unsaid))
+
+
+def parsed(data: bytes) -> ShardRecord | None:
+    """Return the record that some bytes are, or None where they are none."""
+    try:
+        return ShardRecord.model_validate_json(data)
+    except ValueError:
+        return None
 
 
 def shard_name(number: int) -> str:
@@ -115,16 +128,15 @@ class ShardFolder:
     def _parsed(self, number: int, data: bytes | None) -> ShardRecord | None:
         if data is None:
             return None
-        try:
-            record = ShardRecord.model_validate_json(data)
-        except ValueError as error:
-            if is_newer(data):
-                raise InputError(
-                    f"{self.record_path(number)} was written by a newer normpipe: upgrade normpipe "
-                    "to read it"
-                ) from error
+        record = parsed(data)
+        if record is None and is_newer(data):
+            raise InputError(
+                f"{self.record_path(number)} was written by a newer normpipe: upgrade normpipe "
+                "to read it"
+            )
+        if record is None or (record.shard, record.file) != (number, self.shard(number).name):
             return None
-        return record if (record.shard, record.file) == (number, self.shard(number).name) else None
+        return record
 
     def recorded(self) -> list[int]:
         """Return the numbers that have a record, torn or not, in order."""
@@ -168,20 +180,21 @@ class ShardFolder:
         with parquet_file(self.shard(number)) as file:
             return file.schema_arrow
 
-    def pending(self, number: int) -> PendingFile:
-        """Return the file into which a shard is written before its commit."""
-        return PendingFile(self.shard(number))
+    def put_in_place(self, record: ShardRecord, written: Path) -> None:
+        """Make a shard exist that is whole and durable elsewhere: its name first, then its record.
 
-    def commit(self, record: ShardRecord, file: PendingFile) -> None:
-        """Make a shard exist that is written and finished: its name first, then its record."""
-        with storage_errors(self.shard(record.shard)):
-            old = self.record_path(record.shard)
+        This is the only way in which one comes to exist. For the process that holds the job's lock.
+        """
+        shard, old = self.shard(record.shard), self.record_path(record.shard)
+        with storage_errors(shard):
+            for folder in (shard.parent, old.parent):
+                make_folder(folder)
             if old.exists():
                 # It must not speak of the new bytes for an instant, nor after a power cut.
                 remove_file(old)
                 fsync_folder(old.parent)
-            file.commit()
-        write_bytes(self.record_path(record.shard), record_bytes(record))
+            move(written, shard)
+        write_bytes(old, record_bytes(record))
 
     def remove(self, number: int) -> None:
         """Remove a shard; its record goes first, so that it never speaks of a missing shard."""
@@ -211,12 +224,15 @@ def is_newer(data: bytes) -> bool:
 
 
 class ShardWriter:
-    """Writes one shard and commits it; until ``commit`` nothing has happened.
+    """Writes one shard; until ``commit`` nothing has happened.
 
-    As a context manager it drops what was not committed.
+    As a context manager it drops what was not finished.
     """
 
-    def __init__(self, folder: ShardFolder, number: int, schema: pa.Schema) -> None:
+    def __init__(
+        self, folder: ShardFolder, number: int, schema: pa.Schema, written: Path | None = None
+    ) -> None:
+        """``written``: where it lies before it is put in place; None: beside that place."""
         self._folder = folder
         self._number = number
         self._schema = schema
@@ -227,9 +243,12 @@ class ShardWriter:
         self._parents: set[str] = set()
         self._statuses: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
+        self._written = written or temporary(self._path)
+        self._finished = False
         with storage_errors(self._path):
-            make_folder(folder.record_path(number).parent)
-            self._file = folder.pending(number)
+            if written is None:
+                make_folder(self._written.parent)
+            self._file = PendingFile(self._written)
             self._parquet = pq.ParquetWriter(
                 pa.PythonFile(self._file, mode="w"), schema, **_layout(schema)
             )
@@ -264,9 +283,20 @@ class ShardWriter:
         self._rows += table.num_rows
 
     def commit(
-        self, fingerprint: str, expected: set[str] | None, quarantined: bool = False
+        self, fingerprint: str, expected: set[str] | None, quarantined: str | None = None
     ) -> ShardRecord:
-        """Make the shard exist: data, then record. ``expected``: the input keys it must cover."""
+        """Finish the shard and put it in place: for the process that holds the job's lock."""
+        record = self.finish(fingerprint, expected, quarantined)
+        self._folder.put_in_place(record, self._written)
+        return record
+
+    def finish(
+        self, fingerprint: str, expected: set[str] | None, quarantined: str | None = None
+    ) -> ShardRecord:
+        """Make what was written whole and durable; return its record.
+
+        ``expected``: the input keys that it must cover; ``quarantined``: what for, if it is.
+        """
         if self._pending:
             self.add_table(pa.Table.from_pylist(self._pending, self._schema))
             self._pending = []
@@ -287,13 +317,16 @@ class ShardWriter:
             bytes=self._file.size,
             sha256=digest,
             fingerprint=fingerprint,
-            quarantined=quarantined,
+            quarantined=quarantined is not None,
+            why=quarantined or "",
         )
-        self._folder.commit(record, self._file)
+        self._finished = True
         return record
 
     def drop(self) -> None:
-        """Forget the shard and remove what was written of it; after a commit, do nothing."""
+        """Forget the shard and remove what was written of it; once it is finished, do nothing."""
+        if self._finished:
+            return
         # pyarrow would write the footer when it collects the writer: there is no file by then.
         self._parquet.is_open = False
         self._file.drop()

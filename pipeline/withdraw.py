@@ -16,7 +16,6 @@ import pyarrow as pa
 from .commit import fsync_folder, locked, remove_temporaries, write_json
 from .errors import InputError, nearest
 from .labels import LABELS_FILE, label_rows, labels_digest, read_labels
-from .leases import clear
 from .plan import Inputs, fingerprint, read_description
 from .runner import read_job
 from .shards import ShardFolder
@@ -30,6 +29,7 @@ from .tombstones import (
     today,
 )
 from .traces import find_traces
+from .tries import clear
 from .withdrawal import INTENT_FILE, SHEET_FILE, Intent, ShardStep, carry_out
 
 
@@ -237,6 +237,7 @@ def _steps(
                         sha256=record.sha256,
                         fingerprint=None if current else record.fingerprint,
                         quarantined=record.quarantined,
+                        why=record.why,
                         rows=rows,
                     )
                 )

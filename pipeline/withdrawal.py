@@ -39,6 +39,7 @@ class ShardStep(BaseModel):
         fingerprint: to keep, where the shard was not current; None: of its input as it will be.
         rows: position in the shard → neutral key and parent_key. None: only the record changes,
             for the input or the labels do.
+        why: it was quarantined.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +50,7 @@ class ShardStep(BaseModel):
     fingerprint: str | None
     quarantined: bool
     rows: dict[int, tuple[str, str]]
+    why: str = ""
 
 
 class Intent(BaseModel):
@@ -166,7 +168,7 @@ def _rewrite(folder: ShardFolder, step: ShardStep, mark: str) -> None:
             table = file.read_row_group(group).cast(_schema(file))
             writer.add_table(neutral(table, start, step.rows))
             start += table.num_rows
-        writer.commit(mark, None, step.quarantined)
+        writer.commit(mark, None, step.why if step.quarantined else None)
 
 
 def _schema(file: pq.ParquetFile) -> pa.Schema:

@@ -36,7 +36,7 @@ BOTH_SIDES = {
     "pipeline/cli_workers.py",
 }
 #: The only module that may import dask.
-DASK_MODULES = {"pipeline/executors.py"}
+DASK_MODULES = {"pipeline/cluster.py"}
 #: What runs code on loading, and so is never used for data or weights.
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 #: Networks know no files; these modules do, for them.

@@ -16,11 +16,11 @@ from uuid import uuid4
 from pydantic import Field
 from toys import SecondMap, ToyConfig, ToyJoin, ToyMap, ToySource  # beside this script
 
-from normpipe.pipeline import shard_work
+from normpipe.pipeline import places
 from normpipe.pipeline.config import RunConfig
+from normpipe.pipeline.places import Remote
 from normpipe.pipeline.stage import MapStage, Row, Stage
 from normpipe.pipeline.storage import location
-from normpipe.pipeline.workplace import Remote
 
 HIDDEN: dict[str, Any] = {"shapes_results": False}
 
@@ -79,16 +79,16 @@ def build(settings: dict[str, Any], _run: RunConfig) -> dict[str, MapStage]:
 
 
 def die_mute() -> None:
-    """From now on this process dies as soon as it has committed a shard as quarantined."""
-    make = shard_work._make
+    """From now on this process dies as soon as it has made a shard as quarantined."""
+    make = places.make_shard
 
-    def mute(*arguments: Any) -> None:
-        make(*arguments)
-        target, ticket = arguments[3:5]
-        if target.record(ticket["shard"]).quarantined:
+    def mute(*arguments: Any) -> Any:
+        outcome = make(*arguments)
+        if arguments[2]["quarantine"]:
             os.kill(os.getpid(), signal.SIGKILL)
+        return outcome
 
-    shard_work._make = mute
+    places.make_shard = mute
 
 
 class OnceMap(RemoteMap):

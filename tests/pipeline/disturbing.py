@@ -270,9 +270,9 @@ def in_writing(root: Path) -> Iterator[str]:
     """Yield, for each shard that is begun and not whole, the name of its dataset or stage."""
     yield from (path.parent.name for path in root.rglob("shard-*.parquet*.tmp"))
     # Under a name of its own, ``<stage>-<shard>-<token>``; its record says that it is whole.
-    for shard in root.glob(".making/*/made/*/shard-*.parquet"):
+    for shard in root.glob(".making/*/made/*.parquet"):
         if not shard.with_suffix(".json").exists():
-            yield shard.parent.name.rsplit("-", 2)[0]
+            yield shard.name.rsplit("-", 2)[0]
 
 
 def _marks(path: Path) -> tuple[int, int] | None:

@@ -58,7 +58,7 @@ def test_options_say_where_to_work() -> None:
 def test_no_scheduler_is_one_line(
     samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("normpipe.pipeline.executors._CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("normpipe.pipeline.cluster._CONNECT_SECONDS", 1.0)
     words = ["run", "--input", str(samples), "--output", str(tmp_path / "out")]
     result = CliRunner().invoke(cli.app, [*words, "--scheduler", "tcp://127.0.0.1:1"])
     assert result.exit_code == 2

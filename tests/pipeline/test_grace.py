@@ -8,15 +8,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from normpipe.pipeline.attempts import Attempt, InHand
-from normpipe.pipeline.errors import Interrupted
+from normpipe.pipeline.loop import Lane, Pending
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.stopping import terminable
 
 from .disturbing import in_writing
+from .toys import SecondMap
 
 HARNESS = Path(__file__).with_name("grace_harness.py")
 
@@ -86,40 +88,45 @@ def test_no_grace_drops_what_is_in_hand(tmp_path: Path) -> None:
     assert len(made.records()) <= 2
 
 
-def in_hand(clock: Callable[[], float]) -> tuple[InHand, Attempt, Attempt]:
-    hand, first, second = InHand("toy", clock), Attempt(0, "", 100), Attempt(1, "", 100)
-    hand.begin(first)
-    hand.begin(second)
-    return hand, first, second
+def lane(in_order: bool, *begun: float | None) -> Lane:
+    """A lane with shards of 100 rows that were begun at some times, of 10 rows a second."""
+    place: Any = SimpleNamespace(in_order=in_order)
+    found = Lane(SecondMap(reads="made", writes="second"), place, Path())
+    found.rows, found.seconds = 1000, 100.0
+    ticket: Any = {}
+    found.pending = {n: Pending(ticket, 100, begun=at) for n, at in enumerate(begun)}
+    return found
 
 
-def test_older_shards_count_before_younger_ones() -> None:
-    now = [0.0]
-    hand, first, second = in_hand(lambda: now[0])
-    now[0], first.inputs = 5.0, 50
-    hand.advance(50)
-    assert hand.rate() == 10
-    hand.drop_late(15)  # 5 s for the rest of the first, 10 s for the second
-    assert first.error is None and second.error is None
-    hand.drop_late(14)
-    assert first.error is None and isinstance(second.error, Interrupted)
+def test_in_order_older_shards_count_before_younger_ones() -> None:
+    here = lane(True, 0.0, 1.0)
+    here.rows, here.seconds = 0, 0.0
+    here.pending[0].written = 50
+    # At 5 s its own rows are the pace: 5 s for the rest of the first, 10 s for the second.
+    assert here.late(15, {0, 1}, 5.0) == []
+    assert here.late(14, {0, 1}, 5.0) == [1]
+    assert here.late(4, {0, 1}, 5.0) == [0, 1]
 
 
-def test_without_a_rate_everything_is_late() -> None:
-    hand, first, second = in_hand(lambda: 1.0)
-    hand.drop_late(1e9)
-    assert isinstance(first.error, Interrupted) and isinstance(second.error, Interrupted)
+def test_side_by_side_each_shard_counts_by_itself() -> None:
+    far = lane(False, 0.0, 6.0, None)
+    assert far.late(6, {0, 1}, 8.0) == [1, 2]  # 2 s left, 8 s left, and nobody has begun it
+    assert far.late(8, {0, 1, 2}, 8.0) == [2]  # begun just now, as far as is known
+    assert far.late(10, {0, 1, 2}, 8.0) == []
 
 
-def test_idle_time_is_not_in_the_rate() -> None:
-    now = [0.0]
-    hand, first, second = in_hand(lambda: now[0])
-    now[0] = 10.0
-    hand.advance(100)
-    hand.end(first)
-    hand.end(second)
-    now[0] = 1000.0
-    assert hand.rate() == 10
+def test_without_a_pace_everything_is_late() -> None:
+    for one in (lane(True, 0.0, 0.0), lane(False, 0.0, 0.0)):
+        one.rows, one.seconds = 0, 0.0
+        assert one.late(1e9, {0, 1}, 1.0) == [0, 1]
+
+
+def test_idle_time_is_not_in_the_pace() -> None:
+    here = lane(True, 900.0)
+    here.since = 10.0
+    assert here.took(here.pending[0], 903.0) == 3.0
+    here.since = 901.0  # it was read ahead until then
+    assert here.took(here.pending[0], 903.0) == 2.0
 
 
 def test_sigterm_ends_any_command_as_ctrl_c_does() -> None:

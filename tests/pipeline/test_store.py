@@ -15,11 +15,10 @@ from typer.testing import CliRunner
 import normpipe
 from normpipe.pipeline import cli, storage, store_lock
 from normpipe.pipeline.errors import OutputError
-from normpipe.pipeline.leases import LeaseLost, adopt, claim, clear
-from normpipe.pipeline.shard_work import SETTINGS_FILE
 from normpipe.pipeline.shards import ShardFolder, ShardWriter
 from normpipe.pipeline.storage import location, put
 from normpipe.pipeline.store_lock import StoreLock
+from normpipe.pipeline.tries import RunFolder, RunOver, clear
 from normpipe.pipeline.verify import verify
 from normpipe.stages.checks import folder as folder_checks
 
@@ -175,32 +174,31 @@ def test_a_store_that_overwrites_is_refused(
         StoreLock(root / ".lock", root).acquire()
 
 
-# --- claims
+# --- tries
 
 
-def test_who_claims_late_and_who_wakes_late_reach_nothing(address: str) -> None:
+def test_who_begins_late_and_who_wakes_late_reach_nothing(address: str) -> None:
     root = location(address)
-    run_folder = root / ".cluster/one"
-    with pytest.raises(LeaseLost):
-        claim(run_folder, "made", 3)
-    put(run_folder / SETTINGS_FILE, b"{}")
-    first, second = claim(run_folder, "made", 3), claim(run_folder, "made", 3)
-    assert (first.number, second.number) == (1, 2)
-    assert not first.held() and second.held()
-    for lease, key in ((first, "d/first"), (second, "d/second")):
-        with ShardWriter(lease.target(root / "made"), 3, TOY) as writer:
+    with pytest.raises(RunOver):
+        RunFolder(root / ".making/one").begin("toy-map", 3)
+    run_folder = RunFolder.make(root, {})
+    first, second = (run_folder.begin("toy-map", 3) for _ in range(2))
+    assert sorted(run_folder.begun("toy-map", 3)) == sorted([first, second])
+    folder, records = ShardFolder(root / "made"), {}
+    for token, key in ((first, "d/first"), (second, "d/second")):
+        with ShardWriter(folder, 3, TOY, run_folder.shard(token)) as writer:
             writer.add([{"key": key, "parent_key": key, "status": "ok", "decided_by": "toy-map"}])
-            writer.commit("f", None)
-    folder = ShardFolder(root / "made")
+            run_folder.finish(token, writer.finish("f", None))
+        records[token] = run_folder.record(token)
     assert folder.records() == {}  # nothing is there before it is adopted
-    adopt(run_folder, second.token, folder, 3)
+    assert sorted(run_folder.made("toy-map", 3)) == sorted([first, second])
+    run_folder.adopt(second, records[second], folder)
     assert folder.read(3, ["key"])["key"].to_pylist() == ["d/second"]
-    adopt(run_folder, second.token, folder, 3)  # what is through is through
-    assert list(folder.records()) == [3]
+    assert run_folder.made("toy-map", 3) == [first]
     clear(root)
-    with pytest.raises(LeaseLost):
-        claim(run_folder, "made", 4)
-    adopt(run_folder, first.token, folder, 3)
+    with pytest.raises(RunOver):
+        run_folder.begin("toy-map", 4)
+    assert run_folder.record(first) is None
     assert folder.read(3, ["key"])["key"].to_pylist() == ["d/second"]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.mapping import process
+from normpipe.pipeline.making import process
 from normpipe.stages.faces.render.background import PLACES, SHARES, paint_background
 from normpipe.stages.faces.render.degrade import photographed
 from normpipe.stages.faces.render.person import generator

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from normpipe.pipeline import cli_networks
 from normpipe.pipeline.cli import app
 from normpipe.pipeline.errors import InputError, NormpipeError
-from normpipe.pipeline.mapping import process
+from normpipe.pipeline.making import process
 from normpipe.stages import export_normalizer
 from normpipe.stages.export_normalizer import (
     FixedSize,

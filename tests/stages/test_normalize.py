@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normpipe.manifests.schema import NORMALIZED
 from normpipe.pipeline.errors import InputError, SampleError
-from normpipe.pipeline.mapping import process
+from normpipe.pipeline.making import process
 from normpipe.stages import networks
 from normpipe.stages.faces.pixels import encode
 from normpipe.stages.networks.checkpoint import find_weights, save_tensors

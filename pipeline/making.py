@@ -1,0 +1,317 @@
+"""Makes one shard: reads its inputs, runs a stage over them, and writes it where nobody else does.
+
+One thread reads the shard and hands batches on: rows are prepared in a pool, the stage's one thread
+for its network computes batch by batch, rows are finished in the pool; and the same thread writes
+them in order. The next shard of the stage is read ahead as soon as this one is read, within the
+same budget of batches, and written as soon as this one is whole: no border between shards drains
+what is on the way. Order and batches are the plan's, so timing never changes a byte.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, Literal, NamedTuple, TypedDict
+
+import pyarrow as pa
+
+from .errors import Interrupted, NormpipeError, OutputError, SampleError, lack_of, one_line
+from .retrying import Kept, SettledRows
+from .shards import ShardFolder, ShardWriter
+from .stage import JoinStage, MapStage, Row, Stage
+from .storage import location, parquet_file, store_errors
+from .tries import RunFolder, RunOver
+
+log = logging.getLogger("normpipe")
+
+#: A shard that was begun so often without a word of its end is not tried again.
+DEATHS = 3
+#: Seconds between looks at whether a try still counts.
+_LOOK_SECONDS = 1.0
+
+
+class Ticket(TypedDict):
+    """A task: which shard of which run. References only."""
+
+    run: str
+    stage: str
+    shard: int
+    fingerprint: str
+    #: Rows that the shard in place holds and that did not fail are kept.
+    mends: bool
+    #: Why its rows become ``failed(quarantined)``; empty: the stage runs.
+    quarantine: str
+
+
+class Outcome(NamedTuple):
+    """What became of a task.
+
+    Attributes:
+        kind: ``made``; ``broken``: this try failed; ``lacking``: the machine lacks something;
+            ``deadly``: begun too often; ``stopped``; ``refused``: the user must act; of another
+            task, ``description``.
+        text: why; of ``made``, the token.
+        seconds: from the first row computed to the last one written.
+        lines: the worker's warnings.
+        error: of ``refused``.
+    """
+
+    kind: Literal["made", "broken", "lacking", "deadly", "stopped", "refused", "description"]
+    text: str = ""
+    seconds: float = 0.0
+    lines: tuple[str, ...] = ()
+    error: NormpipeError | None = None
+
+
+# ---------------------------------------------------------------- rows
+
+
+def read_batches(folder: ShardFolder, number: int, size: int) -> Iterator[list[Row]]:
+    """Yield a shard's rows in batches of ``size``, a row group in memory at a time."""
+    rest: list[Row] = []
+    path = folder.shard(number)
+    with parquet_file(path) as file:
+        for group in range(file.num_row_groups):
+            with store_errors(path):
+                rest += file.read_row_group(group).to_pylist()
+            while len(rest) >= size:
+                yield rest[:size]
+                rest = rest[size:]
+    if rest:
+        yield rest
+
+
+def prepare(stage: MapStage, row: Row, kept: Kept | None = None) -> Any:
+    """Return the prepared item, or what decides the row: SampleError, ``kept``, None: passed on."""
+    if row["status"] != "ok":
+        return None
+    if kept is not None:
+        return kept
+    try:
+        return stage.prepare(row)
+    except SampleError as error:
+        return error
+
+
+def finish(stage: MapStage, row: Row, item: Any, result: Any) -> list[Row]:
+    """Return the output rows of one input row, whatever became of it."""
+    if item is None:
+        return [stage.pass_on(row)]
+    if isinstance(item, Kept):
+        return item.rows
+    if not isinstance(item, SampleError):
+        try:
+            return stage.finish_row(row, item, result)
+        except SampleError as error:
+            item = error
+    if item.detail:
+        log.debug("%s: %s: %s (%s)", stage.name, row["key"], item.reason, item.detail)
+    return [stage.refuse(row, item.reason)]
+
+
+def compute(stage: MapStage, items: list[Any]) -> list[Any]:
+    """Return a result for each item; those that were decided already get None."""
+    live = [i for i, item in enumerate(items) if not isinstance(item, SampleError | Kept | None)]
+    results: list[Any] = [None] * len(items)
+    if not live:
+        return results
+    if stage.keeps_places:
+        alive = {*live}
+        outputs = stage.compute([item if i in alive else None for i, item in enumerate(items)])
+        return [output if i in alive else None for i, output in enumerate(outputs)]
+    for i, output in zip(live, stage.compute([items[i] for i in live]), strict=True):
+        results[i] = output
+    return results
+
+
+def process(stage: MapStage, rows: list[Row]) -> list[Row]:
+    """Run one batch in the calling thread: the contract in one line, for tests and warm-up."""
+    items = [prepare(stage, row) for row in rows]
+    results = compute(stage, items)
+    return [
+        out
+        for row, item, result in zip(rows, items, results, strict=True)
+        for out in finish(stage, row, item, result)
+    ]
+
+
+# ---------------------------------------------------------------- shards
+
+
+class Line:
+    """What the shards of one stage share in a process: its thread, its budget, and their turns."""
+
+    def __init__(
+        self,
+        name: str,
+        pool: Executor,
+        prefetch: int,
+        advance: Callable[[Ticket, int, Counter[str]], None],
+    ) -> None:
+        """``advance`` is told of input rows that are written, with their rows' statuses."""
+        self.pool, self.advance = pool, advance
+        self.stopped = threading.Event()
+        #: Who reads, and who writes; whoever waits has read as far ahead as the budget allows.
+        self.reading, self.writing = threading.Lock(), threading.Lock()
+        #: Batches on the way: one with the network, one being written, those before and between.
+        self.budget = threading.Semaphore(prefetch + 2)
+        self.computer = ThreadPoolExecutor(1, f"{name}-compute")
+
+
+def make_shard(stage: Stage, inputs: Sequence[ShardFolder], ticket: Ticket, line: Line) -> Outcome:
+    """Make one shard of a stage that is open, under a token of its own; nothing is raised."""
+    run, number, token = RunFolder(location(ticket["run"])), ticket["shard"], ""
+    try:
+        # Whoever sends a dead worker's task again need not have told us.
+        if not ticket["quarantine"] and len(run.begun(stage.name, number)) >= DEATHS:
+            return Outcome("deadly")
+        token = run.begin(stage.name, number)
+        one = _Try(stage, inputs, ticket, line, token)
+        one.join() if isinstance(stage, JoinStage) else one.map()
+        return Outcome("made", token, time.monotonic() - one.began)
+    except (Interrupted, RunOver) as error:
+        return Outcome("stopped", str(error))
+    except NormpipeError as error:
+        return Outcome("refused", str(error), error=error)
+    except Exception as error:
+        log.debug("%s: shard %d", stage.name, number, exc_info=True)
+        text = f"{type(error).__name__}: {one_line(error)}"
+        lack = lack_of(error)
+        return Outcome("lacking", f"{lack} ({text})") if lack else Outcome("broken", text)
+    finally:
+        if token:
+            run.end(token)
+
+
+class _Try:
+    """One try at one shard."""
+
+    def __init__(
+        self, stage: Any, inputs: Sequence[ShardFolder], ticket: Ticket, line: Line, token: str
+    ) -> None:
+        self._stage, self._inputs, self._ticket, self._line = stage, inputs, ticket, line
+        self._run, self._token = RunFolder(location(ticket["run"])), token
+        self._number, self._quarantine = ticket["shard"], ticket["quarantine"]
+        self._target = ShardFolder(self._run.root / stage.writes)
+        self._keys: set[str] = set()
+        #: Batches on the way, oldest first: their rows, and what becomes output rows of each.
+        self._ahead: deque[tuple[list[Row], Future[list[Future[list[Row]]]]]] = deque()
+        self.began = self._looked = time.monotonic()
+
+    def map(self) -> None:
+        """Run a map stage over the shard."""
+        line, batches = self._line, self._batches()
+        with ExitStack() as reading, ExitStack() as writing:
+            reading.enter_context(line.reading)
+            writing.callback(self._give_back)
+            more = self._read_ahead(batches)
+            writing.enter_context(line.writing)
+            self.began = time.monotonic()
+            writer = writing.enter_context(self._writer())
+            while self._ahead:
+                self._check()
+                rows, batch = self._ahead[0]
+                out = [row for made in batch.result() for row in made.result()]
+                writer.add(out)
+                self._ahead.popleft()
+                line.budget.release()
+                line.advance(self._ticket, len(rows), Counter(row["status"] for row in out))
+                more = more and self._read_ahead(batches)
+                if not more:
+                    reading.close()
+            self._finish(writer, self._keys)
+
+    def _read_ahead(self, batches: Iterator[list[Row]]) -> bool:
+        """Send batches on their way as far as the budget allows; say whether more are left."""
+        # Who has none on the way waits for room; who has some writes those first.
+        while self._line.budget.acquire(blocking=not self._ahead):
+            try:
+                self._check()
+                rows = next(batches, None)
+                if rows is not None:
+                    self._ahead.append((rows, self._sent(rows)))
+                    continue
+            except BaseException:
+                self._line.budget.release()
+                raise
+            self._line.budget.release()
+            return False
+        return True
+
+    def _sent(self, rows: list[Row]) -> Future[list[Future[list[Row]]]]:
+        submit, stage = self._line.pool.submit, self._stage
+        kept = [self._settled.of(row) if self._settled else None for row in rows]
+        if self._quarantine:
+            broken = SampleError("quarantined")
+            items = [
+                (one or broken) if row["status"] == "ok" else None
+                for row, one in zip(rows, kept, strict=True)
+            ]
+            return self._line.computer.submit(self._finished, rows, items, [None] * len(rows))
+        futures = [submit(prepare, stage, *pair) for pair in zip(rows, kept, strict=True)]
+        return self._line.computer.submit(self._computed, rows, futures)
+
+    def _computed(self, rows: list[Row], futures: list[Future[Any]]) -> list[Future[list[Row]]]:
+        items = [future.result() for future in futures]
+        return self._finished(rows, items, compute(self._stage, items))
+
+    def _finished(self, *columns: list[Any]) -> list[Future[list[Row]]]:
+        submit, stage = self._line.pool.submit, self._stage
+        return [submit(finish, stage, *row) for row in zip(*columns, strict=True)]
+
+    def _batches(self) -> Iterator[list[Row]]:
+        # What was half put in place when an earlier run ended vouches for nothing.
+        mends = self._ticket["mends"] and self._target.record(self._number) is not None
+        shard = self._target.shard(self._number)
+        self._settled = SettledRows(shard, self._stage.name) if mends else None
+        for rows in read_batches(self._inputs[0], self._number, self._stage.batch_size):
+            self._keys.update(row["parent_key"] for row in rows)
+            yield rows
+
+    def _give_back(self) -> None:
+        """Give back the budget of batches that come to nothing, once nobody works on them."""
+        for _, batch in self._ahead:
+            batch.cancel()
+            batch.exception() if not batch.cancelled() else None
+            self._line.budget.release()
+
+    def _check(self) -> None:
+        if self._line.stopped.is_set():
+            raise Interrupted("stopped")
+        if time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            if not self._run.is_begun(self._token):
+                raise RunOver("it is another's by now, or too late")
+
+    def _writer(self) -> ShardWriter:
+        written = self._run.shard(self._token)
+        return ShardWriter(self._target, self._number, self._stage.schema, written)
+
+    def _finish(self, writer: ShardWriter, keys: set[str] | None) -> None:
+        record = writer.finish(self._ticket["fingerprint"], keys, self._quarantine or None)
+        self._run.finish(self._token, record)
+
+    def join(self) -> None:
+        """Run a join stage over the shard."""
+        inputs = [self._table(folder) for folder in self._inputs]
+        with self._line.writing, self._writer() as writer:
+            for table in self._stage.join(self._number, inputs):
+                self._check()
+                writer.add_table(table)
+            self._finish(writer, None)
+
+    def _table(self, folder: ShardFolder) -> pa.Table:
+        """Return a shard's wanted columns; an absent shard (a partial variant) has no rows."""
+        wanted = None if self._stage.columns is None else list(self._stage.columns)
+        if folder.record(self._number) is not None:
+            return folder.read(self._number, wanted)
+        template = next(iter(folder.records()), None)
+        if template is None:
+            raise OutputError(
+                f"{self._stage.name} reads {folder.path}, which has no finished shard: run that "
+                "variant first"
+            )
+        return folder.read(template, wanted).slice(0, 0)
