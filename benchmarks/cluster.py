@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from normpipe.pipeline.shards import ShardFolder
+
 TOYS = Path(__file__).parent.parent / "tests" / "pipeline" / "cluster_toys.py"
 
 
@@ -40,7 +42,8 @@ def real(output: Path, workers: int, args: argparse.Namespace) -> list[str]:
 
 def rate(output: Path, dataset: str, workers: int) -> float:
     """Return shards a second after the first wave."""
-    times = sorted(p.stat().st_mtime for p in (output / dataset / "records").glob("*.json"))
+    folder = ShardFolder(output / dataset)
+    times = sorted(p.stat().st_mtime for p in folder.records_path.glob("*.json"))
     first = times[workers - 1]
     return (len(times) - workers) / (times[-1] - first)
 

@@ -230,7 +230,7 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps({**found, "start_mb": before / 1e3, "peak_mb": peak / 1e3}))
         return None
-    if not (args.folder / "made" / "manifest.json").is_file():
+    if not ShardFolder(args.folder / "made").manifest_path.is_file():
         print("building", flush=True)
         run_apart(args, "build")
     results: dict[str, dict[str, float]] = {}

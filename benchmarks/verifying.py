@@ -84,7 +84,7 @@ def build_pictures(root: Path, shards: int, rows: int) -> None:
 def rate(root: Path, gigabytes: float) -> dict[str, float]:
     rows = 10_000
     shards = max(1, round(gigabytes * 1e9 / rows / PICTURE))
-    if not (root / "made" / "manifest.json").is_file():
+    if not ShardFolder(root / "made").manifest_path.is_file():
         build_pictures(root, shards, rows)
     assert verify(root, 1).differences == []  # and the pages are in memory
     wall, used = time.perf_counter(), time.process_time()

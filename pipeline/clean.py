@@ -7,7 +7,6 @@ from typing import Any
 
 from ..manifests.schema import IMAGE
 from .commit import locked, remove_file, write_json
-from .derive import CLEANED_FILE
 from .errors import InputError, nearest
 from .plan import Inputs, fingerprint
 from .runner import read_job
@@ -96,7 +95,7 @@ def clean(root: Path, name: str) -> Cleaning:
         cleaning = plan_cleaning(root, name)
         folder = ShardFolder(root / cleaning.dataset)
         # First: it tells verify that what is missing is missing on purpose.
-        write_json(folder.path / CLEANED_FILE, {"rows": cleaning.rows})
+        write_json(folder.cleaned_path, {"rows": cleaning.rows})
         for path in (folder.index_path, folder.manifest_path):
             remove_file(path)
         # From the last one, so that the numbers that are left have no gap.

@@ -19,6 +19,7 @@ from .config import Job, load_job, template
 from .errors import InputError, Interrupted, NormpipeError, nearest
 from .places import Remote
 from .runner import Options, Runner
+from .shards import ShardFolder
 from .stage import Stage
 from .stopping import ending_in_time, leave, terminable
 from .storage import lies_in, location, refuse_address, said_by_store
@@ -250,7 +251,7 @@ def finish(job: Job) -> None:
     state = status_module.status(job.output)
     typer.echo(status_module.table(state))
     normalized = job.output / f"normalized/{job.stage('normalize').variant_name}"
-    if (normalized / "manifest.json").is_file():
+    if ShardFolder(normalized).manifest_path.is_file():
         typer.echo(f"normalized dataset: {normalized}")
     status_module.refuse_quarantined(state)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .commit import fsync_folder, remove_file
 from .errors import OutputError
-from .shards import ShardFolder, ShardRecord
+from .shards import ShardFolder, ShardRecord, datasets_in
 
 log = logging.getLogger("normpipe")
 
@@ -49,8 +49,7 @@ def refuse_damaged(folder: ShardFolder, needed_by: str) -> None:
 
 def drop_orphans(root: Path, inputs: Set[int]) -> None:
     """Remove shards whose number the source has not: it was cut anew, into fewer shards."""
-    for path in sorted(root.rglob("stage.json")):
-        folder = ShardFolder(path.parent)
+    for folder in datasets_in(root).values():
         for number in sorted({*folder.recorded(), *folder.shard_sizes()} - inputs, reverse=True):
             folder.remove(number)
 

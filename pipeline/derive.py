@@ -20,13 +20,11 @@ from .commit import (
     write_if_changed,
 )
 from .labels import LABELS_FILE
+from .layout import CARD_FILE, INDEX_FILE
 from .plan import read_description
-from .shards import INDEX_FILE, PLACE, ShardFolder, ShardRecord, record_bytes
+from .shards import PLACE, ShardFolder, ShardRecord, record_bytes
 from .stage import Stage, sha256_file
 from .tombstones import WITHDRAWN_FILE
-
-#: Lies in a dataset that was cleaned until it is made again.
-CLEANED_FILE = "cleaned.json"
 
 #: Rows of a row group in an index, at least: whole shards.
 _INDEX_GROUP = 1 << 16
@@ -57,7 +55,7 @@ def totals(records: dict[int, ShardRecord]) -> dict[str, Any]:
 def derive(root: Path, stage: Stage) -> None:
     """Write index.parquet, manifest.json and README.md of a stage's dataset."""
     _derive(root, stage.writes, stage.description, stage.schema)
-    cleaned = root / stage.writes / CLEANED_FILE
+    cleaned = ShardFolder(root / stage.writes).cleaned_path
     if cleaned.is_file():
         remove_file(cleaned)
 
@@ -68,7 +66,7 @@ def derive_again(root: Path, name: str) -> None:
     number = next(iter(folder.records()), None)
     if number is None:
         return
-    card = folder.path / "README.md"
+    card = folder.card_path
     lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
     title = f"# {name}"
     words = lines[lines.index(title) + 2] if title in lines else ""
@@ -80,13 +78,13 @@ def _derive(root: Path, name: str, words: str, schema: pa.Schema) -> None:
     records = folder.records()
     manifest = manifest_of(folder, records)
     card = _card(name, words, manifest).encode()
-    listed = {"README.md": hashlib.sha256(card).hexdigest()}
+    listed = {CARD_FILE: hashlib.sha256(card).hexdigest()}
     if any(field.type == IMAGE for field in schema):
         listed[INDEX_FILE] = _current_index(folder, manifest) or _write_index(folder, list(records))
     if not manifest["made_by"].get("reads"):  # a source: what belongs to its inputs
         beside = [name for name in (LABELS_FILE, WITHDRAWN_FILE) if (root / name).is_file()]
         listed |= {name: sha256_file(root / name) for name in beside}
-    write_if_changed(folder.path / "README.md", card)
+    write_if_changed(folder.card_path, card)
     # Last: while it is missing or old, the index is made anew.
     write_if_changed(folder.manifest_path, to_json({**manifest, "files": listed}))
 

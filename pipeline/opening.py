@@ -13,6 +13,7 @@ from ..manifests.schema import COMMON, IMAGE
 from .damage import damaged
 from .errors import InputError, nearest
 from .labels import find_labels, job_folder, label_rows, own_label_columns, read_labels
+from .layout import ABOUT
 from .reading import RowReader, damage_said, open_parquet
 from .shards import ShardFolder
 from .storage import location, parquet_file
@@ -122,14 +123,24 @@ def dataset_folder(path: Path) -> Path:
         return path
     if _has_shards(path / "pairs"):
         return path / "pairs"
-    variants = [p for p in sorted((path / "normalized").glob("*")) if _has_shards(p)]
+    variants = _datasets(path / "normalized")
     if len(variants) == 1:
         return variants[0]
-    others = [*variants, *(p for p in sorted(path.glob("*")) if p.is_dir() and _has_shards(p))]
+    others = [*variants, *_datasets(path)]
     if not others:
+        plain = path.name.removeprefix(ABOUT)
+        if plain not in ("", path.name) and _has_shards(path.with_name(plain)):
+            other = path.with_name(plain)
+            raise InputError(f"{path} only says what made {other}: open {other}")
         raise InputError(f"{path} holds no dataset (no shard-*.parquet): run 'normpipe run' first")
     choices = ", ".join(str(other) for other in others)
     raise InputError(f"{path} holds neither pairs nor one normalized variant: open {choices}")
+
+
+def _datasets(folder: Path) -> list[Path]:
+    """Return the datasets in a folder, not those below; what lies beside each is none."""
+    found = (path for path in sorted(folder.glob("*")) if not path.name.startswith(ABOUT))
+    return [path for path in found if path.is_dir() and _has_shards(path)]
 
 
 def _has_shards(folder: Path) -> bool:
@@ -138,7 +149,7 @@ def _has_shards(folder: Path) -> bool:
 
 def _numbers(shards: ShardFolder) -> list[int]:
     """Return the numbers of the shards to read: those committed, or all where none has a record."""
-    if (shards.path / "records").is_dir():
+    if shards.records_path.is_dir():
         records = shards.records()
         for number, wrong in damaged(shards, records).items():
             open_parquet(shards.shard(number)).close()  # a newer one is refused in plain words

@@ -3,10 +3,14 @@
 ::
 
     normalized/compact/
-      shard-00000.parquet …   the rows
+      shard-00000.parquet …   the rows, and nothing else
+    normalized/_compact/      what is said of them
       records/shard-00000.json …   written last: a shard without its record does not exist
       stage.json              what made it: stage, version, settings, digests, library versions
       index.parquet, manifest.json, README.md   derived when the stage is through
+      cleaned.json            while the shards are freed
+
+Of old all of it lay in the first folder; ``layout`` knows which it is, and why.
 """
 
 import json
@@ -35,9 +39,9 @@ from .commit import (
     write_if_changed,
 )
 from .errors import InputError, OutputError
+from .layout import DatasetFiles, dataset_names
 from .storage import parquet_file, read_all, sizes
 
-INDEX_FILE = "index.parquet"
 #: Columns that ``ShardFolder.read`` adds: where a row stands.
 PLACE = ("shard", "row_group", "row")
 
@@ -86,11 +90,8 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}"
 
 
-class ShardFolder:
-    """The files of one dataset. Reading and naming; nothing is cached."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+class ShardFolder(DatasetFiles):
+    """The files of one dataset. Reading and naming; nothing but its layout is remembered."""
 
     def shard(self, number: int) -> Path:
         """Return the path of a shard."""
@@ -98,22 +99,7 @@ class ShardFolder:
 
     def record_path(self, number: int) -> Path:
         """Return the path of a shard's record."""
-        return self.path / "records" / f"{shard_name(number)}.json"
-
-    @property
-    def stage_path(self) -> Path:
-        """Return the path of the description of what made the dataset."""
-        return self.path / "stage.json"
-
-    @property
-    def index_path(self) -> Path:
-        """Return the path of the derived index."""
-        return self.path / INDEX_FILE
-
-    @property
-    def manifest_path(self) -> Path:
-        """Return the path of the derived manifest."""
-        return self.path / "manifest.json"
+        return self.records_path / f"{shard_name(number)}.json"
 
     def record(self, number: int) -> ShardRecord | None:
         """Return a shard's record, or None where it is not committed (or its record is torn)."""
@@ -140,7 +126,7 @@ class ShardFolder:
 
     def recorded(self) -> list[int]:
         """Return the numbers that have a record, torn or not, in order."""
-        return sorted(_numbered(sizes(self.path / "records"), ".json"))
+        return sorted(_numbered(sizes(self.records_path), ".json"))
 
     def shard_sizes(self) -> dict[int, int]:
         """Return number → bytes of all shards that are there, with a record or without."""
@@ -200,6 +186,11 @@ class ShardFolder:
         """Remove a shard; its record goes first, so that it never speaks of a missing shard."""
         remove_file(self.record_path(number))
         remove_file(self.shard(number))
+
+
+def datasets_in(root: Path) -> dict[str, ShardFolder]:
+    """Return path below ``root`` → dataset, in order, of all that were begun."""
+    return {name: ShardFolder(root / name) for name in dataset_names(root)}
 
 
 _NAME = re.compile(r"shard-(\d+)")

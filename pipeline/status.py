@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from .derive import CLEANED_FILE, totals
+from .derive import totals
 from .errors import OutputError
 from .plan import read_description
 from .runner import read_job
-from .shards import ShardFolder
+from .shards import ShardFolder, datasets_in
 from .tombstones import read_withdrawn
 from .withdrawal import INTENT_FILE
 
@@ -39,7 +39,7 @@ def status(root: Path) -> dict[str, Any]:
                 "failed": sums["statuses"].get("failed", 0),
                 "reasons": verdicts,
                 "bytes": sums["bytes"],
-                "cleaned": (folder.path / CLEANED_FILE).is_file(),
+                "cleaned": folder.cleaned_path.is_file(),
             }
         )
     return {
@@ -65,10 +65,9 @@ def _datasets(root: Path, flow: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the flow's entries, each followed by what its stage wrote under other names."""
     named = {entry["writes"] for entry in flow}
     others: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(root.rglob("stage.json")):
-        writes = path.parent.relative_to(root).as_posix()
+    for writes, folder in datasets_in(root).items():
         if writes not in named:
-            stage = (read_description(ShardFolder(path.parent)) or {}).get("stage", "?")
+            stage = (read_description(folder) or {}).get("stage", "?")
             others.setdefault(stage, []).append({"stage": stage, "writes": writes})
     return [one for entry in flow for one in [entry, *others.get(entry["stage"], [])]]
 

@@ -202,6 +202,18 @@ def sizes(folder: Path) -> dict[str, int]:
         raise InputError(f"cannot list {folder}: {error.strerror}; mend its permissions") from None
 
 
+def folders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder; none where it is not."""
+    if is_store(folder):
+        files, key = _store(folder)
+        with suppress(FileNotFoundError), store_errors(folder):
+            listed: list[dict[str, Any]] = files.ls(key, detail=True)
+            found = [one["name"] for one in listed if one["type"] == "directory"]
+            return [name.rstrip("/").rpartition("/")[2] for name in found]
+        return []
+    return [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+
+
 def _sizes(entries: Iterable[os.DirEntry[str]]) -> dict[str, int]:
     found: dict[str, int] = {}
     for one in entries:

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from .commit import STORE_LOCK
 from .labels import LABELS_FILE
+from .shards import ShardFolder
 from .stage import sha256_file
 from .storage import parquet_file
 
@@ -25,14 +26,14 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
     to remove; of models only retraining takes what they learnt.
     """
     own = {root / name for name in datasets}
+    known = {ShardFolder(path).index_path for path in own} | {root / LABELS_FILE}
     remove: list[str] = []
     texts: list[str] = []
     models: list[str] = []
     unreadable: list[str] = []
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         name = path.relative_to(root).as_posix()
-        shard = path.name.startswith("shard-") or path.name == "index.parquet"
-        if (path.parent in own and shard) or path == root / LABELS_FILE:
+        if (path.parent in own and path.name.startswith("shard-")) or path in known:
             continue
         if path.parent.name == STORE_LOCK:  # this process's own, and rewritten meanwhile
             continue

@@ -17,12 +17,13 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from .commit import TEMPORARY
-from .derive import CLEANED_FILE, manifest_of, to_json
+from .derive import manifest_of, to_json
 from .labels import LABELS_FILE
+from .layout import CARD_FILE, INDEX_FILE, RECORDS
 from .runner import read_job
-from .shards import INDEX_FILE, ShardFolder, ShardRecord, record_bytes, shard_name
+from .shards import ShardFolder, ShardRecord, record_bytes, shard_name
 from .stage import sha256_file
-from .storage import is_store, parquet_file, sizes
+from .storage import folders, is_store, parquet_file, sizes
 from .tombstones import DECIDED_BY, WITHDRAWN, WITHDRAWN_FILE, Withdrawn, read_withdrawn
 from .withdraw import datasets
 from .withdrawal import INTENT_FILE
@@ -130,28 +131,49 @@ def _withdrawals(
 
 
 def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
-    """Yield what lies in a dataset's folder without being committed."""
+    """Yield what lies in a dataset's folders without being committed."""
     shards = {shard_name(number) for number in folder.shard_sizes()}
-    listed = (name.partition(".json") for name in sizes(folder.path / "records"))
+    listed = (name.partition(".json") for name in sizes(folder.records_path))
     recorded = {stem for stem, ending, rest in listed if ending and not rest}
     committed = {shard_name(number) for number in records}
     for name in sorted(shards - recorded):
         yield f"{name}.parquet has no record: it was never finished"
     for name in sorted(recorded - shards):
-        yield f"records/{name}.json has no shard"
+        yield f"{_beside(folder, RECORDS)}/{name}.json has no shard"
     for name in sorted(shards & recorded - committed):
-        yield f"records/{name}.json is damaged: remove it, and run the job again"
-    for name in sorted(sizes(folder.path)):
+        yield _damaged_record(folder, f"{name}.json")
+    found = {*sizes(folder.path), *(_beside(folder, name) for name in sizes(folder.about))}
+    for name in sorted(found):
         if name.endswith(TEMPORARY):
             yield f"{name} is left of a run that was stopped"
+    yield from _foreign(folder)
     numbers = list(records)
     if numbers != list(range(len(numbers))):
         yield f"shards are missing between 0 and {max(numbers)}"
 
 
+def _foreign(folder: ShardFolder) -> Iterator[str]:
+    """Yield what keeps other tools from opening a folder of shards; of old none opened it."""
+    if folder.about == folder.path:
+        return
+    ours = {folder.shard(number).name for number in folder.shard_sizes()}
+    found = (name for name in sizes(folder.path) if not name.endswith(TEMPORARY))
+    for name in sorted({*found, *folders(folder.path)} - ours):
+        yield f"{name} is no shard: other tools cannot open the folder with it; take it out"
+
+
+def _beside(folder: ShardFolder, name: str) -> str:
+    """Return how a file beside the shards is told: of old it lies in the dataset's own folder."""
+    return name if folder.about == folder.path else f"{folder.about.name}/{name}"
+
+
+def _damaged_record(folder: ShardFolder, name: str) -> str:
+    return f"{_beside(folder, f'{RECORDS}/{name}')} is damaged: remove it, and run the job again"
+
+
 def _cleaned(folder: ShardFolder) -> bool:
     """Say whether a dataset's shards are missing on purpose: normpipe clean freed them."""
-    return (folder.path / CLEANED_FILE).is_file()
+    return folder.cleaned_path.is_file()
 
 
 def _check(
@@ -232,7 +254,7 @@ def _statuses(file: pq.ParquetFile) -> dict[str, int]:
 
 
 #: What ``manifest.json`` may list beside the shards, and whether it lies in the job's folder.
-_LISTED = {"README.md": False, INDEX_FILE: False, LABELS_FILE: True, WITHDRAWN_FILE: True}
+_LISTED = {CARD_FILE: False, INDEX_FILE: False, LABELS_FILE: True, WITHDRAWN_FILE: True}
 
 
 def _derived(root: Path, folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
@@ -250,7 +272,7 @@ def _derived(root: Path, folder: ShardFolder, records: dict[int, ShardRecord]) -
     if not set(files) <= set(_LISTED):
         yield "manifest.json cannot be read: run the job again"
         return
-    lines = list(_beside(root, folder, files))
+    lines = list(_vouched(root, folder, files))
     expected = manifest_of(folder, records)
     shards = {shard["file"]: shard for shard in expected["shards"]}
     if listed.keys() != shards.keys():
@@ -266,14 +288,15 @@ def _derived(root: Path, folder: ShardFolder, records: dict[int, ShardRecord]) -
     for record in records.values():
         path = folder.record_path(record.shard)
         if path.read_bytes() != record_bytes(record):
-            yield f"records/{path.name} is damaged: remove it, and run the job again"
+            yield _damaged_record(folder, path.name)
 
 
-def _beside(root: Path, folder: ShardFolder, files: dict[str, str]) -> Iterator[str]:
+def _vouched(root: Path, folder: ShardFolder, files: dict[str, str]) -> Iterator[str]:
     """Yield where the files that a manifest lists are not as they were."""
     for name, digest in files.items():
-        path = (root if _LISTED[name] else folder.path) / name
+        path = (root if _LISTED[name] else folder.about) / name
+        said = name if _LISTED[name] else _beside(folder, name)
         if not path.is_file():
-            yield f"{name} is gone: run the job again"
+            yield f"{said} is gone: run the job again"
         elif sha256_file(path) != digest:
-            yield f"{name} is not as it was written: remove it, and run the job again"
+            yield f"{said} is not as it was written: remove it, and run the job again"

@@ -18,7 +18,7 @@ from .errors import InputError, nearest
 from .labels import LABELS_FILE, label_rows, labels_digest, read_labels
 from .plan import Inputs, fingerprint, read_description
 from .runner import read_job
-from .shards import ShardFolder
+from .shards import ShardFolder, datasets_in
 from .storage import parquet_file
 from .tombstones import (
     WITHDRAWN,
@@ -76,10 +76,7 @@ def withdraw(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> list[I
 
 def datasets(root: Path) -> dict[str, dict[str, Any]]:
     """Return the datasets of a job's folder and what made them, inputs first."""
-    found = {
-        path.parent.relative_to(root).as_posix(): read_description(ShardFolder(path.parent)) or {}
-        for path in sorted(root.rglob("stage.json"))
-    }
+    found = {name: read_description(one) or {} for name, one in datasets_in(root).items()}
     order = TopologicalSorter({name: made.get("reads", []) for name, made in found.items()})
     return {name: found[name] for name in order.static_order() if name in found}
 
@@ -122,7 +119,7 @@ def plan(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> Intent | N
         after=before.adding(person.names, person.subjects, withdrawal),
         steps=tuple(steps),
         relabelled=tuple(relabelled),
-        derived=tuple(n for n in made if (root / n / "manifest.json").is_file()),
+        derived=tuple(n for n in made if ShardFolder(root / n).manifest_path.is_file()),
         files=(*sheet, *files),
         remains=tuple(remains),
     )

@@ -88,14 +88,15 @@ class NormalizeConfig(StageConfig):
     @field_validator("variant")
     @classmethod
     def _plain_name(cls, value: str) -> str:
-        if "/" in value or value.startswith("."):
-            raise ValueError("a variant is a plain folder name")
+        if "/" in value or value.startswith((".", "_")):
+            raise ValueError("a variant is a plain folder name, without . or _ before it")
         return value
 
     @model_validator(mode="after")
     def _some_network(self) -> Self:
         if not self.network and not self.weights:
             raise ValueError("give network, weights or both")
+        self._plain_name(self.variant_name)  # also where it is that of the network or the weights
         if self.is_onnx and self.precision != "fp32":
             raise ValueError("an .onnx file computes in fp32: set precision=fp32")
         return self

@@ -43,8 +43,10 @@ class PairConfig(StageConfig):
     @classmethod
     def _plain_names(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         for value in values:
-            if not re.fullmatch(r"[A-Za-z0-9._-]+", value):
-                raise ValueError(f"'{value}' is no variant name: use letters, digits, . _ -")
+            if not re.fullmatch(r"(?!_)[A-Za-z0-9._-]+", value):
+                raise ValueError(
+                    f"'{value}' is no variant name: use letters, digits, . _ -, and no _ before it"
+                )
         if len(set(values)) < len(values):
             raise ValueError("a variant is named twice")
         return values

@@ -12,7 +12,7 @@ from ..pipeline.commit import write_bytes
 from ..pipeline.errors import InputError, SampleError
 from ..pipeline.reading import open_parquet
 from ..pipeline.runner import read_job
-from ..pipeline.shards import ShardFolder
+from ..pipeline.shards import ShardFolder, datasets_in
 from ..pipeline.storage import location
 from .faces.pixels import Limits, decode
 from .sources.reading import SourceReader
@@ -51,7 +51,8 @@ def draw_sheet(root: Path, rows: int, variant: str | None) -> Path:
 
 
 def _variant(root: Path, variant: str | None) -> ShardFolder:
-    names = sorted(path.parent.name for path in (root / "normalized").glob("*/index.parquet"))
+    made = datasets_in(root / "normalized")
+    names = [name for name, folder in made.items() if folder.index_path.is_file()]
     if variant is None and len(names) == 1:
         variant = names[0]
     if variant is None or variant not in names:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ...pipeline.errors import InputError
+from ...pipeline.shards import ShardFolder
 
 #: Shards from before targets were recorded all show the mean head.
 MEAN_TARGET = {"kind": "mean"}
@@ -47,8 +48,8 @@ def expression_names(shard: Path) -> tuple[str, ...]:
 def target_of(shard: Path) -> dict[str, Any] | None:
     """Return what a shard of ``normpipe synthesize`` says of its target; None where none is shown.
 
-    Shards of before version 4 hold less; what made them, as ``stage.json`` beside them says, is
-    added where it is known.
+    Shards of before version 4 hold less; what made them, as ``stage.json`` says, is added
+    where it is known.
     """
     metadata = pq.read_schema(shard).metadata or {}
     if b"target" in metadata:
@@ -61,7 +62,7 @@ def target_of(shard: Path) -> dict[str, Any] | None:
 def _made_with(shard: Path) -> dict[str, Any]:
     """What defines the target beside its kind and name, by the description of what made the set."""
     try:
-        made = json.loads((shard.parent / "stage.json").read_bytes())
+        made = json.loads(ShardFolder(shard.parent).stage_path.read_bytes())
         return {
             "facekit": made["digests"]["facekit"],
             "renderer": made["version"],

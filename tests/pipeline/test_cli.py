@@ -354,7 +354,7 @@ def _digests(root: Path, pattern: str = "*") -> dict[str, str]:
 def test_the_product_opens_without_our_code(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A released folder is found through its card, as strangers will open it."""
+    """The folder of shards alone, as strangers will open it."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
     import duckdb

@@ -170,19 +170,19 @@ def test_without_an_index_the_shards_say_the_same(job, tmp_path):
 
 def test_an_index_of_other_shards_is_not_used(tmp_path):
     faces = [row(n, 9, "normalize") for n in range(ROWS)]
-    write(tmp_path, NORMALIZED, faces)
-    shards = ShardFolder(tmp_path)
+    write(tmp_path / "made", NORMALIZED, faces)
+    shards = ShardFolder(tmp_path / "made")
     index = pq.read_table(shards.index_path)
     write_table(shards.index_path, index.slice(0, SHARD))
-    assert len(open_dataset(tmp_path, status="all")) == ROWS
+    assert len(open_dataset(tmp_path / "made", status="all")) == ROWS
     shards.record_path(1).unlink()  # a shard without its record does not exist
-    assert len(open_dataset(tmp_path, status="all")) == SHARD
+    assert len(open_dataset(tmp_path / "made", status="all")) == SHARD
 
 
 def test_a_dataset_rewritten_while_open_is_said_so(tmp_path):
-    write(tmp_path, NORMALIZED, [row(n, 9, "normalize") for n in range(5)])
-    found = open_dataset(tmp_path)
-    write(tmp_path, NORMALIZED, [row(n, 9, "normalize") for n in (4, 3)])
+    write(tmp_path / "made", NORMALIZED, [row(n, 9, "normalize") for n in range(5)])
+    found = open_dataset(tmp_path / "made")
+    write(tmp_path / "made", NORMALIZED, [row(n, 9, "normalize") for n in (4, 3)])
     with pytest.raises(InputError, match="open it again"):
         found[0]
     with pytest.raises(InputError, match="open it again"):
@@ -269,11 +269,11 @@ def test_faces_of_one_image_share_its_labels(tmp_path):
     for face in (0, 1):
         key = f"d/000.jpg#face{face}"
         rows.append(row(0, 9, "normalize") | {"key": key, "parent_key": key})
-    write(tmp_path, NORMALIZED, rows)
-    found = open_dataset(tmp_path, labels=LABELS)
+    write(tmp_path / "made", NORMALIZED, rows)
+    found = open_dataset(tmp_path / "made", labels=LABELS)
     assert [item["subject"] for item in found] == ["S0", "S0"]
     own = pa.table({"key": ["d/000.jpg#face1", "d/000.jpg"], "subject": ["second", "image"]})
-    found = open_dataset(tmp_path, labels=own)
+    found = open_dataset(tmp_path / "made", labels=own)
     assert [item["subject"] for item in found] == ["image", "second"]
 
 
@@ -371,42 +371,42 @@ def test_pairs_whose_pictures_are_gone_are_said(tmp_path):
 
 @pytest.mark.parametrize("what", ["shard", "index", "second"])
 def test_a_newer_schema_is_refused_in_plain_words(tmp_path, what):
-    write(tmp_path, NORMALIZED, [row(n, 9, "normalize") for n in range(ROWS)])
-    shards = ShardFolder(tmp_path)
+    write(tmp_path / "made", NORMALIZED, [row(n, 9, "normalize") for n in range(ROWS)])
+    shards = ShardFolder(tmp_path / "made")
     path = {"shard": shards.shard(0), "index": shards.index_path, "second": shards.shard(1)}[what]
     table = pq.read_table(path)
     metadata = {**(table.schema.metadata or {}), b"normpipe_schema_version": b"99"}
     pq.write_table(table.replace_schema_metadata(metadata), path)
     with pytest.raises(InputError, match="upgrade normpipe"):
-        open_dataset(tmp_path)[-1]
+        open_dataset(tmp_path / "made")[-1]
 
 
 def test_a_column_whose_name_is_no_text_is_damage(tmp_path):
-    write(tmp_path, NORMALIZED, [row(0, 9, "normalize")])
-    shard = ShardFolder(tmp_path).shard(0)
+    write(tmp_path / "made", NORMALIZED, [row(0, 9, "normalize")])
+    shard = ShardFolder(tmp_path / "made").shard(0)
     data = bytearray(shard.read_bytes())
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     data[data.index(b"image_sha256", footer)] = 0xFF
     shard.write_bytes(bytes(data))
     with pytest.raises(InputError, match="a name in it is no text"):
-        open_dataset(tmp_path)
+        open_dataset(tmp_path / "made")
 
 
 def test_a_schema_version_that_is_no_number_is_damage(tmp_path):
-    write(tmp_path, NORMALIZED, [row(0, 9, "normalize")])
-    shard = ShardFolder(tmp_path).shard(0)
+    write(tmp_path / "made", NORMALIZED, [row(0, 9, "normalize")])
+    shard = ShardFolder(tmp_path / "made").shard(0)
     table = pq.read_table(shard)
     metadata = {**table.schema.metadata, b"normpipe_schema_version": b"Q"}
     pq.write_table(table.replace_schema_metadata(metadata), shard)
     with pytest.raises(InputError, match="is damaged"):
-        open_dataset(tmp_path)
+        open_dataset(tmp_path / "made")
 
 
 def test_a_damaged_picture_names_its_key(tmp_path):
     broken = row(0, 9, "normalize") | {"image": {"bytes": b"no picture", "path": "x"}}
-    write(tmp_path, NORMALIZED, [broken])
+    write(tmp_path / "made", NORMALIZED, [broken])
     with pytest.raises(InputError, match=r"d/000\.jpg is damaged"):
-        open_dataset(tmp_path)[0]
+        open_dataset(tmp_path / "made")[0]
 
 
 def test_the_public_name_is_this_one():

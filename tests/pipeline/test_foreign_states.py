@@ -16,6 +16,7 @@ import pytest
 import normpipe
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.pipeline.runner import LOCK_FILE
+from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.stage import Stage
 from normpipe.pipeline.verify import verify
 
@@ -65,7 +66,7 @@ def test_a_damaged_shard_is_made_again(
 @pytest.mark.parametrize("record", [None, b"", b"{", b"\0" * 500])
 def test_a_torn_or_lost_record_is_made_again(out: Path, dataset: str, record: bytes | None) -> None:
     good = digests(out)
-    path = out / dataset / "records/shard-00001.json"
+    path = ShardFolder(out / dataset).record_path(1)
     path.unlink()
     if record is not None:
         path.write_bytes(record)
@@ -187,10 +188,10 @@ def test_a_disk_that_is_read_only_is_one_line(tmp_path: Path) -> None:
         run(out, flow())
         good = digests(out)
         for disturb in (
-            lambda: (out / "made/records/shard-00001.json").unlink(),
+            lambda: ShardFolder(out / "made").record_path(1).unlink(),
             lambda: (out / "made/shard-00001.parquet.tmp").write_bytes(b"half"),
             lambda: (out / "made/shard-00001.parquet").unlink(),
-            lambda: (out / "joined/manifest.json").unlink(),
+            lambda: ShardFolder(out / "joined").manifest_path.unlink(),
         ):
             disturb()
             subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

@@ -19,7 +19,7 @@ def test_signal_stops_cleanly_and_says_how_to_go_on(
     command += [*settings, "--output", str(output), "--set", "ingest.shard_rows=1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(output.glob("aligned/records/*.json")) and time.monotonic() < deadline:
+    while not list(output.glob("_aligned/records/*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
@@ -27,6 +27,6 @@ def test_signal_stops_cleanly_and_says_how_to_go_on(
     assert "Run the same command to go on" in stderr
     assert "Traceback" not in stderr + stdout
     assert not list(output.rglob("*.tmp"))
-    assert list(output.glob("aligned/records/*.json"))
+    assert list(output.glob("_aligned/records/*.json"))
     again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert again.returncode == 0, again.stderr

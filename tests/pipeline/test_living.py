@@ -33,7 +33,7 @@ def test_a_corrected_label_reruns_only_what_reads_labels(
     after = digests(out)
     changed = {name for name in before if before[name] != after[name]}
     # The manifest of the inputs says which labels belong to them; the flow was shorter this time.
-    assert changed - {"job.json"} == {"labels.parquet", "manifest/manifest.json"}
+    assert changed - {"job.json"} == {"labels.parquet", "_manifest/manifest.json"}
     assert isinstance(stages[1], ToyMap) and stages[1].processed == []
     # Shards that hold labels say that they hold others, and are redone on request alone.
     with pytest.raises(OutputError, match=r"digests\.labels"):
@@ -43,7 +43,9 @@ def test_a_corrected_label_reruns_only_what_reads_labels(
     assert isinstance(stages[1], ToyMap) and stages[1].processed == []
     after = digests(out)
     assert all(before[name] == after[name] for name in before if name.startswith("manifest/shard"))
-    changed = {name.partition("/")[0] for name in before if before[name] != after[name]}
+    changed = {
+        name.partition("/")[0].removeprefix("_") for name in before if before[name] != after[name]
+    }
     assert changed == {"labels.parquet", "manifest", "joined"}
     found = pq.read_table(out / "joined/shard-00000.parquet").to_pylist()
     assert found[7]["subject"] == "eve"
@@ -59,4 +61,4 @@ def test_without_shards_that_hold_labels_nothing_is_redone(
     run(out, NAMES, until=3)
     after = digests(out)
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"labels.parquet", "manifest/manifest.json"}
+    assert changed == {"labels.parquet", "_manifest/manifest.json"}

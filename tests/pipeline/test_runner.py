@@ -290,7 +290,7 @@ def test_verify_finds_every_kind_of_damage(tmp_path: Path) -> None:
     shard.write_bytes(good[:-1])
     assert "bytes, recorded" in verify(out).differences[0]
     shard.write_bytes(good)
-    record = out / "made/records/shard-00001.json"
+    record = ShardFolder(out / "made").record_path(1)
     text = record.read_text()
     wrong = json.loads(text)
     wrong["rows"] += 1
@@ -309,9 +309,9 @@ def test_torn_states_heal(tmp_path: Path) -> None:
     run(out, flow())
     good = digests(out)
     (out / "made/shard-00000.parquet").unlink()
-    (out / "made/records/shard-00001.json").write_text("{")
-    (out / "second/records/shard-00002.json").write_bytes(b"")
-    (out / "made/index.parquet").unlink()
+    ShardFolder(out / "made").record_path(1).write_text("{")
+    ShardFolder(out / "second").record_path(2).write_bytes(b"")
+    ShardFolder(out / "made").index_path.unlink()
     (out / "second/shard-00000.parquet.tmp").write_bytes(b"half")
     run(out, flow())
     assert digests(out) == good

@@ -56,7 +56,7 @@ def test_flipped_bits_are_found_in_every_file(job: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["made/index.parquet", "made/README.md", "made/manifest.json", "labels.parquet"]
+    "name", ["_made/index.parquet", "_made/README.md", "_made/manifest.json", "labels.parquet"]
 )
 def test_a_damaged_derived_file_heals_as_verify_says(job: Path, name: str) -> None:
     before = digests(job)
@@ -74,7 +74,7 @@ def test_a_damaged_derived_file_heals_as_verify_says(job: Path, name: str) -> No
 @pytest.mark.parametrize("dataset", ["manifest", "made"])
 def test_a_damaged_record_heals_as_verify_says(job: Path, dataset: str) -> None:
     before = digests(job)
-    path = job / dataset / "records/shard-00000.json"
+    path = ShardFolder(job / dataset).record_path(0)
     record = json.loads(path.read_text())
     path.write_text(path.read_text().replace(record["fingerprint"][:4], "0000", 1))
     assert any("shard-00000" in line for line in verify(job).differences)
@@ -141,5 +141,5 @@ def test_what_is_renamed_while_a_folder_is_listed_hides_nothing_else(
 
 
 def test_an_unfinished_record_is_no_record(job: Path) -> None:
-    (job / "made/records/shard-00000.json.tmp").touch()
+    (ShardFolder(job / "made").records_path / "shard-00000.json.tmp").touch()
     assert verify(job).differences == []

@@ -87,7 +87,7 @@ def test_verify_and_status_say_that_all_is_well(job: Path) -> None:
         assert stage["inputs_left"] == 0
         assert stage["reasons"]["withdraw"]["withdrawn"] >= len(ANNA)
     assert f"withdrawn: {len(ANNA)} inputs, in 1 withdrawals" in table(state)
-    assert "| withdraw | withdrawn |" in (job / "made/README.md").read_text()
+    assert "| withdraw | withdrawn |" in ShardFolder(job / "made").card_path.read_text()
 
 
 def test_they_stay_away_though_their_files_are_still_there(job: Path) -> None:
@@ -106,7 +106,7 @@ def test_remade_from_the_neutral_manifest_the_shards_are_the_same(job: Path) -> 
     # But for an image of several faces: its one input makes one neutral row then.
     withdraw(job, [], [key for key in ANNA if "twins" not in key])
     before = digests(job)
-    for path in [*job.glob("made/*/*.json"), *job.glob("joined/*/*.json")]:
+    for path in [*job.glob("_made/*/*.json"), *job.glob("_joined/*/*.json")]:
         path.unlink()
     run(job)
     assert digests(job) == before
@@ -128,8 +128,8 @@ def test_by_key_and_again_and_one_after_the_other(job: Path) -> None:
 
 
 def test_a_partly_made_dataset_goes_on_after_a_withdrawal(job: Path, tmp_path: Path) -> None:
-    for name in ("made/records/shard-00001.json", "joined/records/shard-00001.json"):
-        (job / name).unlink()
+    for name in ("made", "joined"):
+        ShardFolder(job / name).record_path(1).unlink()
     withdraw(job, ["anna"], [])
     run(job)
     whole = tmp_path / "whole"

@@ -139,7 +139,7 @@ def test_legs_of_training_come_to_the_same(job, whole, fake_kit_file, tmp_path, 
     while (done := call(*command, "--set", "fit_normalizer.minutes=0.00001")).exit_code == 3:
         legs += 1
     assert done.exit_code == 0 and legs >= 2, done.output
-    for name in ("compact.safetensors", "sets/paired/pairs/stage.json"):
+    for name in ("compact.safetensors", "sets/paired/_pairs/stage.json"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
 
 

@@ -1,7 +1,6 @@
 """What training reads: pairs of one target, real faces of one split, in bounded memory."""
 
 import hashlib
-import json
 
 import cv2
 import numpy as np
@@ -11,7 +10,9 @@ import pytest
 import torch
 
 from normpipe.manifests.schema import ALIGNED
+from normpipe.pipeline.commit import write_json
 from normpipe.pipeline.errors import InputError
+from normpipe.pipeline.shards import ShardFolder
 from normpipe.stages.networks.compact import CompactNormalizer
 from normpipe.stages.training.batches import Batches, Recipe
 from normpipe.stages.training.faces import load_faces
@@ -126,9 +127,9 @@ def test_sets_that_say_little_of_their_target_still_open(tmp_path):
     with pytest.raises(InputError, match="another target face"):
         load_pairs(folders, "train")
     for folder in folders:
-        (folder / "stage.json").write_text(json.dumps(made))
+        write_json(ShardFolder(folder).stage_path, made)
     assert len(load_pairs(folders, "train")) == 3
-    (folders[2] / "stage.json").write_text(json.dumps({**made, "digests": {"facekit": "other"}}))
+    write_json(ShardFolder(folders[2]).stage_path, {**made, "digests": {"facekit": "other"}})
     with pytest.raises(InputError, match="another target face"):
         load_pairs(folders, "train")
 
