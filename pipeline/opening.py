@@ -261,7 +261,8 @@ def _labels(
         if file is None:
             return {}
         given = file
-    labels: pa.Table = read_labels(location(given)) if isinstance(given, str | Path) else given
+    # What was found in a store is no Path.
+    labels = given if isinstance(given, pa.Table) else read_labels(location(given))
     if "key" not in labels.column_names:
         raise InputError("the labels have no column 'key'")
     keys, parents = (rows[name].combine_chunks() for name in ("_source", "parent_key"))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import fsspec
 
 from normpipe.pipeline.commit import STORE_LOCK
 from normpipe.pipeline.storage import location
@@ -42,6 +43,8 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
             region_name="us-east-1",
         )
         client.create_bucket(Bucket=BUCKET)
+        # A client that was made for a server before, and is remembered, would look for that one.
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
         yield variables
     finally:
         server.kill()

@@ -369,6 +369,14 @@ def test_the_product_opens_without_our_code(
         f"select status, count(*) from '{released}/shard-*.parquet' group by status order by 1"
     ).fetchall()
     assert counts == [("failed", 1), ("ok", 24), ("rejected", 1)]
+    # Where the job made it, too: nothing but shards lies in the folder.
+    import pandas
+    import polars
+
+    for dataset in ("manifest", "aligned", "normalized/compact", "pairs"):
+        frame = pandas.read_parquet(finished / dataset)
+        assert list(frame["status"]) == polars.read_parquet(finished / dataset)["status"].to_list()
+        assert len(frame) == INPUTS
 
     import normpipe
 

@@ -47,6 +47,16 @@ def test_ended_at_changes_of_the_disk_every_command_is_finished_by_itself(tmp_pa
 
 
 @pytest.mark.slow
+def test_so_is_one_in_a_folder_of_the_old_layout(tmp_path: Path) -> None:
+    names = ("new photographs", "run --overwrite", "withdraw")
+    only = [word for name in names for word in ("--only", name)]
+    tallies = disturb(tmp_path, "--toys", "--kills", "0", "--step", "23", "--old-layout", *only)
+    assert [one["scenario"] for one in tallies] == [*names]
+    assert all(one["ended"] > 3 and one["midway"] > 1 for one in tallies), tallies
+    assert not list((tmp_path / "work").glob("*/bench/undisturbed/_*"))
+
+
+@pytest.mark.slow
 def test_the_real_job_is_killed_and_finished(tmp_path: Path) -> None:
     # Steps of 47: a change of each dataset.
     kills, changes = disturb(tmp_path, "--kills", "9", "--step", "47", "--only", "first run")

@@ -12,8 +12,11 @@ from normpipe.pipeline.withdrawal import INTENT_FILE
 
 from . import living
 from .disturbing import Scenario, must
+from .layouts import as_of_old
 from .toys import ToyConfig, ToyMap
 
+#: Option: the folder that a command begins with is of 0.1.0's layout.
+OLD_LAYOUT = "--old-layout"
 #: Two shards; Anna is in the first.
 NAMES = (*(f"n{i}" for i in range(9)), "twins35", "n41", "n42")
 
@@ -63,11 +66,17 @@ def finish_withdrawal(
 def scenario(name: str, place: Path, extra: list[str], workers: int = 1) -> Scenario:
     """Lay the folder that a scenario starts from, and return it."""
     place.mkdir(parents=True)
-    if extra:
-        raise SystemExit(f"toys take no options: {extra}")
+    if extra not in ([], [OLD_LAYOUT]):
+        raise SystemExit(f"toys take no options but {OLD_LAYOUT}: {extra}")
     if name == "first run":
         return Scenario(name, job())
-    base = place / "base"
+    found = _further(name, place, place / "base")
+    if extra and found.base is not None:
+        as_of_old(found.base)
+    return found
+
+
+def _further(name: str, place: Path, base: Path) -> Scenario:
     if name == "withdraw":
         must(lambda: living.make(base, list(NAMES)), place / "log.txt")
         out = withdraw("anna")
