@@ -1,0 +1,126 @@
+"""A machine that lacks memory, threads or files breaks no shard: the run stops, and goes on."""
+
+import errno
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from normpipe.pipeline import cli
+from normpipe.pipeline.errors import Interrupted, lack_of
+from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.verify import verify
+
+from .disturbing import start, tail, wait
+from .test_runner import digests, flow, run
+from .toy_scenarios import job
+
+NOBODY = 65534
+
+
+@pytest.mark.parametrize(
+    ("error", "lack"),
+    [
+        (MemoryError(), "memory"),
+        (pa.lib.ArrowMemoryError("malloc of size 64 failed"), "memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "threads"),
+        (OSError(errno.EMFILE, "Too many open files"), "open files"),
+        (RuntimeError("can't start new thread"), "threads"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"), "memory"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "GPU"),
+        (RuntimeError("broken at n3"), ""),
+        (OSError(errno.EIO, "Input/output error"), ""),
+        (ValueError("allocate"), ""),
+    ],
+)
+def test_what_says_that_something_lacks(error: Exception, lack: str) -> None:
+    assert lack in lack_of(error) and bool(lack_of(error)) == bool(lack)
+
+
+def test_opencv_and_onnxruntime_are_understood() -> None:
+    import cv2
+
+    assert lack_of(cv2.error("alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate"))
+    assert lack_of(RuntimeError("Exception during initialization: std::bad_alloc"))
+
+
+@pytest.mark.parametrize("step", ["prepare", "compute", "finish"])
+def test_a_lack_counts_no_try_and_the_same_command_goes_on(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    stages = flow()
+
+    def lacks(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(stages[1], step, lacks)
+    for _ in range(2):
+        with pytest.raises(Interrupted, match=r"toy-map: shard 0: not enough memory .* free some"):
+            run(out, stages, retries=0)
+    assert ShardFolder(out / "made").records() == {}
+    run(out, flow())
+    run(tmp_path / "good", flow())
+    assert digests(out) == digests(tmp_path / "good")
+
+
+def limited(root: Path, log: Path, *limits: tuple[int, int]) -> int:
+    """Run the toy job in a fork with limits, as a user without rights; return its exit status."""
+    os.chown(root.parent, NOBODY, NOBODY)
+
+    def work() -> None:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        for kind, limit in limits:
+            resource.setrlimit(kind, (limit, limit))
+        _handled(lambda: job()(root))()
+
+    return wait(start(work, log))
+
+
+def _handled(work: Callable[[], None]) -> Callable[[], None]:
+    def main() -> None:
+        try:
+            cli.handled(work)()
+        except cli.typer.Exit as end:
+            sys.exit(end.exit_code)
+
+    return main
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's limits")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become a user whose limits count")
+@pytest.mark.parametrize("kind", ["threads", "open files"])
+def test_under_limits_a_run_stops_with_3_and_nothing_is_quarantined(
+    tmp_path: Path, kind: str
+) -> None:
+    """``ulimit -u``, ``ulimit -n``: from what lets nothing begin to what is enough."""
+    job()(tmp_path / "good" / "out")
+    seen: set[int] = set()
+    for limit in range(1, 40):
+        place = tmp_path / f"{kind}-{limit}"
+        place.mkdir()
+        root, log = place / "out", tmp_path / f"{kind}-{limit}.log"
+        log.touch(mode=0o666)
+        log.chmod(0o666)
+        number = resource.RLIMIT_NPROC if kind == "threads" else resource.RLIMIT_NOFILE
+        status = limited(root, log, (number, limit))
+        seen.add(status)
+        said = tail(log)
+        assert status in (0, 3), f"{kind}, {limit}: {status}: {said}"
+        assert "Traceback" not in said and "quarantined" not in said
+        if status == 0:
+            break
+        assert f"not enough {'threads' if kind == 'threads' else ''}" in said, said
+    assert seen == {0, 3}
+    assert digests(root) == digests(tmp_path / "good" / "out")
+    assert verify(root).differences == []

@@ -1,0 +1,193 @@
+"""Tries at a shard: each under a token of its own, so that none can reach another's, or the job."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from normpipe.manifests.schema import schema
+from normpipe.pipeline import commit, making
+from normpipe.pipeline.config import RunConfig
+from normpipe.pipeline.making import DEATHS, Ticket, make_shard
+from normpipe.pipeline.places import Host
+from normpipe.pipeline.shards import ShardFolder, ShardRecord, ShardWriter
+from normpipe.pipeline.tries import MAKING_FOLDER, RunFolder, RunOver, clear, stage_of
+
+from .test_runner import flow, run
+from .toys import ToyMap
+
+SCHEMA = schema([("number", pa.int64())])
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> RunFolder:
+    return RunFolder.make(tmp_path, {"job": 1})
+
+
+def write(writer: ShardWriter, number: int) -> ShardRecord:
+    row = {"key": "d/1", "parent_key": "d/1", "status": "ok", "decided_by": "t", "number": number}
+    with writer:
+        writer.add([row])
+        return writer.finish("f", {"d/1"})
+
+
+def made(there: RunFolder, folder: ShardFolder, number: int) -> tuple[str, ShardRecord]:
+    token = there.begin("toy-map", 7)
+    record = write(ShardWriter(folder, 7, SCHEMA, there.shard(token)), number)
+    there.finish(token, record)
+    return token, record
+
+
+def test_marks_count_the_tries_at_one_shard_of_one_stage(there: RunFolder) -> None:
+    tokens = [there.begin("toy-map", 7) for _ in range(3)]
+    others = [there.begin("toy", 7), there.begin("toy-map", 70), there.begin("toy-map-7", 7)]
+    assert sorted(there.begun("toy-map", 7)) == sorted(tokens)
+    assert there.begun("toy") == others[:1]
+    assert {stage_of(token) for token in there.begun("toy-map")} == {
+        ("toy-map", 7),
+        ("toy-map", 70),
+    }
+    there.end(*tokens[:2], "never-00001-begun")
+    assert there.begun("toy-map", 7) == tokens[2:]
+    assert there.is_begun(tokens[2]) and not there.is_begun(tokens[0])
+
+
+def test_nothing_is_written_once_the_run_is_over(there: RunFolder, tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path / "made")
+    late, record = made(there, folder, 1)
+    unfinished = there.begin("toy-map", 8)
+    writer = ShardWriter(folder, 8, SCHEMA, there.shard(unfinished))
+    clear(tmp_path)
+    assert not (tmp_path / MAKING_FOLDER).exists()
+    with pytest.raises(RunOver):
+        there.begin("toy-map", 9)
+    with pytest.raises(RunOver):
+        there.finish(unfinished, write(writer, 1))
+    with pytest.raises(FileNotFoundError):
+        there.adopt(late, record, folder)
+    assert not (tmp_path / MAKING_FOLDER).exists()
+    assert folder.records() == {} and not list(tmp_path.rglob("*.parquet"))
+
+
+def test_what_release_0_1_0_left_of_a_run_goes_with_it(tmp_path: Path) -> None:
+    (tmp_path / ".cluster/0123/leases/made/shard-00003/1").mkdir(parents=True)
+    clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_of_the_same_shard_never_meet(there: RunFolder, tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path / "made")
+    first, second = made(there, folder, 1), made(there, folder, 2)
+    assert folder.records() == {}
+    assert sorted(there.made("toy-map", 7)) == sorted([first[0], second[0]])
+    there.adopt(*second, folder)
+    assert folder.read(7)["number"].to_pylist() == [2]
+    assert there.record(first[0]) == first[1] and there.made("toy-map", 7) == [first[0]]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_shard_is_put_in_place_on_another_disk(
+    there: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """As where ``OUT/normalized`` is a link to a larger disk."""
+    folder = ShardFolder(tmp_path / "made")
+    if before:
+        there.adopt(*made(there, folder, 1), folder)
+    replace = Path.replace
+
+    def far(self: Path, target: Path) -> Path:
+        if self.parent != Path(target).parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return replace(self, target)
+
+    monkeypatch.setattr(commit.Path, "replace", far)
+    token, record = made(there, folder, 2)
+    there.adopt(token, record, folder)
+    assert folder.record(7) == record and folder.read(7)["number"].to_pylist() == [2]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["shard-00007.parquet"]
+    assert not there.shard(token).exists()
+
+
+# --- one shard, made by hand
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Any:
+    stages = flow()
+    run(tmp_path, stages[:1])
+    there = RunFolder.make(tmp_path, {})
+    host = Host(there, [stages[1]], RunConfig(threads=2))
+    yield host
+    host.close()
+
+
+def ticket(host: Host, **changes: Any) -> Ticket:
+    plain = Ticket(
+        run=str(host.run.path),
+        stage="toy-map",
+        shard=1,
+        fingerprint="f",
+        mends=False,
+        quarantine="",
+    )
+    return plain | changes  # type: ignore[return-value]
+
+
+def test_the_same_ticket_twice_draws_two_tokens(host: Host) -> None:
+    """A scheduler runs a dead worker's task again, with the same arguments."""
+    outcomes = [host.make(ticket(host)) for _ in range(2)]
+    assert [one.kind for one in outcomes] == ["made", "made"]
+    tokens = [one.text for one in outcomes]
+    assert sorted(host.run.made("toy-map", 1)) == sorted({*tokens}) and len({*tokens}) == 2
+    assert host.run.shard(tokens[0]).read_bytes() == host.run.shard(tokens[1]).read_bytes()
+    assert host.run.begun("toy-map") == []
+
+
+def test_a_shard_begun_three_times_is_left_to_the_coordinator(host: Host) -> None:
+    for _ in range(DEATHS):
+        assert host.make(ticket(host, shard=2)).kind == "made"  # whose end is known counts nothing
+        host.run.begin("toy-map", 1)  # by one that died
+    assert host.make(ticket(host)).kind == "deadly"
+    outcome = host.make(ticket(host, quarantine="deadly"))
+    record = host.run.record(outcome.text)
+    assert record is not None and record.quarantined and record.why == "deadly"
+    assert record.statuses == {"failed": 10} and record.reasons == {"toy-map:quarantined": 10}
+
+
+def test_a_try_that_nobody_wants_any_more_stops(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "_LOOK_SECONDS", 0.0)
+    stage = host.stages["toy-map"]
+    assert isinstance(stage, ToyMap)
+
+    class Given(list[Any]):
+        """Takes the mark away while the first batch is computed."""
+
+        def append(self, item: Any) -> None:
+            super().append(item)
+            host.run.end(*host.run.begun("toy-map"))
+
+    stage.calls = Given()
+    outcome = host.make(ticket(host))
+    assert outcome.kind == "stopped" and "another's" in outcome.text
+    assert host.run.made("toy-map", 1) == [] and not list(host.run.path.glob("made/*.parquet"))
+    stage.calls = []
+    assert host.make(ticket(host)).kind == "made"  # nothing of the budget is lost
+
+
+def test_whatever_breaks_gives_its_budget_back(host: Host) -> None:
+    stage = host.stages["toy-map"]
+    assert isinstance(stage, ToyMap)
+    for name in ("n10", "n13", "n17", "n19"):
+        stage.breaks = {name: 1}
+        outcome = host.make(ticket(host))
+        assert outcome.kind == "broken" and outcome.text == f"RuntimeError: broken at {name}"
+    assert host.make(ticket(host)).kind == "made"
+    assert make_shard(stage, [ShardFolder(Path("nowhere"))], ticket(host), host._lines["toy-map"])[
+        0
+    ] in ("broken", "refused")
+    assert host.make(ticket(host)).kind == "made"
