@@ -42,12 +42,14 @@ class SampleError(Exception):
         self.detail = detail
 
 
-#: What libraries say where no class of error tells: torch, OpenCV, ONNX Runtime, the C++ library.
-_MEMORY = re.compile(
-    r"out of memory|(not enough|insufficient) memory|bad_?alloc|allocate.{0,30}memory",
-    re.IGNORECASE,
-)
-_LACKS = {
+#: What libraries say where no class of error tells: torch, OpenCV, ONNX Runtime, Arrow, C++.
+_SAID = {
+    r"out of memory|(not enough|insufficient) memory|bad_?alloc|allocate.{0,30}memory": "memory",
+    r"can't start new thread|launch worker thread": "threads",
+    r"resource temporarily unavailable": "processes or threads",
+    r"too many open files": "open files",
+}
+_NUMBERED = {
     errno.ENOMEM: "memory",
     errno.EAGAIN: "processes or threads",
     errno.EMFILE: "open files",
@@ -56,23 +58,23 @@ _LACKS = {
 
 
 def lack_of(error: BaseException) -> str:
-    """Return what the machine lacks, if that is what an error says; else an empty text.
+    """Return what the machine lacks, if an error or what it came of says so; else an empty text.
 
     Such an error says nothing of the data. A failed CUDA kernel is one, too: it leaves the
     process's CUDA context unusable.
     """
-    if isinstance(error, MemoryError):
-        return "not enough memory"
-    if isinstance(error, OSError):
-        lack = _LACKS.get(error.errno or 0)
-        return f"not enough {lack}" if lack else ""
-    text = str(error)
-    if _MEMORY.search(text):
-        return "not enough memory"
-    if isinstance(error, RuntimeError) and "can't start new thread" in text:
-        return "not enough threads"
-    if isinstance(error, RuntimeError) and "CUDA error" in text:
-        return "this process cannot use its GPU any more"
+    one: BaseException | None = error
+    while one is not None:
+        if isinstance(one, MemoryError):
+            return "not enough memory"
+        if isinstance(one, OSError) and one.errno in _NUMBERED:
+            return f"not enough {_NUMBERED[one.errno]}"
+        for pattern, lack in _SAID.items():
+            if re.search(pattern, str(one), re.IGNORECASE):
+                return f"not enough {lack}"
+        if isinstance(one, RuntimeError) and "CUDA error" in str(one):
+            return "this process cannot use its GPU any more"
+        one = one.__cause__ or one.__context__
     return ""
 
 

@@ -174,13 +174,14 @@ def make_shard(stage: Stage, inputs: Sequence[ShardFolder], ticket: Ticket, line
         return Outcome("made", token, time.monotonic() - one.began)
     except (Interrupted, RunOver) as error:
         return Outcome("stopped", str(error))
-    except NormpipeError as error:
-        return Outcome("refused", str(error), error=error)
     except Exception as error:
         log.debug("%s: shard %d", stage.name, number, exc_info=True)
-        text = f"{type(error).__name__}: {one_line(error)}"
-        lack = lack_of(error)
-        return Outcome("lacking", f"{lack} ({text})") if lack else Outcome("broken", text)
+        text = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
+        if lack := lack_of(error):
+            return Outcome("lacking", f"{lack} ({text})")
+        if isinstance(error, NormpipeError):
+            return Outcome("refused", str(error), error=error)
+        return Outcome("broken", text)
     finally:
         if token:
             run.end(token)

@@ -260,9 +260,8 @@ def _labels(
         file = None if own else find_labels(folder)
         if file is None:
             return {}
-        given = file
-    # What was found in a store is no Path.
-    labels = given if isinstance(given, pa.Table) else read_labels(location(given))
+        given = read_labels(file)  # in a store, the file is no Path
+    labels: pa.Table = read_labels(location(given)) if isinstance(given, str | Path) else given
     if "key" not in labels.column_names:
         raise InputError("the labels have no column 'key'")
     keys, parents = (rows[name].combine_chunks() for name in ("_source", "parent_key"))

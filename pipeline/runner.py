@@ -17,7 +17,7 @@ from .commit import LOCK_FILE, STORE_LOCK, locked, remove_temporaries, temporary
 from .config import RunConfig
 from .damage import drop_damaged, refuse_damaged
 from .derive import derive, to_json
-from .errors import InputError, NormpipeError, OutputError, lack_of
+from .errors import InputError, Interrupted, NormpipeError, OutputError, lack_of, one_line
 from .loop import Ending, Lane, Loop, lacking
 from .making import Ticket
 from .places import Host, Remote, told_to_workers
@@ -97,11 +97,11 @@ class Runner:
         try:
             with ExitStack() as stack:
                 self._run_in(stack, selected)
-        except NormpipeError:
+        except Interrupted:
             raise
         except Exception as error:
             if lack := lack_of(error):
-                raise lacking(f"{lack} ({error})") from error
+                raise lacking(f"{lack} ({one_line(error)})") from error
             raise
 
     def _run_in(self, stack: ExitStack, selected: Sequence[Stage]) -> None:

@@ -240,9 +240,13 @@ class ShardWriter:
             if written is None:
                 make_folder(self._written.parent)
             self._file = PendingFile(self._written)
-            self._parquet = pq.ParquetWriter(
-                pa.PythonFile(self._file, mode="w"), schema, **_layout(schema)
-            )
+            try:
+                self._parquet = pq.ParquetWriter(
+                    pa.PythonFile(self._file, mode="w"), schema, **_layout(schema)
+                )
+            except BaseException:  # its first bytes find no room
+                self._file.drop()
+                raise
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """Append rows; a full row group is written at once, so memory stays flat."""

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from normpipe.pipeline.errors import InputError
+from normpipe.pipeline.shards import ShardFolder
 from normpipe.stages.classification.faces import ViewStore, list_faces
 from normpipe.stages.classification.tasks import Task
 from normpipe.stages.training.pictures import Form
@@ -127,7 +128,7 @@ def test_another_picture_is_another_digest(tmp_path):
     """Aligned and normalized shards enter by the pair's fingerprint, which the engine makes."""
     for name in ("one", "two"):
         write_faces(tmp_path / name, several())
-    record = next((tmp_path / "two/pairs/records").iterdir())
+    record = ShardFolder(tmp_path / "two/pairs").record_path(0)
     record.write_text(record.read_text().replace('"fingerprint": "x"', '"fingerprint": "y"'))
     one, two = (list_faces(tmp_path / name, BOTH).digest(TASK) for name in ("one", "two"))
     assert one != two
