@@ -45,7 +45,7 @@ def flips(root: Path, bits: int) -> dict[str, Any]:
     runner(root, [source, stage]).run([source, stage])
     assert verify(root).differences == []
     files = sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
-    files = [path for path in files if path.name != "job.json"]
+    files = [path for path in files if path.name != "job.toml"]
     found: Counter[str] = Counter()
     missed: list[str] = []
     draw = random.Random(0)

@@ -8,8 +8,8 @@ from typing import Any
 from ..manifests.schema import IMAGE
 from .commit import locked, remove_file, write_json
 from .errors import InputError, nearest
+from .job_file import read_job
 from .plan import Inputs, fingerprint
-from .runner import read_job
 from .shards import ShardFolder
 from .storage import is_store, location
 from .tombstones import WITHDRAWN

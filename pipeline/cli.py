@@ -15,8 +15,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..stages import CONFIGS, FLOW, SINKS, build_flow
 from . import status as status_module
+from .cli_jobs import identity, job_to_run, place, say_changes, select
 from .config import Job, load_job, template
-from .errors import InputError, Interrupted, NormpipeError, nearest
+from .errors import InputError, Interrupted, NormpipeError
 from .places import Remote
 from .runner import Options, Runner
 from .shards import ShardFolder
@@ -80,7 +81,9 @@ OutputArgument = Annotated[
 @app.command()
 @handled
 def run(
-    job_file: Annotated[Path | None, typer.Argument(help="job file (.toml)")] = None,
+    job_file: Annotated[
+        str | None, typer.Argument(help="job file (.toml), or the output of a run to go on with")
+    ] = None,
     input: Annotated[
         str | None,
         typer.Option(help="images: a folder, s3://bucket/in, .zip/.tar, or .csv/.parquet list"),
@@ -130,7 +133,7 @@ def run(
         overrides.append(f"run.max_rejected={max_rejected}")
     overrides += place(workers, gpus, scheduler)
     given = {"input": input, "output": output, "dataset": dataset}
-    job = load_job(job_file, given, overrides, CONFIGS)
+    job = job_to_run(job_file, given, overrides)
     if job.input is None:
         raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
     if lies_in(job.output, job.input):
@@ -142,6 +145,7 @@ def run(
     names = select(stage, first, until)
     selected = [one for one in flow if one.name in names]
     sinks = [name for name in SINKS if name in names]
+    say_changes(job, names)
     if dry_run:
         from . import estimate
 
@@ -154,24 +158,11 @@ def run(
     if selected:
         from .cli_workers import remote
 
-        options = Options(overwrite, retry_failed, identity(job, flow))
+        options = Options(overwrite, retry_failed, identity(job, flow), job.stages)
         execute(job, flow, selected, options, remote=remote(job))
     finish(job)
     asked = any(name in SINKS for name in (stage, first, until))
     classify_sinks(job, sinks, asked, overwrite)
-
-
-def place(workers: int | None, gpus: str | None, scheduler: str | None) -> list[str]:
-    """Return the options that say where to work as settings; one takes the place of the others."""
-    if workers is None and gpus is None and scheduler is None:
-        return []
-    names = [name.strip() for name in (gpus or "").split(",") if name.strip()]
-    listed = ", ".join(name if name.isdecimal() else f'"{name}"' for name in names)
-    return [
-        f"run.workers={workers or 0}",
-        f"run.gpus=[{listed}]",
-        f"run.scheduler='{scheduler or ''}'",
-    ]
 
 
 def classify_sinks(job: Job, sinks: list[str], asked: bool, overwrite: bool = False) -> None:
@@ -180,33 +171,6 @@ def classify_sinks(job: Job, sinks: list[str], asked: bool, overwrite: bool = Fa
 
     settings = job.stage("classify"), job.stage("evaluate")
     classify_job(job.output, sinks, settings, asked, overwrite)
-
-
-def identity(job: Job, flow: list[Stage]) -> dict[str, str]:
-    """Return what makes an output folder this job's and no other's."""
-    root = getattr(flow[0], "root", "")
-    return {
-        "dataset": job.dataset,
-        "input": str(job.input.resolve() if job.input else ""),
-        "input_root": str(root),
-    }
-
-
-def select(only: str | None, first: str | None, until: str | None) -> list[str]:
-    """Return the names of the stages to run. Raises InputError for an unknown name or no choice."""
-    names = list(FLOW)
-    if only is not None and (first is not None or until is not None):
-        raise InputError("--stage goes without --from and --until")
-    for name in (only, first, until):
-        if name is not None and name not in names:
-            raise InputError(f"unknown stage '{name}'{nearest(name, names)}")
-    start = names.index(only or first or names[0])
-    end = names.index(only or until or names[-1])
-    if end < start:
-        raise InputError(
-            f"--until {until} comes before --from {first}: the order is {', '.join(names)}"
-        )
-    return names[start : end + 1]
 
 
 def execute(
@@ -347,7 +311,7 @@ def demo(
         CONFIGS,
     )
     flow = build_flow(job)
-    execute(job, flow, flow, Options(identity=identity(job, flow)))
+    execute(job, flow, flow, Options(identity=identity(job, flow), settings=job.stages))
     finish(job)
     typer.echo(f"contact sheet: {draw_sheet(job.output, 16, None)}")
     classify_sinks(job, list(SINKS), asked=True)

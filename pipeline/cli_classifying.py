@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..manifests.keys import sample_id
-from ..stages import CONFIGS
+from ..stages import CONFIGS, SINKS
 from .cli import AGAIN, app, handled, start_logging
 from .cli_faces import run_until
+from .cli_jobs import begun_with, say_changes, select
 from .cli_training import JobFile, Settings
-from .commit import write_json
+from .commit import locked, write_json
 from .config import Job, check, load_job
 from .errors import InputError
+from .job_file import changes, keep
+from .labels import holds_job
 from .runner import Options
 from .stage import sha256_file
 from .status import refuse_quarantined, status
 from .storage import is_store
 
 if TYPE_CHECKING:
-    from ..stages.classification.course import Outcome
+    from ..stages.classification.course import Outcome, Planned
+    from ..stages.classification.settings import ClassifyConfig, EvaluateConfig
 
 DataOption = Annotated[Path, typer.Argument(help="output of normpipe run, with labels")]
 
@@ -46,21 +51,19 @@ def classify(
 ) -> None:
     """Train a classifier on both views of labelled faces, and score it. Kill it; it goes on."""
     from ..stages.classification.course import run_protocol
+    from ..stages.classify import plan_parts
 
     start_logging(False)
     overrides = list(set or [])
     given = {"task": task, "folds": folds, "test_split": None if test else test_split}
     overrides += [f"classify.{name}='{value}'" for name, value in given.items() if value]
-    job = load_job(job_file, {"output": output or data / "classify"}, overrides, CONFIGS)
-    outcome = run_protocol(
-        job.stage("classify"),
-        job.stage("evaluate"),
-        data,
-        job.output,
-        (test, test_split or "") if test else None,
-        overwrite,
-    )
-    report(outcome, job.output)
+    folder = {"output": output or data / "classify"}
+    job = load_job(job_file, folder, overrides, CONFIGS, _saved(data, job_file))
+    settings = job.stage("classify"), job.stage("evaluate")
+    other = (test, test_split or "") if test else None
+    planned = plan_parts(settings[0], data, test)
+    _keep(data, job.output, settings, planned, overwrite)
+    report(run_protocol(*settings, data, job.output, other, overwrite, planned), job.output)
 
 
 @handled
@@ -81,7 +84,7 @@ def evaluate(
     start_logging(False)
     found = open_classifier(model)
     folder = output or model / f"scores-{data.resolve().name}"
-    job = load_job(None, {"output": folder}, list(set or []), CONFIGS)
+    job = load_job(None, {"output": folder}, list(set or []), CONFIGS, _saved(data))
     listing = scoring.list_for(found, data, views=job.stage("evaluate").views)
     rows = all_of(listing, found.task, split)
     words = f"split {split} of {listing.name}" if split else f"all of {listing.name}"
@@ -105,11 +108,36 @@ def ablate(
 
     start_logging(False)
     known = {**CONFIGS, "ablate": AblateConfig}
-    job = load_job(job_file, {"output": output or data / "ablate"}, list(set or []), known)
+    given = {"output": output or data / "ablate"}
+    job = load_job(job_file, given, list(set or []), known, _saved(data, job_file))
     recipe: Any = job.stage("classify")
     table = run_ablation(job.stage("ablate"), recipe, data, job.output, overwrite)
     typer.echo(table.text())
     typer.echo(f"table: {job.output / 'ablation.json'}, picture: {job.output / 'ablation.png'}")
+
+
+def _saved(data: Path, job_file: Path | None = None) -> dict[str, Any]:
+    """Return what the job of ``data`` saved of classifying; nothing where a job file states all."""
+    return {} if job_file else begun_with(data, {name: CONFIGS[name] for name in SINKS})
+
+
+def _keep(
+    root: Path,
+    folder: Path,
+    settings: tuple[ClassifyConfig, EvaluateConfig],
+    planned: Planned,
+    overwrite: bool,
+) -> None:
+    """Save the settings of a job's own classifier, unless they are going to be refused."""
+    from ..stages.classify import agrees
+
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric starts the other processes anew
+    if not first or folder.resolve() != (root / "classify").resolve() or not holds_job(root):
+        return
+    tables = dict(zip(SINKS, settings, strict=True))
+    if changes(root, tables) and (overwrite or agrees(settings[0], planned, folder)):
+        with locked(root):
+            keep(root, tables, CONFIGS)
 
 
 def report(outcome: Outcome, output: Path) -> None:
@@ -158,6 +186,7 @@ def classify_job(
         typer.echo(f"classify: left out: {error}", err=True)
         return
     folder = output / "classify"
+    _keep(output, folder, settings, planned, overwrite)
     try:
         outcome = run_protocol(config, scoring, output, folder, None, overwrite, planned)
     except OtherData as error:
@@ -270,7 +299,11 @@ def prediction_job(
         raise InputError(f"{folder} lies inside the input folder: choose a --work folder beside it")
     dataset = sample_id(input.resolve().stem) or None
     given = {"input": input, "output": folder, "dataset": dataset}
-    return load_job(None, given, settings, CONFIGS)
+    saved = {} if made else begun_with(folder, CONFIGS)
+    job = load_job(None, given, settings, CONFIGS, saved)
+    if not made:
+        say_changes(job, select(None, None, "pair"))
+    return job
 
 
 def register() -> None:

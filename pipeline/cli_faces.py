@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..stages import CONFIGS, build_flow
-from .cli import execute, identity, select
+from .cli import execute
+from .cli_jobs import identity, select
 from .config import Job, load_job
 from .runner import Options
 
@@ -43,7 +44,7 @@ def run_until(
     """Run a job's stages up to ``last``; what is done is not done again.
 
     Args:
-        options: all but whose job it is.
+        options: all but whose job it is, and its settings.
         accept: is given the sha256 of the normalizer's weights, where one is to run, before
             anything does; what it raises ends the run.
     """
@@ -53,4 +54,6 @@ def run_until(
         if stage.name == "normalize" and accept is not None:
             stage.open()
             accept(stage.digests()["weights"])
-    execute(job, flow, selected, replace(options, identity=identity(job, flow)))
+    execute(
+        job, flow, selected, replace(options, identity=identity(job, flow), settings=job.stages)
+    )

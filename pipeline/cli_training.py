@@ -13,6 +13,7 @@ import typer
 from pydantic import BaseModel
 
 from .cli import AGAIN, app, execute, handled, start_logging
+from .cli_jobs import begun_with, say_changes
 from .config import Job, load_job
 from .errors import InputError, Interrupted
 from .plan import is_whole
@@ -76,7 +77,10 @@ def synthesize(
     for name, value in given.items():
         if value is not None:
             overrides.append(f"synthesize.{name}={value}")
-    job = load_job(job_file, {"output": output}, overrides, _configs())
+    known = {"synthesize": _configs()["synthesize"]}
+    saved = begun_with(output, known) if output and job_file is None else None
+    job = load_job(job_file, {"output": output}, overrides, _configs(), saved)
+    say_changes(job, list(known))
     flow = _rendering(job.stage("synthesize"), job)
     renders = flow[1]
     began = time.perf_counter(), time.process_time()

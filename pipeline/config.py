@@ -1,15 +1,25 @@
 """The job file: TOML checked by pydantic, ``--set`` overrides, and errors of one line."""
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path, PurePath
+from typing import Any, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from .errors import InputError, nearest
 from .storage import is_address, location
+from .toml_text import table_lines, value_text
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+#: Differences that a line names; the others are counted.
+_NAMED = 8
+#: Characters of a value that a line shows.
+_SHOWN = 60
 
 
 def lent_cpus() -> int:
@@ -101,6 +111,8 @@ class Job(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 TOP_LEVEL = ("input", "output", "dataset", "run")
+#: What normpipe adds to a job that it saves.
+_OF_SAVED = frozenset({"input_root", "schema_version", "flow"})
 
 
 def load_job(
@@ -108,13 +120,15 @@ def load_job(
     settings: Mapping[str, Any],
     overrides: list[str],
     known: Mapping[str, type[BaseModel]],
+    saved: Mapping[str, Any] | None = None,
 ) -> Job:
     """Return the job of a file (or none), with ``settings`` of the command line over it.
 
     ``overrides`` are ``stage.key=value``; ``known`` names every stage's settings class. Relative
-    paths in a job file count from the file's folder. Raises InputError with one line.
+    paths in a job file count from the file's folder. Without a file, what the output folder's job
+    ``saved`` is begun from. Raises InputError with one line.
     """
-    values = _read(file) if file else {}
+    values = _read(file) if file else deepcopy(dict(saved or {}))
     values.update({key: value for key, value in settings.items() if value is not None})
     for override in overrides:
         _apply(values, override, known)
@@ -148,6 +162,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} is not valid TOML: {error}") from None
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from None
+    if isinstance(values.get("flow"), list):  # a copy of a saved job
+        values = {key: value for key, value in values.items() if key not in _OF_SAVED}
     for key in ("input", "output"):
         if isinstance(values.get(key), str) and not is_address(values[key]):
             values[key] = file.parent / values[key]
@@ -221,25 +237,58 @@ def template(known: Mapping[str, type[BaseModel]]) -> str:
         '# dataset = "photos"      # the first part of every key; default: the name of input',
     ]
     for name, model in {"run": RunConfig, **known}.items():
-        lines += ["", f"[{name}]"]
-        for key, info in model.model_fields.items():
-            if info.description:
-                lines.append(f"# {info.description}")
-            default = info.get_default(call_default_factory=True)  # type: ignore[call-arg]
-            lines.append(f"# {key} = {_toml(default)}")
+        lines += table_lines(name, model)
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: Any) -> str:
-    """Return a default as TOML; None and empty values as a word that says they are unset."""
-    if value is None:
-        return '""  # unset'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
+def marked(info: FieldInfo, mark: str) -> bool:
+    """Say whether a setting carries a mark: ``path`` or ``of_one_run`` (see ``StageConfig``)."""
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and extra.get(mark) is True
+
+
+def portable(config: BaseModel) -> dict[str, Any]:
+    """Return settings as JSON holds them, fit for another folder: paths that exist are absolute."""
+    values: dict[str, Any] = _plain(config.model_dump())  # JSON's mode would lose infinity
+    for name, info in type(config).model_fields.items():
+        value = values[name]
+        if marked(info, "path") and value and os.path.exists(value):  # noqa: PTH110 - never raises
+            values[name] = os.path.abspath(value)  # noqa: PTH100 - a link keeps its name
+    return values
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f'"{k}" = {_toml(v)}' for k, v in value.items()) + "}"
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return {key: _plain(item) for key, item in cast(Mapping[str, Any], value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast(Sequence[Any], value)]
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return lines ``align.size_px: 224 → 160`` for all that differs, as JSON holds it."""
+    lines: list[str] = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {_short(before)} → {_short(after)}")
+    return lines
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Return differences in brackets, the first few of them; nothing where there are none."""
+    if not lines:
+        return ""
+    more = len(lines) - _NAMED
+    return f" ({'; '.join(lines[:_NAMED])}" + (f"; and {more} more)" if more > 0 else ")")
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "unset"
+    text = value if isinstance(value, str) and value else value_text(value)
+    if _DIGEST.fullmatch(text):
+        return text[:10] + "…"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

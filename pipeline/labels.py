@@ -18,24 +18,43 @@ pc: Any = pyarrow.compute
 #: Schema metadata that names the label columns of shards which hold their labels themselves.
 LABELS_METADATA = "normpipe_label_columns"
 
-#: Name of the label table that ingest writes, and of the file that marks a job's folder.
+#: Name of the label table that ingest writes.
 LABELS_FILE = "labels.parquet"
-JOB_FILE = "job.json"
+
+#: Names of the saved job, which marks a job's folder: now, and in folders of release 0.1.0.
+JOB_FILE = "job.toml"
+OLD_JOB_FILE = "job.json"
+#: The line that a saved job has, and a job file that a user wrote has not.
+_FLOW = b"[[flow]]"
 
 # Levels above a dataset at which its job's folder can be (``OUT/normalized/compact``: two).
 _LEVELS = 3
 
 
+def holds_job(folder: Path) -> bool:
+    """Say whether a folder is a job's. A job file that a user put there makes it none."""
+    return is_saved_job(folder / JOB_FILE) or (folder / OLD_JOB_FILE).is_file()
+
+
+def is_saved_job(file: Path) -> bool:
+    """Say whether a file is a job that normpipe saved."""
+    try:
+        lines = file.read_bytes().splitlines() if file.is_file() else []
+        return any(line.strip() == _FLOW for line in lines)
+    except OSError:
+        return False
+
+
 def job_folder(folder: Path) -> Path:
     """Return the folder of the job that a dataset is of; the dataset's own where it is of none."""
     above = [folder, *folder.resolve().parents[:_LEVELS]]
-    return next((path for path in above if (path / JOB_FILE).is_file()), folder)
+    return next((path for path in above if holds_job(path)), folder)
 
 
 def find_labels(folder: Path) -> Path | None:
     """Return a dataset's ``labels.parquet``: its own, else the nearest up to its job's folder."""
     above = [folder, *folder.resolve().parents[:_LEVELS]]
-    job = next((i for i, path in enumerate(above) if (path / JOB_FILE).is_file()), 0)
+    job = next((i for i, path in enumerate(above) if holds_job(path)), 0)
     found = (path / LABELS_FILE for path in above[: job + 1])
     return next((path for path in found if path.is_file()), None)
 

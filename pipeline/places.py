@@ -14,10 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from .commit import json_bytes
-from .config import RunConfig
+from .config import RunConfig, differences
 from .errors import NormpipeError, one_line
 from .making import Line, Outcome, Ticket, make_shard
-from .plan import describe, differences
+from .plan import describe
 from .shards import ShardFolder
 from .stage import MapStage, Stage
 from .storage import location

@@ -10,9 +10,10 @@ from typing import Any
 
 from ..manifests.schema import SCHEMA_VERSION
 from ..manifests.vocabularies import is_failure
+from .config import differences, listed
 from .errors import OutputError
 from .shards import ShardFolder, ShardRecord
-from .stage import SourceStage, Stage
+from .stage import MapStage, SourceStage, Stage
 
 
 def describe(stage: Stage) -> dict[str, Any]:
@@ -41,23 +42,6 @@ def fingerprint(description: dict[str, Any], inputs: Sequence[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return lines ``settings.detector: opencv → insightface`` for all that differs."""
-    lines: list[str] = []
-    for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            lines.append(f"{prefix}{key}: {_short(before)} → {_short(after)}")
-    return lines
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else text[:10] + "…"
-
-
 def read_description(folder: ShardFolder) -> dict[str, Any] | None:
     """Return what made a dataset, or None where nothing (readable) is there."""
     try:
@@ -67,16 +51,25 @@ def read_description(folder: ShardFolder) -> dict[str, Any] | None:
 
 
 def refuse_other(stage: Stage, folder: ShardFolder, description: dict[str, Any]) -> None:
-    """Raise where ``folder`` was made otherwise, naming the first differences."""
+    """Raise where ``folder`` was made otherwise, naming what differs as a user writes it."""
     old = read_description(folder)
     if old is None or not folder.records():
         return
-    changed = differences(old, json.loads(json.dumps(description)))
-    if changed:
+    new: dict[str, Any] = json.loads(json.dumps(description))
+    settings = differences(old.get("settings", {}), new["settings"], f"{stage.table}.")
+    before, after = ({**made, "settings": None} for made in (old, new))
+    others = differences(before, after)
+    if settings or others:
+        # Files are named by settings, but for labels, which joins read; versions by nobody.
+        set_so = settings or (
+            isinstance(stage, MapStage) and any(line.startswith("digests.") for line in others)
+        )
+        root = folder.path.parents[stage.writes.count("/")]
+        command = f" ('{stage.goes_on.format(root)}' without these --set goes on)" if set_so else ""
         raise OutputError(
-            f"{folder.path} was made otherwise ({'; '.join(changed[:3])}): choose another "
-            f"--output{_variant_hint(stage)}, go back to the old settings, or redo the stage with "
-            "--overwrite"
+            f"{folder.path} was made otherwise{listed([*settings, *others])}: go back to the old "
+            f"settings{command}, choose another --output{_variant_hint(stage)}, or redo the stage "
+            "with --overwrite"
         )
 
 

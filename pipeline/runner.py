@@ -4,20 +4,21 @@ Consecutive stages work on different shards at the same time; what is in place i
 happens, and the same command goes on from there.
 """
 
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..manifests.schema import SCHEMA_VERSION
-from .commit import LOCK_FILE, STORE_LOCK, locked, remove_temporaries, temporary, write_if_changed
+from pydantic import BaseModel
+
+from .commit import locked, remove_temporaries, write_if_changed
 from .config import RunConfig
 from .damage import drop_damaged, refuse_damaged
 from .derive import derive, to_json
-from .errors import InputError, Interrupted, NormpipeError, OutputError, lack_of, one_line
+from .errors import Interrupted, NormpipeError, OutputError, lack_of, one_line
+from .job_file import Claim, claim, refuse_foreign
 from .loop import Ending, Lane, Loop, lacking
 from .making import Ticket
 from .places import Host, Remote, told_to_workers
@@ -48,6 +49,8 @@ class Options:
     retry_failed: bool = False
     #: The input as an absolute path, and the dataset's name: an output folder belongs to one job.
     identity: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+    #: What the folder's job saves, by table; none: the settings of the flow's stages.
+    settings: Mapping[str, BaseModel] = field(default_factory=lambda: dict[str, BaseModel]())
 
 
 class Runner:
@@ -79,6 +82,7 @@ class Runner:
         self._descriptions: dict[str, dict[str, Any]] = {}
         self._total = 0
         self._retry: Retry | None = None
+        self._job: Claim
         self._run: RunFolder
         self._loop: Loop
         self._threads: Host
@@ -107,13 +111,14 @@ class Runner:
     def _run_in(self, stack: ExitStack, selected: Sequence[Stage]) -> None:
         refuse_foreign(self.root)
         stack.enter_context(locked(self.root))
-        claim(self.root, self._options.identity, self._flow)
+        options = self._options
+        self._job = claim(self.root, options.identity, self._flow, options.settings, selected)
         clear(self.root)
         remove_temporaries(self.root)
         finish_withdrawal(self.root)
         for stage in selected:
             drop_damaged(ShardFolder(self.root / stage.writes))
-        if self._options.retry_failed and not self._options.overwrite:
+        if options.retry_failed and not options.overwrite:
             self._retry = Retry(self.root, self._flow)
         self._have_places(stack, [one for one in selected if not isinstance(one, SourceStage)])
         for stage in selected:
@@ -122,13 +127,16 @@ class Runner:
                 # A wrong device or weights must show before hours of other stages, not after.
                 stack.callback(stage.close)
                 self._described(stage)
+        if options.overwrite:  # nothing is refused any more
+            self._job.accept()
         for stage in selected:
             self._ending.check()
             if isinstance(stage, SourceStage):
                 self._open(stage)
-                overwrite, description = self._options.overwrite, self._descriptions[stage.name]
+                overwrite, description = options.overwrite, self._descriptions[stage.name]
                 run_source(stage, self.root, description, overwrite, self._retry)
         self._run_lanes([stage for stage in selected if not isinstance(stage, SourceStage)])
+        self._job.accept()
         for stage in selected:
             derive(self.root, stage)
         # Asked to end while the last shards were made: whoever called is to begin nothing more.
@@ -210,6 +218,7 @@ class Runner:
         if not stages:
             return
         self._plan(stages)
+        self._job.accept()
         lanes = [Lane(stage, self._place(stage), self.root) for stage in stages]
         self._total = sum(record.rows for record in lanes[0].source.records().values())
         self._loop.walk(lanes, self._total)
@@ -268,52 +277,3 @@ def finish_withdrawal(root: Path) -> None:
         log.warning("finished a withdrawal that was stopped: %s", root)
         for line in intent.remains:
             log.warning("%s", line)
-
-
-def refuse_foreign(root: Path) -> None:
-    """Raise where the output folder holds something that is no job of ours."""
-    if not root.exists():
-        return
-    if not root.is_dir():
-        raise OutputError(f"{root} is a file: choose a folder for --output")
-    ours = (root / "job.json").is_file()
-    # What a run leaves that was killed before it had claimed the folder.
-    begun = {LOCK_FILE, STORE_LOCK, temporary(root / "job.json").name}
-    if not ours and any(path.name not in begun for path in root.iterdir()):
-        raise OutputError(f"{root} is not empty and holds no normpipe job: choose another --output")
-
-
-def claim(root: Path, identity: dict[str, str], flow: Sequence[Stage]) -> None:
-    """Write ``job.json``, or refuse a folder of another job."""
-    path = root / "job.json"
-    card = {
-        "schema_version": SCHEMA_VERSION,
-        **identity,
-        "flow": [
-            {"stage": stage.name, "reads": list(stage.reads), "writes": stage.writes}
-            for stage in flow
-        ],
-    }
-    # A first attempt that failed before any work (a mistyped input) does not claim the folder.
-    if path.is_file() and next(root.rglob("records/*.json"), None) is not None:
-        old = read_job(root)
-        for name, value in identity.items():
-            if old.get(name) != value:
-                raise OutputError(
-                    f"{root} belongs to another job ({name}: {old.get(name)}, here {value}): "
-                    "choose another --output (or, if the input only moved, edit job.json in it)"
-                )
-    write_if_changed(path, to_json(card))
-
-
-def read_job(root: Path) -> dict[str, Any]:
-    """Return a folder's ``job.json``. Raises InputError where it is no job's folder."""
-    path = root / "job.json"
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(
-            f"{root} holds no normpipe job (no job.json): give the --output of a run"
-        ) from None
-    except (ValueError, NotADirectoryError) as error:
-        raise InputError(f"{path} cannot be read ({error}): restore it, or start over") from None

@@ -25,7 +25,9 @@ class StageConfig(BaseModel):
     """Base of every stage's settings: frozen, and an unknown key is an error.
 
     A field that does not change what is written (a path whose file's digest counts instead, a
-    device index) is marked ``Field(json_schema_extra={"shapes_results": False})``.
+    device index) is marked ``Field(json_schema_extra={"shapes_results": False})``. Two more marks
+    are for the saved job: ``"path": True`` on a path that does not shape results, which is saved as
+    an absolute one, and ``"of_one_run": True`` on what is asked of a single run, and not saved.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +60,10 @@ class Stage(ABC):
 
     #: As on the command line, in the job file and in ``decided_by``.
     name: ClassVar[str]
+    #: The table of its settings in a job file; empty: named as the stage.
+    settings_table: ClassVar[str] = ""
+    #: The command that goes on with a job of it; ``{}`` is the output folder.
+    goes_on: ClassVar[str] = "normpipe run {}"
     #: Raised when the same input and settings give other bytes than before.
     version: ClassVar[int] = 1
     #: Distributions whose version shapes the bytes.
@@ -70,6 +76,11 @@ class Stage(ABC):
     schema: pa.Schema
     #: Shown on the dataset card.
     description: str = ""
+
+    @property
+    def table(self) -> str:
+        """Return the table of its settings in a job file."""
+        return self.settings_table or self.name
 
     def open(self) -> None:  # noqa: B027 - most stages load nothing
         """Load models, once per worker; a second call does nothing.

@@ -5,8 +5,8 @@ from typing import Any
 
 from .derive import totals
 from .errors import OutputError
+from .job_file import read_job
 from .plan import read_description
-from .runner import read_job
 from .shards import ShardFolder, datasets_in
 from .tombstones import read_withdrawn
 from .withdrawal import INTENT_FILE

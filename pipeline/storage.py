@@ -72,6 +72,19 @@ def _require(protocol: str, text: str) -> None:
         ) from None
 
 
+# A port is no password.
+_CREDENTIALS = re.compile(r"[^/@:]*:(?!\d{1,5}/)[^@]*@(?:[^/@]*@)*")
+
+
+def without_credentials(text: str) -> str:
+    """Return an address without ``user:password@``; any other text as it is."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        return text
+    said = _CREDENTIALS.match(found[2])
+    return text[: found.start(2)] + found[2][said.end() if said else 0 :]
+
+
 def refuse_address(text: str | Path) -> None:
     """Raise InputError for an address, which as a path would be a folder named ``s3:``."""
     if is_store(text) or is_address(str(text)):

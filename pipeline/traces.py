@@ -7,12 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from .commit import STORE_LOCK
-from .labels import LABELS_FILE
+from .labels import JOB_FILE, LABELS_FILE, OLD_JOB_FILE
 from .shards import ShardFolder
 from .stage import sha256_file
 from .storage import parquet_file
+from .toml_text import value_text
 
-_TEXTS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".html", ".md", ".txt", ".log"})
+_TEXTS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".toml", ".html", ".md", ".txt", ".log"})
 _MODELS = frozenset({".safetensors", ".onnx"})
 #: Paths that a line names; the others are counted.
 _NAMED = 3
@@ -49,6 +50,10 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
             texts.append(name)
     texts = [name for name in texts if name not in remove]
     remains: list[str] = []
+    own_job = [name for name in texts if name in (JOB_FILE, OLD_JOB_FILE)]
+    if own_job:  # an input of one photograph, say; without it the folder is no job's
+        remains.append(f"{_listed(own_job)} still names them: see for yourself what in it does")
+        texts = [name for name in texts if name not in own_job]
     if texts:
         remains.append(f"{_listed(texts)} still name them: remove these files, or make them anew")
     if unreadable:
@@ -83,8 +88,12 @@ def _vouching(root: Path, table: Path) -> list[str]:
 
 def _names(path: Path, keys: Set[str]) -> bool:
     data = path.read_bytes()
-    # As it is, and as JSON writes what is not ASCII.
-    return any(key.encode() in data or json.dumps(key)[1:-1].encode() in data for key in keys)
+    # As it is, as TOML writes it, and as JSON writes what is not ASCII.
+    return any(
+        text.encode() in data
+        for key in keys
+        for text in (key, value_text(key)[1:-1], json.dumps(key)[1:-1])
+    )
 
 
 def _listed(names: list[str]) -> str:

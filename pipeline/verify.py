@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from .commit import TEMPORARY
 from .derive import manifest_of, to_json
+from .job_file import read_job
 from .labels import LABELS_FILE
 from .layout import CARD_FILE, INDEX_FILE, RECORDS
-from .runner import read_job
 from .shards import ShardFolder, ShardRecord, record_bytes, shard_name
 from .stage import sha256_file
 from .storage import folders, is_store, parquet_file, sizes

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from .commit import fsync_folder, locked, remove_temporaries, write_json
 from .errors import InputError, nearest
+from .job_file import read_job
 from .labels import LABELS_FILE, label_rows, labels_digest, read_labels
 from .plan import Inputs, fingerprint, read_description
-from .runner import read_job
 from .shards import ShardFolder, datasets_in
 from .storage import parquet_file
 from .tombstones import (

@@ -29,6 +29,8 @@ from .sources.reading import SourceReader
 
 #: Of a setting whose file's digest counts, or that changes no byte.
 NOT_SHAPING: JsonDict = {"shapes_results": False}
+#: The same, of a path.
+PATH: JsonDict = {**NOT_SHAPING, "path": True}
 
 
 class AlignConfig(StageConfig):
@@ -38,7 +40,7 @@ class AlignConfig(StageConfig):
     pack: str = Field(
         "",
         description="insightface model pack: a name below model_root/models, or a directory",
-        json_schema_extra=NOT_SHAPING,
+        json_schema_extra=PATH,
     )
     pack_sha256: str = Field(
         "",
@@ -49,7 +51,7 @@ class AlignConfig(StageConfig):
     model_root: str = Field(
         "~/.insightface",
         description="folder that holds models/<pack>, for packs given by name",
-        json_schema_extra=NOT_SHAPING,
+        json_schema_extra=PATH,
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",

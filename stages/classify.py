@@ -23,6 +23,7 @@ from lightning.fabric import Fabric
 from numpy.typing import NDArray
 
 from ..pipeline.commit import write_json
+from ..pipeline.config import differences, listed
 from ..pipeline.errors import InputError, OutputError
 from ..pipeline.stage import sha256_file
 from .classification.faces import Listing, list_faces
@@ -138,18 +139,15 @@ def train(
     usable = listing.usable
     rows = part.train[usable[part.train]]
     faces = listing.take(rows)
-    about = {
-        "settings": config.shaping(),
-        "data": faces.digest(task),
-        "task": [*task.names],
-        "files": _file_digests(config),
-    }
+    about = _about(config, task, faces)
     if _finished(folder, about, overwrite):
         log.info("%s: trained already: %s", part.name, folder)
         return Trained(folder, True)
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
-        _forget_other(folder / f"{_PART}.state.safetensors", about)
+        state = folder / f"{_PART}.state.safetensors"
+        if _is_of_other(state, about):  # it could not be gone on from
+            state.unlink()
     if config.threads:
         torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)  # its own threads would only get in the way
@@ -185,6 +183,34 @@ def train(
         known = {"part": part.name, "fold": part.fold, "about": about, "left_out": left_out}
         _write(model, trainer, config, faces, known)
     return Trained(folder, True, fabric.is_global_zero)
+
+
+def agrees(config: ClassifyConfig, planned: tuple[Listing, Task, list[Part]], output: Path) -> bool:
+    """Say whether models and saved states in a folder, where there are any, are of these settings.
+
+    ``planned``: what ``plan_parts`` returned for them.
+    """
+    listing, task, parts = planned
+    for part in parts:
+        folder = output / part.folder if part.folder else output
+        about = _about(config, task, listing.take(part.train[listing.usable[part.train]]))
+        try:
+            _finished(folder, about, overwrite=False)
+        except OutputError:
+            return False
+        if _is_of_other(folder / f"{_PART}.state.safetensors", about):
+            return False
+    return True
+
+
+def _about(config: ClassifyConfig, task: Task, faces: Listing) -> dict[str, Any]:
+    """Return what a model is known by: settings, and the faces and labels that train it."""
+    return {
+        "settings": config.shaping(),
+        "data": faces.digest(task),
+        "task": [*task.names],
+        "files": _file_digests(config),
+    }
 
 
 def _write(
@@ -315,16 +341,16 @@ def _file_digests(config: ClassifyConfig) -> dict[str, str]:
     return found
 
 
-def _forget_other(state: Path, about: dict[str, Any]) -> None:
-    """Delete a saved state of other settings or data, which could not be gone on from."""
+def _is_of_other(state: Path, about: dict[str, Any]) -> bool:
+    """Say whether there is a saved state, of other settings or data."""
     if not state.is_file():
-        return
+        return False
     try:
         saved = json.loads(read_notes(state)["fingerprint"])
     except (InputError, KeyError, ValueError):
         saved = {}
-    if any(saved.get(name) != value for name, value in json.loads(json.dumps(about)).items()):
-        state.unlink()
+    wanted: dict[str, Any] = json.loads(json.dumps(about))
+    return any(saved.get(name) != value for name, value in wanted.items())
 
 
 def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:
@@ -343,7 +369,8 @@ def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:
     wanted = {**json.loads(json.dumps(about)), "data": found.get("about", {}).get("data")}
     same = found.get("about") == wanted
     kind, what = (OtherData, "labels or pictures") if same else (OutputError, "settings")
+    lines = differences(found.get("about", {}).get("settings", {}), wanted["settings"], "classify.")
     raise kind(
-        f"{folder} holds a classifier of other {what}: redo it with --overwrite, or choose another "
-        "--output"
+        f"{folder} holds a classifier of other {what}{listed(lines)}: redo it with --overwrite, "
+        "or choose another --output"
     )

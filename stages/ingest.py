@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator
+from pydantic.config import JsonDict
 
 from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
@@ -38,11 +39,10 @@ _EXTENSIONS = (
 )
 
 
-def _free(default: Any, description: str, **rules: Any) -> Any:
+def _free(default: Any, description: str, mark: str = "", **rules: Any) -> Any:
     """Return a setting that may change between runs over the same output."""
-    return Field(
-        default, description=description, json_schema_extra={"shapes_results": False}, **rules
-    )
+    extra: JsonDict = {"shapes_results": False, **({mark: True} if mark else {})}
+    return Field(default, description=description, json_schema_extra=extra, **rules)
 
 
 class IngestConfig(StageConfig):
@@ -53,7 +53,7 @@ class IngestConfig(StageConfig):
     """
 
     shard_rows: int = Field(1024, ge=1, description="inputs a shard; holds to the end of the flow")
-    limit: int | None = _free(None, "take the first N inputs only", ge=1)
+    limit: int | None = _free(None, "take the first N inputs only", "of_one_run", ge=1)
     extensions: tuple[str, ...] = _free(_EXTENSIONS, "a folder's files so named are images")
     follow_symlinks: bool = _free(False, "walk into links to folders within the input")
     allow_urls: bool = _free(
@@ -61,7 +61,7 @@ class IngestConfig(StageConfig):
     )
     class_per_folder: bool = _free(False, "the folder an image lies in is named for its emotion")
     root: Path | None = _free(
-        None, "the folder that a list's paths count from; unset: the list's own folder"
+        None, "the folder that a list's paths count from; unset: the list's own folder", "path"
     )
     path_column: str = _free("path", "a list's column with the paths")
     columns: dict[str, str] = _free(

@@ -43,7 +43,7 @@ class NormalizeConfig(StageConfig):
         "",
         description="path of a .safetensors file, or of an .onnx file that normpipe "
         "export-normalizer wrote; empty: the weights that ship with the network",
-        json_schema_extra={"shapes_results": False},  # their digest does
+        json_schema_extra={"shapes_results": False, "path": True},  # their digest does
     )
     weights_sha256: str = Field(
         "",

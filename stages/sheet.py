@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageOps
 
 from ..pipeline.commit import write_bytes
 from ..pipeline.errors import InputError, SampleError
+from ..pipeline.job_file import read_job
 from ..pipeline.reading import open_parquet
-from ..pipeline.runner import read_job
 from ..pipeline.shards import ShardFolder, datasets_in
 from ..pipeline.storage import location
 from .faces.pixels import Limits, decode

@@ -29,6 +29,7 @@ from .synthesis.renderer import PairRenderer
 
 ByteArray = NDArray[np.uint8]
 
+_GOES_ON = "normpipe synthesize --output {}"
 
 #: One row for every pair to render; everything else follows from these numbers.
 PLAN = schema(
@@ -74,6 +75,8 @@ class PlanPairs(SourceStage):
     """Lists the pairs that a configuration asks for."""
 
     name: ClassVar[str] = "plan"
+    settings_table: ClassVar[str] = "synthesize"
+    goes_on: ClassVar[str] = _GOES_ON
     writes = "plan"
     schema = PLAN
     description = "Which pairs normpipe synthesize renders: person, seed and split of each."
@@ -108,6 +111,7 @@ class Synthesize(MapStage):
     """Renders the planned pairs."""
 
     name: ClassVar[str] = "synthesize"
+    goes_on: ClassVar[str] = _GOES_ON
     version: ClassVar[int] = 4
     libraries: tuple[str, ...] = ("pyarrow", "numpy", "opencv-python", "torch", "numba")
     reads = ("plan",)

@@ -21,13 +21,14 @@ LONGEST_FILE = 400
 CONTRACT = {"errors", "stage", "config", "commit", "shards", "labels", "reading", "storage"}
 #: Modules of stages that may know more, with the reason.
 BEYOND_CONTRACT = {
-    "stages/sheet.py": {"runner"},  # draws from a finished job's folder: reads its job.json
+    "stages/sheet.py": {"job_file"},  # draws from a finished job's folder: reads its job.toml
     "stages/classification/faces.py": {"dataset", "opening"},  # opens datasets as users do
 }
 #: The command line knows the engine and the stages; nothing else does.
 BOTH_SIDES = {
     "pipeline/cli.py",
     "pipeline/cli_faces.py",
+    "pipeline/cli_jobs.py",
     "pipeline/cli_training.py",
     "pipeline/cli_networks.py",
     "pipeline/cli_judging.py",

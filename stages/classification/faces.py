@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...pipeline.dataset import ShardDataset, open_dataset
 from ...pipeline.errors import InputError, nearest
-from ...pipeline.labels import JOB_FILE, own_label_columns
+from ...pipeline.labels import holds_job, own_label_columns
 from ...pipeline.opening import dataset_folder
 from ...pipeline.reading import open_parquet
 from ...pipeline.shards import ShardFolder
@@ -169,7 +169,7 @@ def _with_columns(path: Path, columns: Sequence[str]) -> ShardDataset | None:
 def holds_dataset(path: Path) -> bool:
     """Say whether a path is a folder of shards or a job's, and not one of photographs."""
     shards = (path.glob(pattern) for pattern in ("shard-*.parquet", "*/shard-*.parquet"))
-    return (path / JOB_FILE).is_file() or any(next(found, None) is not None for found in shards)
+    return holds_job(path) or any(next(found, None) is not None for found in shards)
 
 
 def faces_folder(path: Path, views: Sequence[str]) -> Path:
@@ -189,7 +189,7 @@ def input_paths(listing: Listing) -> pa.Array:
         InputError: the manifest has inputs that the listing lacks, so the run is not finished.
     """
     folder = dataset_folder(listing.path).resolve()
-    around = [path for path in (folder, *folder.parents[:2]) if (path / JOB_FILE).is_file()]
+    around = [path for path in (folder, *folder.parents[:2]) if holds_job(path)]
     manifest = ShardFolder(around[0] / "manifest") if around else None
     numbers = [*manifest.records()] if manifest else []
     parents = listing.labels["parent_key"].combine_chunks()

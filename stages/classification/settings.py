@@ -99,7 +99,12 @@ class ClassifyConfig(StageConfig):
     threads: int | None = Field(None, ge=1, description="CPU threads; unset: torch's choice")
     workers: int = Field(1, ge=0, description="processes that prepare batches")
     memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
-    minutes: float | None = Field(None, gt=0, description="save and stop after so many")
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="save and stop after so many",
+        json_schema_extra={"of_one_run": True},
+    )
     save_every: int = Field(500, ge=1, description="steps between saved states")
 
     def shaping(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class SynthesizeConfig(StageConfig):
     facekit: str = Field(
         "",
         description="path of ICT-FaceKit Light, packed as .npz",
-        json_schema_extra={"shapes_results": False},  # its digest does
+        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
     )
     pairs: int = Field(2000, ge=1, description="how many pairs")
     identities: int = Field(250, ge=1, description="how many people they are shared among")
@@ -47,7 +47,7 @@ class SynthesizeConfig(StageConfig):
     backgrounds: str = Field(
         "",
         description="folder of pictures to stand behind the heads, instead of drawn places",
-        json_schema_extra={"shapes_results": False},  # its digest does
+        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
     )
     camera: Literal["clean", "varied"] = Field(
         "clean",
@@ -57,7 +57,7 @@ class SynthesizeConfig(StageConfig):
         "",
         description="folder of photographs, or of aligned faces, whose skin drawn people wear; "
         "such sets show real people's skin: do not release them without the right to",
-        json_schema_extra={"shapes_results": False},  # its digest does
+        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
     )
     appearance_share: float = Field(
         0.5, ge=0, le=1, description="share of the people who wear the skin of a photograph"
@@ -66,7 +66,7 @@ class SynthesizeConfig(StageConfig):
         "mean",
         description="the face everything is normalized to: mean, the number of an identity, or the "
         "photograph of a face",
-        json_schema_extra={"shapes_results": False},  # its digest does
+        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
     )
     device: str = Field(
         "auto",

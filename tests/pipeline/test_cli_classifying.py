@@ -1,6 +1,7 @@
 """classify and evaluate in the flow of the real job, and the commands around them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from normpipe.stages.classification.score_files import read_scores
 from normpipe.stages.demo import sample_list
 
 from .test_cli import call, refused
+from .test_job_file import saved
 
 SHORT = [
     *("--set", "classify.least_steps=2"),
@@ -68,8 +70,40 @@ def test_the_page_of_a_score_shows_experts_and_confusion(job: Path) -> None:
 
 def test_other_settings_are_refused_until_overwrite(job: Path) -> None:
     arguments = [*_run(job.parent / "photographs/labels.csv", job), "--set", "classify.seed=5"]
-    refused(call("run", *arguments), "other settings", "--overwrite")
+    refused(call("run", *arguments), "other settings (classify.seed: 0 → 5)", "--overwrite")
     refused(call("run", *arguments, "--stage", "classify"), "--overwrite")
+    assert saved(job)["classify"]["seed"] == 0
+
+
+def test_later_commands_need_no_settings_again(job: Path) -> None:
+    model = job / "classify/classifier.safetensors"
+    before = model.stat().st_mtime_ns, (job / "job.toml").read_bytes()
+    assert saved(job)["classify"]["epochs"] == 1
+    for command in ("run", "classify"):
+        again = call(command, job)
+        assert again.exit_code == 0 and "accuracy" in again.stdout, again.output
+    assert (model.stat().st_mtime_ns, (job / "job.toml").read_bytes()) == before
+
+
+def test_what_a_classifier_is_trained_with_is_saved(job: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(job, out)
+    done = call("run", out, "--stage", "classify", "--set", "classify.minutes=1e-9", "--overwrite",
+                "--set", "classify.seed=5")  # fmt: skip
+    assert done.exit_code == 3, done.output
+    assert "classify.seed: 0 → 5 (the former" in done.stderr
+    assert saved(out)["classify"]["seed"] == 5 and "minutes" not in saved(out)["classify"]
+    done = call("run", out, "--stage", "classify", "--overwrite")
+    assert done.exit_code == 0, done.output
+    done = call("classify", out, "--overwrite", "--set", "classify.seed=6")
+    assert done.exit_code == 0, done.output
+    assert saved(out)["classify"]["seed"] == 6 and "→" not in call("run", out).stderr
+    # A model elsewhere begins from the same settings, and changes nothing here.
+    other = ("--output", tmp_path / "model", "--set", "classify.seed=7")
+    assert call("classify", out, *other).exit_code == 0
+    card = json.loads((tmp_path / "model/classifier.json").read_bytes())
+    assert card["about"]["settings"]["epochs"] == 1 and card["about"]["settings"]["seed"] == 7
+    assert saved(out)["classify"]["seed"] == 6
 
 
 def test_new_labels_leave_the_model_as_it_was_and_say_so(job: Path, tmp_path: Path) -> None:

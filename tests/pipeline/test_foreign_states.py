@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import normpipe
+from normpipe.pipeline.commit import LOCK_FILE
 from normpipe.pipeline.errors import InputError, OutputError
-from normpipe.pipeline.runner import LOCK_FILE
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.stage import Stage
 from normpipe.pipeline.verify import verify

@@ -33,7 +33,7 @@ def test_a_corrected_label_reruns_only_what_reads_labels(
     after = digests(out)
     changed = {name for name in before if before[name] != after[name]}
     # The manifest of the inputs says which labels belong to them; the flow was shorter this time.
-    assert changed - {"job.json"} == {"labels.parquet", "_manifest/manifest.json"}
+    assert changed - {"job.toml"} == {"labels.parquet", "_manifest/manifest.json"}
     assert isinstance(stages[1], ToyMap) and stages[1].processed == []
     # Shards that hold labels say that they hold others, and are redone on request alone.
     with pytest.raises(OutputError, match=r"digests\.labels"):

@@ -172,7 +172,7 @@ def test_other_settings_are_refused_naming_them(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(out, flow())
     before = digests(out)
-    with pytest.raises(OutputError, match=r"settings\.factor: 1 → 3.*--overwrite"):
+    with pytest.raises(OutputError, match=r"toy-map\.factor: 1 → 3.*--overwrite"):
         run(out, flow(factor=3))
     assert digests(out) == before
     run(out, flow(factor=3), overwrite=True)

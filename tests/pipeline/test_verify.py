@@ -41,7 +41,7 @@ def job(tmp_path: Path) -> Path:
 
 def test_flipped_bits_are_found_in_every_file(job: Path) -> None:
     files = sorted(p for p in job.rglob("*") if p.is_file() and not p.name.startswith("."))
-    files.remove(job / "job.json")  # yours to edit, when the input moves
+    files.remove(job / "job.toml")  # yours to edit, when the input moves
     names = {path.name for path in files}
     assert {"index.parquet", "manifest.json", "labels.parquet", "README.md", "stage.json"} <= names
     draw = random.Random(5)

@@ -264,6 +264,16 @@ def test_the_same_command_does_nothing_twice(
     assert "5 rows, 3 ok" in predicted(made.both, photographs, "--output", output)
 
 
+def test_settings_of_its_faces_are_not_said_again(
+    tmp_path: Path, photographs: Path, made: Made
+) -> None:
+    output = tmp_path / "told.csv"
+    small = ("--set", "align.size_px=96")
+    first = predicted(made.original, photographs, "--output", output, *small)
+    assert predicted(made.original, photographs, "--output", output) == first
+    assert "size_px = 96" in (tmp_path / "told.work/job.toml").read_text()
+
+
 def test_what_cannot_be_is_refused(tmp_path: Path, photographs: Path, made: Made) -> None:
     told = tmp_path / "told.csv"
     assert "is no .parquet or .csv file" in refused(

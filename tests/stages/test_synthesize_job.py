@@ -1,7 +1,9 @@
 """synthesize through the engine: the same contract as every other stage."""
 
 import pyarrow.parquet as pq
+from typer.testing import CliRunner
 
+from normpipe.pipeline import cli, cli_training
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.runner import Options, Runner
 from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
@@ -29,6 +31,29 @@ def test_shards_are_committed_and_the_same_again(fake_kit_file, tmp_path):
     rows = [row for path in shards for row in pq.read_table(path).to_pylist()]
     assert [row["status"] for row in rows] == ["ok"] * 10
     assert all(row["decided_by"] == "synthesize" for row in rows)
+
+
+def test_its_own_output_needs_no_settings_again(fake_kit_file, tmp_path, monkeypatch):
+    if not any(command.name == "synthesize" for command in cli.app.registered_commands):
+        cli_training.register()
+
+    def call(*words):
+        return CliRunner().invoke(cli.app, ["synthesize", "--output", str(tmp_path / "a"), *words])
+
+    values = {"pairs": 6, "identities": 3, "size_px": 48, "target_size_px": 32, "shard_rows": 4}
+    given = [word for n, v in values.items() for word in ("--set", f"synthesize.{n}={v}")]
+    monkeypatch.chdir(fake_kit_file.parent)
+    assert call("--facekit", fake_kit_file.name, *given).exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert call().exit_code == 0
+    assert before == {path: path.read_bytes() for path in before}
+    other = call("--seed", "3")
+    assert other.exit_code == 2
+    assert "(synthesize.seed: 0 → 3)" in other.stderr
+    assert f"'normpipe synthesize --output {tmp_path / 'a'}' without" in other.stderr
+    run = CliRunner().invoke(cli.app, ["run", str(tmp_path / "a")])
+    assert run.exit_code == 2 and "unknown key 'synthesize' in the job of a run" in run.stderr
 
 
 def test_training_reads_what_the_engine_wrote(fake_kit_file, tmp_path):
