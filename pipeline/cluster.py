@@ -33,7 +33,7 @@ from .commit import write_json
 from .config import RunConfig
 from .errors import InputError, Interrupted, NormpipeError
 from .making import Outcome, Ticket
-from .places import Factory, describe_stage, run_task
+from .places import Remote, run_task
 from .stage import MEMORY, Stage
 from .tries import RunFolder
 
@@ -74,20 +74,11 @@ class LocalWorker(Worker):
         super().__init__(*args, **kwargs)
 
 
-def worker_specs(run: RunConfig, security: Security | None = None) -> dict[str, dict[str, Any]]:
+def worker_specs(run: RunConfig, common: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what starts each local worker: its one task at a time, its GPU, its environment."""
     names = [str(gpu) for gpu in run.gpus] or [""] * run.workers
-    common = {
-        "nthreads": 1,
-        "worker_class": LocalWorker,
-        # The machine's memory is nobody's share: Dask would pause and kill by its own count.
-        "memory_limit": 0,
-        "dashboard": False,
-        "host": "127.0.0.1",
-        "protocol": "tls://",
-        "security": security,
-        "death_timeout": 60,
-    }
+    # The machine's memory is nobody's share: Dask would pause and kill by its own count.
+    common = {"nthreads": 1, "worker_class": LocalWorker, "memory_limit": 0, **common}
     threads = str(max(1, run.threads // len(names)))
     shared = {name: threads for name in _THREADS if name not in os.environ}
     specs: dict[str, dict[str, Any]] = {}
@@ -103,20 +94,25 @@ def worker_specs(run: RunConfig, security: Security | None = None) -> dict[str, 
 
 @contextmanager
 def started(
-    settings: RunConfig, run: RunFolder, factory: Factory, is_ending: Callable[[], bool]
+    settings: RunConfig, run: RunFolder, remote: Remote, is_ending: Callable[[], bool]
 ) -> Generator["Cluster", None, None]:
     """Start local workers, or connect to the scheduler that the settings name.
 
     Raises:
         InputError: no scheduler answers.
     """
-    if settings.scheduler:
-        with (
-            _client(settings.scheduler) as client,
-            Cluster(client, settings, run, factory, is_ending) as one,
-        ):
-            yield one
-        return
+    with contextlib.ExitStack() as stack:
+        where: Any = settings.scheduler or stack.enter_context(_local(settings))
+        client = stack.enter_context(_client(where))
+        one = Cluster(client, settings, run, remote, is_ending)
+        threading.Thread(target=one.look_often, name="cluster", daemon=True).start()
+        stack.callback(one.closing.set)
+        yield one
+
+
+@contextmanager
+def _local(settings: RunConfig) -> Generator[SpecCluster, None, None]:
+    """Start workers on this machine, and what they need."""
     config = {
         # Dask would put these into this process's environment, too.
         "distributed.nanny.pre-spawn-environ": {},
@@ -128,27 +124,17 @@ def started(
     }
     # Who may send tasks may run code: other users of this machine must not.
     security = Security.temporary()
+    common = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
     with dask.config.set(config):
-        options = {
-            "host": "127.0.0.1",
-            "port": 0,
-            "protocol": "tls://",
-            "security": security,
-            "dashboard": False,
-            "dashboard_address": "127.0.0.1:0",
-        }
+        options = {**common, "port": 0, "dashboard_address": "127.0.0.1:0"}
         local = SpecCluster(
-            workers=worker_specs(settings, security),
+            workers=worker_specs(settings, {**common, "death_timeout": 60}),
             scheduler={"cls": Scheduler, "options": options},
             security=security,
             silence_logs=logging.CRITICAL,  # pyright: ignore[reportArgumentType] # a level, too
         )
         try:
-            with (
-                _client(local) as client,
-                Cluster(client, settings, run, factory, is_ending) as one,
-            ):
-                yield one
+            yield local
         finally:
             # What has gone by itself is gone.
             with contextlib.suppress(Exception):
@@ -181,15 +167,16 @@ class Cluster:
         client: Client,
         settings: RunConfig,
         run: RunFolder,
-        factory: Factory,
+        remote: Remote,
         is_ending: Callable[[], bool],
     ) -> None:
         """``is_ending``: says whether the run is asked to end, and waits for nobody."""
-        self._client, self._run, self._factory, self._is_ending = client, run, factory, is_ending
+        self._client, self._run, self._factory = client, run, remote.factory
+        self._is_ending = is_ending
         self._lease_seconds = settings.lease_seconds
         self._where = settings.scheduler or "the local scheduler"
         self._lock = threading.Lock()
-        self._closing = threading.Event()
+        self.closing = threading.Event()
         #: Address → resources of the workers that are there, silent ones too.
         self._workers: dict[str, dict[str, float]] = {}
         #: When a worker's sign of life was last another, by our clock.
@@ -204,17 +191,11 @@ class Cluster:
         with contextlib.suppress(Exception):
             self._look_once()
 
-    def __enter__(self) -> "Cluster":
-        threading.Thread(target=self._look_often, name="cluster", daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-
     # ------------------------------------------------------------ the workers
 
-    def _look_often(self) -> None:
-        while not self._closing.wait(_LOOK_SECONDS):
+    def look_often(self) -> None:
+        """Look at the workers until the run is over; for a thread."""
+        while not self.closing.wait(_LOOK_SECONDS):
             try:
                 self._look_once()
             except Exception:  # no answer: _gone says when that has lasted too long
@@ -238,7 +219,7 @@ class Cluster:
             self._holders = {str(key): at for at, keys in processing.items() for key in keys}
             self._answered = now
         for address in sorted(lost):
-            if not self._closing.is_set():
+            if not self.closing.is_set():
                 log.warning("worker %s is gone; what it had in hand moves to others", address)
 
     def _gone(self) -> bool:
@@ -280,17 +261,20 @@ class Cluster:
 
     def submit(self, stage: Stage, ticket: Ticket) -> Future[Any]:
         """Send a shard to the workers that are not silent."""
-        return self._submit(stage, run_task, self._factory, ticket)
+        return self._submit(stage, ticket)
 
-    def _submit(self, stage: Stage, function: Any, *arguments: Any) -> Future[Any]:
+    def _submit(self, stage: Stage, ticket: Ticket | None) -> Future[Any]:
         silent = self._silent()
         with self._lock:
             among = self._workers.keys() - silent if silent else set[str]()
         key = f"normpipe-{uuid.uuid4().hex}"  # a second try is another task
         self._among[key] = among
         return self._client.submit(
-            function,
-            *arguments,
+            run_task,
+            self._factory,
+            str(self._run.path),
+            stage.name,
+            ticket,
             key=key,
             pure=False,
             resources=self._asked(stage) or None,
@@ -374,7 +358,7 @@ class Cluster:
 
     def _ask(self, stage: Stage) -> Outcome | None:
         """Let some worker open a stage; None where it died, or is silent."""
-        future = self._submit(stage, describe_stage, self._factory, str(self._run.path), stage.name)
+        future = self._submit(stage, None)
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         future.add_done_callback(done.put)
         try:

@@ -235,8 +235,6 @@ class Loop:
             return
         outcome = lane.place.outcome(task)
         one.tasks.pop(task)
-        for line in outcome.lines if outcome else ():
-            log.warning("%s", line)
         if outcome is None or outcome.kind in ("stopped", "deadly"):
             self._lost(lane, one, outcome)
         elif outcome.kind == "made":

@@ -22,7 +22,7 @@ from .errors import Interrupted, NormpipeError, OutputError, SampleError, lack_o
 from .retrying import Kept, SettledRows
 from .shards import ShardFolder, ShardWriter
 from .stage import JoinStage, MapStage, Row, Stage
-from .storage import location, parquet_file, store_errors
+from .storage import parquet_file, store_errors
 from .tries import RunFolder, RunOver
 
 log = logging.getLogger("normpipe")
@@ -34,9 +34,8 @@ _LOOK_SECONDS = 1.0
 
 
 class Ticket(TypedDict):
-    """A task: which shard of which run. References only."""
+    """A task: which shard is to be made. References only."""
 
-    run: str
     stage: str
     shard: int
     fingerprint: str
@@ -44,6 +43,9 @@ class Ticket(TypedDict):
     mends: bool
     #: Why its rows become ``failed(quarantined)``; empty: the stage runs.
     quarantine: str
+
+
+Advance = Callable[[Ticket, int, Counter[str]], None]
 
 
 class Outcome(NamedTuple):
@@ -55,14 +57,12 @@ class Outcome(NamedTuple):
             task, ``description``.
         text: why; of ``made``, the token.
         seconds: from the first row computed to the last one written.
-        lines: the worker's warnings.
         error: of ``refused``.
     """
 
     kind: Literal["made", "broken", "lacking", "deadly", "stopped", "refused", "description"]
     text: str = ""
     seconds: float = 0.0
-    lines: tuple[str, ...] = ()
     error: NormpipeError | None = None
 
 
@@ -144,26 +144,20 @@ def process(stage: MapStage, rows: list[Row]) -> list[Row]:
 class Line:
     """What the shards of one stage share in a process: its thread, its budget, and their turns."""
 
-    def __init__(
-        self,
-        name: str,
-        pool: Executor,
-        prefetch: int,
-        advance: Callable[[Ticket, int, Counter[str]], None],
-    ) -> None:
+    def __init__(self, run: RunFolder, pool: Executor, prefetch: int, advance: Advance) -> None:
         """``advance`` is told of input rows that are written, with their rows' statuses."""
-        self.pool, self.advance = pool, advance
+        self.run, self.pool, self.advance = run, pool, advance
         self.stopped = threading.Event()
         #: Who reads, and who writes; whoever waits has read as far ahead as the budget allows.
         self.reading, self.writing = threading.Lock(), threading.Lock()
         #: Batches on the way: one with the network, one being written, those before and between.
         self.budget = threading.Semaphore(prefetch + 2)
-        self.computer = ThreadPoolExecutor(1, f"{name}-compute")
+        self.computer = ThreadPoolExecutor(1, "compute")
 
 
 def make_shard(stage: Stage, inputs: Sequence[ShardFolder], ticket: Ticket, line: Line) -> Outcome:
     """Make one shard of a stage that is open, under a token of its own; nothing is raised."""
-    run, number, token = RunFolder(location(ticket["run"])), ticket["shard"], ""
+    run, number, token = line.run, ticket["shard"], ""
     try:
         # Whoever sends a dead worker's task again need not have told us.
         if not ticket["quarantine"] and len(run.begun(stage.name, number)) >= DEATHS:
@@ -194,7 +188,7 @@ class _Try:
         self, stage: Any, inputs: Sequence[ShardFolder], ticket: Ticket, line: Line, token: str
     ) -> None:
         self._stage, self._inputs, self._ticket, self._line = stage, inputs, ticket, line
-        self._run, self._token = RunFolder(location(ticket["run"])), token
+        self._run, self._token = line.run, token
         self._number, self._quarantine = ticket["shard"], ticket["quarantine"]
         self._target = ShardFolder(self._run.root / stage.writes)
         self._keys: set[str] = set()

@@ -1,14 +1,11 @@
 """Where shards are made: in threads of this process, or by workers (``cluster``), behind one face.
 
-A place runs tasks as ``concurrent.futures.Executor`` does, and says besides what it holds. A task
-is a ticket of some hundred bytes; all else a worker reads in the run's folder. Models stay loaded
-from shard to shard.
+A task is a ticket of some hundred bytes; all else a worker reads in the run's folder. Models stay
+loaded from shard to shard.
 """
 
 import json
-import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -16,14 +13,12 @@ from typing import Any, NamedTuple
 from .commit import json_bytes
 from .config import RunConfig, differences
 from .errors import NormpipeError, one_line
-from .making import Line, Outcome, Ticket, make_shard
+from .making import Advance, Line, Outcome, Ticket, make_shard
 from .plan import describe
 from .shards import ShardFolder
 from .stage import MapStage, Stage
 from .storage import location
 from .tries import SETTINGS_FILE, RunFolder, RunOver
-
-log = logging.getLogger("normpipe")
 
 #: Builds the map stages of a job by name, of the settings that the coordinator wrote.
 Factory = Callable[[dict[str, Any], RunConfig], dict[str, MapStage]]
@@ -35,6 +30,15 @@ class Remote(NamedTuple):
     factory: Factory
     #: Settings of the job, ready for JSON, as the factory takes them.
     job: dict[str, Any]
+
+    def told(self, settings: RunConfig) -> dict[str, Any]:
+        """Return what workers read in the run's folder: how they run, and the job."""
+        own: dict[str, Any] = {"prefetch": settings.prefetch}
+        if count := len(settings.gpus) or settings.workers:
+            own["threads"] = max(1, settings.threads // count)
+        elif "threads" in settings.model_fields_set:
+            own["threads"] = settings.threads
+        return {"run": own, "job": self.job}
 
 
 class Host:
@@ -51,14 +55,14 @@ class Host:
         run: RunFolder,
         stages: Iterable[Stage],
         settings: RunConfig,
-        advance: Callable[[Ticket, int, Counter[str]], None] = lambda *_: None,
+        advance: Advance = lambda *_: None,
     ) -> None:
         self.run = run
         self.stages = {stage.name: stage for stage in stages}
         self._pool = ThreadPoolExecutor(settings.threads, "pool")
         self._tasks = ThreadPoolExecutor(2 * max(1, len(self.stages)), "shard")
         self._lines = {
-            name: Line(name, self._pool, settings.prefetch, advance) for name in self.stages
+            name: Line(run, self._pool, settings.prefetch, advance) for name in self.stages
         }
         #: Held while a stage works in a worker: then only one shard can be what it died over.
         self.locks = {name: threading.Lock() for name in self.stages}
@@ -126,12 +130,8 @@ _hosts: dict[str, Host] = {}
 _hosts_lock = threading.Lock()
 
 
-def host(run: str, factory: Factory) -> Host:
-    """Return the host of a run; that of an earlier run is let go, with its models.
-
-    Raises:
-        RunOver: it is over.
-    """
+def _host(run: str, factory: Factory) -> Host:
+    """Return the host of a run; that of an earlier run is let go, with its models."""
     with _hosts_lock:
         if run not in _hosts:
             for old in list(_hosts):
@@ -141,71 +141,30 @@ def host(run: str, factory: Factory) -> Host:
                     stage.close()
             folder = RunFolder(location(run))
             try:
-                written = json.loads((folder.path / SETTINGS_FILE).read_bytes())
+                told = json.loads((folder.path / SETTINGS_FILE).read_bytes())
             except FileNotFoundError:
                 raise RunOver(
                     f"no {run}/{SETTINGS_FILE} here: the run is over, or this worker does not see "
                     "the output folder"
                 ) from None
             # Left out: as many threads as this machine lends.
-            settings = RunConfig.model_validate(written["run"])
-            stages = factory(written["job"], settings)
-            _hosts[run] = Host(folder, stages.values(), settings)
+            settings = RunConfig.model_validate(told["run"])
+            _hosts[run] = Host(folder, factory(told["job"], settings).values(), settings)
         return _hosts[run]
 
 
-def describe_stage(factory: Factory, run: str, stage: str) -> Outcome:
-    """Open a stage on this worker; return what shapes its results as JSON, or why it cannot be."""
+def run_task(factory: Factory, run: str, stage: str, ticket: Ticket | None) -> Outcome:
+    """Make one shard on this worker or, without a ticket, say what shapes a stage's results."""
     try:
-        here = host(run, factory)
+        here = _host(run, factory)
         with here.locks[stage]:
-            return Outcome("description", json.dumps(here.describe(stage)))
-    except Exception as error:
-        return _refused(stage, error)
-
-
-def run_task(factory: Factory, ticket: Ticket) -> Outcome:
-    """Make one shard on this worker."""
-    name, handler = ticket["stage"], _Lines()
-    log.addHandler(handler)
-    log.propagate = False  # the coordinator shows them, once
-    try:
-        here = host(ticket["run"], factory)
-        with here.locks[name]:
-            here.check(name)
-            outcome = here.make(ticket)
+            if ticket is None:
+                return Outcome("description", json.dumps(here.describe(stage)))
+            here.check(stage)
+            return here.make(ticket)
     except RunOver as error:
-        outcome = Outcome("stopped", str(error))
+        return Outcome("stopped", str(error))
     except Exception as error:
-        outcome = _refused(name, error)
-    finally:
-        log.removeHandler(handler)
-    return outcome._replace(lines=tuple(handler.lines[:10]))
-
-
-def _refused(stage: str, error: Exception) -> Outcome:
-    text = str(error) if isinstance(error, NormpipeError) else f"{type(error).__name__}: "
-    text += "" if isinstance(error, NormpipeError) else one_line(error)
-    return Outcome("refused", text, error=NormpipeError(f"{stage}, on a worker: {text}"))
-
-
-class _Lines(logging.Handler):
-    """Collects warnings of a task, for the coordinator to show."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage()[:500])
-
-
-def told_to_workers(settings: RunConfig, remote: Remote) -> dict[str, Any]:
-    """Return what workers read in the run's folder: how they run, and what builds the stages."""
-    own: dict[str, Any] = {"prefetch": settings.prefetch, "retries": settings.retries}
-    count = len(settings.gpus) or settings.workers
-    if count:
-        own["threads"] = max(1, settings.threads // count)
-    elif "threads" in settings.model_fields_set:
-        own["threads"] = settings.threads
-    return {"run": own, "job": remote.job}
+        own = isinstance(error, NormpipeError)
+        text = str(error) if own else f"{type(error).__name__}: {one_line(error)}"
+        return Outcome("refused", text, error=NormpipeError(f"{stage}, on a worker: {text}"))

@@ -21,7 +21,7 @@ from .errors import Interrupted, NormpipeError, OutputError, lack_of, one_line
 from .job_file import Claim, claim, refuse_foreign
 from .loop import Ending, Lane, Loop, lacking
 from .making import Ticket
-from .places import Host, Remote, told_to_workers
+from .places import Host, Remote
 from .plan import StagePlan, current, describe, fingerprint, input_digests, plan_stage, refuse_other
 from .progress import Progress
 from .retrying import Retry
@@ -147,13 +147,12 @@ class Runner:
         if not stages:
             return
         far = self._remote if any(isinstance(stage, MapStage) for stage in stages) else None
-        told = told_to_workers(self._settings, far) if far else {}
         stack.callback(_clear_quietly, self.root)
-        self._run = RunFolder.make(self.root, told)
+        self._run = RunFolder.make(self.root, far.told(self._settings) if far else {})
         if far is not None:
             from .cluster import started  # imports Dask
 
-            work = started(self._settings, self._run, far.factory, self._ending.asked)
+            work = started(self._settings, self._run, far, self._ending.asked)
             self._cluster = stack.enter_context(work)
             stack.callback(_clear_quietly, self.root)  # what still runs there sees it, and ends
 
@@ -234,7 +233,6 @@ class Runner:
             if record is None or not current(record, mark, again):
                 retry = self._retry if isinstance(stage, MapStage) else None
                 return Ticket(
-                    run=str(self._run.path),
                     stage=stage.name,
                     shard=number,
                     fingerprint=mark,

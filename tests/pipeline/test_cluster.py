@@ -216,7 +216,7 @@ def test_a_task_is_a_reference(tmp_path: Path) -> None:
     from normpipe.pipeline.cli_workers import build_map_stages
     from normpipe.pipeline.cluster import Cluster
     from normpipe.pipeline.making import Outcome, Ticket
-    from normpipe.pipeline.places import run_task
+    from normpipe.pipeline.places import Remote, run_task
     from normpipe.pipeline.tries import RunFolder
 
     sent: list[dict[str, Any]] = []
@@ -230,7 +230,6 @@ def test_a_task_is_a_reference(tmp_path: Path) -> None:
 
     run = RunFolder(tmp_path / "a-folder-with-a-rather-long-name" / ".making" / "0123456789ab")
     ticket = Ticket(
-        run=str(run.path),
         stage="normalize",
         shard=99_999,
         fingerprint="f" * 64,
@@ -238,7 +237,7 @@ def test_a_task_is_a_reference(tmp_path: Path) -> None:
         quarantine="",
     )
     client: Any = Client()
-    cluster = Cluster(client, RunConfig(), run, build_map_stages, lambda: False)
+    cluster = Cluster(client, RunConfig(), run, Remote(build_map_stages, {}), lambda: False)
     cluster._memory_told = True
     stage: Any = SimpleNamespace(resources=lambda: {"GPU": 1.0, "MEMORY": 4e9})
     cluster.submit(stage, ticket)

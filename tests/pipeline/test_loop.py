@@ -99,7 +99,6 @@ def walk(host: Host, place: Any, retries: int = 2) -> list[ShardRecord]:
 
     def ticket(stage: Stage, number: int) -> Ticket:
         return Ticket(
-            run=str(host.run.path),
             stage=stage.name,
             shard=number,
             fingerprint="f",

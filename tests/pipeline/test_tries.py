@@ -126,7 +126,6 @@ def host(tmp_path: Path) -> Any:
 
 def ticket(host: Host, **changes: Any) -> Ticket:
     plain = Ticket(
-        run=str(host.run.path),
         stage="toy-map",
         shard=1,
         fingerprint="f",
