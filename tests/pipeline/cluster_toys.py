@@ -22,7 +22,8 @@ from normpipe.pipeline.places import Remote
 from normpipe.pipeline.stage import MapStage, Row, Stage
 from normpipe.pipeline.storage import location
 
-HIDDEN: dict[str, Any] = {"shapes_results": False}
+#: Not of the rows, and so not of the job that a folder saves.
+HIDDEN: dict[str, Any] = {"shapes_results": False, "of_one_run": True}
 
 
 class RemoteConfig(ToyConfig):

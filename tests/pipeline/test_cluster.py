@@ -239,7 +239,7 @@ def test_a_task_is_a_reference(tmp_path: Path) -> None:
     client: Any = Client()
     cluster = Cluster(client, RunConfig(), run, Remote(build_map_stages, {}), lambda: False)
     cluster._memory_told = True
-    stage: Any = SimpleNamespace(resources=lambda: {"GPU": 1.0, "MEMORY": 4e9})
+    stage: Any = SimpleNamespace(name="normalize", resources=lambda: {"GPU": 1.0, "MEMORY": 4e9})
     cluster.submit(stage, ticket)
     size = sum(len(frame) for frame in dumps(sent[0] | {"task": to_serialize(sent[0]["task"])}))
     assert 300 < size <= 1024
