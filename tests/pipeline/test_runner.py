@@ -17,7 +17,7 @@ from normpipe.pipeline.progress import Progress
 from normpipe.pipeline.runner import Options, Runner
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.stage import Stage
-from normpipe.pipeline.status import refuse_quarantined, status
+from normpipe.pipeline.status import refuse_quarantined, status, table
 from normpipe.pipeline.verify import verify
 
 from .conftest import small_disk
@@ -125,6 +125,9 @@ def test_quarantine_keeps_the_run_going_and_retry_failed_mends_it(tmp_path: Path
         refuse_quarantined(state)
     record = ShardFolder(tmp_path / "out/made").record(1)
     assert record is not None and record.quarantined
+    assert record.why == "it broke 3 times (RuntimeError: broken at n12)"
+    assert made["quarantined"] == {1: record.why}
+    assert f"toy-map: shard 1 quarantined: {record.why}" in table(state)
     run(tmp_path / "out", flow(), retry_failed=True)
     refuse_quarantined(status(tmp_path / "out"))
     assert digests(tmp_path / "good") == digests(tmp_path / "out")
