@@ -186,7 +186,8 @@ class Cluster:
         self._among: dict[str, set[str]] = {}
         self._memory_told = False
         self._answered = time.monotonic()
-        self._spoke = 0.0
+        #: Stage → when it was last said what it waits for.
+        self._spoke: dict[str, float] = {}
         # What workers offer is to be known before the first task.
         with contextlib.suppress(Exception):
             self._look_once()
@@ -328,10 +329,11 @@ class Cluster:
         elif not able - self._silent():
             words = f"all {len(able)} workers that could do it are silent"
         now = time.monotonic()
+        quiet = now - _SPEAK_SECONDS + _FIRST_SECONDS
         if not words:
-            self._spoke = now - _SPEAK_SECONDS + _FIRST_SECONDS
-        elif now - self._spoke >= _SPEAK_SECONDS:
-            self._spoke = now
+            self._spoke[stage.name] = quiet
+        elif now - self._spoke.setdefault(stage.name, quiet) >= _SPEAK_SECONDS:
+            self._spoke[stage.name] = now
             log.warning("%s: %s", stage.name, words)
 
     def describe(self, stage: Stage) -> dict[str, Any]:
