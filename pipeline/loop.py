@@ -306,7 +306,8 @@ class Loop:
         del lane.pending[number]
         for task in one.tasks:
             lane.place.cancel(task)
-        self._run.end(*self._run.begun(lane.stage.name, number))
+        if one.tasks or one.losses:  # else its only maker has said that it ended
+            self._run.end(*self._run.begun(lane.stage.name, number))
 
     def _record(self, token: str) -> ShardRecord:
         until = time.monotonic() + _SHOW_SECONDS
