@@ -197,18 +197,24 @@ class PendingFile:
         else:
             self._stream = path.open("wb")
         self._hash = hashlib.sha256()
+        self._dropped = False
         self.size = 0
 
     def write(self, data: bytes) -> int:
-        """Append bytes."""
+        """Append bytes; once it is dropped, do nothing."""
         view = memoryview(data)
+        if self._dropped:
+            # Arrow writes a footer when it collects a writer that was not closed. Raised there, an
+            # error is formatted in the middle of whatever Python did when it began to collect.
+            return view.nbytes
         self._hash.update(view)
         self.size += view.nbytes
         return self._stream.write(view)
 
     def flush(self) -> None:
         """Hand what was written to the system."""
-        self._stream.flush()
+        if not self._dropped:
+            self._stream.flush()
 
     @property
     def closed(self) -> bool:
@@ -227,6 +233,7 @@ class PendingFile:
 
     def drop(self) -> None:
         """Close it, and remove it."""
+        self._dropped = True
         with suppress(OSError):  # what is still held back finds no room on a full disk
             self._stream.close()
         if not is_store(self._path):

@@ -3,21 +3,14 @@
 import errno
 import os
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from normpipe.manifests.schema import schema
-from normpipe.pipeline import commit, making
-from normpipe.pipeline.config import RunConfig
-from normpipe.pipeline.making import DEATHS, Ticket, make_shard
-from normpipe.pipeline.places import Host
+from normpipe.pipeline import commit
 from normpipe.pipeline.shards import ShardFolder, ShardRecord, ShardWriter
 from normpipe.pipeline.tries import MAKING_FOLDER, RunFolder, RunOver, clear, stage_of
-
-from .test_runner import flow, run
-from .toys import ToyMap
 
 SCHEMA = schema([("number", pa.int64())])
 
@@ -109,84 +102,3 @@ def test_a_shard_is_put_in_place_on_another_disk(
     assert folder.record(7) == record and folder.read(7)["number"].to_pylist() == [2]
     assert sorted(path.name for path in folder.path.iterdir()) == ["shard-00007.parquet"]
     assert not there.shard(token).exists()
-
-
-# --- one shard, made by hand
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Any:
-    stages = flow()
-    run(tmp_path, stages[:1])
-    there = RunFolder.make(tmp_path, {})
-    host = Host(there, [stages[1]], RunConfig(threads=2))
-    yield host
-    host.close()
-
-
-def ticket(host: Host, **changes: Any) -> Ticket:
-    plain = Ticket(
-        stage="toy-map",
-        shard=1,
-        fingerprint="f",
-        mends=False,
-        quarantine="",
-    )
-    return plain | changes  # type: ignore[return-value]
-
-
-def test_the_same_ticket_twice_draws_two_tokens(host: Host) -> None:
-    """A scheduler runs a dead worker's task again, with the same arguments."""
-    outcomes = [host.make(ticket(host)) for _ in range(2)]
-    assert [one.kind for one in outcomes] == ["made", "made"]
-    tokens = [one.text for one in outcomes]
-    assert sorted(host.run.made("toy-map", 1)) == sorted({*tokens}) and len({*tokens}) == 2
-    assert host.run.shard(tokens[0]).read_bytes() == host.run.shard(tokens[1]).read_bytes()
-    assert host.run.begun("toy-map") == []
-
-
-def test_a_shard_begun_three_times_is_left_to_the_coordinator(host: Host) -> None:
-    for _ in range(DEATHS):
-        assert host.make(ticket(host, shard=2)).kind == "made"  # whose end is known counts nothing
-        host.run.begin("toy-map", 1)  # by one that died
-    assert host.make(ticket(host)).kind == "deadly"
-    outcome = host.make(ticket(host, quarantine="deadly"))
-    record = host.run.record(outcome.text)
-    assert record is not None and record.quarantined and record.why == "deadly"
-    assert record.statuses == {"failed": 10} and record.reasons == {"toy-map:quarantined": 10}
-
-
-def test_a_try_that_nobody_wants_any_more_stops(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(making, "_LOOK_SECONDS", 0.0)
-    stage = host.stages["toy-map"]
-    assert isinstance(stage, ToyMap)
-
-    class Given(list[Any]):
-        """Takes the mark away while the first batch is computed."""
-
-        def append(self, item: Any) -> None:
-            super().append(item)
-            host.run.end(*host.run.begun("toy-map"))
-
-    stage.calls = Given()
-    outcome = host.make(ticket(host))
-    assert outcome.kind == "stopped" and "another's" in outcome.text
-    assert host.run.made("toy-map", 1) == [] and not list(host.run.path.glob("made/*.parquet"))
-    stage.calls = []
-    assert host.make(ticket(host)).kind == "made"  # nothing of the budget is lost
-
-
-def test_whatever_breaks_gives_its_budget_back(host: Host) -> None:
-    stage = host.stages["toy-map"]
-    assert isinstance(stage, ToyMap)
-    for name in ("n10", "n13", "n17", "n19"):
-        stage.breaks = {name: 1}
-        outcome = host.make(ticket(host))
-        assert outcome.kind == "broken" and outcome.text == f"RuntimeError: broken at {name}"
-    assert host.make(ticket(host)).kind == "made"
-    assert make_shard(stage, [ShardFolder(Path("nowhere"))], ticket(host), host._lines["toy-map"])[
-        0
-    ] in ("broken", "refused")
-    assert host.make(ticket(host)).kind == "made"
