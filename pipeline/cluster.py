@@ -31,7 +31,7 @@ from distributed import (
 
 from .commit import write_json
 from .config import RunConfig
-from .errors import InputError, Interrupted, NormpipeError
+from .errors import InputError, Interrupted, NormpipeError, lacking
 from .making import Outcome, Ticket
 from .places import Remote, run_task
 from .stage import MEMORY, Stage
@@ -266,8 +266,7 @@ class Cluster:
 
     def _submit(self, stage: Stage, ticket: Ticket | None) -> Future[Any]:
         silent = self._silent()
-        with self._lock:
-            among = self._workers.keys() - silent if silent else set[str]()
+        among = (self._able(stage) or {*self._workers}) - silent if silent else set[str]()
         key = f"normpipe-{uuid.uuid4().hex}"  # a second try is another task
         self._among[key] = among
         return self._client.submit(
@@ -352,6 +351,10 @@ class Cluster:
                 f"{stage.name}: workers die when they open the stage: see what they say "
                 "themselves (memory is the usual reason)"
             )
+        for line in outcome.lines:
+            log.warning("%s", line)
+        if outcome.kind == "lacking":
+            raise lacking(f"{stage.name}, on a worker: {outcome.text}")
         if outcome.kind != "description":
             raise InputError(f"{stage.name}, on a worker: {outcome.text}")
         description = json.loads(outcome.text)

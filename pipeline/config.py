@@ -53,7 +53,10 @@ class RunConfig(BaseModel):
         30.0, ge=1, description="a worker that is silent for this long loses its shards to others"
     )
     prefetch: int = Field(
-        2, ge=1, description="batches in flight before and after each network: bounds the memory"
+        2,
+        ge=1,
+        description="batches on the way, beside the one in a network and the one that is being "
+        "written: bounds the memory",
     )
     retries: int = Field(2, ge=0, description="tries of a broken shard before it is quarantined")
     max_rejected: float = Field(

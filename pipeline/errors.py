@@ -44,7 +44,8 @@ class SampleError(Exception):
 
 #: What libraries say where no class of error tells: torch, OpenCV, ONNX Runtime, Arrow, C++.
 _SAID = {
-    r"out of memory|(not enough|insufficient) memory|bad_?alloc|allocate.{0,30}memory": "memory",
+    r"out of memory|(not enough|insufficient) memory|bad_?alloc|unable to allocate|_ALLOC_FAILED"
+    r"|(can't|cannot|failed to|could not) allocate (memory|\d)": "memory",
     r"can't start new thread|launch worker thread": "threads",
     r"resource temporarily unavailable": "processes or threads",
     r"too many open files": "open files",
@@ -55,27 +56,41 @@ _NUMBERED = {
     errno.EMFILE: "open files",
     errno.ENFILE: "open files",
 }
+#: Whose errors have a class of their own, and say in words what they are about.
+_LIBRARIES = ("cv2", "onnxruntime", "pyarrow", "torch")
 
 
 def lack_of(error: BaseException) -> str:
-    """Return what the machine lacks, if an error or what it came of says so; else an empty text.
+    """Return what the machine lacks, if an error or its cause says so; else an empty text.
 
-    Such an error says nothing of the data. A failed CUDA kernel is one, too: it leaves the
-    process's CUDA context unusable.
+    Such an error says nothing of the data. What other errors say is not read for it, for they quote
+    names and data.
     """
     one: BaseException | None = error
-    while one is not None:
+    while one is not None and not isinstance(one, NormpipeError):
         if isinstance(one, MemoryError):
             return "not enough memory"
-        if isinstance(one, OSError) and one.errno in _NUMBERED:
-            return f"not enough {_NUMBERED[one.errno]}"
-        for pattern, lack in _SAID.items():
-            if re.search(pattern, str(one), re.IGNORECASE):
-                return f"not enough {lack}"
-        if isinstance(one, RuntimeError) and "CUDA error" in str(one):
-            return "this process cannot use its GPU any more"
-        one = one.__cause__ or one.__context__
+        if isinstance(one, OSError) and one.errno is not None:
+            return f"not enough {_NUMBERED[one.errno]}" if one.errno in _NUMBERED else ""
+        library = type(one).__module__.partition(".")[0] in _LIBRARIES
+        if library or isinstance(one, OSError | RuntimeError | SystemError):
+            for pattern, lack in _SAID.items():
+                if re.search(pattern, str(one), re.IGNORECASE):
+                    return f"not enough {lack}"
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
     return ""
+
+
+def lacking(what: str) -> Interrupted:
+    """Return what ends a run where the machine lacks something: no shard is to blame."""
+    return Interrupted(
+        f"{what}: free some, or ask for less (--set run.threads=1, --set run.prefetch=1)"
+    )
+
+
+def spoils_process(error: BaseException) -> bool:
+    """Say whether a failed CUDA kernel has left the process's CUDA context unusable."""
+    return isinstance(error, RuntimeError) and bool(re.search("CUDA (error|failure)", str(error)))
 
 
 def one_line(error: BaseException) -> str:

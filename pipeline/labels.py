@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ..manifests.schema import LABEL_COLUMNS
-from .errors import InputError
+from .errors import InputError, lack_of
 from .storage import parquet_file
 
 # pyarrow makes these functions at run time; no type checker sees them.
@@ -65,6 +65,8 @@ def read_labels(path: Path) -> pa.Table:
         with parquet_file(path) as file:
             labels = file.read()
     except (OSError, pa.ArrowException) as error:
+        if lack_of(error):
+            raise
         raise InputError(f"cannot read the labels {path}: {str(error).splitlines()[0]}") from None
     if "key" not in labels.column_names:
         raise InputError(f"the labels {path} have no column 'key'")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
-from .errors import Interrupted, NormpipeError
+from .errors import Interrupted, NormpipeError, lacking
 from .making import DEATHS, Outcome, Ticket
 from .places import Host
 from .progress import Progress
@@ -158,6 +158,13 @@ class Loop:
             self._progress.begin(lane.stage.name, total)
             if self._before(lane) is None:
                 lane.waiting.extend(lane.source.records())
+        try:
+            self._go_round()
+        finally:
+            self._progress.close()
+        self._ending.check()
+
+    def _go_round(self) -> None:
         looked = time.monotonic()
         while not self._is_over():
             with suppress(queue.Empty):
@@ -168,10 +175,8 @@ class Loop:
                 self._drop_late(self._ending.left())
             if time.monotonic() - looked >= _LOOK_SECONDS:
                 looked = time.monotonic()
-                for lane in lanes:
+                for lane in self._lanes:
                     self._look(lane)
-        self._progress.close()
-        self._ending.check()
 
     def _before(self, lane: Lane) -> Lane | None:
         """Return the lane that hands its shards on to another, if there is one."""
@@ -235,6 +240,8 @@ class Loop:
             return
         outcome = lane.place.outcome(task)
         one.tasks.pop(task)
+        for line in outcome.lines if outcome else ():
+            log.warning("%s", line)
         if outcome is None or outcome.kind in ("stopped", "deadly"):
             self._lost(lane, one, outcome)
         elif outcome.kind == "made":
@@ -306,7 +313,7 @@ class Loop:
         del lane.pending[number]
         for task in one.tasks:
             lane.place.cancel(task)
-        if one.tasks or one.losses:  # else its only maker has said that it ended
+        if one.tasks or not lane.place.in_order:  # else its only maker has said that it ended
             self._run.end(*self._run.begun(lane.stage.name, number))
 
     def _record(self, token: str) -> ShardRecord:
@@ -322,6 +329,10 @@ class Loop:
 
     def _look(self, lane: Lane) -> None:
         """Give shards that a silent worker has to another; say what is waited for."""
+        if lane.pending and not lane.place.in_order:
+            begun = {stage_of(token)[1] for token in self._run.begun(lane.stage.name)}
+            for one in (lane.pending[n] for n in begun & lane.pending.keys()):
+                one.begun = one.begun or time.monotonic()
         for number, one in list(lane.pending.items()):
             for task, known in one.tasks.items():
                 if not known and (why := lane.place.stuck(task)):
@@ -356,10 +367,3 @@ class Loop:
         if one.written:
             self._progress.advance(lane.stage.name, -one.written, back)
         one.written, one.statuses = 0, Counter()
-
-
-def lacking(what: str) -> Interrupted:
-    """Return what ends a run where the machine lacks something: no shard is to blame."""
-    return Interrupted(
-        f"{what}: free some, or ask for less (--set run.threads=1, --set run.prefetch=1)"
-    )

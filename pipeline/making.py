@@ -12,13 +12,21 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import pyarrow as pa
 
-from .errors import Interrupted, NormpipeError, OutputError, SampleError, lack_of, one_line
+from .errors import (
+    Interrupted,
+    NormpipeError,
+    OutputError,
+    SampleError,
+    lack_of,
+    one_line,
+    spoils_process,
+)
 from .retrying import Kept, SettledRows
 from .shards import ShardFolder, ShardWriter
 from .stage import JoinStage, MapStage, Row, Stage
@@ -29,8 +37,8 @@ log = logging.getLogger("normpipe")
 
 #: A shard that was begun so often without a word of its end is not tried again.
 DEATHS = 3
-#: Seconds between looks at whether a try still counts.
-_LOOK_SECONDS = 1.0
+#: Seconds between looks at whether a try still counts, and at the shard before.
+_LOOK_SECONDS, _GLANCE_SECONDS = 1.0, 0.01
 
 
 class Ticket(TypedDict):
@@ -57,12 +65,14 @@ class Outcome(NamedTuple):
             task, ``description``.
         text: why; of ``made``, the token.
         seconds: from the first row computed to the last one written.
+        lines: the worker's warnings.
         error: of ``refused``.
     """
 
     kind: Literal["made", "broken", "lacking", "deadly", "stopped", "refused", "description"]
     text: str = ""
     seconds: float = 0.0
+    lines: tuple[str, ...] = ()
     error: NormpipeError | None = None
 
 
@@ -171,14 +181,31 @@ def make_shard(stage: Stage, inputs: Sequence[ShardFolder], ticket: Ticket, line
     except Exception as error:
         log.debug("%s: shard %d", stage.name, number, exc_info=True)
         text = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
-        if lack := lack_of(error):
-            return Outcome("lacking", f"{lack} ({text})")
+        if isinstance(error, FileNotFoundError) and not run.is_begun(token):
+            return Outcome("stopped", "the run is over")
         if isinstance(error, NormpipeError):
             return Outcome("refused", str(error), error=error)
+        if lack := lack_of(error):
+            return Outcome("lacking", f"{lack} ({text})")
+        if spoils_process(error):
+            return _spoilt(stage.name, text)
         return Outcome("broken", text)
     finally:
         if token:
             run.end(token)
+
+
+def _spoilt(stage: str, text: str) -> Outcome:
+    words = f"{stage}: {text}: this process cannot use its GPU any more; run the same command again"
+    return Outcome("refused", words, error=NormpipeError(words))
+
+
+class _Batch(NamedTuple):
+    """Rows on their way: what is prepared of them, and what becomes the output rows of each."""
+
+    rows: list[Row]
+    prepared: list[Future[Any]]
+    finished: Future[list[Future[list[Row]]]]
 
 
 class _Try:
@@ -192,8 +219,8 @@ class _Try:
         self._number, self._quarantine = ticket["shard"], ticket["quarantine"]
         self._target = ShardFolder(self._run.root / stage.writes)
         self._keys: set[str] = set()
-        #: Batches on the way, oldest first: their rows, and what becomes output rows of each.
-        self._ahead: deque[tuple[list[Row], Future[list[Future[list[Row]]]]]] = deque()
+        #: Batches on the way, oldest first.
+        self._ahead: deque[_Batch] = deque()
         self.began = self._looked = time.monotonic()
 
     def map(self) -> None:
@@ -203,13 +230,19 @@ class _Try:
             reading.enter_context(line.reading)
             writing.callback(self._give_back)
             more = self._read_ahead(batches)
-            writing.enter_context(line.writing)
+            # What the shard before gives back of the budget is for this one.
+            while not line.writing.acquire(timeout=_GLANCE_SECONDS):
+                self._check()
+                more = more and self._read_ahead(batches)
+            writing.callback(line.writing.release)
+            if not more:
+                reading.close()
             self.began = time.monotonic()
             writer = writing.enter_context(self._writer())
             while self._ahead:
                 self._check()
-                rows, batch = self._ahead[0]
-                out = [row for made in batch.result() for row in made.result()]
+                rows, _, finished = self._ahead[0]
+                out = [row for made in finished.result() for row in made.result()]
                 writer.add(out)
                 self._ahead.popleft()
                 line.budget.release()
@@ -227,7 +260,7 @@ class _Try:
                 self._check()
                 rows = next(batches, None)
                 if rows is not None:
-                    self._ahead.append((rows, self._sent(rows)))
+                    self._ahead.append(self._sent(rows))
                     continue
             except BaseException:
                 self._line.budget.release()
@@ -236,7 +269,7 @@ class _Try:
             return False
         return True
 
-    def _sent(self, rows: list[Row]) -> Future[list[Future[list[Row]]]]:
+    def _sent(self, rows: list[Row]) -> _Batch:
         submit, stage = self._line.pool.submit, self._stage
         kept = [self._settled.of(row) if self._settled else None for row in rows]
         if self._quarantine:
@@ -245,9 +278,11 @@ class _Try:
                 (one or broken) if row["status"] == "ok" else None
                 for row, one in zip(rows, kept, strict=True)
             ]
-            return self._line.computer.submit(self._finished, rows, items, [None] * len(rows))
+            nothing = [None] * len(rows)
+            made = self._line.computer.submit(self._finished, rows, items, nothing)
+            return _Batch(rows, [], made)
         futures = [submit(prepare, stage, *pair) for pair in zip(rows, kept, strict=True)]
-        return self._line.computer.submit(self._computed, rows, futures)
+        return _Batch(rows, futures, self._line.computer.submit(self._computed, rows, futures))
 
     def _computed(self, rows: list[Row], futures: list[Future[Any]]) -> list[Future[list[Row]]]:
         items = [future.result() for future in futures]
@@ -268,9 +303,13 @@ class _Try:
 
     def _give_back(self) -> None:
         """Give back the budget of batches that come to nothing, once nobody works on them."""
-        for _, batch in self._ahead:
-            batch.cancel()
-            batch.exception() if not batch.cancelled() else None
+        for batch in self._ahead:
+            for future in (batch.finished, *batch.prepared):
+                future.cancel()
+        for batch in self._ahead:
+            wait([batch.finished, *batch.prepared])
+            if not batch.finished.cancelled() and batch.finished.exception() is None:
+                wait(batch.finished.result())
             self._line.budget.release()
 
     def _check(self) -> None:

@@ -5,6 +5,7 @@ loaded from shard to shard.
 """
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,13 +13,15 @@ from typing import Any, NamedTuple
 
 from .commit import json_bytes
 from .config import RunConfig, differences
-from .errors import NormpipeError, one_line
+from .errors import NormpipeError, lack_of, one_line
 from .making import Advance, Line, Outcome, Ticket, make_shard
 from .plan import describe
 from .shards import ShardFolder
 from .stage import MapStage, Stage
 from .storage import location
 from .tries import SETTINGS_FILE, RunFolder, RunOver
+
+log = logging.getLogger("normpipe")
 
 #: Builds the map stages of a job by name, of the settings that the coordinator wrote.
 Factory = Callable[[dict[str, Any], RunConfig], dict[str, MapStage]]
@@ -81,7 +84,7 @@ class Host:
         changed = differences(wanted, self.describe(name))
         if changed:
             raise NormpipeError(
-                f"{name}: a worker differs from the others ({'; '.join(changed[:3])}): install the "
+                f"a worker differs from the others ({'; '.join(changed[:3])}): install the "
                 "same versions and files everywhere, or leave that worker out"
             )
 
@@ -96,7 +99,7 @@ class Host:
         for line in self._lines.values():
             line.stopped.set()
         for pool in (self._tasks, *(line.computer for line in self._lines.values()), self._pool):
-            pool.shutdown(wait=True, cancel_futures=pool is self._tasks)
+            pool.shutdown(wait=True, cancel_futures=True)
 
     # ------------------------------------------------------------ a place, as cluster.Cluster is
 
@@ -133,38 +136,62 @@ _hosts_lock = threading.Lock()
 def _host(run: str, factory: Factory) -> Host:
     """Return the host of a run; that of an earlier run is let go, with its models."""
     with _hosts_lock:
-        if run not in _hosts:
-            for old in list(_hosts):
-                gone = _hosts.pop(old)
-                gone.close()
-                for stage in gone.stages.values():
-                    stage.close()
-            folder = RunFolder(location(run))
-            try:
-                told = json.loads((folder.path / SETTINGS_FILE).read_bytes())
-            except FileNotFoundError:
-                raise RunOver(
-                    f"no {run}/{SETTINGS_FILE} here: the run is over, or this worker does not see "
-                    "the output folder"
-                ) from None
-            # Left out: as many threads as this machine lends.
-            settings = RunConfig.model_validate(told["run"])
-            _hosts[run] = Host(folder, factory(told["job"], settings).values(), settings)
-        return _hosts[run]
+        if run in _hosts:
+            return _hosts[run]
+        folder = RunFolder(location(run))
+        try:
+            told = json.loads((folder.path / SETTINGS_FILE).read_bytes())
+        except FileNotFoundError:
+            raise RunOver(
+                f"no {run}/{SETTINGS_FILE} here: the run is over, or this worker does not see the "
+                "output folder"
+            ) from None
+        # Left out: as many threads as this machine lends.
+        settings = RunConfig.model_validate(told["run"])
+        stages = factory(told["job"], settings)
+        earlier = [_hosts.pop(old) for old in list(_hosts)]
+        _hosts[run] = Host(folder, stages.values(), settings)
+    for gone in earlier:
+        gone.close()
+        for stage in gone.stages.values():
+            stage.close()
+    return _hosts[run]
 
 
 def run_task(factory: Factory, run: str, stage: str, ticket: Ticket | None) -> Outcome:
     """Make one shard on this worker or, without a ticket, say what shapes a stage's results."""
+    lines = _Lines()
+    log.addHandler(lines)
+    log.propagate = False  # the coordinator shows them, once
     try:
         here = _host(run, factory)
         with here.locks[stage]:
             if ticket is None:
-                return Outcome("description", json.dumps(here.describe(stage)))
+                return Outcome("description", json.dumps(here.describe(stage)), lines=lines.found())
             here.check(stage)
-            return here.make(ticket)
+            return here.make(ticket)._replace(lines=lines.found())
     except RunOver as error:
         return Outcome("stopped", str(error))
     except Exception as error:
         own = isinstance(error, NormpipeError)
         text = str(error) if own else f"{type(error).__name__}: {one_line(error)}"
-        return Outcome("refused", text, error=NormpipeError(f"{stage}, on a worker: {text}"))
+        if lack := lack_of(error):
+            return Outcome("lacking", f"{lack} ({text})")
+        return Outcome("refused", text, error=NormpipeError(f"{stage}: {text}"))
+    finally:
+        log.removeHandler(lines)
+
+
+class _Lines(logging.Handler):
+    """Collects warnings of a task, for the coordinator to show."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._said.append(record.getMessage()[:500])
+
+    def found(self) -> tuple[str, ...]:
+        """Return the first of them."""
+        return tuple(self._said[:10])

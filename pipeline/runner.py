@@ -6,7 +6,7 @@ happens, and the same command goes on from there.
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,16 @@ from .commit import locked, remove_temporaries, write_if_changed
 from .config import RunConfig
 from .damage import drop_damaged, refuse_damaged
 from .derive import derive, to_json
-from .errors import Interrupted, NormpipeError, OutputError, lack_of, one_line
+from .errors import (
+    Interrupted,
+    NormpipeError,
+    OutputError,
+    lack_of,
+    lacking,
+    one_line,
+)
 from .job_file import Claim, claim, refuse_foreign
-from .loop import Ending, Lane, Loop, lacking
+from .loop import Ending, Lane, Loop
 from .making import Ticket
 from .places import Host, Remote
 from .plan import StagePlan, current, describe, fingerprint, input_digests, plan_stage, refuse_other
@@ -120,13 +127,14 @@ class Runner:
             drop_damaged(ShardFolder(self.root / stage.writes))
         if options.retry_failed and not options.overwrite:
             self._retry = Retry(self.root, self._flow)
+        maps = [stage for stage in selected if isinstance(stage, MapStage)]
+        for stage in maps:
+            stack.callback(stage.close)  # behind the threads that use it
         self._have_places(stack, [one for one in selected if not isinstance(one, SourceStage)])
-        for stage in selected:
-            if isinstance(stage, MapStage):
-                self._ending.check()
-                # A wrong device or weights must show before hours of other stages, not after.
-                stack.callback(stage.close)
-                self._described(stage)
+        for stage in maps:
+            self._ending.check()
+            # A wrong device or weights must show before hours of other stages, not after.
+            self._described(stage)
         if options.overwrite:  # nothing is refused any more
             self._job.accept()
         for stage in selected:
@@ -147,14 +155,14 @@ class Runner:
         if not stages:
             return
         far = self._remote if any(isinstance(stage, MapStage) for stage in stages) else None
-        stack.callback(_clear_quietly, self.root)
         self._run = RunFolder.make(self.root, far.told(self._settings) if far else {})
+        stack.callback(self._run.close)
         if far is not None:
             from .cluster import started  # imports Dask
 
             work = started(self._settings, self._run, far, self._ending.asked)
             self._cluster = stack.enter_context(work)
-            stack.callback(_clear_quietly, self.root)  # what still runs there sees it, and ends
+            stack.callback(self._run.close)  # what still runs there sees it, and ends
 
         self._loop = Loop(
             self._run,
@@ -261,11 +269,6 @@ class Runner:
         rows = record.rows - record.reasons.get(f"{DECIDED_BY}:{WITHDRAWN}", 0)
         counts[0] += rows - record.statuses.get("ok", 0)
         counts[1] += rows
-
-
-def _clear_quietly(root: Path) -> None:
-    with suppress(OSError, NormpipeError):  # the next run does it
-        clear(root)
 
 
 def finish_withdrawal(root: Path) -> None:

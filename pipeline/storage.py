@@ -297,6 +297,7 @@ def remove(path: Path) -> None:
 
 def remove_tree(folder: Path) -> None:
     """Remove all objects below a location."""
+    _pass_fence(folder / "any")
     with store_errors(folder):
         files, key = _store(folder)
         found: list[str] = files.find(key)

@@ -53,6 +53,13 @@ class RunFolder:
         write_bytes(run.path / SETTINGS_FILE, json_bytes(settings))
         return run
 
+    def close(self) -> None:
+        """Let the run be over: what is left of it changes nothing any more. Others' stay."""
+        with contextlib.suppress(OSError, NormpipeError):  # else the next run does it
+            _move_away(self.path)
+            if not is_store(self.path):
+                self.path.parent.rmdir()
+
     def description_path(self, stage: str) -> Path:
         """Return where the coordinator writes what every worker's stage must be like."""
         return self.path / f"stage-{stage}.json"
@@ -79,12 +86,12 @@ class RunFolder:
 
     def is_begun(self, token: str) -> bool:
         """Say whether a try still counts: the run goes on, and nobody gave the try up."""
-        return (self.path / "begun" / token).is_file()
+        return read_all([self.path / "begun" / token]) != [None]
 
     def end(self, *tokens: str) -> None:
         """Note that tries have ended, or need not go on."""
         for token in tokens:
-            with contextlib.suppress(OSError):  # the run's folder may be gone, or its disk
+            with contextlib.suppress(OSError, NormpipeError):  # the folder may be gone, or its disk
                 remove_file(self.path / "begun" / token)
 
     def begun(self, stage: str, number: int | None = None) -> list[str]:
@@ -129,7 +136,7 @@ class RunFolder:
     def adopt(self, token: str, record: ShardRecord, folder: ShardFolder) -> None:
         """Put in place what a try made. For the coordinator, which holds the job's lock."""
         folder.put_in_place(record, self.shard(token))
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, NormpipeError):
             remove_file(self._record_path(token))
 
 
@@ -140,7 +147,7 @@ def stage_of(token: str) -> tuple[str, int]:
 
 
 def clear(root: Path) -> None:
-    """Remove what runs left, so that what is left of *them* changes nothing any more."""
+    """Remove what earlier runs left. For the process that holds the job's lock."""
     for name in (MAKING_FOLDER, _OLD_FOLDER):
         if is_store(root):
             remove_tree(root / name)
@@ -153,7 +160,10 @@ def clear(root: Path) -> None:
 
 def _move_away(folder: Path) -> None:
     """Make a folder's path vanish at once, and then its files, whoever may be writing them."""
+    if is_store(folder):
+        return remove_tree(folder)
     gone = folder.with_name(f"gone-{uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError):
         folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+    return None

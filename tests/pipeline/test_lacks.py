@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from normpipe.pipeline import cli
-from normpipe.pipeline.errors import Interrupted, lack_of
+from normpipe.pipeline.errors import InputError, Interrupted, NormpipeError, lack_of
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.verify import verify
 
@@ -37,14 +37,53 @@ NOBODY = 65534
         (RuntimeError("can't start new thread"), "threads"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"), "memory"),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), "GPU"),
+        (RuntimeError("CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED"), "memory"),
+        (OSError("Unknown error: Failed to launch worker thread: Resource temporarily"), "threads"),
         (RuntimeError("broken at n3"), ""),
         (OSError(errno.EIO, "Input/output error"), ""),
         (ValueError("allocate"), ""),
+        # What quotes names and data.
+        (FileNotFoundError(errno.ENOENT, "No such file", "out of memory/1.jpg"), ""),
+        (AssertionError("two rows with the key d/Not enough memory.jpg"), ""),
+        (InputError("no such folder: out of memory study"), ""),
+        (RuntimeError("The allocated shape does not fit in memory layout"), ""),
+        (ImportError("x.so: cannot allocate memory in static TLS block"), ""),
+        (RuntimeError("CUDA error: device-side assert triggered"), ""),
     ],
 )
 def test_what_says_that_something_lacks(error: Exception, lack: str) -> None:
     assert lack in lack_of(error) and bool(lack_of(error)) == bool(lack)
+
+
+def test_a_cause_counts_and_what_was_dealt_with_does_not() -> None:
+    def raised(dealt_with: bool) -> Exception:
+        try:
+            try:
+                raise MemoryError
+            except MemoryError as error:
+                if dealt_with:
+                    raise ValueError("other") from None
+                raise ValueError("because of it") from error
+        except ValueError as error:
+            return error
+
+    assert lack_of(raised(False)) == "not enough memory"
+    assert lack_of(raised(True)) == ""
+
+
+def test_a_spoilt_gpu_context_ends_the_run_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = flow()
+
+    def asserts(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(stages[1], "compute", asserts)
+    with pytest.raises(NormpipeError, match="cannot use its GPU any more") as error:
+        run(tmp_path / "out", stages)
+    assert not isinstance(error.value, Interrupted)
+    assert ShardFolder(tmp_path / "out/made").records() == {}
 
 
 def test_opencv_and_onnxruntime_are_understood() -> None:

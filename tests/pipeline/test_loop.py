@@ -1,5 +1,6 @@
 """What the loop decides, with a place that answers as it is told; real ones: test_cluster."""
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -132,8 +133,12 @@ def test_who_comes_late_is_not_put_in_place(host: Host, monkeypatch: pytest.Monk
 
     def takes_over(place: Told, ticket: Ticket, future: "Future[Any]") -> None:
         """Then the one that was silent ends, too, and only then the run's last shard."""
-        for one, its in ((ticket, future), *held):
-            made(place, one, its)
+
+        def end() -> None:
+            for one, its in ((ticket, future), *held):
+                made(place, one, its)
+
+        threading.Timer(0.2, end).start()
 
     adopt = RunFolder.adopt
 
