@@ -73,6 +73,11 @@ class LocalWorker(Worker):
         hush()
         super().__init__(*args, **kwargs)
 
+    async def close(self, *args: Any, **kwargs: Any) -> Any:
+        """End, and say nothing of a run that ended while this worker was still starting."""
+        with contextlib.suppress(Exception):
+            return await super().close(*args, **kwargs)
+
 
 def worker_specs(run: RunConfig, common: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what starts each local worker: its one task at a time, its GPU, its environment."""
