@@ -91,6 +91,7 @@ class Runner:
         self._retry: Retry | None = None
         self._job: Claim
         self._run: RunFolder
+        self._laid = False
         self._loop: Loop
         self._threads: Host
         self._cluster: Cluster | None = None
@@ -155,11 +156,12 @@ class Runner:
         if not stages:
             return
         far = self._remote if any(isinstance(stage, MapStage) for stage in stages) else None
-        self._run = RunFolder.make(self.root, far.told(self._settings) if far else {})
+        self._run = RunFolder.new(self.root)
         stack.callback(self._run.close)
         if far is not None:
             from .cluster import started  # imports Dask
 
+            self._lay(far.told(self._settings))
             work = started(self._settings, self._run, far, self._ending.asked)
             self._cluster = stack.enter_context(work)
             stack.callback(self._run.close)  # what still runs there sees it, and ends
@@ -174,6 +176,11 @@ class Runner:
         )
         self._threads = Host(self._run, stages, self._settings, self._loop.advance)
         stack.callback(self._threads.close)
+
+    def _lay(self, told: dict[str, Any]) -> None:
+        if not self._laid:
+            self._run.lay(told)
+        self._laid = True
 
     def _place(self, stage: Stage) -> "Host | Cluster":
         if self._cluster is not None and isinstance(stage, MapStage):
@@ -240,6 +247,7 @@ class Runner:
             again = stage if self._options.retry_failed else None
             if record is None or not current(record, mark, again):
                 retry = self._retry if isinstance(stage, MapStage) else None
+                self._lay({})  # not before: where all is current, nothing is written
                 return Ticket(
                     stage=stage.name,
                     shard=number,

@@ -19,7 +19,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from .commit import json_bytes, make_folder, remove_file, storage_errors, write_bytes
+from .commit import json_bytes, remove_file, storage_errors, write_bytes
 from .errors import NormpipeError
 from .shards import ShardFolder, ShardRecord, parsed, record_bytes
 from .storage import create, is_store, read_all, remove_tree, sizes
@@ -43,15 +43,20 @@ class RunFolder:
         self.root = path.parent.parent
 
     @classmethod
-    def make(cls, root: Path, settings: dict[str, Any]) -> "RunFolder":
-        """Make the folder of a new run in a job's folder. ``settings``: ready for JSON."""
-        run = cls(root.resolve() / MAKING_FOLDER / uuid.uuid4().hex[:12])
-        if not is_store(root):
-            with storage_errors(run.path):
-                for part in ("begun", "made"):
-                    make_folder(run.path / part)
-        write_bytes(run.path / SETTINGS_FILE, json_bytes(settings))
-        return run
+    def new(cls, root: Path) -> "RunFolder":
+        """Return the folder of a new run in a job's folder; it is there once it is laid."""
+        return cls(root.resolve() / MAKING_FOLDER / uuid.uuid4().hex[:12])
+
+    def lay(self, settings: dict[str, Any]) -> None:
+        """Make the folder. ``settings``: what workers are told, ready for JSON."""
+        data = json_bytes(settings)
+        if is_store(self.path):
+            return write_bytes(self.path / SETTINGS_FILE, data)
+        with storage_errors(self.path):  # nothing reads it after a power cut: no fsync
+            for part in ("begun", "made"):
+                (self.path / part).mkdir(parents=True)
+            (self.path / SETTINGS_FILE).write_bytes(data)
+        return None
 
     def close(self) -> None:
         """Let the run be over: what is left of it changes nothing any more. Others' stay."""

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from normpipe.pipeline.tries import RunFolder
+
 TOYS = Path(__file__).with_name("cluster_toys.py")
 
 
@@ -59,6 +61,13 @@ def begun(out: Path, dataset: str = "*", stage: str = "*") -> list[Path]:
     """Return what says that a worker has begun a shard, of one dataset and its stage or of all."""
     claims = out.glob(f".cluster/*/leases/{dataset}/*/*")
     return [*claims, *out.glob(f".making/*/begun/{stage}-*")]
+
+
+def laid(root: Path) -> RunFolder:
+    """Return the folder of a new run, which is there."""
+    run = RunFolder.new(root)
+    run.lay({})
+    return run
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:

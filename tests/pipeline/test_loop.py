@@ -20,6 +20,7 @@ from normpipe.pipeline.shards import ShardFolder, ShardRecord
 from normpipe.pipeline.stage import Stage
 from normpipe.pipeline.tries import RunFolder
 
+from .clusters import laid
 from .test_runner import NAMES, flow, run
 
 Answer = Callable[["Told", Ticket, "Future[Any]"], None]
@@ -89,7 +90,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def host(root: Path) -> Iterator[Host]:
-    there = Host(RunFolder.make(root, {}), [flow()[1]], RunConfig(threads=1))
+    there = Host(laid(root), [flow()[1]], RunConfig(threads=1))
     yield there
     there.close()
 

@@ -13,8 +13,8 @@ from normpipe.pipeline.making import DEATHS, Outcome, Ticket, make_shard
 from normpipe.pipeline.places import Host
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.stage import Row
-from normpipe.pipeline.tries import RunFolder
 
+from .clusters import laid
 from .disturbing import in_writing
 from .test_runner import flow, run
 from .toys import ToyConfig, ToyMap, ToySource
@@ -24,7 +24,7 @@ from .toys import ToyConfig, ToyMap, ToySource
 def host(tmp_path: Path) -> Any:
     stages = flow()
     run(tmp_path, stages[:1])
-    there = RunFolder.make(tmp_path, {})
+    there = laid(tmp_path)
     host = Host(there, [stages[1]], RunConfig(threads=2))
     yield host
     host.close()
@@ -138,7 +138,7 @@ def test_the_next_shard_is_read_ahead_and_written_only_when_the_last_is_whole(
     rows = 40
     run(tmp_path, [ToySource([f"n{i}" for i in range(3 * rows)], ToyConfig(shard_rows=rows))])
     stage = Watched(tmp_path, rows)
-    host = Host(RunFolder.make(tmp_path, {}), [stage], RunConfig(threads=2, prefetch=prefetch))
+    host = Host(laid(tmp_path), [stage], RunConfig(threads=2, prefetch=prefetch))
     finished: list[int] = []
 
     def one(number: int) -> Outcome:

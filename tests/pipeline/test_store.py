@@ -24,7 +24,7 @@ from normpipe.stages.checks import folder as folder_checks
 
 from . import store_faults
 from .chaos import UNFINISHED
-from .clusters import dask_cluster, finish, toy_job, wait_for
+from .clusters import dask_cluster, finish, laid, toy_job, wait_for
 from .clusters import digests as local_digests
 from .stores import BUCKET, digests, s3_server
 from .test_runner import flow, run
@@ -181,7 +181,7 @@ def test_who_begins_late_and_who_wakes_late_reach_nothing(address: str) -> None:
     root = location(address)
     with pytest.raises(RunOver):
         RunFolder(root / ".making/one").begin("toy-map", 3)
-    run_folder = RunFolder.make(root, {})
+    run_folder = laid(root)
     first, second = (run_folder.begin("toy-map", 3) for _ in range(2))
     assert sorted(run_folder.begun("toy-map", 3)) == sorted([first, second])
     folder, records = ShardFolder(root / "made"), {}

@@ -12,12 +12,14 @@ from normpipe.pipeline import commit
 from normpipe.pipeline.shards import ShardFolder, ShardRecord, ShardWriter
 from normpipe.pipeline.tries import MAKING_FOLDER, RunFolder, RunOver, clear, stage_of
 
+from .clusters import laid
+
 SCHEMA = schema([("number", pa.int64())])
 
 
 @pytest.fixture
 def there(tmp_path: Path) -> RunFolder:
-    return RunFolder.make(tmp_path, {"job": 1})
+    return laid(tmp_path)
 
 
 def write(writer: ShardWriter, number: int) -> ShardRecord:
