@@ -35,6 +35,7 @@ from .retrying import Retry
 from .shards import ShardFolder, ShardRecord, require_dataset
 from .sources import run_source
 from .stage import MapStage, SourceStage, Stage
+from .storage import is_store, lies_in
 from .tombstones import DECIDED_BY, WITHDRAWN
 from .tries import RunFolder, clear
 from .withdrawal import carry_out
@@ -123,6 +124,11 @@ class Runner:
         self._job = claim(self.root, options.identity, self._flow, options.settings, selected)
         clear(self.root)
         remove_temporaries(self.root)
+        for stage in self._flow:
+            if not (
+                is_store(self.root) or lies_in(self.root / stage.writes, self.root)
+            ):  # a link to another disk
+                remove_temporaries((self.root / stage.writes).resolve())
         finish_withdrawal(self.root)
         for stage in selected:
             drop_damaged(ShardFolder(self.root / stage.writes))

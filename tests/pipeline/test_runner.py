@@ -320,6 +320,25 @@ def test_torn_states_heal(tmp_path: Path) -> None:
     assert digests(out) == good
 
 
+def test_a_dataset_may_be_a_link_to_another_place(tmp_path: Path) -> None:
+    """What a kill left there, while a shard was copied to that disk, goes as well."""
+    out, far = tmp_path / "out", tmp_path / "far"
+    far.mkdir()
+    out.mkdir()
+    (out / "made").symlink_to(far)
+    (out / "job.json").write_text("{}")
+    (far / "shard-00000.parquet.tmp").write_bytes(b"half")
+    run(out, flow())
+    run(tmp_path / "good", flow())
+    assert not list(far.glob("*.tmp")) and (out / "made").is_symlink()
+    shards = [path.name for path in sorted((tmp_path / "good/made").iterdir())]
+    assert [path.name for path in sorted(far.iterdir())] == shards
+    for name in shards:
+        assert (far / name).read_bytes() == (tmp_path / "good/made" / name).read_bytes()
+    run(out, flow())
+    assert verify(out).differences == []
+
+
 def test_status_counts_what_is_left(tmp_path: Path) -> None:
     source, first, second, join = flow()
     settings = Options(identity={"dataset": "toy", "input": "here"})
