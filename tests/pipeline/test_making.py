@@ -9,7 +9,7 @@ import pytest
 
 from normpipe.pipeline import making
 from normpipe.pipeline.config import RunConfig
-from normpipe.pipeline.making import DEATHS, Outcome, Ticket, make_shard
+from normpipe.pipeline.making import DEATHS, Ticket, make_shard
 from normpipe.pipeline.places import Host
 from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.stage import Row
@@ -103,11 +103,12 @@ def test_whatever_breaks_gives_its_budget_back(host: Host) -> None:
 
 
 class Watched(ToyMap):
-    """Waits in the middle of a shard until the next one is read ahead."""
+    """Waits with the last batch of a shard until of the next one some batches are prepared."""
 
-    def __init__(self, root: Path, rows: int) -> None:
+    def __init__(self, root: Path, rows: int, batches: int) -> None:
         super().__init__(ToyConfig(batch=4))
-        self.root, self.rows = root, rows
+        self.root, self.rows, self.wanted = root, rows, 4 * batches
+        self.ahead = 0
         self.next_read = threading.Event()
         self.prepared: dict[int, int] = {}
         self.most_ahead = self.most_writing = self.done = 0
@@ -117,8 +118,9 @@ class Watched(ToyMap):
         number = super().prepare(row)
         with self.count:
             self.most_ahead = max(self.most_ahead, len(self.processed) - self.done)
-        if number >= self.rows:
-            self.next_read.set()
+            self.ahead += number >= self.rows
+            if self.ahead >= self.wanted:
+                self.next_read.set()
         return number
 
     def compute(self, items: list[Any]) -> Any:
@@ -137,14 +139,8 @@ def test_the_next_shard_is_read_ahead_and_written_only_when_the_last_is_whole(
 ) -> None:
     rows = 40
     run(tmp_path, [ToySource([f"n{i}" for i in range(3 * rows)], ToyConfig(shard_rows=rows))])
-    stage = Watched(tmp_path, rows)
+    stage = Watched(tmp_path, rows, prefetch)
     host = Host(laid(tmp_path), [stage], RunConfig(threads=2, prefetch=prefetch))
-    finished: list[int] = []
-
-    def one(number: int) -> Outcome:
-        outcome = host.make(ticket(host, shard=number))
-        finished.append(number)
-        return outcome
 
     def advance(_ticket: Ticket, written: int, _statuses: Any) -> None:
         with stage.count:
@@ -152,13 +148,12 @@ def test_the_next_shard_is_read_ahead_and_written_only_when_the_last_is_whole(
 
     host._lines["toy-map"].advance = advance
     with ThreadPoolExecutor(2) as pool:
-        tasks = [pool.submit(one, 0)]
+        tasks = [pool.submit(host.make, ticket(host, shard=0))]
         while not host.run.begun("toy-map", 0):
             pass
-        tasks.append(pool.submit(one, 1))
+        tasks.append(pool.submit(host.make, ticket(host, shard=1)))
         assert [task.result(30).kind for task in tasks] == ["made", "made"]
     host.close()
-    assert finished == [0, 1]
     assert stage.most_writing == 1
     # Both shards together: one batch with the network, one being written, ``prefetch`` others.
     assert stage.most_ahead <= 4 * (prefetch + 2)
