@@ -241,16 +241,19 @@ class _Try:
             writer = writing.enter_context(self._writer())
             while self._ahead:
                 self._check()
-                rows, _, finished = self._ahead[0]
-                out = [row for made in finished.result() for row in made.result()]
-                writer.add(out)
-                self._ahead.popleft()
-                line.budget.release()
-                line.advance(self._ticket, len(rows), Counter(row["status"] for row in out))
+                self._write(writer)
                 more = more and self._read_ahead(batches)
                 if not more:
                     reading.close()
             self._finish(writer, self._keys)
+
+    def _write(self, writer: ShardWriter) -> None:
+        """Write the oldest batch that is on its way."""
+        out = [row for made in self._ahead[0].finished.result() for row in made.result()]
+        writer.add(out)
+        rows = len(self._ahead.popleft().rows)
+        self._line.budget.release()
+        self._line.advance(self._ticket, rows, Counter(row["status"] for row in out))
 
     def _read_ahead(self, batches: Iterator[list[Row]]) -> bool:
         """Send batches on their way as far as the budget allows; say whether more are left."""
@@ -286,6 +289,7 @@ class _Try:
 
     def _computed(self, rows: list[Row], futures: list[Future[Any]]) -> list[Future[list[Row]]]:
         items = [future.result() for future in futures]
+        futures.clear()  # prepared pictures are large, and the batch is kept until it is written
         return self._finished(rows, items, compute(self._stage, items))
 
     def _finished(self, *columns: list[Any]) -> list[Future[list[Row]]]:
