@@ -78,6 +78,7 @@ class Pending:
     #: Input rows that are written, and what they became.
     written: int = 0
     statuses: Counter[str] = field(default_factory=lambda: Counter[str]())
+    #: When somebody was first seen to make it.
     begun: float | None = None
 
 
@@ -104,12 +105,10 @@ class Lane:
         begun = now if one.begun is None else one.begun
         return now - (max(self.since, begun) if self.place.in_order else begun)
 
-    def late(self, seconds: float, begun: set[int], now: float) -> list[int]:
+    def late(self, seconds: float, now: float) -> list[int]:
         """Return the shards that will not be through in so many seconds, or are not begun.
 
-        Args:
-            begun: shards that somebody makes.
-            now: by the clock of ``Pending.begun``.
+        ``now``: by the clock of ``Pending.begun``.
         """
         late: list[int] = []
         rows, took, left = self.rows, self.seconds, 0.0
@@ -117,8 +116,6 @@ class Lane:
             if one.written:  # what is known of the very shard that is being written counts, too
                 rows, took = rows + one.written, took + self.took(one, now)
         for number, one in self.pending.items():
-            if number in begun and one.begun is None:
-                one.begun = now
             if rows and self.place.in_order:  # behind those before it
                 left += (one.rows - one.written) * took / rows
             elif rows:
@@ -329,10 +326,7 @@ class Loop:
 
     def _look(self, lane: Lane) -> None:
         """Give shards that a silent worker has to another; say what is waited for."""
-        if lane.pending and not lane.place.in_order:
-            begun = {stage_of(token)[1] for token in self._run.begun(lane.stage.name)}
-            for one in (lane.pending[n] for n in begun & lane.pending.keys()):
-                one.begun = one.begun or time.monotonic()
+        self._notice_begun(lane)
         for number, one in list(lane.pending.items()):
             for task, known in one.tasks.items():
                 if not known and (why := lane.place.stuck(task)):
@@ -343,11 +337,19 @@ class Loop:
         if lane.pending:
             lane.place.look(lane.stage)
 
+    def _notice_begun(self, lane: Lane) -> None:
+        """Note which of the shards that are with workers somebody makes by now."""
+        if any(one.begun is None for one in lane.pending.values()):
+            begun = {stage_of(token)[1] for token in self._run.begun(lane.stage.name)}
+            for number in begun & lane.pending.keys():
+                one = lane.pending[number]
+                one.begun = time.monotonic() if one.begun is None else one.begun
+
     def _drop_late(self, seconds: float) -> None:
         """Once asked to end, drop what will not be through in time."""
         for lane in self._lanes:
-            begun = {stage_of(token)[1] for token in self._run.begun(lane.stage.name)}
-            for number in lane.late(seconds, begun, time.monotonic()):
+            self._notice_begun(lane)
+            for number in lane.late(seconds, time.monotonic()):
                 log.info("%s: shard %d dropped: no time to finish", lane.stage.name, number)
                 one = lane.pending[number]
                 self._forget(lane, one)

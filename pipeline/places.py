@@ -150,12 +150,12 @@ def _host(run: str, factory: Factory) -> Host:
         settings = RunConfig.model_validate(told["run"])
         stages = factory(told["job"], settings)
         earlier = [_hosts.pop(old) for old in list(_hosts)]
-        _hosts[run] = Host(folder, stages.values(), settings)
+        here = _hosts[run] = Host(folder, stages.values(), settings)
     for gone in earlier:
         gone.close()
         for stage in gone.stages.values():
             stage.close()
-    return _hosts[run]
+    return here
 
 
 def run_task(factory: Factory, run: str, stage: str, ticket: Ticket | None) -> Outcome:

@@ -124,11 +124,9 @@ class Runner:
         self._job = claim(self.root, options.identity, self._flow, options.settings, selected)
         clear(self.root)
         remove_temporaries(self.root)
-        for stage in self._flow:
-            if not (
-                is_store(self.root) or lies_in(self.root / stage.writes, self.root)
-            ):  # a link to another disk
-                remove_temporaries((self.root / stage.writes).resolve())
+        for folder in (self.root / stage.writes for stage in self._flow):
+            if not is_store(folder) and not lies_in(folder, self.root):  # a link to another disk
+                remove_temporaries(folder.resolve())
         finish_withdrawal(self.root)
         for stage in selected:
             drop_damaged(ShardFolder(self.root / stage.writes))
@@ -171,14 +169,13 @@ class Runner:
             work = started(self._settings, self._run, far, self._ending.asked)
             self._cluster = stack.enter_context(work)
             stack.callback(self._run.close)  # what still runs there sees it, and ends
-
         self._loop = Loop(
             self._run,
             self._settings,
             self._progress,
             self._ending,
             self._ticket,
-            lambda stage, record: self._committed(stage, record),
+            self._committed,
         )
         self._threads = Host(self._run, stages, self._settings, self._loop.advance)
         stack.callback(self._threads.close)

@@ -103,22 +103,24 @@ def test_in_order_older_shards_count_before_younger_ones() -> None:
     here.rows, here.seconds = 0, 0.0
     here.pending[0].written = 50
     # At 5 s its own rows are the pace: 5 s for the rest of the first, 10 s for the second.
-    assert here.late(15, {0, 1}, 5.0) == []
-    assert here.late(14, {0, 1}, 5.0) == [1]
-    assert here.late(4, {0, 1}, 5.0) == [0, 1]
+    assert here.late(15, 5.0) == []
+    assert here.late(14, 5.0) == [1]
+    assert here.late(4, 5.0) == [0, 1]
 
 
 def test_side_by_side_each_shard_counts_by_itself() -> None:
     far = lane(False, 0.0, 6.0, None)
-    assert far.late(6, {0, 1}, 8.0) == [1, 2]  # 2 s left, 8 s left, and nobody has begun it
-    assert far.late(8, {0, 1, 2}, 8.0) == [2]  # begun just now, as far as is known
-    assert far.late(10, {0, 1, 2}, 8.0) == []
+    assert far.late(6, 8.0) == [1, 2]  # 2 s left, 8 s left, and nobody has begun it
+    assert far.late(8, 8.0) == [2]
+    far.pending[2].begun = 8.0
+    assert far.late(8, 8.0) == [2]  # begun just now: 10 s left
+    assert far.late(10, 8.0) == []
 
 
 def test_without_a_pace_everything_is_late() -> None:
     for one in (lane(True, 0.0, 0.0), lane(False, 0.0, 0.0)):
         one.rows, one.seconds = 0, 0.0
-        assert one.late(1e9, {0, 1}, 1.0) == [0, 1]
+        assert one.late(1e9, 1.0) == [0, 1]
 
 
 def test_idle_time_is_not_in_the_pace() -> None:

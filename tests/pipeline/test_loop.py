@@ -197,3 +197,32 @@ def test_a_shard_of_another_making_is_never_put_in_place(host: Host, root: Path)
     with pytest.raises(AssertionError, match="is no shard 0 as it was asked for"):
         walk(host, Told(host, other))
     assert ShardFolder(root / "made").records() == {}
+
+
+def test_when_a_worker_began_is_seen_before_anybody_asks_the_run_to_end(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a shard which is nearly through when a signal comes is not taken for a new one."""
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
+    seen: list[float | None] = []
+
+    def begins(place: Told, ticket: Ticket, future: "Future[Any]") -> None:
+        token = place.host.run.begin(ticket["stage"], ticket["shard"])
+
+        def end() -> None:
+            seen.append(lanes[0].pending[ticket["shard"]].begun)
+            place.host.run.end(token)
+            made(place, ticket, future)
+
+        threading.Timer(0.5, end).start()
+
+    lanes: list[Lane] = []
+
+    def noted(self: Lane, *given: Any) -> None:
+        original(self, *given)
+        lanes.append(self)
+
+    original = Lane.__init__
+    monkeypatch.setattr(Lane, "__init__", noted)
+    walk(host, Told(host, begins))
+    assert len(seen) == 1 and seen[0] is not None

@@ -67,6 +67,16 @@ def test_nothing_is_written_once_the_run_is_over(there: RunFolder, tmp_path: Pat
     assert folder.records() == {} and not list(tmp_path.rglob("*.parquet"))
 
 
+def test_who_leaves_removes_its_own_run_alone(there: RunFolder, tmp_path: Path) -> None:
+    """Not that of a job which took over while it was frozen."""
+    other = laid(tmp_path)
+    token = other.begin("toy-map", 7)
+    there.close()
+    assert not there.path.exists() and other.is_begun(token)
+    other.close()
+    assert not (tmp_path / MAKING_FOLDER).exists()
+
+
 def test_what_release_0_1_0_left_of_a_run_goes_with_it(tmp_path: Path) -> None:
     (tmp_path / ".cluster/0123/leases/made/shard-00003/1").mkdir(parents=True)
     clear(tmp_path)
