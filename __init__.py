@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .pipeline.dataset import ShardDataset, collate, open_dataset
     from .pipeline.errors import NormpipeError
+    from .pipeline.read.dataset import ShardDataset, collate, open_dataset
 
 __version__ = "0.1.0"
 

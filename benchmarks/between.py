@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from normpipe.stages.judging.crossed import expressions_of, probe_hits, small
-from normpipe.stages.judging.reader import open_reader
+from normpipe.stages.judging.criteria.crossed import expressions_of, probe_hits, small
+from normpipe.stages.judging.criteria.synthetic import GROUPS, columns, landmark_errors, r2
+from normpipe.stages.judging.criteria.transfer import measure_transfer
+from normpipe.stages.judging.criteria.zero_shot import measure_zero_shot
+from normpipe.stages.judging.frozen_reader import open_reader
 from normpipe.stages.judging.real import load_real
 from normpipe.stages.judging.renders import as_images, load_renders, normalize_all
-from normpipe.stages.judging.synthetic import GROUPS, columns, landmark_errors, r2
-from normpipe.stages.judging.transfer import measure_transfer
-from normpipe.stages.judging.zero_shot import measure_zero_shot
-from normpipe.stages.networks.checkpoint import open_normalizer
+from normpipe.stages.networks.files.checkpoint import open_normalizer
 from normpipe.stages.training.pictures import mirrored
 
 STILL = 0.08

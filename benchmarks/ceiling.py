@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 import normpipe
-from normpipe.stages.faces.render.acting import draw_expression
-from normpipe.stages.faces.render.person import Person, draw_person
-from normpipe.stages.faces.render.renderer import movement_of
-from normpipe.stages.faces.render.wrinkles import wrinkle_strengths
+from normpipe.stages.synthesis.drawing.renderer import movement_of
+from normpipe.stages.synthesis.scene.acting import draw_expression
+from normpipe.stages.synthesis.scene.person import Person, draw_person
+from normpipe.stages.synthesis.surface.wrinkles import wrinkle_strengths
 
 MODES = 40  # of the face kit: drawn first, so that all else is drawn alike
 PICTURES_A_PERSON = 8

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from normpipe.stages.classification.losses import ClassifierObjective
+from normpipe.stages.classification.classifier_losses import ClassifierObjective
 from normpipe.stages.classification.settings import ClassifyConfig
 from normpipe.stages.classification.views import (
     ClassifierBatches,

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.store.shards import ShardFolder
 
 TOYS = Path(__file__).parent.parent / "tests" / "pipeline" / "cluster_toys.py"
 
@@ -36,7 +36,7 @@ def real(output: Path, workers: int, args: argparse.Namespace) -> list[str]:
         f"run.threads={workers * args.threads}",
     ):
         words += ["--set", setting]
-    code = "from normpipe.pipeline.cli import main; main()"
+    code = "from normpipe.pipeline.commands.app import main; main()"
     return [sys.executable, "-c", code, *map(str, words)]
 
 

@@ -33,7 +33,7 @@ from PIL import Image
 from skimage import data
 from skimage.io import imread
 
-from normpipe.pipeline.making import process
+from normpipe.pipeline.run.making import process
 from normpipe.stages.align import Align, AlignConfig, choose, make_detector
 from normpipe.stages.faces.detectors import Canvas, Detector
 from normpipe.stages.faces.detectors.insightface import SIDE_PX

@@ -102,8 +102,8 @@ def timed(work: Callable[[], object]) -> Figures:
 
 
 def runner(job: Any, flow: list[Any]) -> Any:
-    from normpipe.pipeline.progress import Progress
-    from normpipe.pipeline.runner import Options, Runner
+    from normpipe.pipeline.run.progress import Progress
+    from normpipe.pipeline.run.runner import Options, Runner
 
     return Runner(job.output, flow, job.run, Options(), Progress(1e9, bars=False))
 

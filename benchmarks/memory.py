@@ -27,7 +27,12 @@ def family(process: psutil.Process) -> dict[str, float]:
 
 
 def main() -> None:
-    command = [sys.executable, "-c", "from normpipe.pipeline.cli import main; main()", "run"]
+    command = [
+        sys.executable,
+        "-c",
+        "from normpipe.pipeline.commands.app import main; main()",
+        "run",
+    ]
     job = subprocess.Popen([*command, *sys.argv[1:]])
     most = {"normpipe": 0.0, "decoders": 0.0, "all": 0.0}
     while job.poll() is None:

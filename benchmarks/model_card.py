@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from normpipe.stages.judging.renders import load_renders, normalize_all
-from normpipe.stages.networks.checkpoint import open_normalizer
+from normpipe.stages.networks.files.checkpoint import open_normalizer
 
 TILE_PX, ACROSS = 128, 12
 

@@ -21,7 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from normpipe.stages.networks import NETWORKS
-from normpipe.stages.networks.checkpoint import WEIGHTS_FOLDER
+from normpipe.stages.networks.files.checkpoint import WEIGHTS_FOLDER
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "compact": ("compact", {}),

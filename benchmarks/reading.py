@@ -26,8 +26,8 @@ from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader
 
 from normpipe.manifests.schema import NORMALIZED
-from normpipe.pipeline.dataset import ShardDataset, collate, open_dataset
-from normpipe.pipeline.shards import ShardFolder, ShardWriter
+from normpipe.pipeline.read.dataset import ShardDataset, collate, open_dataset
+from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 
 
 def make(folder: Path, rows: int, size_px: int) -> None:

@@ -28,22 +28,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normpipe.pipeline.commit import write_json
-from normpipe.stages.faces.render.degrade import Degraded, _placement, degrade
-from normpipe.stages.fit_normalizer import FitNormalizerConfig
+from normpipe.pipeline.store.commit import write_json
 from normpipe.stages.networks.base import Reading
-from normpipe.stages.networks.checkpoint import open_normalizer
 from normpipe.stages.networks.compact import CompactEncoder, CompactNormalizer, Residual
+from normpipe.stages.networks.files.checkpoint import open_normalizer
 from normpipe.stages.networks.layers import resize
-from normpipe.stages.training import batches as batches_module
-from normpipe.stages.training.batches import Batches, Recipe, planes
-from normpipe.stages.training.data import Material, load_material
+from normpipe.stages.synthesis.drawing.degrade import Degraded, _placement, degrade
 from normpipe.stages.training.devices import make_fabric
-from normpipe.stages.training.losses import LOSSES, Batch, Frozen, Loss, Objective, Seen
-from normpipe.stages.training.measures import Measures
-from normpipe.stages.training.scores import degraded_set, landmark_scores, r2, read_all
+from normpipe.stages.training.normalizer import batches as batches_module
+from normpipe.stages.training.normalizer.batches import Batches, Recipe, planes
+from normpipe.stages.training.normalizer.data import Material, load_material
+from normpipe.stages.training.normalizer.fit_normalizer import FitNormalizerConfig
+from normpipe.stages.training.normalizer.losses import LOSSES, Batch, Frozen, Loss, Objective, Seen
+from normpipe.stages.training.normalizer.measures import Measures
+from normpipe.stages.training.normalizer.scores import degraded_set, landmark_scores, r2, read_all
+from normpipe.stages.training.normalizer.step_views import Views
 from normpipe.stages.training.trainer import Schedule, Task, Trainer
-from normpipe.stages.training.views import Views
 
 MOVEMENTS = {
     "jaw": ("jawOpen",),

@@ -21,9 +21,9 @@ import cv2
 import torch
 from threadpoolctl import threadpool_limits
 
-from normpipe.stages.synthesis.config import SynthesizeConfig
-from normpipe.stages.synthesis.renderer import PairRenderer
-from normpipe.stages.synthesize import plan
+from normpipe.stages.synthesis.pair_renderer import PairRenderer
+from normpipe.stages.synthesis.render_settings import SynthesizeConfig
+from normpipe.stages.synthesis.synthesize import plan
 
 SIZES = ((96, 96), (128, 128), (128, 192))
 #: What the project promises: pairs a second of a CPU core at 96 px, of a GPU at 128 px.

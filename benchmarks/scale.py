@@ -28,13 +28,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from normpipe.manifests.schema import IMAGE, MANIFEST, schema
-from normpipe.pipeline import status
+from normpipe.pipeline.care import status
+from normpipe.pipeline.care.estimate import estimate
 from normpipe.pipeline.config import RunConfig
-from normpipe.pipeline.estimate import estimate
-from normpipe.pipeline.plan import describe, fingerprint, input_digests
-from normpipe.pipeline.runner import Options, Runner
-from normpipe.pipeline.shards import ShardFolder, ShardWriter
+from normpipe.pipeline.run.plan import describe, fingerprint, input_digests
+from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.pipeline.stage import MapStage, Row, Scan, SourceStage, StageConfig
+from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 
 MADE = schema([("image", IMAGE), ("image_sha256", pa.string()), ("number", pa.int64())])
 #: Rows of a row group in the shards that are made beforehand.

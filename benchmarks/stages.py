@@ -99,7 +99,7 @@ def synchronize() -> None:
 def detector_alone(stage, root: Path, dataset) -> "callable":  # type: ignore[valid-type]
     """Return a function that detects faces in one batch of photographs, prepared beforehand."""
     from normpipe.pipeline.errors import SampleError
-    from normpipe.pipeline.making import read_batches
+    from normpipe.pipeline.run.making import read_batches
 
     items = []
     for row in next(read_batches(dataset, 0, 4 * stage.batch_size)):
@@ -124,7 +124,7 @@ def network_alone(config, size_px: int):
     import torch
 
     from normpipe.stages.networks import NETWORKS
-    from normpipe.stages.networks.checkpoint import find_weights, load_weights
+    from normpipe.stages.networks.files.checkpoint import find_weights, load_weights
     from normpipe.stages.normalize import resolve_device
 
     device = resolve_device(config.device)
@@ -172,9 +172,9 @@ def run_case(case: Case) -> dict[str, object]:
     import logging
 
     from normpipe.pipeline.config import load_job
-    from normpipe.pipeline.progress import Progress
-    from normpipe.pipeline.runner import Options, Runner
-    from normpipe.pipeline.shards import ShardFolder
+    from normpipe.pipeline.run.progress import Progress
+    from normpipe.pipeline.run.runner import Options, Runner
+    from normpipe.pipeline.store.shards import ShardFolder
     from normpipe.stages import CONFIGS, build_flow
 
     logging.getLogger("normpipe").setLevel(logging.ERROR)

@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow as pa
 from scale import MADE, FakeMap, FakeSource, common, runner
 
-from normpipe.pipeline.plan import describe, fingerprint, input_digests
-from normpipe.pipeline.shards import ShardFolder, ShardWriter
+from normpipe.pipeline.care.verify import verify
+from normpipe.pipeline.run.plan import describe, fingerprint, input_digests
 from normpipe.pipeline.stage import Scan
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 
 #: Bytes of a picture: a crop of 224 px as JPEG.
 PICTURE = 20_000

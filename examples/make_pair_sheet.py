@@ -14,13 +14,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from normpipe.stages.faces.render.acting import draw_expression
-from normpipe.stages.faces.render.pairs import PairSpec
-from normpipe.stages.faces.render.person import draw_person, generator
-from normpipe.stages.faces.render.scene import SceneOptions, draw_scene
 from normpipe.stages.synthesis.cast import Cast
-from normpipe.stages.synthesis.config import SynthesizeConfig
-from normpipe.stages.synthesis.renderer import PairRenderer
+from normpipe.stages.synthesis.pair_renderer import PairRenderer
+from normpipe.stages.synthesis.render_settings import SynthesizeConfig
+from normpipe.stages.synthesis.scene.acting import draw_expression
+from normpipe.stages.synthesis.scene.pairs import PairSpec
+from normpipe.stages.synthesis.scene.person import draw_person, generator
+from normpipe.stages.synthesis.scene.scene import SceneOptions, draw_scene
 
 SIZE_PX = 112
 COLUMNS = 8

@@ -13,11 +13,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from normpipe.stages.faces.facekit import load_facekit
-from normpipe.stages.faces.render.atlas import Atlas
-from normpipe.stages.faces.render.background import paint_background
-from normpipe.stages.faces.render.batch import BatchRenderer
-from normpipe.stages.faces.render.expressions import (
+from normpipe.stages.synthesis.drawing.batch import BatchRenderer
+from normpipe.stages.synthesis.drawing.renderer import prepare_person, take_shot
+from normpipe.stages.synthesis.facekit import load_facekit
+from normpipe.stages.synthesis.scene.background import paint_background
+from normpipe.stages.synthesis.scene.expressions import (
     EMOTION_OF,
     PROTOTYPES,
     RENDERED_UNITS,
@@ -25,10 +25,10 @@ from normpipe.stages.faces.render.expressions import (
     action_units,
     from_named,
 )
-from normpipe.stages.faces.render.head import prepare_head
-from normpipe.stages.faces.render.person import draw_person, generator
-from normpipe.stages.faces.render.renderer import prepare_person, take_shot
-from normpipe.stages.faces.render.scene import SceneOptions, draw_scene
+from normpipe.stages.synthesis.scene.person import draw_person, generator
+from normpipe.stages.synthesis.scene.scene import SceneOptions, draw_scene
+from normpipe.stages.synthesis.surface.atlas import Atlas
+from normpipe.stages.synthesis.surface.head import prepare_head
 
 SIZE_PX = 288
 # People chosen by eye for variety: (identity number, expressions of that person).

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationErr
 from pydantic.fields import FieldInfo
 
 from .errors import InputError, nearest
-from .storage import is_address, location
-from .toml_text import table_lines, value_text
+from .store.storage import is_address, location
+from .store.toml_text import table_lines, value_text
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: Differences that a line names; the others are counted.

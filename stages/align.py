@@ -25,7 +25,7 @@ from .faces.decoder import PILLOW_MAX_PIXELS, Limits
 from .faces.detectors import DETECTORS, Detection, Detector, DetectorSettings, Look
 from .faces.geometry import Matrix
 from .faces.isolation import Bounds, Decoders
-from .sources.reading import SourceReader
+from .sources.fetching import SourceReader
 
 #: Of a setting whose file's digest counts, or that changes no byte.
 NOT_SHAPING: JsonDict = {"shapes_results": False}

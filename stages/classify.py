@@ -22,15 +22,15 @@ import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 
-from ..pipeline.commit import write_json
 from ..pipeline.config import differences, listed
 from ..pipeline.errors import InputError, OutputError
 from ..pipeline.stage import sha256_file
-from .classification.faces import Listing, list_faces
-from .classification.losses import ClassifierObjective, class_weights
-from .classification.models import Classifier, save_classifier
+from ..pipeline.store.commit import write_json
+from .classification.classifier_losses import ClassifierObjective, class_weights
+from .classification.classifiers import Classifier, save_classifier
+from .classification.listing import Listing, list_faces
 from .classification.protocol import Part, all_of, check, check_training, folds, held_out
-from .classification.scoring import fallback
+from .classification.scores.scoring import fallback
 from .classification.settings import ClassifyConfig
 from .classification.tasks import Task, find_task
 from .classification.views import (
@@ -43,9 +43,9 @@ from .classification.views import (
     normalizer_weights,
     second_size,
 )
-from .networks.checkpoint import find_weights, read_notes
 from .networks.classifier import MixtureClassifier, VitEncoder
-from .networks.mae_checkpoints import load_encoder
+from .networks.files.checkpoint import find_weights, read_notes
+from .networks.files.mae_checkpoints import load_encoder
 from .training.devices import make_fabric
 from .training.trainer import Schedule, Trainer
 from .training.trainer import Task as Training

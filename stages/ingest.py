@@ -20,13 +20,13 @@ from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
 from ..pipeline.errors import InputError
 from ..pipeline.stage import Scan, SourceStage, StageConfig
-from ..pipeline.storage import is_store
+from ..pipeline.store.storage import is_store
 from .sources.addresses import is_address, is_fetchable
 from .sources.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
-from .sources.faces import distinct, supplied
+from .sources.face_columns import distinct, supplied
 from .sources.files import FileFacts, Root, Walk, is_utf8, path_order, walk
 from .sources.inputs import Inputs
-from .sources.labels import LabelRules, folder_emotion, read_labels
+from .sources.label_columns import LabelRules, folder_emotion, read_labels
 from .sources.objects import list_objects
 from .sources.table import LIST_SUFFIXES, assign_columns, read_list
 from .sources.values import Cells

@@ -185,7 +185,7 @@ class Normalize(MapStage):
         import torch
 
         from .networks import NETWORKS
-        from .networks.checkpoint import find_weights, open_normalizer
+        from .networks.files.checkpoint import find_weights, open_normalizer
 
         name = self.config.network
         if name and name not in NETWORKS:
@@ -209,7 +209,7 @@ class Normalize(MapStage):
     def _open_onnx(self) -> Any:
         import torch
 
-        from .networks.onnx_file import open_onnx
+        from .networks.files.onnx_file import open_onnx
 
         path = Path(self.config.weights)
         self._check_pin(path)

@@ -16,9 +16,9 @@ from pydantic import Field, field_validator
 from ..manifests.schema import COMMON, IMAGE, PAIRS, schema
 from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError
-from ..pipeline.labels import LABELS_METADATA, label_rows, labels_digest, read_labels
-from ..pipeline.shards import ROW_GROUP_ROWS
 from ..pipeline.stage import JoinStage, Row, StageConfig
+from ..pipeline.store.labels import LABELS_METADATA, label_rows, labels_digest, read_labels
+from ..pipeline.store.shards import ROW_GROUP_ROWS
 
 _COMMON = [name for name, _ in COMMON]
 _PLACE = ("shard", "row_group", "row")

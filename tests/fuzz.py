@@ -37,7 +37,7 @@ import normpipe
 from normpipe.manifests.schema import ALIGNED
 from normpipe.pipeline.config import load_job, template
 from normpipe.pipeline.errors import NormpipeError, SampleError
-from normpipe.pipeline.shards import ShardFolder, ShardWriter
+from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 from normpipe.stages import CONFIGS
 from normpipe.stages.faces.isolation import Bounds, Decoders, Limits
 from normpipe.stages.ingest import Ingest, IngestConfig

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.config import RunConfig, load_job
-from normpipe.pipeline.progress import Progress
-from normpipe.pipeline.runner import Options, Runner
-from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.run.progress import Progress
+from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.pipeline.stage import Stage
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages import CONFIGS, build_flow, networks
 from normpipe.stages.align import Align
-from normpipe.stages.networks.checkpoint import save_tensors
+from normpipe.stages.networks.files.checkpoint import save_tensors
 from normpipe.stages.normalize import Normalize
 
 from .corpus import ODD, SPOILT, Way, saved

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from normpipe.pipeline.shards import ShardFolder
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.care.verify import verify
+from normpipe.pipeline.store.shards import ShardFolder
 
 from .corpus import ODD, SPOILT, SWELLING, with_chunk
 
@@ -34,7 +34,7 @@ def watch(event, values):
     elif event == "open" and isinstance(values[0], (str, bytes)):
         if os.fsdecode(values[0]).endswith(("secret.jpg", "/hostname")):
             seen["secrets"].append(os.fsdecode(values[0]))
-from normpipe.pipeline.cli import app, register_commands
+from normpipe.pipeline.commands.app import app, register_commands
 register_commands()
 sys.addaudithook(watch)
 try:

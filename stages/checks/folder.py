@@ -8,9 +8,9 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from ...pipeline.commit import remove_file, write_bytes
 from ...pipeline.errors import NormpipeError
-from ...pipeline.storage import create, is_store
+from ...pipeline.store.commit import remove_file, write_bytes
+from ...pipeline.store.storage import create, is_store
 from .finding import Finding, no, warn, yes
 
 _GB = 10**9

@@ -1,53 +1,166 @@
-"""The weights that come with the package, and the packs that lie on this machine."""
+"""models: the weights and packs that are known, and packs downloaded on request.
+
+A download is locked (two processes give one good pack), goes on where it broke off, is checked
+against a digest where there is one, and its folder appears whole or not at all.
+"""
 
 import json
-import sys
+import os
+import shutil
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
+from ...pipeline.errors import InputError, nearest
 from ...pipeline.stage import sha256_file
-from ..faces.packs import pack_files, packs_folder
-from .finding import Finding, no, warn, yes
+from ...pipeline.store.commit import fsync_folder, storage_errors, write_json
+from ..faces.packs import PACKS, RECORD, TERMS, pack_files
+from .downloads import fetch
+from .model_files import SHIPPED, recorded_digest
 
-#: Not by way of ``networks.checkpoint``, which imports torch: weights are looked at without it.
-SHIPPED = Path(__file__).parent.parent / "networks" / "weights"
-
-
-def recorded_digest(card: Path) -> str:
-    """Return the sha256 that the card (.json) of shipped weights records; empty: none."""
-    try:
-        return str(json.loads(card.read_text(encoding="utf-8")).get("sha256", ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
+#: In the folder of packs: which terms were accepted.
+ACCEPTED = "normpipe-licences.json"
+_SHIPPED_LICENCE = "Apache-2.0, trained on renders of ICT-FaceKit Light (MIT)"
 
 
-def check_weights(folder: Path = SHIPPED) -> list[Finding]:
-    """Say of all shipped weights whether they are the recorded ones."""
-    remedy = f"install normpipe again ({sys.executable} -m pip install --force-reinstall .)"
-    findings: list[Finding] = []
-    for card in sorted(folder.glob("*.json")):
-        weights, recorded = card.with_suffix(".safetensors"), recorded_digest(card)
-        if not weights.is_file():
-            findings.append(no("weights", f"{weights.name} is not there", remedy))
-        elif (digest := sha256_file(weights)) != recorded:
-            found = f"{weights.name} has sha256 {digest}, recorded is {recorded or 'none'}"
-            findings.append(no("weights", found, remedy))
-        else:
-            findings.append(yes("weights", f"{weights.name} as recorded, sha256 {digest}"))
-    return findings or [no("weights", f"none in {folder}", remedy)]
+@dataclass(frozen=True)
+class Model:
+    """A line of the list: a file, or a pack that is known and not here (no file, no digest)."""
+
+    kind: str
+    name: str
+    file: str
+    sha256: str
+    state: str
+    licence: str
+
+    def line(self) -> str:
+        """Return the model as one line of plain text."""
+        what = f"{self.kind:<8} {self.name:<11} {self.file or '-':<28} {self.state:<19}"
+        return f"{what} {self.licence}" + (f"\n{'':<8} sha256 {self.sha256}" if self.sha256 else "")
 
 
-def check_packs(folder: Path | None = None) -> list[Finding]:
-    """Say which insightface packs lie here; none is needed with the default detector.
+def known_models(folder: Path) -> list[Model]:
+    """Return shipped weights, the packs in ``folder``, and those that could be downloaded."""
+    models: list[Model] = []
+    for path in sorted(SHIPPED.glob("*.safetensors")):
+        digest = sha256_file(path)
+        same = digest == recorded_digest(path.with_suffix(".json"))
+        state = "as recorded" if same else "not as recorded"
+        models.append(Model("weights", path.stem, path.name, digest, state, _SHIPPED_LICENCE))
+    here = pack_files(folder)
+    for file in here:
+        licence = PACKS[file.pack].licence if file.pack in PACKS else "see where it came from"
+        models.append(Model("pack", file.pack, file.name, file.sha256, file.state, licence))
+    for name, pack in PACKS.items():
+        if pack.released and name not in {file.pack for file in here}:
+            models.append(Model("pack", name, "", "", "not here", pack.licence))
+    return models
+
+
+def get_pack(name: str, folder: Path, accept: bool, url: str = "", sha256: str = "") -> Path:
+    """Download a pack into ``folder``, unless it is there; return its folder.
 
     Args:
-        folder: that holds packs by name; None: where insightface puts those that it downloads.
+        name: one of insightface's model zoo.
+        folder: where insightface looks for packs.
+        accept: whether the user accepts the pack's terms; asked once.
+        url: another address of the pack's .zip; empty: insightface's own.
+        sha256: what the .zip must be; empty: not known.
+
+    Raises:
+        InputError: an unknown name, terms not accepted, or a download that failed or is not the
+            file expected.
     """
-    folder = folder or packs_folder()
-    findings: list[Finding] = []
-    for file in pack_files(folder):
-        found = f"{file.pack}/{file.name}, {file.state}, sha256 {file.sha256}"
-        remedy = f"somebody changed it: remove {folder / file.pack}, and get the pack again"
-        changed = file.state == "not as recorded"
-        findings.append(warn("pack", found, remedy) if changed else yes("pack", found))
-    none = yes("pack", f"none in {folder} (only align.detector=insightface needs one)")
-    return findings or [none]
+    released = [known for known, pack in PACKS.items() if pack.released]
+    if name not in released:
+        raise InputError(f"no pack '{name}' can be downloaded{nearest(name, released)}")
+    target = folder / name
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{name}.lock"):
+            if target.is_dir():
+                _refuse_another(target, sha256)
+                return target
+            _accept(folder, name, accept)
+            archive = folder / f"{name}.zip"
+            address = url or _address(archive.name)
+            digest = fetch(address, archive, sha256)
+            _unpack(archive, target, {"url": address, "archive_sha256": digest})
+    return target
+
+
+def _refuse_another(target: Path, sha256: str) -> None:
+    """Raise InputError where a pack that is there came from another .zip than the one wanted."""
+    if not sha256:
+        return
+    try:
+        recorded = json.loads((target / RECORD).read_bytes())["archive_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        recorded = "not recorded"
+    if recorded != sha256:
+        raise InputError(
+            f"{target} is there already, from a .zip whose sha256 is {recorded}: remove it first"
+        )
+
+
+def _address(file: str) -> str:
+    from insightface.utils.storage import model_zoo_download_url
+
+    return str(model_zoo_download_url(file))
+
+
+def _accept(folder: Path, name: str, accept: bool) -> None:
+    """Record that a pack's terms are accepted, or refuse to go on."""
+    path, terms = folder / ACCEPTED, PACKS[name].licence
+    try:
+        accepted: list[str] = json.loads(path.read_bytes())["accepted"]
+    except (OSError, ValueError, KeyError, TypeError):
+        accepted = []
+    if terms in accepted:
+        return
+    if not accept:
+        raise InputError(
+            f"insightface's packs are for {TERMS} (its terms: "
+            "https://github.com/deepinsight/insightface#license): read them, and add "
+            "--accept-licence if you accept them; you are asked once"
+        )
+    write_json(path, {"accepted": sorted({*accepted, terms})})
+
+
+def _is_whole(archive: Path) -> bool:
+    """Say whether a .zip can be read, and the sum of every file in it is right."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            return content.testzip() is None
+    except Exception:  # broken archives fail in many ways: bad headers, offsets, streams
+        return False
+
+
+def _unpack(archive: Path, target: Path, record: dict[str, str]) -> None:
+    """Unpack a pack's .zip beside its folder-to-be, record what is in it, and rename."""
+    place = target.with_name(f".{target.name}.unpacked")
+    shutil.rmtree(place, ignore_errors=True)
+    if not _is_whole(archive):
+        archive.unlink()
+        raise InputError(f"{record['url']} gave no whole .zip: removed; run the same command again")
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(place)
+    # Some archives hold the pack's files, some a folder with them.
+    networks = sorted(place.glob("*.onnx")) or sorted(place.glob("*/*.onnx"))
+    if not networks:
+        archive.unlink()
+        shutil.rmtree(place)
+        raise InputError(f"{record['url']} holds no network (*.onnx): removed; give another --url")
+    pack = networks[0].parent
+    for path in networks:
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    files = {path.name: sha256_file(path) for path in networks}
+    write_json(pack / RECORD, {**record, "files": files})
+    pack.rename(target)
+    fsync_folder(target.parent)
+    shutil.rmtree(place, ignore_errors=True)
+    archive.unlink()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...manifests.datasets import load_description, seeded_folds
 from ...pipeline.errors import InputError, nearest
-from .faces import Listing
+from .listing import Listing
 from .tasks import Task, people_of
 
 Floats = NDArray[np.floating]

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...pipeline.errors import InputError
-from ..networks.checkpoint import open_normalizer
 from ..networks.classifier import MixtureClassifier, Second
 from ..networks.compact import CompactNormalizer
-from ..training.batches import chosen
+from ..networks.files.checkpoint import open_normalizer
+from ..training.normalizer.batches import chosen
 from ..training.pictures import Form
-from .faces import Listing, ViewStore, normalized_by
+from .listing import Listing, ViewStore, normalized_by
 
 Floats = NDArray[np.floating]
 Rows = NDArray[np.int64]

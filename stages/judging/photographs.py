@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.errors import InputError
-from .attacker import measure_attacker
-from .figures import Figure
-from .real import Pixels, RealFaces
-from .transfer import measure_transfer
-from .verification import (
+from .criteria.attacker import measure_attacker
+from .criteria.transfer import measure_transfer
+from .criteria.verification import (
     crops_by_frame,
     crops_by_landmarks,
     embed_all,
@@ -23,7 +21,9 @@ from .verification import (
     measure_verification,
     open_recognizer,
 )
-from .zero_shot import measure_zero_shot
+from .criteria.zero_shot import measure_zero_shot
+from .figures import Figure
+from .real import Pixels, RealFaces
 
 
 @dataclass(frozen=True)

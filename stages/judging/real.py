@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...pipeline.errors import InputError
-from ...pipeline.labels import find_labels, label_rows, read_labels
-from ...pipeline.reading import open_parquet
-from ...pipeline.shards import ShardFolder
+from ...pipeline.read.reading import open_parquet
+from ...pipeline.store.labels import find_labels, label_rows, read_labels
+from ...pipeline.store.shards import ShardFolder
 from ..faces.geometry import apply
 from ..faces.pixels import Limits, decode
 from .renders import as_images

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...pipeline.errors import InputError
 from ..faces.pixels import encode
-from ..faces.render.degrade import degrade
+from ..synthesis.drawing.degrade import degrade
 from ..training.pictures import synthesized_shards
 from ..training.targets import MEAN_TARGET, expression_names, same_target, target_of
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from ...manifests.schema import MANIFEST
 from ...manifests.vocabularies import status_of
-from .faces import Coordinates
+from .face_columns import Coordinates
 from .files import FileFacts
 
 

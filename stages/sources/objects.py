@@ -8,7 +8,7 @@ from typing import Any
 
 from ...manifests.keys import sample_id
 from ...pipeline.errors import InputError, SampleError
-from ...pipeline.storage import store_errors
+from ...pipeline.store.storage import store_errors
 from .files import FileFacts, Walk, path_order
 
 #: Where the kinds of stores say when an object was written.

@@ -12,17 +12,17 @@ from typing import Literal
 import numpy as np
 
 from ...pipeline.errors import InputError
-from ..faces.facekit import load_facekit
-from ..faces.render.atlas import Atlas
-from ..faces.render.batch import BatchRenderer
-from ..faces.render.features import Beard, Makeup, Marks
-from ..faces.render.head import Head, prepare_head
-from ..faces.render.person import Person, draw_person
-from ..faces.render.photographs import Photographs
-from ..faces.render.scene import SceneOptions
-from ..faces.render.target import TARGET_VERSION, TargetFace, target_person
-from .appearance import Appearance, Portrait, portrait_digest, read_portrait
-from .config import SynthesizeConfig
+from .drawing.batch import BatchRenderer
+from .facekit import load_facekit
+from .photograph_skins import Appearance, Portrait, portrait_digest, read_portrait
+from .render_settings import SynthesizeConfig
+from .scene.features import Beard, Makeup, Marks
+from .scene.person import Person, draw_person
+from .scene.picture_folder import Photographs
+from .scene.scene import SceneOptions
+from .scene.target import TARGET_VERSION, TargetFace, target_person
+from .surface.atlas import Atlas
+from .surface.head import Head, prepare_head
 
 Kind = Literal["mean", "identity", "image"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from ...pipeline.commit import write_bytes
+from ...pipeline.store.commit import write_bytes
 
 _HEAD = ["part", "step", "name", "value"]
 

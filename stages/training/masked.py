@@ -22,8 +22,8 @@ from torch.utils.data import Dataset
 
 from ...manifests.schema import IMAGE
 from ...pipeline.errors import InputError
-from ...pipeline.labels import find_labels, label_rows, read_labels
-from ...pipeline.reading import Place, RowReader, open_parquet
+from ...pipeline.read.reading import Place, RowReader, open_parquet
+from ...pipeline.store.labels import find_labels, label_rows, read_labels
 
 log = logging.getLogger(__name__)
 pc: Any = pyarrow.compute  # made at run time; no type checker sees its functions

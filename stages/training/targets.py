@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ...pipeline.errors import InputError
-from ...pipeline.shards import ShardFolder
+from ...pipeline.store.shards import ShardFolder
 
 #: Shards from before targets were recorded all show the mean head.
 MEAN_TARGET = {"kind": "mean"}

@@ -19,10 +19,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from ...pipeline.errors import InputError
-from ..networks.checkpoint import read_notes, read_tensors, save_tensors
+from ..networks.files.checkpoint import read_notes, read_tensors, save_tensors
 from .logs import Logs
-from .losses import Batch
 from .muon import Muon, inner_weights
+from .normalizer.losses import Batch
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from typing import Any
 
 import psutil
 
-from normpipe.pipeline.shards import ShardFolder
-from normpipe.pipeline.storage import location
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.care.verify import verify
+from normpipe.pipeline.store.shards import ShardFolder
+from normpipe.pipeline.store.storage import location
 
 from .clusters import DaskCluster, begun, digests, environment, toy_command, wait_for
 from .stores import BUCKET, s3_server
@@ -148,7 +148,7 @@ def disturb(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         if args.input is None:
             settings = {"names": args.shards * 10, "seconds": 0 if quick else args.seconds}
             return toy_command(output, settings, scheduler=scheduler, lease_seconds=LEASE_SECONDS)
-        code = "from normpipe.pipeline.cli import main; main()"
+        code = "from normpipe.pipeline.commands.app import main; main()"
         words = ["run", "--input", args.input, "--output", output, "--limit", args.limit]
         words += ["--set", "ingest.shard_rows=10", "--until", "pair"]
         words += ["--set", f"run.lease_seconds={LEASE_SECONDS}"]

@@ -16,11 +16,11 @@ from uuid import uuid4
 from pydantic import Field
 from toys import SecondMap, ToyConfig, ToyJoin, ToyMap, ToySource  # beside this script
 
-from normpipe.pipeline import places
 from normpipe.pipeline.config import RunConfig
-from normpipe.pipeline.places import Remote
+from normpipe.pipeline.run import places
+from normpipe.pipeline.run.places import Remote
 from normpipe.pipeline.stage import MapStage, Row, Stage
-from normpipe.pipeline.storage import location
+from normpipe.pipeline.store.storage import location
 
 #: Not of the rows, and so not of the job that a folder saves.
 HIDDEN: dict[str, Any] = {"shapes_results": False, "of_one_run": True}
@@ -115,9 +115,9 @@ def flow(settings: dict[str, Any]) -> list[Stage]:
 
 
 def main(output: Path, settings: dict[str, Any], run: dict[str, Any]) -> None:
-    from normpipe.pipeline import cli
+    from normpipe.pipeline.commands import app as cli
     from normpipe.pipeline.config import Job
-    from normpipe.pipeline.runner import Options
+    from normpipe.pipeline.run.runner import Options
 
     # Sent by reference: workers import it under its name, which here is __main__.
     import cluster_toys  # isort: skip

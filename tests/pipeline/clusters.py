@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from normpipe.pipeline.tries import RunFolder
+from normpipe.pipeline.run.tries import RunFolder
 
 TOYS = Path(__file__).with_name("cluster_toys.py")
 

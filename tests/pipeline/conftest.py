@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from normpipe.pipeline import commit
-from normpipe.stages.networks.checkpoint import save_tensors
+from normpipe.pipeline.store import commit
 from normpipe.stages.networks.compact import CompactNormalizer
+from normpipe.stages.networks.files.checkpoint import save_tensors
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.care.verify import verify
 
 from .faults import CUTS, Faults
 from .living import digests

@@ -8,9 +8,9 @@ from typing import Any
 
 from toys import ToyConfig, ToyMap, ToySource  # beside this script
 
-from normpipe.pipeline import cli
+from normpipe.pipeline.commands import app as cli
 from normpipe.pipeline.config import Job, RunConfig
-from normpipe.pipeline.runner import Options
+from normpipe.pipeline.run.runner import Options
 
 
 class SlowMap(ToyMap):

@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from normpipe.pipeline.commit import STORE_LOCK
-from normpipe.pipeline.shards import ShardFolder, datasets_in
+from normpipe.pipeline.store.commit import STORE_LOCK
+from normpipe.pipeline.store.shards import ShardFolder, datasets_in
 
 
 def as_of_old(root: Path) -> Path:

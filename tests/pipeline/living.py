@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 
 from normpipe.manifests.schema import COMMON
 from normpipe.pipeline.config import RunConfig
-from normpipe.pipeline.labels import LABELS_FILE, labels_digest, read_labels
-from normpipe.pipeline.progress import Progress
-from normpipe.pipeline.runner import Options, Runner
+from normpipe.pipeline.run.progress import Progress
+from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.pipeline.stage import Scan, Stage
+from normpipe.pipeline.store.labels import LABELS_FILE, labels_digest, read_labels
 
 from .toys import SecondMap, ToyConfig, ToyJoin, ToyMap, ToySource
 

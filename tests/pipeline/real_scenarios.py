@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from normpipe.pipeline import cli
+from normpipe.pipeline.commands import app as cli
 from normpipe.stages.networks import compact as _compact  # noqa: F401 - imported before the fork
 
 from .disturbing import Scenario, must

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from normpipe.pipeline import storage, store_lock
-from normpipe.pipeline.storage import location, reopened
+from normpipe.pipeline.store import storage, store_lock
+from normpipe.pipeline.store.storage import location, reopened
 
 from . import living
 from .disturbing import Tally, must, sound, start, tail, wait

@@ -11,8 +11,8 @@ from pathlib import Path
 import boto3
 import fsspec
 
-from normpipe.pipeline.commit import STORE_LOCK
-from normpipe.pipeline.storage import location
+from normpipe.pipeline.store.commit import STORE_LOCK
+from normpipe.pipeline.store.storage import location
 
 from .clusters import wait_for
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 import normpipe
-from normpipe.pipeline import cli, cli_living
-from normpipe.pipeline.commit import write_json
+from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands import care_commands as cli_living
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.plan import read_description
-from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.run.plan import read_description
+from normpipe.pipeline.store.commit import write_json
+from normpipe.pipeline.store.shards import ShardFolder
 
 from .living import digests
 from .test_cli import call, refused

@@ -12,9 +12,9 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from normpipe.pipeline import cli
-from normpipe.pipeline.shards import ShardFolder
-from normpipe.stages.networks.checkpoint import save_tensors
+from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.store.shards import ShardFolder
+from normpipe.stages.networks.files.checkpoint import save_tensors
 
 from .conftest import small_disk
 

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from normpipe.pipeline import cli, cli_classifying
-from normpipe.stages.classification.score_files import read_scores
-from normpipe.stages.demo import sample_list
+from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands import classify_commands as cli_classifying
+from normpipe.stages.classification.scores.score_files import read_scores
+from normpipe.stages.sources.sample_faces import sample_list
 
 from .test_cli import call, refused
 from .test_job_file import saved

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from normpipe.pipeline.job_file import saved_settings
-from normpipe.pipeline.status import status
+from normpipe.pipeline.care.status import status
+from normpipe.pipeline.store.job_file import saved_settings
 from normpipe.stages import CONFIGS
 
 from .test_cli import _digests, call, refused

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from normpipe.pipeline import cli, cli_machine
-from normpipe.stages import doctor
+from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands import look_commands as cli_machine
+from normpipe.stages.checks import doctor
 from normpipe.stages.checks.finding import Finding, no, warn, yes
 
 

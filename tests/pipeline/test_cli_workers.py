@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from normpipe.pipeline import cli
-from normpipe.pipeline.cli_workers import build_map_stages, remote
+from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands.workers import build_map_stages, remote
 from normpipe.pipeline.config import load_job
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.plan import describe
+from normpipe.pipeline.run.plan import describe
 from normpipe.pipeline.stage import MapStage
 from normpipe.stages import CONFIGS, build_flow
 
@@ -58,7 +58,7 @@ def test_options_say_where_to_work() -> None:
 def test_no_scheduler_is_one_line(
     samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("normpipe.pipeline.cluster._CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("normpipe.pipeline.run.cluster._CONNECT_SECONDS", 1.0)
     words = ["run", "--input", str(samples), "--output", str(tmp_path / "out")]
     result = CliRunner().invoke(cli.app, [*words, "--scheduler", "tcp://127.0.0.1:1"])
     assert result.exit_code == 2

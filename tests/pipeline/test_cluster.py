@@ -12,9 +12,9 @@ import psutil
 import pytest
 from distributed import Client
 
+from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.config import RunConfig
-from normpipe.pipeline.shards import ShardFolder
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.store.shards import ShardFolder
 
 from .clusters import begun, dask_cluster, digests, finish, toy_job, wait_for
 
@@ -213,11 +213,11 @@ def test_a_task_is_a_reference(tmp_path: Path) -> None:
     """What is sent for a shard, and what comes back, as Dask writes it: at most 1 KB."""
     from distributed.protocol import dumps, to_serialize
 
-    from normpipe.pipeline.cli_workers import build_map_stages
-    from normpipe.pipeline.cluster import Cluster
-    from normpipe.pipeline.making import Outcome, Ticket
-    from normpipe.pipeline.places import Remote, run_task
-    from normpipe.pipeline.tries import RunFolder
+    from normpipe.pipeline.commands.workers import build_map_stages
+    from normpipe.pipeline.run.cluster import Cluster
+    from normpipe.pipeline.run.making import Outcome, Ticket
+    from normpipe.pipeline.run.places import Remote, run_task
+    from normpipe.pipeline.run.tries import RunFolder
 
     sent: list[dict[str, Any]] = []
 

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 import normpipe
 from normpipe.manifests.schema import ALIGNED, INDEX, NORMALIZED
-from normpipe.pipeline.dataset import collate, open_dataset
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.shards import ShardFolder, ShardWriter, write_table
+from normpipe.pipeline.read.dataset import collate, open_dataset
+from normpipe.pipeline.store.shards import ShardFolder, ShardWriter, write_table
 from normpipe.stages.pair import Pair, PairConfig
 
 ROWS, SHARD = 150, 100

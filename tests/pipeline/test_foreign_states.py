@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import normpipe
-from normpipe.pipeline.commit import LOCK_FILE
+from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.errors import InputError, OutputError
-from normpipe.pipeline.shards import ShardFolder
 from normpipe.pipeline.stage import Stage
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.store.commit import LOCK_FILE
+from normpipe.pipeline.store.shards import ShardFolder
 
 from .test_retry_failed import run_only
 from .test_runner import NAMES, digests, flow, rows, run

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from normpipe.pipeline.loop import Lane, Pending
-from normpipe.pipeline.shards import ShardFolder
-from normpipe.pipeline.stopping import terminable
+from normpipe.pipeline.run.loop import Lane, Pending
+from normpipe.pipeline.run.stopping import terminable
+from normpipe.pipeline.store.shards import ShardFolder
 
 from .disturbing import in_writing
 from .toys import SecondMap
@@ -152,7 +152,7 @@ def test_sigterm_ends_any_command_as_ctrl_c_does() -> None:
 def test_the_process_ends_with_its_status_and_all_said() -> None:
     code = """
 import atexit, sys, threading, time
-from normpipe.pipeline.stopping import leave
+from normpipe.pipeline.run.stopping import leave
 atexit.register(print, "registered")
 threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
 sys.stdout.write("unfinished line ")

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from normpipe.pipeline.care.status import status
 from normpipe.pipeline.config import RunConfig, differences
 from normpipe.pipeline.errors import InputError, OutputError
-from normpipe.pipeline.job_file import HEAD, read_job, saved_settings
-from normpipe.pipeline.labels import find_labels, holds_job, job_folder
-from normpipe.pipeline.progress import Progress
-from normpipe.pipeline.runner import Options, Runner
+from normpipe.pipeline.run.progress import Progress
+from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.pipeline.stage import Stage
-from normpipe.pipeline.status import status
-from normpipe.pipeline.storage import without_credentials
+from normpipe.pipeline.store.job_file import HEAD, read_job, saved_settings
+from normpipe.pipeline.store.labels import find_labels, holds_job, job_folder
+from normpipe.pipeline.store.storage import without_credentials
 
 from .toys import SecondMap, ToyConfig, ToyJoin, ToyMap, ToySource
 
@@ -247,8 +247,8 @@ def test_differences_are_named_as_a_user_writes_them() -> None:
 
 
 def test_many_differences_are_counted(tmp_path: Path) -> None:
-    from normpipe.pipeline.plan import refuse_other
-    from normpipe.pipeline.shards import ShardFolder
+    from normpipe.pipeline.run.plan import refuse_other
+    from normpipe.pipeline.store.shards import ShardFolder
 
     run(tmp_path / "out", flow())
     stage = ToyMap()

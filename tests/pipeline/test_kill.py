@@ -15,7 +15,12 @@ def test_signal_stops_cleanly_and_says_how_to_go_on(
     tmp_path: Path, settings: list[str], number: signal.Signals
 ) -> None:
     output = tmp_path / "out"
-    command = [sys.executable, "-c", "from normpipe.pipeline.cli import main; main()", "run"]
+    command = [
+        sys.executable,
+        "-c",
+        "from normpipe.pipeline.commands.app import main; main()",
+        "run",
+    ]
     command += [*settings, "--output", str(output), "--set", "ingest.shard_rows=1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from normpipe.pipeline import cli
+from normpipe.pipeline.care.verify import verify
+from normpipe.pipeline.commands import app as cli
 from normpipe.pipeline.errors import InputError, Interrupted, NormpipeError, lack_of
-from normpipe.pipeline.shards import ShardFolder
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.store.shards import ShardFolder
 
 from .disturbing import start, tail, wait
 from .test_runner import digests, flow, run

@@ -13,19 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 
 import normpipe
-from normpipe.pipeline import withdraw as withdrawing
-from normpipe.pipeline.clean import clean
+from normpipe.pipeline.care import withdraw as withdrawing
+from normpipe.pipeline.care.clean import clean
+from normpipe.pipeline.care.status import status
+from normpipe.pipeline.care.traces import find_traces
+from normpipe.pipeline.care.verify import verify
+from normpipe.pipeline.care.withdraw import withdraw
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.progress import Progress
-from normpipe.pipeline.runner import Options, Runner
-from normpipe.pipeline.shards import ShardFolder, datasets_in
+from normpipe.pipeline.run.progress import Progress
+from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.pipeline.stage import Stage
-from normpipe.pipeline.status import status
-from normpipe.pipeline.storage import location
-from normpipe.pipeline.traces import find_traces
-from normpipe.pipeline.verify import verify
-from normpipe.pipeline.withdraw import withdraw
+from normpipe.pipeline.store.shards import ShardFolder, datasets_in
+from normpipe.pipeline.store.storage import location
 from normpipe.stages.normalize import NormalizeConfig
 from normpipe.stages.pair import PairConfig
 

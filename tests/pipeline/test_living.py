@@ -7,8 +7,8 @@ import pytest
 
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.errors import OutputError
-from normpipe.pipeline.progress import Progress
-from normpipe.pipeline.runner import Options, Runner
+from normpipe.pipeline.run.progress import Progress
+from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.pipeline.stage import Stage
 
 from . import living

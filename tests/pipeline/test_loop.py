@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from normpipe.pipeline import loop as module
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.errors import NormpipeError
-from normpipe.pipeline.loop import Ending, Lane, Loop
-from normpipe.pipeline.making import Outcome, Ticket
-from normpipe.pipeline.places import Host
-from normpipe.pipeline.progress import Progress
-from normpipe.pipeline.shards import ShardFolder, ShardRecord
+from normpipe.pipeline.run import loop as module
+from normpipe.pipeline.run.loop import Ending, Lane, Loop
+from normpipe.pipeline.run.making import Outcome, Ticket
+from normpipe.pipeline.run.places import Host
+from normpipe.pipeline.run.progress import Progress
+from normpipe.pipeline.run.tries import RunFolder
 from normpipe.pipeline.stage import Stage
-from normpipe.pipeline.tries import RunFolder
+from normpipe.pipeline.store.shards import ShardFolder, ShardRecord
 
 from .clusters import laid
 from .test_runner import NAMES, flow, run

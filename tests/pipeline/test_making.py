@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from normpipe.pipeline import making
 from normpipe.pipeline.config import RunConfig
-from normpipe.pipeline.making import DEATHS, Ticket, make_shard
-from normpipe.pipeline.places import Host
-from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.run import making
+from normpipe.pipeline.run.making import DEATHS, Ticket, make_shard
+from normpipe.pipeline.run.places import Host
 from normpipe.pipeline.stage import Row
+from normpipe.pipeline.store.shards import ShardFolder
 
 from .clusters import laid
 from .disturbing import in_writing

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from normpipe.pipeline.progress import Progress
+from normpipe.pipeline.run.progress import Progress
 
 
 def test_a_pipe_gets_plain_lines_with_rate_time_left_and_verdicts(

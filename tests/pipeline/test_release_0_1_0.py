@@ -21,8 +21,10 @@ import pytest
 
 import normpipe
 import normpipe.pipeline
-from normpipe.pipeline import cli, cli_living, plan
+from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands import care_commands as cli_living
 from normpipe.pipeline.config import load_job
+from normpipe.pipeline.run import plan
 from normpipe.stages import CONFIGS, build_flow
 from normpipe.stages.align import Align
 from normpipe.stages.normalize import Normalize

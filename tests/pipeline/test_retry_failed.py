@@ -7,15 +7,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from normpipe.pipeline.care.status import status
+from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.errors import InputError, Interrupted, OutputError, SampleError
-from normpipe.pipeline.progress import Progress
-from normpipe.pipeline.retrying import SettledRows
-from normpipe.pipeline.runner import Options, Runner
-from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.run.progress import Progress
+from normpipe.pipeline.run.retrying import SettledRows
+from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.pipeline.stage import Row, Stage
-from normpipe.pipeline.status import status
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.store.shards import ShardFolder
 
 from .test_runner import digests, rows, run
 from .toys import SecondMap, ToyJoin, ToyMap, ToySource, stop_after_commit

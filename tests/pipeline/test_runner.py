@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
+from normpipe.pipeline.care.status import refuse_quarantined, status, table
+from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.errors import InputError, Interrupted, NormpipeError, OutputError
-from normpipe.pipeline.progress import Progress
-from normpipe.pipeline.runner import Options, Runner
-from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.run.progress import Progress
+from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.pipeline.stage import Stage
-from normpipe.pipeline.status import refuse_quarantined, status, table
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.store.shards import ShardFolder
 
 from .conftest import small_disk
 from .toys import SecondMap, ToyConfig, ToyJoin, ToyMap, ToySource, stop_after_commit

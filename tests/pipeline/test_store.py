@@ -13,13 +13,14 @@ from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
 import normpipe
-from normpipe.pipeline import cli, storage, store_lock
+from normpipe.pipeline.care.verify import verify
+from normpipe.pipeline.commands import app as cli
 from normpipe.pipeline.errors import OutputError
-from normpipe.pipeline.shards import ShardFolder, ShardWriter
-from normpipe.pipeline.storage import location, put
-from normpipe.pipeline.store_lock import StoreLock
-from normpipe.pipeline.tries import RunFolder, RunOver, clear
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.run.tries import RunFolder, RunOver, clear
+from normpipe.pipeline.store import storage, store_lock
+from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
+from normpipe.pipeline.store.storage import location, put
+from normpipe.pipeline.store.store_lock import StoreLock
 from normpipe.stages.checks import folder as folder_checks
 
 from . import store_faults

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 
 from normpipe.pipeline.config import RunConfig, portable
 from normpipe.pipeline.stage import StageConfig
-from normpipe.pipeline.toml_text import key_text, readable, table_lines, value_text
+from normpipe.pipeline.store.toml_text import key_text, readable, table_lines, value_text
 from normpipe.stages import CONFIGS
-from normpipe.stages.synthesis.config import SynthesizeConfig
+from normpipe.stages.synthesis.render_settings import SynthesizeConfig
 
 # All that UTF-8 can hold.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

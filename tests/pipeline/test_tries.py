@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from normpipe.manifests.schema import schema
-from normpipe.pipeline import commit
-from normpipe.pipeline.shards import ShardFolder, ShardRecord, ShardWriter
-from normpipe.pipeline.tries import MAKING_FOLDER, RunFolder, RunOver, clear, stage_of
+from normpipe.pipeline.run.tries import MAKING_FOLDER, RunFolder, RunOver, clear, stage_of
+from normpipe.pipeline.store import commit
+from normpipe.pipeline.store.shards import ShardFolder, ShardRecord, ShardWriter
 
 from .clusters import laid
 

@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from normpipe.pipeline import storage
-from normpipe.pipeline import verify as module
-from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.care import verify as module
+from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.stage import Scan
-from normpipe.pipeline.verify import verify
+from normpipe.pipeline.store import storage
+from normpipe.pipeline.store.shards import ShardFolder
 
 from .test_runner import NAMES, digests, flow, run
 from .toys import ToySource

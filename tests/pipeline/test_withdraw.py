@@ -9,15 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import normpipe
-from normpipe.pipeline.derive import to_json
+from normpipe.pipeline.care.status import status, table
+from normpipe.pipeline.care.traces import find_traces
+from normpipe.pipeline.care.verify import verify
+from normpipe.pipeline.care.withdraw import withdraw
+from normpipe.pipeline.care.withdrawal import neutral
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.shards import ShardFolder
-from normpipe.pipeline.status import status, table
-from normpipe.pipeline.tombstones import Withdrawal, Withdrawn, new_salt, read_withdrawn
-from normpipe.pipeline.traces import find_traces
-from normpipe.pipeline.verify import verify
-from normpipe.pipeline.withdraw import withdraw
-from normpipe.pipeline.withdrawal import neutral
+from normpipe.pipeline.store.derive import to_json
+from normpipe.pipeline.store.shards import ShardFolder
+from normpipe.pipeline.store.tombstones import Withdrawal, Withdrawn, new_salt, read_withdrawn
 
 from . import living
 from .living import NAMES, digests, make, run, subject
@@ -159,7 +159,7 @@ def test_nothing_opens_while_a_withdrawal_is_not_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("normpipe.pipeline.withdrawal.derive_again", dying)
+        patch.setattr("normpipe.pipeline.care.withdrawal.derive_again", dying)
         with pytest.raises(KeyboardInterrupt):
             withdraw(job, ["anna"], [])
     with pytest.raises(InputError, match="is not finished: finish it with normpipe withdraw"):

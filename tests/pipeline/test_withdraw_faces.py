@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import normpipe
-from normpipe.pipeline import cli, cli_living
-from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands import care_commands as cli_living
+from normpipe.pipeline.store.shards import ShardFolder
 
 from .living import digests
 from .test_cli import call, refused

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from normpipe.pipeline import withdraw as module
+from normpipe.pipeline.care import withdraw as module
+from normpipe.pipeline.care.withdrawal import INTENT_FILE
 from normpipe.pipeline.config import RunConfig
-from normpipe.pipeline.progress import Progress
-from normpipe.pipeline.runner import Options, Runner
-from normpipe.pipeline.withdrawal import INTENT_FILE
+from normpipe.pipeline.run.progress import Progress
+from normpipe.pipeline.run.runner import Options, Runner
 
 from . import living
 from .disturbing import Scenario, must

@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from normpipe.manifests.schema import COMMON, IMAGE, MANIFEST, schema
 from normpipe.pipeline.errors import SampleError
-from normpipe.pipeline.runner import Runner
-from normpipe.pipeline.shards import ShardRecord
+from normpipe.pipeline.run.runner import Runner
 from normpipe.pipeline.stage import (
     JoinStage,
     MapStage,
@@ -19,6 +18,7 @@ from normpipe.pipeline.stage import (
     SourceStage,
     StageConfig,
 )
+from normpipe.pipeline.store.shards import ShardRecord
 
 TOY = schema([("image", IMAGE), ("image_sha256", pa.string()), ("number", pa.int64())])
 

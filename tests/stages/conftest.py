@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from normpipe.pipeline.config import RunConfig, load_job
-from normpipe.pipeline.runner import Options, Runner
+from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.stages import CONFIGS, build_flow
-from normpipe.stages.demo import sample_list
-from normpipe.stages.faces.facekit import FaceKit, load_facekit
-from normpipe.stages.faces.render.atlas import Atlas
-from normpipe.stages.faces.render.batch import BatchRenderer
-from normpipe.stages.faces.render.head import Head, prepare_head
-from normpipe.stages.faces.render.renderer import PreparedPerson, take_shot
-from normpipe.stages.faces.render.scene import Scene
-from normpipe.stages.faces.render.target import TargetFace
-from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
+from normpipe.stages.sources.sample_faces import sample_list
+from normpipe.stages.synthesis.drawing.batch import BatchRenderer
+from normpipe.stages.synthesis.drawing.renderer import PreparedPerson, take_shot
+from normpipe.stages.synthesis.facekit import FaceKit, load_facekit
+from normpipe.stages.synthesis.scene.scene import Scene
+from normpipe.stages.synthesis.scene.target import TargetFace
+from normpipe.stages.synthesis.surface.atlas import Atlas
+from normpipe.stages.synthesis.surface.head import Head, prepare_head
+from normpipe.stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
 
 from .classification.faces import Face, write_faces
 from .classification.training import easy_faces

@@ -8,9 +8,9 @@ import pytest
 from filelock import FileLock
 
 from normpipe.pipeline.errors import InputError, OutputError
-from normpipe.stages import ablate as module
-from normpipe.stages.ablate import ablate, subset, tabulate
-from normpipe.stages.classification.score_files import Scored
+from normpipe.stages.classification import ablate as module
+from normpipe.stages.classification.ablate import ablate, subset, tabulate
+from normpipe.stages.classification.scores.score_files import Scored
 from normpipe.stages.classification.settings import AblateConfig
 from normpipe.stages.classification.tasks import people_of
 from normpipe.stages.metrics.resampling import Draws

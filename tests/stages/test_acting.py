@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.faces.render.acting import (
+from normpipe.stages.synthesis.drawing.renderer import prepare_person
+from normpipe.stages.synthesis.scene.acting import (
     KINDS,
     RAMP_STEPS,
     RAMPS,
     draw_expression,
     ramp_expression,
 )
-from normpipe.stages.faces.render.expressions import (
+from normpipe.stages.synthesis.scene.expressions import (
     OCCURRENCE_INTENSITY,
     RENDERED_UNITS,
     Expression,
@@ -22,11 +23,10 @@ from normpipe.stages.faces.render.expressions import (
     from_named,
     occurring,
 )
-from normpipe.stages.faces.render.pairs import plan_pairs
-from normpipe.stages.faces.render.person import draw_person, generator
-from normpipe.stages.faces.render.renderer import prepare_person
-from normpipe.stages.faces.render.scene import SceneOptions, draw_scene
-from normpipe.stages.synthesize import SynthesizeConfig, plan
+from normpipe.stages.synthesis.scene.pairs import plan_pairs
+from normpipe.stages.synthesis.scene.person import draw_person, generator
+from normpipe.stages.synthesis.scene.scene import SceneOptions, draw_scene
+from normpipe.stages.synthesis.synthesize import SynthesizeConfig, plan
 
 from .conftest import render_one
 from .test_render import SHAPES_OF_THE_KIT

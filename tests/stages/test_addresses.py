@@ -12,7 +12,7 @@ import pytest
 from normpipe.pipeline.errors import SampleError
 from normpipe.stages.ingest import Ingest, IngestConfig
 from normpipe.stages.sources.addresses import fetch, is_address, is_fetchable
-from normpipe.stages.sources.reading import SourceReader
+from normpipe.stages.sources.fetching import SourceReader
 
 
 class Server(http.server.BaseHTTPRequestHandler):

@@ -16,7 +16,7 @@ from skimage.data import astronaut
 
 from normpipe.manifests.schema import ALIGNED
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.making import process
+from normpipe.pipeline.run.making import process
 from normpipe.stages.align import Align, AlignConfig, choose
 from normpipe.stages.faces import geometry as G
 from normpipe.stages.faces.detectors import Detection

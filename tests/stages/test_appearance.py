@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from normpipe.stages.faces.render.expressions import from_named
-from normpipe.stages.faces.render.features import Build
-from normpipe.stages.faces.render.growth import hair_growth, strands
-from normpipe.stages.faces.render.paint import paint_person, slopes
-from normpipe.stages.faces.render.person import draw_person, generator
-from normpipe.stages.faces.render.renderer import prepare_person
-from normpipe.stages.faces.render.skin import find_lids
-from normpipe.stages.faces.render.wrinkles import (
+from normpipe.stages.synthesis.drawing.renderer import prepare_person
+from normpipe.stages.synthesis.scene.expressions import from_named
+from normpipe.stages.synthesis.scene.features import Build
+from normpipe.stages.synthesis.scene.person import draw_person, generator
+from normpipe.stages.synthesis.surface.growth import hair_growth, strands
+from normpipe.stages.synthesis.surface.paint import paint_person, slopes
+from normpipe.stages.synthesis.surface.skin import find_lids
+from normpipe.stages.synthesis.surface.wrinkles import (
     FURROWS,
     left_share,
     relief_slopes,

@@ -15,7 +15,7 @@ from normpipe.pipeline.errors import InputError, SampleError
 from normpipe.stages.ingest import Ingest, IngestConfig
 from normpipe.stages.sources import archives
 from normpipe.stages.sources.archives import Archive
-from normpipe.stages.sources.reading import SourceReader
+from normpipe.stages.sources.fetching import SourceReader
 
 PICTURE = b"\xff\xd8\xff not really a picture" * 9
 

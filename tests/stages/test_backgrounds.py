@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.making import process
-from normpipe.stages.faces.render.background import PLACES, SHARES, paint_background
-from normpipe.stages.faces.render.degrade import photographed
-from normpipe.stages.faces.render.person import generator
-from normpipe.stages.faces.render.photographs import Photographs
-from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
+from normpipe.pipeline.run.making import process
+from normpipe.stages.synthesis.drawing.degrade import photographed
+from normpipe.stages.synthesis.scene.background import PLACES, SHARES, paint_background
+from normpipe.stages.synthesis.scene.person import generator
+from normpipe.stages.synthesis.scene.picture_folder import Photographs
+from normpipe.stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
 
 BLUE = (20, 40, 200)
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from normpipe.stages.faces.render import compiled, compiled_points, shading, texture
-from normpipe.stages.faces.render.batch import BatchRenderer
-from normpipe.stages.faces.render.detail import simplify
-from normpipe.stages.faces.render.loops import ARRAYS
-from normpipe.stages.faces.render.mesh import Mesh, move, normals, put_sheet
-from normpipe.stages.faces.render.person import draw_person
-from normpipe.stages.faces.render.renderer import prepare_person, take_shot
-from normpipe.stages.faces.render.scene import draw_scene
-from normpipe.stages.faces.render.shading import smoothstep
+from normpipe.stages.synthesis.drawing import compiled, compiled_points, shading, texture
+from normpipe.stages.synthesis.drawing.batch import BatchRenderer
+from normpipe.stages.synthesis.drawing.loops import ARRAYS
+from normpipe.stages.synthesis.drawing.mesh import Mesh, move, normals, put_sheet
+from normpipe.stages.synthesis.drawing.renderer import prepare_person, take_shot
+from normpipe.stages.synthesis.drawing.shading import smoothstep
+from normpipe.stages.synthesis.scene.person import draw_person
+from normpipe.stages.synthesis.scene.scene import draw_scene
+from normpipe.stages.synthesis.surface.detail import simplify
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_neighbours_and_threads_change_nothing(fake_head, shots, alone):
 def test_the_path_of_a_gpu_draws_the_same_pictures(fake_head, shots, alone, monkeypatch):
     """All pictures in one pass, by array operations: rounding may differ, the picture may not."""
     arrays = replace(ARRAYS, move=compiled.move)
-    monkeypatch.setattr("normpipe.stages.faces.render.batch.loops_for", lambda device: arrays)
+    monkeypatch.setattr("normpipe.stages.synthesis.drawing.batch.loops_for", lambda device: arrays)
     renderer = BatchRenderer(fake_head, 40)
     together = renderer.render_together(shots)
     assert np.abs(together.astype(int) - alone).mean() < 0.02
@@ -63,7 +63,7 @@ def test_rounding_of_movements_shows_where_surfaces_meet_alone(
     fake_head, shots, alone, monkeypatch
 ):
     """Which of two surfaces at one depth is in front hangs on the last digit."""
-    monkeypatch.setattr("normpipe.stages.faces.render.batch.loops_for", lambda device: ARRAYS)
+    monkeypatch.setattr("normpipe.stages.synthesis.drawing.batch.loops_for", lambda device: ARRAYS)
     off = np.abs(BatchRenderer(fake_head, 40).render_together(shots).astype(int) - alone)
     assert off.mean() < 0.02 and (off > 3).mean() < 1e-3
 
@@ -216,7 +216,7 @@ def test_the_simpler_head_looks_like_the_whole_one(real_head, monkeypatch):
     prepared = prepare_person(real_head, person)
     shots = [take_shot(real_head, prepared, draw_scene(person, i, names), 96) for i in range(4)]
     simple = BatchRenderer(real_head, 96)
-    monkeypatch.setattr("normpipe.stages.faces.render.batch._FINE_FROM_PX", 1)
+    monkeypatch.setattr("normpipe.stages.synthesis.drawing.batch._FINE_FROM_PX", 1)
     fine = BatchRenderer(real_head, 96)
     assert len(simple.mesh.used) < 0.75 * len(fine.mesh.used)
     difference = simple.render(shots).astype(int) - fine.render(shots)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.fit_normalizer import FitNormalizerConfig, fit
-from normpipe.stages.networks.checkpoint import open_normalizer, read_tensors, save_tensors
 from normpipe.stages.networks.compact import CompactNormalizer
+from normpipe.stages.networks.files.checkpoint import open_normalizer, read_tensors, save_tensors
+from normpipe.stages.training.normalizer.fit_normalizer import FitNormalizerConfig, fit
 
 #: One step that hardly moves anything.
 STILL = {

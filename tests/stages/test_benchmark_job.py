@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from normpipe.pipeline import cli_training
-from normpipe.pipeline.cli import app
-from normpipe.stages.synthesize import SynthesizeConfig, plan
+from normpipe.pipeline.commands import train_commands as cli_training
+from normpipe.pipeline.commands.app import app
+from normpipe.stages.synthesis.synthesize import SynthesizeConfig, plan
 from normpipe.stages.training.pictures import synthesized_shards
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -12,19 +12,19 @@ import pytest
 from normpipe.manifests.schema import IMAGE
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.runner import Options, Runner
-from normpipe.pipeline.shards import ShardFolder
-from normpipe.stages.faces.facekit import load_facekit
-from normpipe.stages.faces.render.batch import BatchRenderer
-from normpipe.stages.faces.render.person import draw_person
-from normpipe.stages.faces.render.renderer import prepare_person, take_shot
-from normpipe.stages.faces.render.scene import SceneOptions, draw_scene
-from normpipe.stages.faces.render.target import TARGET_VERSION, TargetFace
+from normpipe.pipeline.run.runner import Options, Runner
+from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages.judging.renders import load_renders
 from normpipe.stages.synthesis import cast
-from normpipe.stages.synthesis.appearance import Appearance, PortraitReader, align_face
 from normpipe.stages.synthesis.cast import choose_target
-from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
+from normpipe.stages.synthesis.drawing.batch import BatchRenderer
+from normpipe.stages.synthesis.drawing.renderer import prepare_person, take_shot
+from normpipe.stages.synthesis.facekit import load_facekit
+from normpipe.stages.synthesis.photograph_skins import Appearance, PortraitReader, align_face
+from normpipe.stages.synthesis.scene.person import draw_person
+from normpipe.stages.synthesis.scene.scene import SceneOptions, draw_scene
+from normpipe.stages.synthesis.scene.target import TARGET_VERSION, TargetFace
+from normpipe.stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
 from normpipe.stages.training.pictures import load_pairs
 from normpipe.stages.training.targets import target_of
 

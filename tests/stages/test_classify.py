@@ -14,13 +14,13 @@ import torch
 
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.stages import classify as module
-from normpipe.stages.classification.course import run_protocol
-from normpipe.stages.classification.models import open_classifier
-from normpipe.stages.classification.score_files import read_scores
+from normpipe.stages.classification.classifiers import open_classifier
+from normpipe.stages.classification.evaluate import evaluate_part
+from normpipe.stages.classification.protocol_run import run_protocol
+from normpipe.stages.classification.scores.score_files import read_scores
 from normpipe.stages.classification.settings import EvaluateConfig
 from normpipe.stages.classify import plan_parts, train
-from normpipe.stages.evaluate import evaluate_part
-from normpipe.stages.networks.checkpoint import read_notes, read_tensors, save_tensors
+from normpipe.stages.networks.files.checkpoint import read_notes, read_tensors, save_tensors
 from normpipe.stages.networks.vit import Vit
 from normpipe.stages.training.logs import read_log
 

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from normpipe.pipeline import cli_classifying
-from normpipe.pipeline.cli import app
+from normpipe.pipeline.commands import classify_commands as cli_classifying
+from normpipe.pipeline.commands.app import app
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.classification.pooling import pool
-from normpipe.stages.classification.score_files import write_scores
+from normpipe.stages.classification.scores.compare import compare
+from normpipe.stages.classification.scores.pooling import pool
+from normpipe.stages.classification.scores.score_files import write_scores
 from normpipe.stages.classification.tasks import Task
-from normpipe.stages.compare import compare
 
 from .classification.test_pooling import folds
 from .classification.toys import EMOTIONS, LEVELS, TASKS, UNITS, card, drawn, table

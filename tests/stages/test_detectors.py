@@ -16,7 +16,7 @@ from skimage.data import astronaut
 from normpipe.pipeline.errors import InputError, SampleError
 from normpipe.stages.faces import geometry, onnx
 from normpipe.stages.faces.detectors import DETECTORS, Canvas, Detection, DetectorSettings
-from normpipe.stages.faces.detectors.base import merged, overlap
+from normpipe.stages.faces.detectors.detector import merged, overlap
 from normpipe.stages.faces.detectors.insightface import SIDE_PX, InsightFace, find_pack
 from normpipe.stages.faces.detectors.opencv import OpenCV
 from normpipe.stages.faces.detectors.supplied import Supplied

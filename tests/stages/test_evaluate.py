@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages import evaluate as module
-from normpipe.stages.classification.faces import list_faces
-from normpipe.stages.classification.models import open_classifier, save_classifier
+from normpipe.stages.classification import evaluate as module
+from normpipe.stages.classification.classifiers import open_classifier, save_classifier
+from normpipe.stages.classification.evaluate import evaluate, evaluate_part, list_for, paper_style
+from normpipe.stages.classification.listing import list_faces
 from normpipe.stages.classification.protocol import all_of
-from normpipe.stages.classification.score_files import read_scores
+from normpipe.stages.classification.scores.score_files import read_scores
 from normpipe.stages.classification.settings import EvaluateConfig
-from normpipe.stages.evaluate import evaluate, evaluate_part, list_for, paper_style
 
 from .classification.faces import Face, write_faces
 from .classification.training import EMOTIONS, planned, run, settings

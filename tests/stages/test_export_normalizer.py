@@ -13,25 +13,25 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from normpipe.pipeline import cli_networks
-from normpipe.pipeline.cli import app
+from normpipe.pipeline.commands import network_commands as cli_networks
+from normpipe.pipeline.commands.app import app
 from normpipe.pipeline.errors import InputError, NormpipeError
-from normpipe.pipeline.making import process
-from normpipe.stages import export_normalizer
-from normpipe.stages.export_normalizer import (
+from normpipe.pipeline.run.making import process
+from normpipe.stages.faces import onnx as sessions
+from normpipe.stages.faces.pixels import encode
+from normpipe.stages.networks.files.checkpoint import find_weights, open_normalizer, save_tensors
+from normpipe.stages.networks.files.onnx_file import open_onnx
+from normpipe.stages.networks.layers import resize
+from normpipe.stages.networks.norface import NorfaceNormalizer
+from normpipe.stages.normalize import Normalize, NormalizeConfig
+from normpipe.stages.publishing import export_normalizer
+from normpipe.stages.publishing.export_normalizer import (
     FixedSize,
     compare,
     export_onnx,
     random_faces,
     resize_matrix,
 )
-from normpipe.stages.faces import onnx as sessions
-from normpipe.stages.faces.pixels import encode
-from normpipe.stages.networks.checkpoint import find_weights, open_normalizer, save_tensors
-from normpipe.stages.networks.layers import resize
-from normpipe.stages.networks.norface import NorfaceNormalizer
-from normpipe.stages.networks.onnx_file import open_onnx
-from normpipe.stages.normalize import Normalize, NormalizeConfig
 
 SIDE = 128
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.faces.facekit import load_facekit
+from normpipe.stages.synthesis.facekit import load_facekit
 
 
 def test_pupils_are_dropped_and_cheeks_merged(fake_kit, fake_kit_file):

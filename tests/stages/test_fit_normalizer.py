@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.fit_normalizer import FitNormalizerConfig, fit
-from normpipe.stages.networks.checkpoint import open_normalizer, read_tensors
-from normpipe.stages.training.batches import Batches, Recipe
+from normpipe.stages.networks.files.checkpoint import open_normalizer, read_tensors
 from normpipe.stages.training.logs import read_log
+from normpipe.stages.training.normalizer.batches import Batches, Recipe
+from normpipe.stages.training.normalizer.fit_normalizer import FitNormalizerConfig, fit
 from normpipe.stages.training.pictures import load_pairs
 
 TINY = {
@@ -52,7 +52,7 @@ def test_it_leaves_weights_scores_and_a_sheet(undisturbed):
 SCRIPT = """
 import sys
 from pathlib import Path
-from normpipe.stages.fit_normalizer import FitNormalizerConfig, fit
+from normpipe.stages.training.normalizer.fit_normalizer import FitNormalizerConfig, fit
 config = FitNormalizerConfig.model_validate_json(sys.argv[1])
 fit(config, [Path(sys.argv[2])], Path(sys.argv[3]), [Path(path) for path in sys.argv[4:]])
 """

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.faces.facekit import load_facekit
-from normpipe.stages.faces.kit_packing import pack_facekit
+from normpipe.stages.synthesis.facekit import load_facekit
+from normpipe.stages.synthesis.kit_packing import pack_facekit
 
 from .conftest import landmark_places
 

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.align import AlignConfig, make_detector
 from normpipe.stages.faces import geometry as G
-from normpipe.stages.faces.detectors.five import WEIGHTS, FivePoints
+from normpipe.stages.faces.detectors.five_points import WEIGHTS, FivePoints
 from normpipe.stages.faces.detectors.opencv import OpenCV
-from normpipe.stages.fit_landmarks import FitLandmarksConfig, fit_landmarks
-from normpipe.stages.networks.checkpoint import read_tensors, save_tensors
+from normpipe.stages.networks.files.checkpoint import read_tensors, save_tensors
 from normpipe.stages.networks.landmarks import FIVE_OF_68, INPUT_SIZE, LandmarkNet
-from normpipe.stages.synthesize import synthesized_schema
-from normpipe.stages.training import marks
-from normpipe.stages.training.face_crops import FaceCrops, face_crop, no_face, wide_mouths
-from normpipe.stages.training.marks import Marked
+from normpipe.stages.synthesis.synthesize import synthesized_schema
+from normpipe.stages.training.landmarks import marks
+from normpipe.stages.training.landmarks.face_crops import FaceCrops, face_crop, no_face, wide_mouths
+from normpipe.stages.training.landmarks.fit_landmarks import FitLandmarksConfig, fit_landmarks
+from normpipe.stages.training.landmarks.marks import Marked
 from normpipe.stages.training.pictures import MIRRORED_POINTS, Form, load_pairs
 
 ASSETS = Path(os.environ.get("NORMPIPE_TEST_ASSETS", "../shared")).resolve()
@@ -302,8 +302,8 @@ def test_training_stopped_and_run_again_gives_the_same_weights(
 def test_training_needs_data() -> None:
     from typer.testing import CliRunner
 
-    from normpipe.pipeline import cli_networks
-    from normpipe.pipeline.cli import app
+    from normpipe.pipeline.commands import network_commands as cli_networks
+    from normpipe.pipeline.commands.app import app
 
     if "fit-landmarks" not in {command.name for command in app.registered_commands}:
         cli_networks.register()

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from normpipe.stages.faces.render.likeness import Fit, Unwrapped, fit_head, mouth_is_open
-from normpipe.stages.faces.render.paint import paint_person
-from normpipe.stages.faces.render.person import draw_person
+from normpipe.stages.synthesis.scene.person import draw_person
+from normpipe.stages.synthesis.surface.likeness import Fit, Unwrapped, fit_head, mouth_is_open
+from normpipe.stages.synthesis.surface.paint import paint_person
 
 from .conftest import landmark_places
 

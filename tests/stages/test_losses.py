@@ -7,12 +7,12 @@ from pydantic import ValidationError
 
 from normpipe.stages.networks import NETWORKS
 from normpipe.stages.networks.compact import CompactNormalizer
-from normpipe.stages.training.batches import Batches, Recipe
-from normpipe.stages.training.faces import FaceCache
-from normpipe.stages.training.losses import LOSSES, LossWeights, Objective
-from normpipe.stages.training.measures import Measures
+from normpipe.stages.training.normalizer.batches import Batches, Recipe
+from normpipe.stages.training.normalizer.losses import LOSSES, LossWeights, Objective
+from normpipe.stages.training.normalizer.measures import Measures
+from normpipe.stages.training.normalizer.step_views import Views
 from normpipe.stages.training.pictures import load_pairs
-from normpipe.stages.training.views import Views
+from normpipe.stages.training.real_faces import FaceCache
 
 PAIRS, DRAWN, FACES = 4, 2, 4
 FROZEN = {"identity", "expression"}
@@ -246,7 +246,7 @@ def test_a_network_that_only_learns_whole_is_shown_the_same(name, cache, batch, 
 def test_weights_are_checked_by_name():
     from normpipe.pipeline.config import check
     from normpipe.pipeline.errors import InputError
-    from normpipe.stages.fit_normalizer import FitNormalizerConfig
+    from normpipe.stages.training.normalizer.fit_normalizer import FitNormalizerConfig
 
     with pytest.raises(InputError, match=r"fit_normalizer\.losses\.consistancy.*'consistency'"):
         check(FitNormalizerConfig, {"losses": {"consistancy": 1}}, "fit_normalizer")

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from normpipe.pipeline.errors import InputError
+from normpipe.stages.networks.files.mae_checkpoints import load_encoder
 from normpipe.stages.networks.mae import MaskedAutoencoder
-from normpipe.stages.networks.mae_checkpoints import load_encoder
 from normpipe.stages.networks.vit import Vit, sincos_positions
 
 SIDE = 64

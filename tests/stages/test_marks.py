@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces.geometry import MIRRORED, TEMPLATE
-from normpipe.stages.fit_landmarks import FitLandmarksConfig, fit_landmarks
 from normpipe.stages.networks.landmarks import FIVE_OF_68, LandmarkNet, five_of
-from normpipe.stages.training import marks
-from normpipe.stages.training.marks import Marked, learn_marks
+from normpipe.stages.training.landmarks import marks
+from normpipe.stages.training.landmarks.fit_landmarks import FitLandmarksConfig, fit_landmarks
+from normpipe.stages.training.landmarks.marks import Marked, learn_marks
 from normpipe.stages.training.pictures import MIRRORED_POINTS
 
 FloatArray = NDArray[np.floating]

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.networks.checkpoint import save_tensors
 from normpipe.stages.networks.classifier import MixtureClassifier, probabilities
 from normpipe.stages.networks.experts import Experts, Mixture, balance, keep_top
-from normpipe.stages.networks.mae_checkpoints import load_encoder
+from normpipe.stages.networks.files.checkpoint import save_tensors
+from normpipe.stages.networks.files.mae_checkpoints import load_encoder
 from normpipe.stages.networks.vit import Vit
 
 

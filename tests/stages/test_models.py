@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages import models
 from normpipe.stages.align import Align, AlignConfig
-from normpipe.stages.checks.models import check_packs
-from normpipe.stages.downloads import fetch, part_of
+from normpipe.stages.checks import models
+from normpipe.stages.checks.downloads import fetch, part_of
+from normpipe.stages.checks.model_files import check_packs
 from normpipe.stages.faces.packs import PACKS, pack_files
 from normpipe.stages.normalize import Normalize, NormalizeConfig
 
@@ -212,7 +212,7 @@ def test_insightface_says_where_its_packs_are() -> None:
 def test_two_processes_at_once_give_one_good_pack(tmp_path: Path, server: Server) -> None:
     server.pause_seconds = 1.0  # the second one comes while the first one is at it
     code = (
-        "import sys; from pathlib import Path; from normpipe.stages.models import get_pack; "
+        "import sys; from pathlib import Path; from normpipe.stages.checks.models import get_pack; "
         "get_pack('buffalo_l', Path(sys.argv[1]), True, sys.argv[2])"
     )
     command = [sys.executable, "-c", code, str(tmp_path), server.url]

@@ -16,14 +16,14 @@ from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.stage import sha256_file
 from normpipe.stages.networks import NETWORKS
 from normpipe.stages.networks.base import leaky_clamp
-from normpipe.stages.networks.checkpoint import (
+from normpipe.stages.networks.compact import CompactEncoder, CompactNormalizer, standardize
+from normpipe.stages.networks.files.checkpoint import (
     WEIGHTS_FOLDER,
     find_weights,
     load_weights,
     read_notes,
     save_tensors,
 )
-from normpipe.stages.networks.compact import CompactEncoder, CompactNormalizer, standardize
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ SAVE = """
 import sys
 from pathlib import Path
 import torch
-from normpipe.stages.networks.checkpoint import save_tensors
+from normpipe.stages.networks.files.checkpoint import save_tensors
 tensors = {name: torch.arange(3.0) + i for i, name in enumerate(["b", "a", "c"])}
 tensors["count"] = torch.tensor(3)
 notes = {f"note {i}": {"é": i} for i in range(20)}
@@ -253,7 +253,7 @@ def test_the_shipped_weights_beat_the_average_face(real_kit_file):
 
     The weights learnt from plainer people, who had no real gaze, than are drawn now.
     """
-    from normpipe.stages.synthesize import PairRenderer, SynthesizeConfig, plan
+    from normpipe.stages.synthesis.synthesize import PairRenderer, SynthesizeConfig, plan
 
     config = SynthesizeConfig(
         facekit=str(real_kit_file), pairs=48, identities=48, seed=77_777, targets=False

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from normpipe.manifests.schema import NORMALIZED
 from normpipe.pipeline.errors import InputError, SampleError
-from normpipe.pipeline.making import process
+from normpipe.pipeline.run.making import process
 from normpipe.stages import networks
 from normpipe.stages.faces.pixels import encode
-from normpipe.stages.networks.checkpoint import find_weights, save_tensors
+from normpipe.stages.networks.files.checkpoint import find_weights, save_tensors
 from normpipe.stages.normalize import Normalize, NormalizeConfig, measure
 
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from normpipe.manifests.schema import ALIGNED, IMAGE, NORMALIZED, PAIRS
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.shards import ShardFolder, ShardWriter, write_table
+from normpipe.pipeline.store.shards import ShardFolder, ShardWriter, write_table
 from normpipe.stages.pair import Pair, PairConfig
 
 

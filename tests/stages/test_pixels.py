@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from normpipe.pipeline.errors import SampleError
-from normpipe.stages.faces.files import read_source
 from normpipe.stages.faces.pixels import Limits, decode, encode, measures
+from normpipe.stages.sources.source_files import read_source
 
 LIMITS = Limits()
 

@@ -16,18 +16,19 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from normpipe.pipeline import cli, cli_classifying
+from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands import classify_commands as cli_classifying
 from normpipe.pipeline.errors import InputError, OutputError
-from normpipe.pipeline.shards import datasets_in
-from normpipe.stages import predict as predicting
-from normpipe.stages.classification.faces import input_paths, list_faces, list_rows
-from normpipe.stages.classification.models import check_normalizer, open_classifier
+from normpipe.pipeline.store.shards import datasets_in
+from normpipe.stages.classification import predict as predicting
+from normpipe.stages.classification.classifiers import check_normalizer, open_classifier
+from normpipe.stages.classification.listing import input_paths, list_faces, list_rows
 from normpipe.stages.classification.settings import ClassifyConfig
 from normpipe.stages.classification.tasks import Task
 from normpipe.stages.classify import CARD_FILE, plan_parts, train
-from normpipe.stages.demo import sample_list
-from normpipe.stages.networks.checkpoint import find_weights, save_tensors
 from normpipe.stages.networks.compact import CompactNormalizer
+from normpipe.stages.networks.files.checkpoint import find_weights, save_tensors
+from normpipe.stages.sources.sample_faces import sample_list
 
 #: One face, another, bytes that are no picture, and a picture without a face.
 PEOPLE = ("person01_happiness.jpg", "person05_neutral.jpg")

@@ -14,16 +14,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from normpipe.manifests.schema import IMAGE
-from normpipe.pipeline import cli_training
-from normpipe.pipeline.cli import app
+from normpipe.pipeline.commands import train_commands as cli_training
+from normpipe.pipeline.commands.app import app
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces.pixels import encode
-from normpipe.stages.networks.checkpoint import read_notes, read_tensors
-from normpipe.stages.networks.mae_checkpoints import load_encoder
+from normpipe.stages.networks.files.checkpoint import read_notes, read_tensors
+from normpipe.stages.networks.files.mae_checkpoints import load_encoder
 from normpipe.stages.networks.norface import NorfaceNormalizer
 from normpipe.stages.networks.vit import Vit
-from normpipe.stages.pretrain_encoder import PretrainEncoderConfig, pretrain
 from normpipe.stages.training.masked import MaskedBatches, PictureRows
+from normpipe.stages.training.pretrain_encoder import PretrainEncoderConfig, pretrain
 
 TINY = {
     "size": "T", "image_size": 48, "steps": 6, "batch_size": 4, "warmup_steps": 1, "held_out": 3,

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normpipe.stages.faces.render import compiled, rasterize
-from normpipe.stages.faces.render.rasterize import Calm, blend_rows
+from normpipe.stages.synthesis.drawing import compiled, rasterize
+from normpipe.stages.synthesis.drawing.rasterize import Calm, blend_rows
 
 SIZE = 16
 BOTH = (rasterize.rasterize, compiled.rasterize)

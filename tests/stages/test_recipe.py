@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from normpipe.pipeline import cli, cli_training
-from normpipe.pipeline.shards import ShardFolder
-from normpipe.stages import fit_normalizer
-from normpipe.stages.networks.checkpoint import read_tensors
-from normpipe.stages.synthesize import Synthesize
+from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands import train_commands as cli_training
+from normpipe.pipeline.store.shards import ShardFolder
+from normpipe.stages.networks.files.checkpoint import read_tensors
+from normpipe.stages.synthesis.synthesize import Synthesize
+from normpipe.stages.training.normalizer import fit_normalizer
 
 JOB = """
 [run]

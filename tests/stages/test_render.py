@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normpipe.stages.faces.render.acting import EMOTION_OF, PROTOTYPES, draw_expression
-from normpipe.stages.faces.render.camera import TEMPLATE, five_points, look_through
-from normpipe.stages.faces.render.degrade import degrade
-from normpipe.stages.faces.render.expressions import (
+from normpipe.stages.synthesis.drawing.degrade import degrade
+from normpipe.stages.synthesis.drawing.renderer import prepare_person
+from normpipe.stages.synthesis.scene.acting import EMOTION_OF, PROTOTYPES, draw_expression
+from normpipe.stages.synthesis.scene.camera import TEMPLATE, five_points, look_through
+from normpipe.stages.synthesis.scene.expressions import (
     RENDERED_UNITS,
     action_units,
     from_named,
     occurring,
 )
-from normpipe.stages.faces.render.pairs import plan_pairs, split_of
-from normpipe.stages.faces.render.person import draw_person, generator, kind_of
-from normpipe.stages.faces.render.renderer import prepare_person
-from normpipe.stages.faces.render.scene import draw_scene
-from normpipe.stages.faces.render.target import TargetFace
+from normpipe.stages.synthesis.scene.pairs import plan_pairs, split_of
+from normpipe.stages.synthesis.scene.person import draw_person, generator, kind_of
+from normpipe.stages.synthesis.scene.scene import draw_scene
+from normpipe.stages.synthesis.scene.target import TargetFace
 from normpipe.stages.training.pictures import MIRRORED_POINTS, mirrored
 
 from .conftest import render_one, render_target

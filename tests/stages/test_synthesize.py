@@ -10,8 +10,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.faces.render.expressions import RENDERED_UNITS
-from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
+from normpipe.stages.synthesis.scene.expressions import RENDERED_UNITS
+from normpipe.stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
 
 
 @pytest.fixture(scope="module")

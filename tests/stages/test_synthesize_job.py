@@ -3,10 +3,11 @@
 import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
-from normpipe.pipeline import cli, cli_training
+from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands import train_commands as cli_training
 from normpipe.pipeline.config import RunConfig
-from normpipe.pipeline.runner import Options, Runner
-from normpipe.stages.synthesize import PlanPairs, Synthesize, SynthesizeConfig
+from normpipe.pipeline.run.runner import Options, Runner
+from normpipe.stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
 from normpipe.stages.training.pictures import load_pairs
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.networks.checkpoint import read_tensors
-from normpipe.stages.training.batches import Recipe
+from normpipe.stages.networks.files.checkpoint import read_tensors
 from normpipe.stages.training.logs import read_log
+from normpipe.stages.training.normalizer.batches import Recipe
 
 from .toy_training import STEPS, train
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from normpipe.manifests.schema import ALIGNED
-from normpipe.pipeline.commit import write_json
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.shards import ShardFolder
+from normpipe.pipeline.store.commit import write_json
+from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages.networks.compact import CompactNormalizer
-from normpipe.stages.training.batches import Batches, Recipe
-from normpipe.stages.training.faces import load_faces
-from normpipe.stages.training.frozen import open_frozen
-from normpipe.stages.training.notes import target_notes
+from normpipe.stages.training.normalizer.batches import Batches, Recipe
+from normpipe.stages.training.normalizer.frozen import open_frozen
+from normpipe.stages.training.normalizer.notes import target_notes
 from normpipe.stages.training.pictures import Form, Pictures, load_pairs
+from normpipe.stages.training.real_faces import load_faces
 from normpipe.stages.training.targets import same_target
 
 
@@ -176,7 +176,7 @@ def test_parts_of_a_batch_are_the_batch(tiny_pairs):
 
 
 def test_a_frozen_network_stays_frozen(tmp_path):
-    from normpipe.stages.networks.checkpoint import save_tensors
+    from normpipe.stages.networks.files.checkpoint import save_tensors
 
     torch.manual_seed(0)
     path = tmp_path / "own.safetensors"
@@ -193,7 +193,7 @@ def test_a_frozen_network_stays_frozen(tmp_path):
 
 
 def test_face_recognition_weights_by_their_common_names(tmp_path):
-    from normpipe.stages.networks.checkpoint import save_tensors
+    from normpipe.stages.networks.files.checkpoint import save_tensors
     from normpipe.stages.networks.iresnet import IResNet
 
     network = IResNet((2, 2, 2, 2))

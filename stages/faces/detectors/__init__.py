@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from .base import Canvas, Detection, Detector, DetectorSettings, Look
+from .detector import Canvas, Detection, Detector, DetectorSettings, Look
 from .insightface import InsightFace
 from .none import AlreadyAligned
 from .opencv import OpenCV

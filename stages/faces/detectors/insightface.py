@@ -22,7 +22,7 @@ from ....pipeline.errors import InputError
 from ....pipeline.stage import sha256_file
 from .. import onnx as runtime
 from ..geometry import Pixels, ordered
-from .base import Canvas, Detection, Detector, DetectorSettings, Look, merged
+from .detector import Canvas, Detection, Detector, DetectorSettings, Look, merged
 
 Floats = NDArray[np.float32]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from .base import Detection, Detector, Look
+from .detector import Detection, Detector, Look
 
 
 class AlreadyAligned(Detector):

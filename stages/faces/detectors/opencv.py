@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ....pipeline.errors import InputError
 from ..geometry import BoxFrame, Pixels, Points
-from .base import Canvas, Detection, Detector, DetectorSettings, Look, merged
-from .five import FivePoints
+from .detector import Canvas, Detection, Detector, DetectorSettings, Look, merged
+from .five_points import FivePoints
 
 Grey = NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ....pipeline.errors import SampleError
 from ..geometry import Pixels, ordered
-from .base import Detection, Detector, Look
+from .detector import Detection, Detector, Look
 
 
 class Supplied(Detector):

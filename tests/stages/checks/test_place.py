@@ -11,7 +11,8 @@ import filelock
 import pytest
 
 from normpipe.pipeline.stage import sha256_file
-from normpipe.stages.checks import folder, machine, models
+from normpipe.stages.checks import folder, machine
+from normpipe.stages.checks import model_files as models
 
 GIB = 2**30
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from normpipe.manifests.schema import ALIGNED, LABEL_COLUMNS, NORMALIZED
-from normpipe.pipeline.shards import ShardFolder, ShardWriter
-from normpipe.stages.classification.faces import Listing
+from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
+from normpipe.stages.classification.listing import Listing
 from normpipe.stages.faces.pixels import encode
 from normpipe.stages.pair import Pair, PairConfig
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from normpipe.stages.classification.experts import ExpertUse, write_experts
+from normpipe.stages.classification.scores.expert_use import ExpertUse, write_experts
 
 NAMES = ("neutral", "happiness", "anger")
 

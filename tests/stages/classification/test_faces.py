@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.shards import ShardFolder
-from normpipe.stages.classification.faces import ViewStore, list_faces
+from normpipe.pipeline.store.shards import ShardFolder
+from normpipe.stages.classification.listing import ViewStore, list_faces
 from normpipe.stages.classification.tasks import Task
 from normpipe.stages.training.pictures import Form
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from normpipe.stages.classification import losses
-from normpipe.stages.classification.losses import ClassifierObjective
+from normpipe.stages.classification import classifier_losses as losses
+from normpipe.stages.classification.classifier_losses import ClassifierObjective
 
 from .toys import EMOTIONS, LEVELS, TASKS, UNITS
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.classification.models import (
+from normpipe.stages.classification.classifiers import (
     Classifier,
     open_classifier,
     save_classifier,
@@ -15,8 +15,8 @@ from normpipe.stages.classification.models import (
     tell_batches,
 )
 from normpipe.stages.classification.views import ViewData, ViewPool
-from normpipe.stages.networks.checkpoint import save_tensors
 from normpipe.stages.networks.classifier import MixtureClassifier
+from normpipe.stages.networks.files.checkpoint import save_tensors
 
 from .toys import TASKS
 from .training import planned, settings

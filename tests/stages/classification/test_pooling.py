@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.classification.pooling import pool
-from normpipe.stages.classification.score_files import Scored, read_scores, write_scores
-from normpipe.stages.classification.scoring import score
+from normpipe.stages.classification.scores.pooling import pool
+from normpipe.stages.classification.scores.score_files import Scored, read_scores, write_scores
+from normpipe.stages.classification.scores.scoring import score
 
 from .toys import EMOTIONS, LEVELS, TASKS, card, drawn, table
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.classification.score_files import ScoreCard, read_scores, write_scores
+from normpipe.stages.classification.scores.score_files import ScoreCard, read_scores, write_scores
 
 from .toys import TASKS, UNITS, card, drawn, table
 

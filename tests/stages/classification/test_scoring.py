@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.classification.scoring import (
+from normpipe.stages.classification.scores.scoring import (
     HEADLINE,
     fallback,
     headline_of,

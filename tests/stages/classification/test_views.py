@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.classification.faces import list_faces
+from normpipe.stages.classification.listing import list_faces
 from normpipe.stages.classification.views import (
     PLANS,
     ClassifierBatches,

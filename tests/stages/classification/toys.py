@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from normpipe.stages.classification.score_files import ScoreCard
-from normpipe.stages.classification.scoring import prediction_columns, score
+from normpipe.stages.classification.scores.score_files import ScoreCard
+from normpipe.stages.classification.scores.scoring import prediction_columns, score
 from normpipe.stages.classification.tasks import Task
 
 EMOTIONS = Task("emotion", ("neutral", "happiness", "anger"))

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from normpipe.stages.classification.course import run_protocol
-from normpipe.stages.classification.faces import Listing
+from normpipe.stages.classification.listing import Listing
 from normpipe.stages.classification.protocol import Part
+from normpipe.stages.classification.protocol_run import run_protocol
 from normpipe.stages.classification.settings import ClassifyConfig, EvaluateConfig
 from normpipe.stages.classification.tasks import Task
 from normpipe.stages.classify import Trained, plan_parts, train

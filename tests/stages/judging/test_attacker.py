@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from normpipe.stages.judging import attacker
-from normpipe.stages.judging.attacker import choose_gallery, measure_attacker, one_hot
+from normpipe.stages.judging.criteria import attacker
+from normpipe.stages.judging.criteria.attacker import choose_gallery, measure_attacker, one_hot
 from normpipe.stages.judging.figures import Figure
 
 from .fakes import Faces, average, expression_only, photographs

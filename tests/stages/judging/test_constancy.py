@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from normpipe.stages.judging import constancy
+from normpipe.stages.judging.criteria import constancy
 from normpipe.stages.judging.renders import normalize_all
 
 from . import toys

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.judging.crossed import expressions_of, measure_crossed, probe_hits
+from normpipe.stages.judging.criteria.crossed import expressions_of, measure_crossed, probe_hits
 from normpipe.stages.judging.renders import normalize_all
 
 from . import toys

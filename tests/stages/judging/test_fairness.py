@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from normpipe.stages.judging.fairness import measure_fairness
+from normpipe.stages.judging.criteria.fairness import measure_fairness
+from normpipe.stages.judging.criteria.synthetic import read_renders
 from normpipe.stages.judging.renders import normalize_all
-from normpipe.stages.judging.synthetic import read_renders
 
 from . import toys
 

@@ -6,13 +6,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from normpipe.pipeline import cli_judging
-from normpipe.pipeline.cli import app
+from normpipe.pipeline.commands import judge_commands as cli_judging
+from normpipe.pipeline.commands.app import app
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.judge_normalizer import Evidence, JudgeConfig, Subject, judge, open_subject
-from normpipe.stages.judging.report import SECTIONS
-from normpipe.stages.networks.checkpoint import save_tensors
+from normpipe.stages.judging.judge_normalizer import (
+    Evidence,
+    JudgeConfig,
+    Subject,
+    judge,
+    open_subject,
+)
+from normpipe.stages.judging.judge_page import SECTIONS
 from normpipe.stages.networks.compact import CompactNormalizer
+from normpipe.stages.networks.files.checkpoint import save_tensors
 from normpipe.stages.networks.reader import ExpressionReader
 
 
@@ -91,7 +97,7 @@ def test_the_command_judges_weights_and_an_exported_file(renders, reader, names,
     judged = json.loads((tmp_path / "out/judge.json").read_text())
     assert judged["model"]["name"] == "mine" and judged["figures"]
 
-    from normpipe.stages.export_normalizer import export_onnx
+    from normpipe.stages.publishing.export_normalizer import export_onnx
 
     exported = export_onnx(str(weights), tmp_path / "mine.onnx", 64)
     images = torch.rand(2, 3, 80, 80)

@@ -7,11 +7,11 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from normpipe.pipeline.cli_faces import align_faces
+from normpipe.pipeline.commands.face_jobs import align_faces
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.judging import attacker, transfer, verification, zero_shot
 from normpipe.stages.judging import photographs as module_under_test
-from normpipe.stages.judging.attacker import one_hot
+from normpipe.stages.judging.criteria import attacker, transfer, verification, zero_shot
+from normpipe.stages.judging.criteria.attacker import one_hot
 from normpipe.stages.judging.photographs import Codes, measure_real
 from normpipe.stages.judging.real import RealFaces, load_real
 

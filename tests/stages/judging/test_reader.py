@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.fit_reader import FitReaderConfig, augment, fit_reader
-from normpipe.stages.judging.reader import open_reader, units
+from normpipe.stages.judging.fit_reader import FitReaderConfig, augment, fit_reader
+from normpipe.stages.judging.frozen_reader import open_reader, units
 from normpipe.stages.judging.renders import load_renders, normalize_all
-from normpipe.stages.networks.checkpoint import find_weights
+from normpipe.stages.networks.files.checkpoint import find_weights
 from normpipe.stages.networks.reader import INPUT_SIZE, ExpressionReader
 
 from . import toys
@@ -88,7 +88,7 @@ def test_the_reader_takes_any_size_and_ignores_brightness():
 
 
 def test_units_come_in_the_order_of_their_names():
-    from normpipe.stages.faces.render.expressions import RENDERED_UNITS
+    from normpipe.stages.synthesis.scene.expressions import RENDERED_UNITS
 
     code = np.zeros((1, len(toys.NAMES)), np.float32)
     code[0, toys.NAMES.index("mouthSmile_R")] = 0.6

@@ -13,7 +13,7 @@ import pytest
 
 from normpipe.pipeline.errors import NormpipeError
 from normpipe.stages.judging.figures import Figure
-from normpipe.stages.judging.report import SECTIONS, Report, gallery, pick
+from normpipe.stages.judging.judge_page import SECTIONS, Report, gallery, pick
 
 
 @pytest.fixture

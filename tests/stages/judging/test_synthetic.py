@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from normpipe.stages.judging import synthetic
+from normpipe.stages.judging.criteria import synthetic
 from normpipe.stages.judging.renders import degraded, normalize_all
 
 from . import toys

@@ -3,8 +3,12 @@ import warnings
 import numpy as np
 import pytest
 
+from normpipe.stages.judging.criteria.transfer import (
+    balanced_accuracy,
+    cell_weights,
+    measure_transfer,
+)
 from normpipe.stages.judging.figures import Figure
-from normpipe.stages.judging.transfer import balanced_accuracy, cell_weights, measure_transfer
 
 from .fakes import Faces, average, expression_only, photographs
 

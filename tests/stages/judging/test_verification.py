@@ -7,10 +7,9 @@ import pytest
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces.geometry import TEMPLATE
-from normpipe.stages.judging import verification
-from normpipe.stages.judging.attacker import one_hot
-from normpipe.stages.judging.figures import Figure
-from normpipe.stages.judging.verification import (
+from normpipe.stages.judging.criteria import verification
+from normpipe.stages.judging.criteria.attacker import one_hot
+from normpipe.stages.judging.criteria.verification import (
     FRAME,
     crops_by_frame,
     crops_by_landmarks,
@@ -20,6 +19,7 @@ from normpipe.stages.judging.verification import (
     measure_verification,
     open_recognizer,
 )
+from normpipe.stages.judging.figures import Figure
 
 from .fakes import Faces, average, expression_only, photographs
 

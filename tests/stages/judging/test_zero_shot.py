@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from normpipe.stages.judging.criteria.zero_shot import measure_zero_shot, shape_score
 from normpipe.stages.judging.figures import Figure
-from normpipe.stages.judging.zero_shot import measure_zero_shot, shape_score
 
 NAMES = (
     "browDown_L", "browDown_R", "browInnerUp_L", "browInnerUp_R", "browOuterUp_L", "browOuterUp_R",

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from normpipe.manifests.schema import IMAGE, POINTS
 from normpipe.stages.faces.pixels import encode
-from normpipe.stages.faces.render.person import Kind
-from normpipe.stages.judging.reader import Seen
+from normpipe.stages.judging.frozen_reader import Seen
 from normpipe.stages.judging.renders import Renders
+from normpipe.stages.synthesis.scene.person import Kind
 
 SIDED = ("mouthSmile", "browInnerUp", "browOuterUp", "eyeBlink", "eyeWide", "mouthPress",
          "mouthDimple", "mouthFrown")  # fmt: skip

@@ -1,0 +1,1 @@
+"""Looking after a job's folder: check, free, withdraw, estimate."""

@@ -1,0 +1,141 @@
+"""What is done, left, rejected and failed, from the records alone."""
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputError
+from ..run.plan import read_description
+from ..store.derive import totals
+from ..store.job_file import read_job
+from ..store.shards import ShardFolder, datasets_in
+from ..store.tombstones import read_withdrawn
+from .withdrawal import INTENT_FILE
+
+#: Quarantined shards of a stage that are listed with their reasons.
+_QUARANTINES_SHOWN = 5
+
+
+def status(root: Path) -> dict[str, Any]:
+    """Return the state of a job's folder, ready for JSON. Raises InputError for no such folder."""
+    job = read_job(root)
+    stages: list[dict[str, Any]] = []
+    total: int | None = None
+    for entry in _datasets(root, job["flow"]):
+        folder = ShardFolder(root / entry["writes"])
+        records = folder.records()
+        sums = totals(records)
+        if total is None:
+            total = sums["inputs"]
+        verdicts: dict[str, dict[str, int]] = {}
+        for name, count in sums["reasons"].items():
+            decided_by, _, reason = name.partition(":")
+            verdicts.setdefault(decided_by, {})[reason] = count
+        stages.append(
+            {
+                "stage": entry["stage"],
+                "dataset": entry["writes"],
+                "shards": sums["shards"],
+                "inputs_done": sums["inputs"],
+                "inputs_left": total - sums["inputs"],
+                "rows": sums["rows"],
+                "ok": sums["statuses"].get("ok", 0),
+                "rejected": sums["statuses"].get("rejected", 0),
+                "failed": sums["statuses"].get("failed", 0),
+                "reasons": verdicts,
+                # Why, by shard; unknown of those that release 0.1.0 set aside.
+                "quarantined": {n: one.why for n, one in records.items() if one.quarantined},
+                "bytes": sums["bytes"],
+                "cleaned": folder.cleaned_path.is_file(),
+            }
+        )
+    return {
+        "output": str(root),
+        "dataset": job.get("dataset"),
+        "stages": stages,
+        "withdrawn": _withdrawn(root),
+    }
+
+
+def _withdrawn(root: Path) -> dict[str, Any]:
+    """Return how many inputs were withdrawn, in how many withdrawals, and whether one is left."""
+    found = read_withdrawn(root)
+    withdrawals = found.withdrawals if found else ()
+    return {
+        "inputs": sum(one.inputs for one in withdrawals),
+        "withdrawals": len(withdrawals),
+        "unfinished": (root / INTENT_FILE).is_file(),
+    }
+
+
+def _datasets(root: Path, flow: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the flow's entries, each followed by what its stage wrote under other names."""
+    named = {entry["writes"] for entry in flow}
+    others: dict[str, list[dict[str, Any]]] = {}
+    for writes, folder in datasets_in(root).items():
+        if writes not in named:
+            stage = (read_description(folder) or {}).get("stage", "?")
+            others.setdefault(stage, []).append({"stage": stage, "writes": writes})
+    return [one for entry in flow for one in [entry, *others.get(entry["stage"], [])]]
+
+
+def table(state: dict[str, Any]) -> str:
+    """Return the state as a table, with the reasons below it."""
+    head = ["stage", "dataset", "done", "left", "ok", "rejected", "failed", "MB"]
+    rows = [
+        [
+            stage["stage"],
+            stage["dataset"],
+            *(
+                str(stage[name])
+                for name in ("inputs_done", "inputs_left", "ok", "rejected", "failed")
+            ),
+            f"{stage['bytes'] / 1e6:.1f}",
+        ]
+        for stage in state["stages"]
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    ]
+    for stage in state["stages"]:
+        for decided_by, reasons in stage["reasons"].items():
+            if decided_by == stage["stage"]:
+                listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+                lines.append(f"{decided_by}: {listed}")
+        for number, why in list(stage["quarantined"].items())[:_QUARANTINES_SHOWN]:
+            lines.append(f"{stage['stage']}: shard {number} quarantined: {why or 'see the log'}")
+    lines += [
+        f"{stage['dataset']}: cleaned; the next run makes it again"
+        for stage in state["stages"]
+        if stage["cleaned"]
+    ]
+    withdrawn = state["withdrawn"]
+    if withdrawn["withdrawals"]:
+        lines.append(
+            f"withdrawn: {withdrawn['inputs']} inputs, in {withdrawn['withdrawals']} withdrawals"
+        )
+    if withdrawn["unfinished"]:
+        lines.append(f"a withdrawal was stopped: normpipe withdraw {state['output']} finishes it")
+    return "\n".join(lines)
+
+
+def refuse_quarantined(state: dict[str, Any]) -> None:
+    """Raise where shards were set aside after several tries: the same command keeps them so.
+
+    Raises:
+        OutputError: naming each stage and its rows.
+    """
+    found = [
+        f"{rows} of {stage['stage']}"
+        for stage in state["stages"]
+        if (rows := stage["reasons"].get(stage["stage"], {}).get("quarantined"))
+    ]
+    if found:
+        raise OutputError(
+            f"rows in quarantined shards: {', '.join(found)}; all else is done. 'normpipe status "
+            f"{state['output']}' says why: mend it, and run the same command with --retry-failed"
+        )

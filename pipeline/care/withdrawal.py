@@ -1,0 +1,213 @@
+"""Carries out a withdrawal whose intent is written down. Killed anywhere, it is done again.
+
+``withdrawing.json`` is committed first and removed last. It says which rows of which shards become
+which neutral rows, by their place, and holds no key of the person. Every step may be repeated: a
+shard that was rewritten already is known by its sha256, one torn in between (its record is gone)
+is rewritten from either state.
+"""
+
+import base64
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ...manifests.vocabularies import status_of
+from ..errors import InputError
+from ..run.plan import fingerprint, input_digests, read_description
+from ..store.commit import (
+    fsync_folder,
+    remove_file,
+    remove_temporaries,
+    write_bytes,
+    write_if_changed,
+)
+from ..store.derive import derive_again, to_json
+from ..store.labels import LABELS_FILE, labels_digest, read_labels
+from ..store.shards import ShardFolder, ShardWriter, record_bytes, write_table
+from ..store.storage import parquet_file
+from ..store.tombstones import DECIDED_BY, WITHDRAWN, WITHDRAWN_FILE, Withdrawn, without
+
+INTENT_FILE = "withdrawing.json"
+#: Removed by every withdrawal: it shows faces and their names.
+SHEET_FILE = "contact_sheet.jpg"
+#: What a neutral row keeps beside the columns of every row: readers of pairs need the variant.
+_KEPT = frozenset({"variant"})
+
+
+class ShardStep(BaseModel):
+    """What happens to one shard.
+
+    Attributes:
+        sha256: before.
+        fingerprint: to keep, where the shard was not current; None: of its input as it will be.
+        rows: position in the shard → neutral key and parent_key. None: only the record changes,
+            for the input or the labels do.
+        why: it was quarantined.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    shard: int
+    sha256: str
+    fingerprint: str | None
+    quarantined: bool
+    rows: dict[int, tuple[str, str]]
+    why: str = ""
+
+
+class Intent(BaseModel):
+    """A withdrawal that is decided and not finished.
+
+    Attributes:
+        after: ``withdrawn.json`` as it will be.
+        steps: in the order of the flow: a shard's input comes before it.
+        relabelled: datasets whose shards hold labels, and so count their digest.
+        derived: datasets with index and manifest to be made anew.
+        files: that show or name the person and are removed.
+        remains: lines on what normpipe leaves, for the user.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    after: Withdrawn
+    steps: tuple[ShardStep, ...]
+    relabelled: tuple[str, ...]
+    derived: tuple[str, ...]
+    files: tuple[str, ...]
+    remains: tuple[str, ...]
+
+
+def read_intent(root: Path) -> Intent | None:
+    """Return the withdrawal that was not finished, or None."""
+    path = root / INTENT_FILE
+    try:
+        return Intent.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        raise InputError(
+            f"{path} cannot be read (damaged, or of a newer normpipe): restore it, or remove it "
+            "and withdraw again"
+        ) from None
+
+
+def refuse_unfinished(root: Path) -> None:
+    """Raise where a withdrawal is at work or was stopped: its person may still be there."""
+    if (root / INTENT_FILE).is_file():
+        raise InputError(
+            f"a withdrawal from {root} is not finished: finish it with normpipe withdraw {root}"
+        )
+
+
+def carry_out(root: Path) -> Intent | None:
+    """Finish the withdrawal whose intent lies in a job's folder, which is locked; return it."""
+    intent = read_intent(root)
+    if intent is None:
+        return None
+    remove_temporaries(root)
+    write_if_changed(root / WITHDRAWN_FILE, to_json(intent.after.model_dump(mode="json")))
+    _strike_labels(root / LABELS_FILE, intent.after)
+    for name in intent.relabelled:
+        _relabel(root, name)
+    for step in intent.steps:
+        _carry_out_step(root, step)
+    for name in intent.derived:
+        derive_again(root, name)
+    for name in {*intent.files, SHEET_FILE}:  # a sheet may have been drawn since
+        remove_file(root / name)
+        if (root / name).parent.is_dir():
+            fsync_folder((root / name).parent)
+    remove_file(root / INTENT_FILE)
+    fsync_folder(root)
+    return intent
+
+
+def _strike_labels(path: Path, withdrawn: Withdrawn) -> None:
+    if not path.is_file():
+        return
+    labels = read_labels(path)
+    gone = withdrawn.found(labels["key"].to_pylist(), withdrawn.keys)
+    if gone:
+        write_table(path, without(labels, gone))
+
+
+def _relabel(root: Path, name: str) -> None:
+    """Let a dataset that holds labels say that it was made with those that are left."""
+    folder = ShardFolder(root / name)
+    made = read_description(folder) or {}
+    made["digests"] = {
+        **made.get("digests", {}),
+        "labels": labels_digest(read_labels(root / LABELS_FILE)),
+    }
+    write_if_changed(folder.stage_path, to_json(made))
+
+
+def _carry_out_step(root: Path, step: ShardStep) -> None:
+    folder = ShardFolder(root / step.dataset)
+    if not folder.shard(step.shard).is_file():
+        return  # taken away since; the next run makes it from the neutral rows
+    mark = step.fingerprint
+    if mark is None:
+        made = read_description(folder) or {}
+        mark = fingerprint(made, input_digests(root, made.get("reads", []), step.shard))
+    record = folder.record(step.shard)
+    if record is None or (record.sha256 == step.sha256 and step.rows):
+        _rewrite(folder, step, mark)
+    elif record.fingerprint != mark:
+        changed = record.model_copy(update={"fingerprint": mark})
+        write_bytes(folder.record_path(step.shard), record_bytes(changed))
+
+
+def _rewrite(folder: ShardFolder, step: ShardStep, mark: str) -> None:
+    """Write a shard anew, row group by row group, in the order that it had."""
+    with (
+        parquet_file(folder.shard(step.shard)) as file,
+        ShardWriter(folder, step.shard, _schema(file)) as writer,
+    ):
+        start = 0
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group).cast(_schema(file))
+            writer.add_table(neutral(table, start, step.rows))
+            start += table.num_rows
+        writer.commit(mark, None, step.why if step.quarantined else None)
+
+
+def _schema(file: pq.ParquetFile) -> pa.Schema:
+    """Return a shard's schema as it was written: read back, the items of lists have other names."""
+    text: bytes = file.metadata.metadata[b"ARROW:schema"]
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def neutral(table: pa.Table, start: int, rows: dict[int, tuple[str, str]]) -> pa.Table:
+    """Return a table in which some rows say no more than that someone was withdrawn.
+
+    Args:
+        start: position of the table's first row in the shard.
+        rows: position in the shard → key and parent_key. All other rows stay as they are.
+    """
+    here = range(start, start + table.num_rows)
+    if not any(place in rows for place in here):
+        return table
+    places = pa.array([None if p in rows else p - start for p in here], pa.int64())
+    fixed = {"status": status_of(WITHDRAWN), "reason": WITHDRAWN, "decided_by": DECIDED_BY}
+    columns: list[pa.Array | pa.ChunkedArray] = []
+    for field in table.schema:
+        column = table[field.name]
+        if field.name in ("key", "parent_key"):
+            part = 0 if field.name == "key" else 1
+            old = column.to_pylist()
+            values = [rows[p][part] if p in rows else old[p - start] for p in here]
+            column = pa.array(values, field.type)
+        elif field.name in fixed:
+            old = column.to_pylist()
+            values = [fixed[field.name] if p in rows else old[p - start] for p in here]
+            column = pa.array(values, field.type)
+        elif field.name not in _KEPT:
+            column = column.take(places)  # null where there is no place
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=table.schema)

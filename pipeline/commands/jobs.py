@@ -1,0 +1,157 @@
+"""From a command's options to its job, begun from what its output folder has saved.
+
+Part of the command line.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from ...stages import CONFIGS, FLOW
+from ..config import Job, load_job
+from ..errors import InputError, nearest
+from ..run.plan import read_description
+from ..stage import Stage
+from ..store.job_file import FLOW as FLOW_KEY
+from ..store.job_file import HEAD, changes, has_begun, read_job, saved_settings
+from ..store.labels import JOB_FILE, LABELS_FILE, holds_job, is_saved_job
+from ..store.shards import ShardFolder
+from ..store.storage import is_store, location
+
+log = logging.getLogger("normpipe")
+
+
+def job_to_run(argument: str | None, given: Mapping[str, Any], overrides: list[str]) -> Job:
+    """Return the job of ``normpipe run``.
+
+    Args:
+        argument: a job file, which is a complete statement; or a folder that holds a saved job,
+            or that file, whose job is gone on with there.
+        given: input, output and dataset of the command line, None where left out.
+        overrides: ``stage.key=value``.
+
+    Raises:
+        InputError: with one line.
+    """
+    file, root = _file_or_folder(argument, given["output"])
+    if file is None and argument is None and root is not None and not has_begun(root):
+        root = None  # nothing that its settings made is there: these are what counts
+    if root is None:
+        return load_job(file, given, overrides, CONFIGS)
+    if not holds_job(root):
+        raise InputError(
+            f"{root} holds no normpipe job: give --input PHOTOS and --output OUT, or a job file"
+        )
+    job = read_job(root)
+    for name in job:
+        if name not in (*HEAD, FLOW_KEY, *CONFIGS):
+            hint = nearest(name, [*HEAD, *CONFIGS])
+            raise InputError(f"{root / JOB_FILE}: unknown key '{name}' in the job of a run{hint}")
+    saved = saved_settings(root, CONFIGS)
+    if saved is None:
+        saved = _recovered(root, job, alone=given["input"] is None)
+    head = {name: job[name] for name in ("input", "dataset") if job.get(name)}
+    return load_job(None, {**given, "output": root}, overrides, CONFIGS, {**head, **saved})
+
+
+def _file_or_folder(argument: str | None, output: str | None) -> tuple[Path | None, Path | None]:
+    """Return a job file that states all, or else the folder whose saved job is begun from."""
+    if argument is None:
+        return None, location(output) if output else None
+    place = location(argument)
+    if not place.is_dir() and (place.suffix == ".toml" or not is_store(place)):
+        if output is not None or place.name != JOB_FILE or not is_saved_job(place):
+            return place, None
+        place = place.parent
+    if output is not None:
+        raise InputError(
+            f"{place} is an output folder: leave --output out, or name a job file "
+            f"({place / JOB_FILE} will do)"
+        )
+    return None, place
+
+
+def _recovered(root: Path, job: Mapping[str, Any], alone: bool) -> dict[str, dict[str, Any]]:
+    """Return what the datasets of a folder of release 0.1.0 say of their settings.
+
+    Raises InputError where that is not enough to go on with it ``alone``, without its options.
+    """
+    if alone and (root / LABELS_FILE).is_file():
+        raise InputError(
+            f"{root} is of normpipe 0.1.0, which did not save how labels are read: give --input "
+            "and all --set once more; from then on they are saved"
+        )
+    found: dict[str, dict[str, Any]] = {}
+    for entry in job.get(FLOW_KEY, []):
+        name = entry["stage"]
+        made = read_description(ShardFolder(root / entry["writes"]))
+        if made is None or name not in CONFIGS:
+            continue
+        known = CONFIGS[name].model_fields
+        found[name] = {n: "" if v is None else v for n, v in made["settings"].items() if n in known}
+        if name == "normalize":
+            variant = entry["writes"].rpartition("/")[2]
+            found[name]["variant"] = "" if variant == found[name].get("network") else variant
+    if len(found.get("pair", {}).get("variants", [])) == 1:
+        del found["pair"]["variants"]  # the one that the job makes
+    return found
+
+
+def begun_with(root: Path, known: Mapping[str, type[BaseModel]]) -> dict[str, dict[str, Any]]:
+    """Return the settings in ``known`` that a folder's job saved; none where nothing is made."""
+    return (saved_settings(root, known) or {}) if has_begun(root) else {}
+
+
+def say_changes(job: Job, stages: Sequence[str]) -> None:
+    """Log what the settings of ``stages`` change of what the output's job has saved."""
+    settings = {name: job.stages[name] for name in stages if name in job.stages}
+    for line in changes(job.output, settings):
+        log.info("%s (the former is saved in %s)", line, job.output / JOB_FILE)
+
+
+def place(workers: int | None, gpus: str | None, scheduler: str | None) -> list[str]:
+    """Return the options that say where to work as settings; one takes the place of the others."""
+    if workers is None and gpus is None and scheduler is None:
+        return []
+    names = [name.strip() for name in (gpus or "").split(",") if name.strip()]
+    listed = ", ".join(name if name.isdecimal() else f'"{name}"' for name in names)
+    return [
+        f"run.workers={workers or 0}",
+        f"run.gpus=[{listed}]",
+        f"run.scheduler='{scheduler or ''}'",
+    ]
+
+
+def identity(job: Job, flow: list[Stage]) -> dict[str, str]:
+    """Return what makes an output folder this job's and no other's."""
+    root, source = getattr(flow[0], "root", ""), job.input
+    if source is not None and source.is_symlink() and not source.is_dir():
+        # A list's folder, and what kind of file it is, are those of the link.
+        source = source.parent.resolve() / source.name
+    elif source is not None:
+        source = source.resolve()
+    return {
+        "dataset": job.dataset,
+        "input": str(source or ""),
+        "input_root": str(root),
+    }
+
+
+def select(only: str | None, first: str | None, until: str | None) -> list[str]:
+    """Return the names of the stages to run. Raises InputError for an unknown name or no choice."""
+    names = list(FLOW)
+    if only is not None and (first is not None or until is not None):
+        raise InputError("--stage goes without --from and --until")
+    for name in (only, first, until):
+        if name is not None and name not in names:
+            raise InputError(f"unknown stage '{name}'{nearest(name, names)}")
+    start = names.index(only or first or names[0])
+    end = names.index(only or until or names[-1])
+    if end < start:
+        raise InputError(
+            f"--until {until} comes before --from {first}: the order is {', '.join(names)}"
+        )
+    return names[start : end + 1]

@@ -1,0 +1,32 @@
+"""How workers in other processes build a job's stages. Part of the command line."""
+
+from typing import Any
+
+from ...stages import CONFIGS, build_flow
+from ..config import Job, RunConfig, portable
+from ..run.places import Remote
+from ..stage import MapStage
+from ..store.storage import location
+
+
+def remote(job: Job) -> Remote:
+    """Return what workers are told of a job; its paths count from this process's folder."""
+    settings = {
+        "input": str(job.input.resolve()) if job.input else None,
+        "output": str(job.output.resolve()),
+        "dataset": job.dataset,
+        "stages": {name: portable(config) for name, config in job.stages.items()},
+    }
+    return Remote(build_map_stages, settings)
+
+
+def build_map_stages(settings: dict[str, Any], run: RunConfig) -> dict[str, MapStage]:
+    """Return the map stages of the job that ``remote`` wrote down, by name, not yet opened."""
+    job = Job(
+        input=location(settings["input"]),
+        output=location(settings["output"]),
+        dataset=settings["dataset"],
+        run=run,
+        stages={name: CONFIGS[name](**values) for name, values in settings["stages"].items()},
+    )
+    return {stage.name: stage for stage in build_flow(job) if isinstance(stage, MapStage)}

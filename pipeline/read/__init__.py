@@ -1,0 +1,1 @@
+"""Reading datasets, for users and for stages."""

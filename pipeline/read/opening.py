@@ -1,0 +1,281 @@
+"""Finds a dataset and says where each of its rows, pictures and labels stands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from ...manifests.schema import COMMON, IMAGE
+from ..care.withdrawal import refuse_unfinished
+from ..errors import InputError, nearest
+from ..store.damage import damaged
+from ..store.labels import find_labels, job_folder, label_rows, own_label_columns, read_labels
+from ..store.layout import ABOUT
+from ..store.shards import ShardFolder
+from ..store.storage import location, parquet_file
+from .reading import RowReader, damage_said, open_parquet
+
+# pyarrow makes these functions at run time; no type checker sees them.
+pc: Any = pyarrow.compute
+
+_COMMON = [name for name, _ in COMMON]
+_PLACE = ["shard", "row_group", "row"]
+_DECISION = ["status", "reason", "decided_by"]
+STATUSES = ("ok", "rejected", "failed", "all")
+
+
+@dataclass
+class Part:
+    """A dataset that items take values from.
+
+    Attributes:
+        readers: one for each variant; under "" where all rows stand in one dataset.
+        names: the item's name → the column's.
+        places: (N, 3) int32, shard, row group, row of each item's row; -1 where it has none.
+    """
+
+    readers: dict[str, RowReader]
+    names: dict[str, str]
+    places: np.ndarray[Any, np.dtype[np.int32]]
+
+
+@dataclass
+class Opened:
+    """A dataset ready to be read.
+
+    Attributes:
+        table: one row an item: ``key``, ``_source`` (the key in the parts), ``_variant``, and those
+            of the wanted columns that need no shard to be read.
+        parts: where the other columns are.
+        pictures: names of the columns that are pictures.
+    """
+
+    table: pa.Table
+    parts: list[Part]
+    pictures: frozenset[str]
+
+
+@dataclass
+class _Source:
+    """A part before it is known which of its columns are wanted."""
+
+    folders: dict[str, Path]
+    columns: dict[str, str]
+    place: list[str]
+
+
+def open_rows(
+    path: Path,
+    labels: str | Path | pa.Table | None,
+    columns: Sequence[str] | None,
+    status: str,
+) -> Opened:
+    """Open a dataset; arguments and errors as of ``open_dataset``."""
+    if status not in STATUSES:
+        raise InputError(f"unknown status '{status}'{nearest(status, list(STATUSES))}")
+    shards = ShardFolder(dataset_folder(path))
+    refuse_unfinished(job_folder(shards.path))
+    numbers = _numbers(shards)
+    schema = _schema(shards.path, numbers)
+    rows = _rows(shards, numbers, schema)
+    if status != "all":
+        rows = rows.filter(pc.equal(rows["status"], status))
+    sources, pictures = _sources(shards.path, schema, rows)
+    own = own_label_columns(schema)
+    known = _labels(shards.path, labels, own, rows)
+    taken = next((n for n in known if n in (*_COMMON, "variant", *pictures)), None)
+    if taken:
+        raise InputError(f"a label is named '{taken}', as a column of the dataset is: rename it")
+    available = [name for source in sources for name in source.columns]
+    offered = [*_COMMON, *available, *known, *(["variant"] if _is_pairs(schema) else [])]
+    if columns is None:
+        wanted = [*pictures, *own] if pictures else available
+        wanted = [*wanted, *known, *(n for n in ("variant",) if n in offered)]
+        wanted += _DECISION if status != "ok" else []
+    else:
+        wanted = list(columns)
+        unknown = next((name for name in wanted if name not in offered), None)
+        if unknown:
+            raise InputError(f"{shards.path} has no column '{unknown}'{nearest(unknown, offered)}")
+    table = {name: rows[name] for name in ("key", "_source", "_variant")}
+    for name in wanted:
+        if name in known or name in rows.column_names:
+            table[name] = known[name] if name in known else rows[name]
+    parts = [_part(source, rows, wanted, table) for source in sources]
+    return Opened(
+        pa.table(table).combine_chunks(),
+        [part for part in parts if part.names],
+        frozenset(pictures),
+    )
+
+
+def dataset_folder(path: Path) -> Path:
+    """Return the folder with the shards that a path means; see ``open_dataset``."""
+    if path.is_file():
+        raise InputError(f"{path} is a file: give the folder that the shards are in")
+    if not path.is_dir():
+        raise InputError(f"no folder {path}: give a dataset's folder, or the --output of a run")
+    if _has_shards(path):
+        return path
+    if _has_shards(path / "pairs"):
+        return path / "pairs"
+    variants = _datasets(path / "normalized")
+    if len(variants) == 1:
+        return variants[0]
+    others = [*variants, *_datasets(path)]
+    if not others:
+        plain = path.name.removeprefix(ABOUT)
+        if plain not in ("", path.name) and _has_shards(path.with_name(plain)):
+            other = path.with_name(plain)
+            raise InputError(f"{path} only says what made {other}: open {other}")
+        raise InputError(f"{path} holds no dataset (no shard-*.parquet): run 'normpipe run' first")
+    choices = ", ".join(str(other) for other in others)
+    raise InputError(f"{path} holds neither pairs nor one normalized variant: open {choices}")
+
+
+def _datasets(folder: Path) -> list[Path]:
+    """Return the datasets in a folder, not those below; what lies beside each is none."""
+    found = (path for path in sorted(folder.glob("*")) if not path.name.startswith(ABOUT))
+    return [path for path in found if path.is_dir() and _has_shards(path)]
+
+
+def _has_shards(folder: Path) -> bool:
+    return bool(ShardFolder(folder).shard_sizes())
+
+
+def _numbers(shards: ShardFolder) -> list[int]:
+    """Return the numbers of the shards to read: those committed, or all where none has a record."""
+    if shards.records_path.is_dir():
+        records = shards.records()
+        for number, wrong in damaged(shards, records).items():
+            open_parquet(shards.shard(number)).close()  # a newer one is refused in plain words
+            raise InputError(f"{wrong}: the next normpipe run makes it again; see normpipe verify")
+        numbers = list(records)
+    else:
+        numbers = list(shards.shard_sizes())
+    if not numbers:
+        raise InputError(f"{shards.path} has no finished shard: run the same command again")
+    return numbers
+
+
+def _schema(folder: Path, numbers: list[int]) -> pa.Schema:
+    path = ShardFolder(folder).shard(numbers[0])
+    with open_parquet(path) as file:
+        schema = file.schema_arrow
+    missing = [name for name in ("key", "status") if name not in schema.names]
+    if missing:
+        raise InputError(f"{path} is no shard of normpipe: it has no column '{missing[0]}'")
+    return schema
+
+
+def _is_pairs(schema: pa.Schema) -> bool:
+    """Say whether a dataset is an index of pairs, with the pictures in other datasets."""
+    return "aligned_shard" in schema.names
+
+
+def _rows(shards: ShardFolder, numbers: list[int], schema: pa.Schema) -> pa.Table:
+    """Return all rows without their pictures, and where they stand."""
+    pairs = _is_pairs(schema)
+    rows = _from_index(shards, numbers)
+    if rows is None:
+        names = schema.names if pairs else [n for n in _COMMON if n in schema.names]
+        tables: list[pa.Table] = []
+        for number in numbers:
+            open_parquet(shards.shard(number)).close()  # refuses a newer one in plain words
+            with damage_said(shards.shard(number)):
+                tables.append(shards.read(number, names))
+        rows = pa.concat_tables(tables)
+    unknown = pa.nulls(rows.num_rows, pa.string())
+    for name in _COMMON:
+        if name not in rows.column_names:
+            rows = rows.append_column(name, unknown)
+    rows = rows.append_column("_source", _source_keys(rows) if pairs else rows["key"])
+    return rows.append_column("_variant", rows["variant"] if pairs else unknown)
+
+
+def _from_index(shards: ShardFolder, numbers: list[int]) -> pa.Table | None:
+    """Return the derived index, or None where there is none or it is of other shards."""
+    if not shards.index_path.is_file():
+        return None
+    with open_parquet(shards.index_path) as file, damage_said(shards.index_path):
+        index = file.read()
+    records = shards.records()
+    if records:
+        rows = sum(record.rows for record in records.values())
+    else:
+        rows = 0
+        for number in numbers:
+            with parquet_file(shards.shard(number)) as file:
+                rows += file.metadata.num_rows
+    return index if index.num_rows == rows else None
+
+
+def _source_keys(rows: pa.Table) -> pa.ChunkedArray:
+    """Return the keys that pairs have in the datasets that hold their pictures."""
+    if len(rows["variant"].unique()) < 2:
+        return rows["key"]
+    # Pairs of several variants: the stage puts "@variant" behind each key.
+    lengths = pc.add(pc.utf8_length(rows["variant"]), 1)
+    pairs = zip(rows["key"].to_pylist(), lengths.to_pylist(), strict=True)
+    return pa.chunked_array([pa.array([key[:-length] for key, length in pairs], pa.string())])
+
+
+def _sources(folder: Path, schema: pa.Schema, rows: pa.Table) -> tuple[list[_Source], list[str]]:
+    """Return where columns can be read, and the names of those that are pictures."""
+    if not _is_pairs(schema):
+        own = {name: name for name in schema.names if name not in _COMMON}
+        pictures = [field.name for field in schema if field.type == IMAGE]
+        return [_Source({"": folder}, own, _PLACE)], pictures
+    job = folder.resolve().parent
+    variants = sorted(rows["variant"].unique().to_pylist())
+    normalized = {variant: job / "normalized" / variant for variant in variants}
+    originals = _columns(job / "aligned")
+    faces = _columns(next(iter(normalized.values()))) if normalized else {"image": "image"}
+    renamed = {"normalized" if n == "image" else f"normalized_{n}": n for n in faces}
+    return [
+        _Source({"": job / "aligned"}, originals, [f"aligned_{name}" for name in _PLACE]),
+        _Source(normalized, renamed, [f"normalized_{name}" for name in _PLACE]),
+    ], ["image", "normalized"]
+
+
+def _columns(folder: Path) -> dict[str, str]:
+    if not folder.is_dir():
+        raise InputError(
+            f"the pairs refer to {folder}, which is not there: put it back, or pair with "
+            "--set pair.materialize=true for shards that need nothing beside them"
+        )
+    schema = _schema(folder, _numbers(ShardFolder(folder)))
+    return {name: name for name in schema.names if name not in _COMMON}
+
+
+def _labels(
+    folder: Path, given: str | Path | pa.Table | None, own: list[str], rows: pa.Table
+) -> dict[str, pa.ChunkedArray]:
+    """Return label columns in the order of the rows; none where the shards hold their own."""
+    if given is None:
+        file = None if own else find_labels(folder)
+        if file is None:
+            return {}
+        given = read_labels(file)  # in a store, the file is no Path
+    labels: pa.Table = read_labels(location(given)) if isinstance(given, str | Path) else given
+    if "key" not in labels.column_names:
+        raise InputError("the labels have no column 'key'")
+    keys, parents = (rows[name].combine_chunks() for name in ("_source", "parent_key"))
+    found = labels.drop_columns("key").take(label_rows(keys, parents, labels))
+    return {name: found[name] for name in found.column_names}
+
+
+def _part(source: _Source, rows: pa.Table, wanted: Sequence[str], known: Mapping[str, Any]) -> Part:
+    """Return a part that reads the wanted columns which are not known already."""
+    names = {n: c for n, c in source.columns.items() if n in wanted and n not in known}
+    columns = list(names.values())
+    places = [pc.fill_null(rows[name], -1).to_numpy() for name in source.place]
+    return Part(
+        {variant: RowReader(folder, columns) for variant, folder in source.folders.items()},
+        names,
+        np.stack(places, axis=1).astype(np.int32),
+    )

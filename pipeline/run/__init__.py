@@ -1,0 +1,1 @@
+"""Running stages: the plan, the loop, and the places where shards are made."""

@@ -1,0 +1,174 @@
+"""What is left to do: fingerprints decide, never times."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ...manifests.schema import SCHEMA_VERSION
+from ...manifests.vocabularies import is_failure
+from ..config import differences, listed
+from ..errors import OutputError
+from ..stage import MapStage, SourceStage, Stage
+from ..store.shards import ShardFolder, ShardRecord
+
+
+def describe(stage: Stage) -> dict[str, Any]:
+    """Return all that shapes a stage's results, its input's bytes apart (open the stage first)."""
+    versions: dict[str, str] = {}
+    for name in stage.libraries:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "stage": stage.name,
+        "version": stage.version,
+        "settings": stage.config.shaping(),
+        "digests": stage.digests(),
+        "libraries": versions,
+        "device_class": stage.device_class,
+        "reads": list(stage.reads),
+    }
+
+
+def fingerprint(description: dict[str, Any], inputs: Sequence[str]) -> str:
+    """Return the hex sha256 of a description and the sha256 of each input shard."""
+    text = json.dumps([description, list(inputs)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_description(folder: ShardFolder) -> dict[str, Any] | None:
+    """Return what made a dataset, or None where nothing (readable) is there."""
+    try:
+        return json.loads(folder.stage_path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def refuse_other(stage: Stage, folder: ShardFolder, description: dict[str, Any]) -> None:
+    """Raise where ``folder`` was made otherwise, naming what differs as a user writes it."""
+    old = read_description(folder)
+    if old is None or not folder.records():
+        return
+    new: dict[str, Any] = json.loads(json.dumps(description))
+    settings = differences(old.get("settings", {}), new["settings"], f"{stage.table}.")
+    before, after = ({**made, "settings": None} for made in (old, new))
+    others = differences(before, after)
+    if settings or others:
+        # Files are named by settings, but for labels, which joins read; versions by nobody.
+        set_so = settings or (
+            isinstance(stage, MapStage) and any(line.startswith("digests.") for line in others)
+        )
+        root = folder.path.parents[stage.writes.count("/")]
+        command = f" ('{stage.goes_on.format(root)}' without these --set goes on)" if set_so else ""
+        raise OutputError(
+            f"{folder.path} was made otherwise{listed([*settings, *others])}: go back to the old "
+            f"settings{command}, choose another --output{_variant_hint(stage)}, or redo the stage "
+            "with --overwrite"
+        )
+
+
+def _variant_hint(stage: Stage) -> str:
+    return " or another variant name" if "/" in stage.writes else ""
+
+
+#: Stands for an input shard that is not committed.
+ABSENT = "absent"
+
+
+@dataclass
+class StagePlan:
+    """A stage's shards: committed and current, to be made, and made from other input."""
+
+    done: dict[int, ShardRecord] = field(default_factory=lambda: dict[int, ShardRecord]())
+    todo: list[int] = field(default_factory=lambda: list[int]())
+    stale: list[int] = field(default_factory=lambda: list[int]())
+
+
+def input_digests(root: Path, reads: Sequence[str], number: int) -> list[str]:
+    """Return the sha256 of shard ``number`` in every dataset that a stage reads."""
+    return _digests(ShardFolder(root / name).record(number) for name in reads)
+
+
+def _digests(records: Iterable[ShardRecord | None]) -> list[str]:
+    return [record.sha256 if record else ABSENT for record in records]
+
+
+class Inputs:
+    """The same for all shards, of records that are read once."""
+
+    def __init__(self, root: Path, reads: Sequence[str]) -> None:
+        self.records = [ShardFolder(root / name).records() for name in reads]
+
+    def digests(self, number: int) -> list[str]:
+        """Return the sha256 of shard ``number`` in every dataset that the stage reads."""
+        return _digests(records.get(number) for records in self.records)
+
+
+def current(record: ShardRecord, wanted: str, retry: Stage | None = None) -> bool:
+    """Say whether a committed shard is what this job would write.
+
+    ``retry``: the stage whose failures are to be tried again; those of earlier stages are not its.
+    """
+    return record.fingerprint == wanted and not (retry and _failed_at(record, retry.name))
+
+
+def _failed_at(record: ShardRecord, stage: str) -> bool:
+    reasons = [mark.partition(":") for mark in record.reasons]
+    return any(by == stage and is_failure(reason) for by, _, reason in reasons)
+
+
+def plan_stage(
+    root: Path, stage: Stage, description: dict[str, Any], retry_failed: bool = False
+) -> StagePlan:
+    """Compare a stage's shards with its input's; reads records only."""
+    plan = StagePlan()
+    own = ShardFolder(root / stage.writes).records()
+    inputs = Inputs(root, stage.reads)
+    for number in inputs.records[0]:
+        digests = inputs.digests(number)
+        wanted = fingerprint(description, digests)
+        record = own.get(number)
+        if record is not None and current(record, wanted, stage if retry_failed else None):
+            plan.done[number] = record
+        else:
+            plan.todo.append(number)
+            # An input that is to be made again will most likely be the same as before.
+            if record is not None and record.fingerprint != wanted and ABSENT not in digests:
+                plan.stale.append(number)
+    return plan
+
+
+#: What may differ between machines that make the same dataset, pictures' rounding apart.
+_OF_MACHINES = ("device_class", "libraries")
+
+
+def is_whole(root: Path, flow: Sequence[Stage]) -> bool:
+    """Say whether all that a flow makes is there, made with its settings on whatever machine.
+
+    Reads descriptions and records only. The stages need not be open.
+    """
+    return all(_is_whole(root, stage) for stage in flow)
+
+
+def _is_whole(root: Path, stage: Stage) -> bool:
+    folder = ShardFolder(root / stage.writes)
+    made = read_description(folder)
+    if made is None or not folder.manifest_path.is_file():  # written last
+        return False
+    if differences(_portable(made), _portable(describe(stage))):
+        return False
+    if isinstance(stage, SourceStage):
+        rows = sum(record.rows for record in folder.records().values())
+        return rows >= stage.scan().rows.num_rows
+    return not plan_stage(root, stage, made).todo
+
+
+def _portable(description: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in description.items() if name not in _OF_MACHINES}
+    return json.loads(json.dumps(kept))

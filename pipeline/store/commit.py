@@ -1,0 +1,240 @@
+"""Writing that survives a kill at any instant: temporary name, fsync, rename, fsync the folder.
+
+In a store an object appears whole or not at all, so there it is just put (``storage``).
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from ..errors import OutputError
+from .storage import copy, is_store, put, remove, store_errors, upload
+from .store_lock import store_locked
+
+#: Suffix of what is being written; such a file is never read and is removed at the next start.
+TEMPORARY = ".tmp"
+
+#: Held by the process that writes into a folder; in a store, a prefix of numbered objects. Other
+#: names, so that a dataset may be copied from one to the other.
+LOCK_FILE = ".normpipe.lock"
+STORE_LOCK = ".normpipe.locks"
+
+_FULL = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Generator[None, None, None]:
+    """Turn a full, read-only or forbidden disk, or a store's error, into one line."""
+    try:
+        with store_errors(path):
+            yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        what = os.strerror(error.errno or 0)
+        raise OutputError(
+            f"cannot write {path}: {what}; make room (or mend the permissions) and run the same "
+            "command again: what is committed is kept"
+        ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None, None, None]:
+    """Hold a folder for this process alone, making it where it is missing.
+
+    Raises:
+        OutputError: another process holds it, or it cannot be written.
+    """
+    if is_store(folder):
+        with store_locked(folder / STORE_LOCK, folder):
+            yield
+        return
+    with storage_errors(folder):
+        make_folder(folder)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        with storage_errors(folder):
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(
+            f"another normpipe is at work in {folder}: wait for it, or stop it first"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def temporary(path: Path) -> Path:
+    """Return the name under which ``path`` is written before its commit."""
+    return path.with_name(path.name + TEMPORARY)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames in a folder durable; a store needs no such thing."""
+    if is_store(folder):
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably: a power cut would take all that is in them."""
+    if is_store(folder) or folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    with suppress(PermissionError):  # a folder that may be written to, but not read
+        fsync_folder(folder.parent)
+
+
+def commit_file(path: Path) -> None:
+    """Give what was written as ``temporary(path)``, flushed and fsynced, its name, durably."""
+    move(temporary(path), path)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file so that it is there whole or not at all."""
+    if is_store(path):
+        return put(path, data)
+    with storage_errors(path):
+        make_folder(path.parent)
+        with temporary(path).open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        return commit_file(path)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return JSON with sorted keys."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys, whole or not at all."""
+    write_bytes(path, json_bytes(value))
+
+
+def write_if_changed(path: Path, data: bytes) -> None:
+    """Write a derived file unless it already holds these bytes."""
+    if not path.is_file() or path.read_bytes() != data:
+        write_bytes(path, data)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a killed run left unfinished, for good: a face may be in it.
+
+    A store has such files only where a folder was copied to it.
+    """
+    if not folder.is_dir():
+        return
+    found = [path for path in sorted(folder.rglob("*" + TEMPORARY)) if path.is_file()]
+    with storage_errors(folder):
+        for path in found:
+            remove_file(path)
+        for parent in {path.parent for path in found}:
+            fsync_folder(parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file; none there is no error. In a folder, durable with ``fsync_folder``."""
+    if is_store(path):
+        return remove(path)
+    return path.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a whole, fsynced file another name, in the place of an older one, durably.
+
+    In a store the object is copied, and does not come here.
+    """
+    if is_store(target):
+        copy(source, target)
+        return remove(source)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # The target lies on another disk: a link to where there is room.
+        with source.open("rb") as data, temporary(target).open("wb") as stream:
+            shutil.copyfileobj(data, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary(target).replace(target)
+        source.unlink()
+    return fsync_folder(target.parent)
+
+
+class PendingFile:
+    """A file that is hashed as it is written, and whose content is durable when it is finished.
+
+    For a store it is a file without a name here, which is uploaded at the end, so that a killed
+    process leaves nothing of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream: IO[bytes]
+        if is_store(path):
+            self._stream = tempfile.TemporaryFile(prefix="normpipe-")  # noqa: SIM115 - closed when it is uploaded
+        else:
+            self._stream = path.open("wb")
+        self._hash = hashlib.sha256()
+        self._dropped = False
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        """Append bytes; once it is dropped, do nothing."""
+        view = memoryview(data)
+        if self._dropped:
+            # Arrow writes a footer when it collects a writer that was not closed. Raised there, an
+            # error is formatted in the middle of whatever Python did when it began to collect.
+            return view.nbytes
+        self._hash.update(view)
+        self.size += view.nbytes
+        return self._stream.write(view)
+
+    def flush(self) -> None:
+        """Hand what was written to the system."""
+        if not self._dropped:
+            self._stream.flush()
+
+    @property
+    def closed(self) -> bool:
+        """Say whether it takes no more."""
+        return self._stream.closed
+
+    def finish(self) -> str:
+        """Make what was written durable; return its hex sha256. Nothing may be written after."""
+        self._stream.flush()
+        if is_store(self._path):
+            upload(self._stream, self._path)
+        else:
+            os.fsync(self._stream.fileno())
+        self._stream.close()
+        return self._hash.hexdigest()
+
+    def drop(self) -> None:
+        """Close it, and remove it."""
+        self._dropped = True
+        with suppress(OSError):  # what is still held back finds no room on a full disk
+            self._stream.close()
+        if not is_store(self._path):
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,53 @@
+"""The weights that come with the package, and the packs that lie on this machine."""
+
+import json
+import sys
+from pathlib import Path
+
+from ...pipeline.stage import sha256_file
+from ..faces.packs import pack_files, packs_folder
+from .finding import Finding, no, warn, yes
+
+#: Not by way of ``networks.checkpoint``, which imports torch: weights are looked at without it.
+SHIPPED = Path(__file__).parent.parent / "networks" / "weights"
+
+
+def recorded_digest(card: Path) -> str:
+    """Return the sha256 that the card (.json) of shipped weights records; empty: none."""
+    try:
+        return str(json.loads(card.read_text(encoding="utf-8")).get("sha256", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def check_weights(folder: Path = SHIPPED) -> list[Finding]:
+    """Say of all shipped weights whether they are the recorded ones."""
+    remedy = f"install normpipe again ({sys.executable} -m pip install --force-reinstall .)"
+    findings: list[Finding] = []
+    for card in sorted(folder.glob("*.json")):
+        weights, recorded = card.with_suffix(".safetensors"), recorded_digest(card)
+        if not weights.is_file():
+            findings.append(no("weights", f"{weights.name} is not there", remedy))
+        elif (digest := sha256_file(weights)) != recorded:
+            found = f"{weights.name} has sha256 {digest}, recorded is {recorded or 'none'}"
+            findings.append(no("weights", found, remedy))
+        else:
+            findings.append(yes("weights", f"{weights.name} as recorded, sha256 {digest}"))
+    return findings or [no("weights", f"none in {folder}", remedy)]
+
+
+def check_packs(folder: Path | None = None) -> list[Finding]:
+    """Say which insightface packs lie here; none is needed with the default detector.
+
+    Args:
+        folder: that holds packs by name; None: where insightface puts those that it downloads.
+    """
+    folder = folder or packs_folder()
+    findings: list[Finding] = []
+    for file in pack_files(folder):
+        found = f"{file.pack}/{file.name}, {file.state}, sha256 {file.sha256}"
+        remedy = f"somebody changed it: remove {folder / file.pack}, and get the pack again"
+        changed = file.state == "not as recorded"
+        findings.append(warn("pack", found, remedy) if changed else yes("pack", found))
+    none = yes("pack", f"none in {folder} (only align.detector=insightface needs one)")
+    return findings or [none]

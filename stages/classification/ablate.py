@@ -1,0 +1,293 @@
+"""ablate: does normalizing help, and what of it? One table of trainings that differ in one thing.
+
+Every training has the same recipe, faces and steps; what differs are the views, the head, the seed
+and how many faces train. Finished trainings are kept, so the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ...pipeline.errors import InputError
+from ...pipeline.store.commit import locked, write_json
+from ..classify import plan_parts, train
+from ..metrics.resampling import Draws, percentiles
+from .evaluate import evaluate_part
+from .listing import Listing
+from .protocol import Part, check
+from .scores.score_files import Scored, read_scores
+from .scores.scoring import HEADLINE, MODEL, headline_of, row_statistics
+from .settings import AblateConfig, ClassifyConfig, EvaluateConfig
+from .tasks import Task, people_of
+from .views import ViewPool
+
+Floats = NDArray[Any]
+Rows = NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+#: What the table's arms mean, for reports.
+MEANINGS = {
+    "original": "the original alone",
+    "normalized": "the normalized face alone",
+    "original+original": "the original twice, augmented on its own each time",
+    "original+normalized": "both",
+    "original+code": "the original and the normalizer's expression code",
+    "original+features": "the original, and it once more through the normalizer's encoder",
+}
+#: Differences that the idea stands or falls with: (name, ours, other).
+CONTRASTS = (
+    ("both views - the original twice", "original+normalized", "original+original"),
+    ("normalized - original", "normalized", "original"),
+    ("both views - original and code", "original+normalized", "original+code"),
+    ("both views - original and encoder", "original+normalized", "original+features"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Several seeds of one training.
+
+    Attributes:
+        size: faces that train.
+        arm, head: what differs.
+        value: mean over the seeds of the headline on the full test set.
+        low, high: 95 % interval over people, of that mean.
+        each: by seed.
+        kept: the mean on the test faces that could be used.
+    """
+
+    size: int
+    arm: str
+    head: str
+    value: float
+    low: float
+    high: float
+    each: tuple[float, ...]
+    kept: float
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference of two cells of one size, paired by person and by seed."""
+
+    size: int
+    name: str
+    head: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The whole table."""
+
+    headline: str
+    names: tuple[str, ...]
+    test_rows: int
+    people: int
+    cells: tuple[Cell, ...]
+    contrasts: tuple[Contrast, ...]
+    groups: dict[str, Ablation]
+
+    def text(self) -> str:
+        """Return the table as plain text, Markdown's; the groups behind it."""
+        parts = [self._table()]
+        parts += [f"**{name}**\n\n{table.text()}" for name, table in self.groups.items()]
+        return "\n\n".join(parts)
+
+    def _table(self) -> str:
+        lines: list[str] = []
+        for size in sorted({cell.size for cell in self.cells}):
+            here = [cell for cell in self.cells if cell.size == size]
+            heads = list(dict.fromkeys(cell.head for cell in here))
+            lines += [
+                f"{size} faces train; {self.headline} on {self.test_rows} faces of "
+                f"{self.people} people:",
+                "",
+                "| views | " + " | ".join(heads) + " |",
+                "|---|" + "---|" * len(heads),
+            ]
+            for arm in dict.fromkeys(cell.arm for cell in here):
+                found = {cell.head: cell for cell in here if cell.arm == arm}
+                values = " | ".join(_interval(found[h]) if h in found else "" for h in heads)
+                lines.append(f"| {MEANINGS.get(arm, arm)} | {values} |")
+            lines += ["", "| difference | head | points |", "|---|---|---|"]
+            lines += [
+                f"| {c.name} | {c.head} | {_interval(c, sign=True)} |"
+                for c in self.contrasts
+                if c.size == size
+            ]
+            lines.append("")
+        return "\n".join(lines).rstrip()
+
+    def write(self, output: Path) -> None:
+        """Write ``ablation.json``, ``ablation.md`` and ``ablation.png``."""
+        from .scores.plots import draw_ablation
+
+        write_json(output / "ablation.json", asdict(self))
+        (output / "ablation.md").write_text(self.text() + "\n", encoding="utf-8")
+        draw_ablation(self, output / "ablation.png")
+
+
+def ablate(
+    config: AblateConfig, recipe: ClassifyConfig, data: Path, output: Path, overwrite: bool = False
+) -> Ablation:
+    """Train and score all combinations, then table them.
+
+    Raises:
+        InputError: as ``classify``, or a size larger than the training set.
+        OutputError: the folder holds trainings of other settings.
+    """
+    # All arms see the same faces: those that have both views.
+    both = recipe.model_copy(update={"views": "original+normalized"})
+    listing, task, parts = plan_parts(both, data)
+    if len(parts) > 1:
+        raise InputError("ablate takes one split: leave classify.folds empty")
+    part = parts[0]
+    usable = listing.usable
+    candidates = part.train[usable[part.train]]
+    sizes = config.sizes or (len(candidates),)
+    if max(sizes) > len(candidates) or min(sizes) < 1:
+        wrong = max(sizes) if max(sizes) > len(candidates) else min(sizes)
+        raise InputError(
+            f"ablate.sizes asks for {wrong} faces, but {len(candidates)} usable ones train"
+        )
+    if recipe.devices > 1:
+        raise InputError("ablate trains in one process: set classify.devices = 1")
+    for size in sizes:  # before hours of training
+        for seed in config.seeds:
+            some = replace(part, train=subset(candidates, size, seed))
+            check(task, listing, some, recipe.shared_subjects)
+    threads = recipe.threads or 1
+    held = np.concatenate([candidates, part.test[usable[part.test]]])
+    pool = ViewPool(listing, np.unique(held), recipe.memory_gb, threads)
+    plan = [
+        (size, arm, head, seed)
+        for size in sizes
+        for seed in config.seeds
+        for arm in config.arms
+        for head in config.heads
+    ]
+    with locked(output):
+        found: dict[tuple[int, str, str, int], Scored] = {}
+        for place, (size, arm, head, seed) in enumerate(plan, 1):
+            log.info("%d of %d: %d faces, %s, %s, seed %d", place, len(plan), size, arm, head, seed)
+            one = recipe.model_copy(update={"views": arm, "head": head, "seed": seed})
+            some = replace(part, train=subset(candidates, size, seed))
+            folder = output / "runs" / f"{size}-{arm}-{head}-seed{seed}"
+            found[size, arm, head, seed] = _run(one, (listing, task, some), folder, pool, overwrite)
+        groups = listing.take(part.test).column(config.by) if config.by else None
+        result = tabulate(config, task, found, groups)
+        result.write(output)
+    return result
+
+
+def subset(rows: Rows, size: int, seed: int) -> Rows:
+    """``size`` of the rows, drawn by the seed; a smaller set lies within a larger one."""
+    order = np.random.default_rng([seed, 51]).permutation(len(rows))
+    return np.sort(rows[order[:size]])
+
+
+def _run(
+    recipe: ClassifyConfig,
+    what: tuple[Listing, Task, Part],
+    folder: Path,
+    pool: ViewPool,
+    overwrite: bool,
+) -> Scored:
+    listing, task, part = what
+    # A stop in minutes ends one training; a table wants them all.
+    recipe = recipe.model_copy(update={"minutes": None, "paper_style": False})
+    train(recipe, listing, task, part, folder, pool=pool, overwrite=overwrite)
+    evaluate_part(EvaluateConfig.model_validate({}), listing, part, folder, pool=pool)
+    return read_scores(folder / "scores")
+
+
+def tabulate(
+    config: AblateConfig,
+    task: Task,
+    found: dict[tuple[int, str, str, int], Scored],
+    groups: Sequence[Any] | None = None,
+) -> Ablation:
+    """Means over seeds, and intervals over the people of the test set.
+
+    Args:
+        found: (size, arm, head, seed) → scores, all of the same test rows in the same order.
+        groups: of each test row; each is tabled on its own, too. None for none.
+    """
+    first = next(iter(found.values()))
+    if groups is not None:
+        names = sorted({str(name) for name in groups if name is not None})
+        inner = {}
+        for name in names:
+            rows = pa.array([place for place, own in enumerate(groups) if str(own) == name])
+            some = {
+                key: replace(run, predictions=run.predictions.take(rows))
+                for key, run in found.items()
+            }
+            inner[name] = tabulate(config, task, some)
+        return replace(tabulate(config, task, found), groups=inner)
+    who, keys = (first.predictions[name].to_pylist() for name in ("subject", "key"))
+    draws = Draws(np.asarray(people_of(who, keys)), config.resamples)
+    drawn: dict[tuple[int, str, str], Floats] = {}
+    cells: list[Cell] = []
+    for size, arm, head in dict.fromkeys((s, a, h) for s, a, h, _ in found):
+        runs = [found[size, arm, head, seed] for seed in config.seeds]
+        statistics = [row_statistics(task, run.predictions, run.card.threshold) for run in runs]
+        each = [float(headline_of(task.kind, rows.sum(0))) for rows in statistics]
+        over = [headline_of(task.kind, draws.sums(rows)) for rows in statistics]
+        drawn[size, arm, head] = np.mean(over, axis=0)
+        kept = [_kept(task, run, rows) for run, rows in zip(runs, statistics, strict=True)]
+        low, high = percentiles(drawn[size, arm, head])
+        mean, kept_mean = float(np.mean(each)), float(np.mean(kept))
+        cells.append(Cell(size, arm, head, mean, low, high, tuple(each), kept_mean))
+    return Ablation(
+        HEADLINE[task.kind],
+        task.names,
+        first.predictions.num_rows,
+        draws.people,
+        tuple(cells),
+        tuple(_contrasts(cells, drawn)),
+        {},
+    )
+
+
+def _contrasts(cells: Sequence[Cell], drawn: dict[tuple[int, str, str], Floats]) -> list[Contrast]:
+    values = {(cell.size, cell.arm, cell.head): cell.value for cell in cells}
+    pairs: list[tuple[int, str, str, tuple[int, str, str], tuple[int, str, str]]] = []
+    for size, head in dict.fromkeys((cell.size, cell.head) for cell in cells):
+        pairs += [
+            (size, name, head, (size, ours, head), (size, other, head))
+            for name, ours, other in CONTRASTS
+        ]
+    for size in dict.fromkeys(cell.size for cell in cells):
+        ours = (size, "original+normalized", "mixture")
+        pairs.append((size, "mixture - dense, both views", "", ours, (*ours[:2], "dense")))
+    found: list[Contrast] = []
+    for size, name, head, ours, other in pairs:
+        if ours in drawn and other in drawn:
+            low, high = percentiles(drawn[ours] - drawn[other])
+            found.append(Contrast(size, name, head, values[ours] - values[other], low, high))
+    return found
+
+
+def _kept(task: Task, run: Scored, statistics: Floats) -> float:
+    by = np.asarray(run.predictions["predicted_by"].to_pylist(), object)
+    return float(headline_of(task.kind, statistics[by == MODEL].sum(0)))
+
+
+def _interval(value: Cell | Contrast, sign: bool = False) -> str:
+    plus = "+" if sign else ""
+    return (
+        f"{100 * value.value:{plus}.1f} [{100 * value.low:{plus}.1f}, {100 * value.high:{plus}.1f}]"
+    )

@@ -1,0 +1,203 @@
+"""evaluate: what a classifier says of a test set, and how right it is, beside all that made it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ...pipeline.errors import InputError
+from ...pipeline.stage import sha256_file
+from ..classify import CARD_FILE, EPOCHS_FILE, MODEL_FILE
+from ..training.devices import make_fabric
+from .classifiers import Classifier, Told, check_normalizer, open_classifier, tell
+from .listing import Listing, list_faces
+from .protocol import Part, all_of
+from .scores.expert_use import ExpertUse, write_experts
+from .scores.score_files import SCORES, ScoreCard, read_scores, write_scores
+from .scores.score_page import write_report
+from .scores.scoring import FALLBACK, MODEL, prediction_columns, score
+from .settings import EvaluateConfig, Views
+from .tasks import Task
+from .views import PLANS, ViewData, ViewPool, normalizer_weights
+
+Floats = NDArray[np.floating]
+Rows = NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    config: EvaluateConfig,
+    model_folder: Path,
+    listing: Listing,
+    rows: Rows,
+    output: Path,
+    split: str,
+    pool: ViewPool | None = None,
+) -> ScoreCard:
+    """Score a model on the rows of a listing, with inputs that have no usable face.
+
+    Args:
+        rows: the full test set. What is not usable is given the training set's means.
+        split: how these rows were chosen, for the score file.
+        pool: pictures that were read before.
+
+    Raises:
+        InputError: no model, a listing without the views that it needs, or faces of another
+            normalizer.
+    """
+    model = open_classifier(model_folder)
+    views = config.views or model.views
+    _require_known(model, views)
+    about = json.loads((model_folder / CARD_FILE).read_bytes())
+    digest = sha256_file(model_folder / MODEL_FILE)
+    faces = listing.take(rows)
+    data_digest = faces.digest(model.task)
+    done = _done(output, digest, data_digest, config, views)
+    if done is not None:
+        log.info("%s: scored already: %s", split, output)
+        return done
+    if not config.any_normalizer:
+        _check_normalizer(model, views, faces)
+    usable = np.flatnonzero(faces.usable)
+    pool = pool or ViewPool(listing, rows[usable], config.memory_gb, config.threads)
+    data = ViewData(pool, rows[usable], views, model.network, model.normalizer)
+    told = tell(model, data, str(make_fabric(config.device, "fp32").device))
+    table = predictions(model.task, faces, usable, told, about["fallback"], about["fold"])
+    recipe = about["recipe"]
+    found = score(model.task, table, config.threshold)
+    use = ExpertUse(model.task.names, told.input_load, told.output_gates)
+    found["warnings"] = [*found["warnings"], *use.warnings()]
+    card = ScoreCard(
+        kind=model.task.kind,
+        names=model.task.names,
+        train_dataset=about["trained_on"]["dataset"],
+        test_dataset=listing.name,
+        split=split,
+        fold=about["fold"],
+        camera=config.camera or None,
+        seed=recipe["seed"],
+        threshold=config.threshold,
+        views=views,
+        head=recipe["head"],
+        variant=", ".join(listing.variants) if "normalized" in PLANS[views].reads else None,
+        model_sha256=digest,
+        data_sha256=data_digest,
+        fallback="the means of the training labels",
+        paper_style=paper_style(model_folder),
+        **found,
+    )
+    write_experts(output, use)
+    write_report(output, card)
+    return write_scores(output, card, table)
+
+
+def predictions(
+    task: Task,
+    faces: Listing,
+    usable: Rows,
+    told: Told,
+    fallback: list[float],
+    fold: int | None,
+) -> pa.Table:
+    """Return one row an input: who, truth, what is said, and who says it.
+
+    Args:
+        faces: the full test set.
+        usable: rows of ``faces`` that ``told`` speaks of, in order.
+        fallback: (L,) what is said of all others.
+    """
+    values = np.tile(np.asarray(fallback, np.float64), (len(faces), 1))
+    values[usable] = told.values
+    told_by = np.full(len(faces), FALLBACK, object)
+    told_by[usable] = MODEL
+    columns = {
+        "key": pa.array(faces.column("key"), pa.string()),
+        "subject": pa.array(faces.subjects(), pa.string()),
+        "fold": pa.array([fold] * len(faces), pa.int32()),
+        "status": pa.array(faces.column("status"), pa.string()),
+        "reason": pa.array(faces.column("reason"), pa.string()),
+        "predicted_by": pa.array(told_by.tolist(), pa.string()),
+    }
+    return pa.table(columns | prediction_columns(task, task.truth(faces.labels), values))
+
+
+def paper_style(model_folder: Path) -> dict[str, float | str | None] | None:
+    """Return the figures that were chosen on the test set, where training kept them."""
+    path = model_folder / EPOCHS_FILE
+    if not path.is_file():
+        return None
+    epochs = json.loads(path.read_bytes())
+    best = max(epochs, key=lambda row: row["headline"] or 0.0)
+    return {
+        "best_epoch": float(best["epoch"]),
+        "best_epoch_" + best["name"]: best["headline"],
+        **best["tuned"],
+    }
+
+
+def evaluate_part(
+    config: EvaluateConfig,
+    listing: Listing,
+    part: Part,
+    output: Path,
+    test: tuple[Listing, str] | None = None,
+    pool: ViewPool | None = None,
+) -> ScoreCard:
+    """Score one part's model: on its own test rows, or on another dataset.
+
+    Args:
+        output: the model's folder; scores go into ``scores`` within it.
+        test: another dataset and its split (empty: all of it).
+        pool: pictures of ``listing`` that were read before.
+    """
+    folder = output / part.folder if part.folder else output
+    if test is None:
+        return evaluate(config, folder, listing, part.test, folder / "scores", part.name, pool)
+    other, split = test
+    model = open_classifier(folder)
+    rows = all_of(other, model.task, split)
+    words = f"cross-dataset, {f'split {split}' if split else 'all'} of {other.name}"
+    return evaluate(config, folder, other, rows, folder / f"scores-{other.name}", words)
+
+
+def list_for(
+    model: Classifier, data: Path, variant: str = "", views: Views | None = None
+) -> Listing:
+    """List a dataset with the views that a model is shown. Raises InputError."""
+    return list_faces(data, PLANS[views or model.views].reads, variant)
+
+
+def _require_known(model: Classifier, views: str) -> None:
+    """Raise InputError for views that the model has never seen."""
+    asked, trained = PLANS[views], PLANS[model.views]
+    if asked.first not in ("", trained.first) or asked.second not in ("", trained.second):
+        raise InputError(
+            f"the model was trained on '{model.views}' and knows no '{views}': set evaluate.views "
+            "to what it was trained on, or to one view of it"
+        )
+
+
+def _check_normalizer(model: Classifier, views: str, faces: Listing) -> None:
+    """Raise InputError for faces of another normalizer than the one that training saw."""
+    weights = normalizer_weights(views, faces, model.normalizer)
+    # Shards made by other hands say nothing, and neither did those that the model was trained on.
+    if weights is not None or model.normalized_by:
+        check_normalizer(model, weights, "--set evaluate.any_normalizer=true")
+
+
+def _done(
+    output: Path, model_sha256: str, data_sha256: str, config: EvaluateConfig, views: str
+) -> ScoreCard | None:
+    """Return the scores if they are there and of the same model, data and settings."""
+    if not (output / SCORES).is_file():
+        return None
+    card = read_scores(output).card
+    same = (card.model_sha256, card.data_sha256, card.threshold, card.camera or "", card.views)
+    wanted = (model_sha256, data_sha256, config.threshold, config.camera, views)
+    return card if same == wanted else None

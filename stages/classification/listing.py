@@ -1,0 +1,305 @@
+"""Faces of a dataset, labelled or not, with their views ready to be read."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
+
+from ...pipeline.errors import InputError, nearest
+from ...pipeline.read.dataset import ShardDataset, open_dataset
+from ...pipeline.read.opening import dataset_folder
+from ...pipeline.read.reading import open_parquet
+from ...pipeline.store.labels import holds_job, own_label_columns
+from ...pipeline.store.shards import ShardFolder
+from ..training.pictures import Form, decode_picture
+from .tasks import Task
+
+Floats = NDArray[np.floating]
+ByteArray = NDArray[np.uint8]
+Rows = NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+# pyarrow makes these functions at run time; no type checker sees them.
+pc: Any = pyarrow.compute
+
+#: View → the column of a dataset of pairs that it is read from.
+COLUMNS = {"original": "image", "normalized": "normalized"}
+#: Columns of a listing that are no labels.
+_OWN = ("key", "parent_key", "status", "reason", "decided_by", "variant")
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Rows of a dataset, without pictures: of ``list_faces`` one an input, of ``list_rows`` all.
+
+    Attributes:
+        path: as it was given.
+        dataset: its rows, pictures encoded.
+        labels: for each ``key``, ``parent_key``, ``status``, ``reason`` and all labels there are.
+        items: (N,) its row in ``dataset``.
+        variants: normalized variants that the dataset holds.
+    """
+
+    path: Path
+    dataset: ShardDataset
+    labels: pa.Table
+    items: Rows
+    variants: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """(N,) whether an input has its pictures."""
+        return np.asarray([status == "ok" for status in self.labels["status"].to_pylist()])
+
+    @property
+    def name(self) -> str:
+        """What score files call the dataset: the first part of its keys."""
+        key = str(self.labels["key"][0]) if len(self) else ""
+        return key.partition("/")[0] or self.path.name
+
+    def column(self, name: str) -> list[Any]:
+        """A label of all inputs; None where unknown or absent."""
+        if name not in self.labels.column_names:
+            return [None] * len(self)
+        return self.labels[name].to_pylist()
+
+    def subjects(self) -> list[str | None]:
+        """Who is in each input; None where the labels do not say."""
+        return [None if name is None else str(name) for name in self.column("subject")]
+
+    def take(self, rows: Sequence[int] | Rows) -> Listing:
+        """Some of the inputs."""
+        places = np.asarray(rows, np.int64)
+        labels = self.labels.take(pa.array(places))
+        return Listing(self.path, self.dataset, labels, self.items[places], self.variants)
+
+    def digest(self, task: Task) -> str:
+        """Sha256 of keys, pictures and truth: what training on them depends on."""
+        hashed = hashlib.sha256(shards_digest(self.path).encode())
+        for name in ("key", "status", *task.columns):
+            hashed.update(repr((name, self.column(name))).encode())
+        return hashed.hexdigest()
+
+
+def list_faces(path: Path, views: Sequence[str], variant: str = "") -> Listing:
+    """List the labelled inputs of a dataset, each once: of several faces the largest.
+
+    Args:
+        path: output of ``normpipe run``, or a dataset within it.
+        views: ``original``, ``normalized``: what has to be there.
+        variant: which normalized faces; empty: the only ones.
+
+    Raises:
+        InputError: no dataset, no labels, a view that it does not have, or several variants.
+    """
+    listing = list_rows(path, views, variant)
+    if not {*listing.labels.column_names} - {*_OWN}:
+        raise InputError(
+            f"{path} has no labels: list them when it is made (--input faces.csv, or "
+            "ingest.class_per_folder), or put a labels.parquet with a column 'key' beside it"
+        )
+    return listing.take(_one_an_input(listing))
+
+
+def list_rows(path: Path, views: Sequence[str], variant: str = "") -> Listing:
+    """List all rows of a dataset, with labels or without; arguments and errors as ``list_faces``.
+
+    Also raises InputError for normalized faces that would be taken for originals.
+    """
+    table = _without_pictures(path)
+    pictures = _with_columns(path, sorted({COLUMNS[view] for view in views}))
+    if pictures is None:
+        raise InputError(
+            f"{path} has no {' and no '.join(views)} faces side by side: give the output of "
+            "normpipe run, with its stage pair done"
+        )
+    if _with_columns(path, ["weights_sha256"]) is not None:
+        raise InputError(
+            f"{path} holds normalized faces alone, without their originals: give the output of "
+            "normpipe run, with its stage pair done"
+        )
+    rows, variants = _of_variant(table, variant, path)
+    return Listing(path, pictures, table.take(pa.array(rows)), rows, variants)
+
+
+def _without_pictures(path: Path) -> pa.Table:
+    """All rows: keys, decisions, variants and labels, wherever these stand."""
+    names = open_dataset(path, status="all", decode=False).table.column_names
+    folder = ShardFolder(dataset_folder(path))
+    with open_parquet(min(folder.path.glob("shard-*.parquet"))) as file:
+        schema = file.schema_arrow
+    wanted = [*names, *own_label_columns(schema), *(n for n in ("variant",) if n in schema.names)]
+    wanted = list(dict.fromkeys([*_OWN[:4], *wanted]))
+    dataset = open_dataset(path, status="all", columns=wanted)
+    table = dataset.table
+    inside = [name for name in wanted if name not in table.column_names]
+    if inside:  # shards that hold their labels themselves
+        items = dataset.__getitems__(range(len(dataset)))
+        for name in inside:
+            column = pa.array([item[name] for item in items], schema.field(name).type)
+            table = table.append_column(name, column)
+    return table
+
+
+def _with_columns(path: Path, columns: Sequence[str]) -> ShardDataset | None:
+    """Open all rows of a dataset, pictures encoded; None where it has no such columns."""
+    try:
+        return open_dataset(path, status="all", columns=columns, decode=False)
+    except InputError as error:
+        if "has no column" not in str(error):
+            raise
+        return None
+
+
+def holds_dataset(path: Path) -> bool:
+    """Say whether a path is a folder of shards or a job's, and not one of photographs."""
+    shards = (path.glob(pattern) for pattern in ("shard-*.parquet", "*/shard-*.parquet"))
+    return holds_job(path) or any(next(found, None) is not None for found in shards)
+
+
+def faces_folder(path: Path, views: Sequence[str]) -> Path:
+    """Where to read views of all faces: of a job that made them, ``aligned`` if it is enough.
+
+    Pairs would carry what became of normalizing, and each face once for each variant.
+    """
+    aligned = path / "aligned"
+    enough = "normalized" not in views and next(aligned.glob("shard-*.parquet"), None) is not None
+    return aligned if enough else path
+
+
+def input_paths(listing: Listing) -> pa.Array:
+    """(N,) path of each row's input below the input folder; null where no manifest says it.
+
+    Raises:
+        InputError: the manifest has inputs that the listing lacks, so the run is not finished.
+    """
+    folder = dataset_folder(listing.path).resolve()
+    around = [path for path in (folder, *folder.parents[:2]) if holds_job(path)]
+    manifest = ShardFolder(around[0] / "manifest") if around else None
+    numbers = [*manifest.records()] if manifest else []
+    parents = listing.labels["parent_key"].combine_chunks()
+    if manifest is None or not numbers or "path" not in manifest.schema_names(numbers[0]):
+        return pa.nulls(len(listing), pa.string())
+    inputs = pa.concat_tables([manifest.read(number, ["key", "path"]) for number in numbers])
+    keys = inputs["key"].combine_chunks()
+    left = len(keys) - pc.sum(pc.is_in(keys, parents)).as_py()
+    if left:
+        raise InputError(
+            f"{listing.path} has no rows of {left} of its {len(keys)} inputs: the job is not "
+            "finished, run the same normpipe run again"
+        )
+    return inputs["path"].combine_chunks().take(pc.index_in(parents, keys))
+
+
+def normalized_by(listing: Listing) -> tuple[str, ...] | None:
+    """Sha256 of the weights that made a listing's normalized faces; None where it does not say."""
+    dataset = _with_columns(listing.path, ["normalized_weights_sha256"])
+    if dataset is None:
+        return None
+    items = listing.items[listing.usable].tolist()
+    found: set[str] = set()
+    for start in range(0, len(items), _CHUNK):
+        rows = dataset.__getitems__(items[start : start + _CHUNK])
+        found.update(row["normalized_weights_sha256"] or "" for row in rows)
+    if "" in found:
+        return None
+    return tuple(sorted(found))
+
+
+def _of_variant(table: pa.Table, variant: str, path: Path) -> tuple[Rows, tuple[str, ...]]:
+    if "variant" not in table.column_names:
+        return np.arange(table.num_rows), ()
+    names = np.asarray(table["variant"].to_pylist(), object)
+    found = sorted({name for name in names if name})
+    if not variant and len(found) > 1:
+        raise InputError(f"{path} has several variants: choose one of {', '.join(found)}")
+    if variant and variant not in found:
+        raise InputError(f"{path} has no variant '{variant}'{nearest(variant, found)}")
+    rows = np.flatnonzero(names == variant) if variant else np.arange(table.num_rows)
+    return rows, tuple(found)
+
+
+def _one_an_input(listing: Listing) -> Rows:
+    """Of each input its usable face; of several the largest: a label speaks of an image."""
+    keys, statuses = listing.column("key"), listing.column("status")
+    groups: dict[str, list[int]] = {}
+    for row, parent in enumerate(listing.column("parent_key")):
+        groups.setdefault(parent or keys[row], []).append(row)
+    sizes: ShardDataset | None = None
+    chosen: list[int] = []
+    for group in groups.values():
+        usable = [row for row in group if statuses[row] == "ok"] or group
+        if len(usable) > 1 and statuses[usable[0]] == "ok":
+            sizes = sizes or _sizes(listing.path)
+            items = sizes.__getitems__(listing.items[usable].tolist())
+            found = [item.get("face_size_px") or 0 for item in items]
+            usable = [usable[int(np.argmax(found))]]
+        chosen.append(usable[0])
+    return np.asarray(chosen, np.int64)
+
+
+def _sizes(path: Path) -> ShardDataset:
+    try:
+        return open_dataset(path, status="all", columns=["face_size_px"])
+    except InputError:  # pairs with their pictures inside do not say: the first face is taken
+        return open_dataset(path, status="all", columns=[])
+
+
+def shards_digest(path: Path) -> str:
+    """Sha256 of what the shards' records say of their input; of names and sizes without records."""
+    folder = ShardFolder(dataset_folder(path))
+    records = folder.records()
+    marks = [(record.fingerprint, record.sha256) for record in records.values()]
+    if not marks:
+        files = sorted(folder.path.glob("shard-*.parquet"))
+        marks = [(file.name, str(file.stat().st_size)) for file in files]
+    return hashlib.sha256(repr(marks).encode()).hexdigest()
+
+
+class ViewStore:
+    """Pictures of one view of a listing, decoded beforehand where they fit, else when asked for."""
+
+    def __init__(
+        self, listing: Listing, view: str, form: Form, memory_bytes: float, threads: int = 1
+    ) -> None:
+        """``form``: exact size, grey or colour; all inputs of the listing must be usable."""
+        self._dataset = listing.dataset
+        self._items = listing.items
+        self._name = COLUMNS[view]
+        self._form = form
+        size = form.size_px or 0
+        shape = (len(listing), size, size, 3) if form.colour else (len(listing), size, size)
+        self._held: ByteArray | None = None
+        if float(np.prod(shape)) <= memory_bytes:
+            self._held = np.empty(shape, np.uint8)
+            with ThreadPoolExecutor(max(1, threads)) as pool:
+                starts = range(0, len(listing), _CHUNK)
+                for start, found in zip(starts, pool.map(self._chunk, starts), strict=True):
+                    self._held[start : start + len(found)] = found
+
+    def take(self, rows: Rows) -> ByteArray:
+        """(N, C, S, S) uint8."""
+        found = self._held[rows] if self._held is not None else self._read(rows)
+        return found[:, None] if found.ndim == 3 else found.transpose(0, 3, 1, 2).copy()
+
+    def _chunk(self, start: int) -> ByteArray:
+        return self._read(np.arange(start, min(start + _CHUNK, len(self._items))))
+
+    def _read(self, rows: Rows) -> ByteArray:
+        items = self._dataset.__getitems__(self._items[rows].tolist())
+        return np.stack([decode_picture(item[self._name], self._form) for item in items])

@@ -1,0 +1,254 @@
+"""predict: what a classifier says of faces that nobody labelled.
+
+Reads pairs, or aligned faces where originals are enough. Writes one table, Parquet or CSV, with a
+row for each face and for each input without one, and a card beside it that says what made it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from tqdm import tqdm
+
+from ...pipeline.errors import InputError, OutputError
+from ...pipeline.read.reading import ahead
+from ...pipeline.stage import StageConfig, sha256_file
+from ...pipeline.store.commit import commit_file, storage_errors, temporary, write_json
+from .classifiers import Classifier, check_normalizer, tell
+from .listing import Listing, input_paths, list_rows, shards_digest
+from .scores.scoring import told_columns
+from .tasks import Task
+from .views import PLANS, ViewData, ViewPool, normalizer_weights
+
+#: What takes faces that another normalizer made.
+ANY_NORMALIZER = "--any-normalizer"
+
+Floats = NDArray[np.floating]
+Bools = NDArray[np.bool_]
+
+#: Endings of the files that predictions can be written to.
+SUFFIXES = (".parquet", ".csv")
+# Rows that are decoded together, how many such chunks wait for the network (of 224 px in colour,
+# two views: 80 MB each), and rows of a row group.
+_CHUNK, _AHEAD, _GROUP_ROWS = 256, 3, 1 << 14
+
+
+class PredictConfig(StageConfig):
+    """How faces are told."""
+
+    variant: str = Field("", description="which normalized faces; empty: the only ones")
+    any_normalizer: bool = Field(
+        False, description="take normalized faces of other weights than the model was trained on"
+    )
+    threshold: float = Field(0.5, gt=0, lt=1, description="above it an action unit occurs")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_size: int = Field(64, ge=1, description="faces shown to the network at once")
+    threads: int = Field(1, ge=1, description="that decode pictures and, on a CPU, compute")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What became of the rows: how many have each status, and where they are."""
+
+    output: Path
+    statuses: dict[str, int]
+
+    def summary(self) -> str:
+        """Return one line."""
+        counts = ", ".join(f"{self.statuses.get(n, 0)} {n}" for n in ("ok", "rejected", "failed"))
+        return f"predictions: {sum(self.statuses.values())} rows, {counts}: {self.output}"
+
+
+def check_output(output: Path) -> None:
+    """Raise InputError for a file that predictions cannot be written to."""
+    if output.suffix not in SUFFIXES:
+        raise InputError(f"{output} is no {' or '.join(SUFFIXES)} file: give --output such a name")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder: give --output the name of a file")
+
+
+def predict(
+    config: PredictConfig,
+    model: Classifier,
+    model_sha256: str,
+    data: Path,
+    output: Path,
+    overwrite: bool = False,
+) -> Predicted:
+    """Tell all faces of a dataset, or find that done.
+
+    Args:
+        data: pairs, or aligned faces where the model's views need no others.
+        output: the table, by its ending; its card stands beside it, ``<name>.json``.
+        overwrite: replace a file that is no prediction of normpipe.
+
+    Raises:
+        InputError: faces that the model cannot be shown, or a device that is not there.
+        OutputError: the output is something else.
+    """
+    check_output(output)
+    device = _device(config.device)
+    listing = list_rows(data, PLANS[model.views].reads, config.variant)
+    weights = normalizer_weights(model.views, listing, model.normalizer)
+    if not config.any_normalizer:
+        check_normalizer(model, weights, ANY_NORMALIZER)
+    paths = input_paths(listing)
+    about = {
+        "model_sha256": model_sha256,
+        "data_sha256": shards_digest(data),
+        "normalized_by": [*(weights or ())],
+        "variant": config.variant,
+        "views": model.views,
+        "task": model.task.kind,
+        "names": [*model.task.names],
+        "threshold": config.threshold,
+    }
+    card_file = output.with_name(output.name + ".json")
+    statuses = Counter(listing.column("status"))
+    if _done(output, card_file, about, overwrite):
+        return Predicted(output, statuses)
+    torch.set_num_threads(config.threads)
+    cv2.setNumThreads(1)  # its own threads would only get in the way
+    tables = _tables(config, model, listing, paths, device)
+    with _table_file(output, schema_of(model.task)) as write:
+        for table in _grouped(tables, _GROUP_ROWS):
+            write(table)
+    digest = sha256_file(temporary(output))
+    # The card first: without its file it speaks of nothing, and the same command goes on.
+    write_json(card_file, {"about": about, "sha256": digest, "statuses": statuses})
+    commit_file(output)
+    return Predicted(output, statuses)
+
+
+def schema_of(task: Task) -> pa.Schema:
+    """Return the columns of a table of predictions."""
+    common = [(name, pa.string()) for name in ("key", "parent_key", "path", "status", "reason")]
+    said: list[tuple[str, pa.DataType]] = []
+    if task.kind == "emotion":
+        said = [("emotion", pa.string())]
+    elif task.kind == "action_units":
+        said = [(name, pa.int8()) for name in task.names]
+    return pa.schema([*common, *said, *((name, pa.float32()) for name in told_columns(task))])
+
+
+class _Chunk(NamedTuple):
+    """Some rows, their inputs' paths, which of them can be told, and what these show."""
+
+    faces: Listing
+    paths: pa.Array
+    usable: Bools
+    data: ViewData | None
+
+
+def _tables(
+    config: PredictConfig, model: Classifier, listing: Listing, paths: pa.Array, device: str
+) -> Iterator[pa.Table]:
+    """Yield predictions in the order of the rows; a few chunks of pictures are held at a time."""
+
+    def read(start: int) -> _Chunk:
+        faces = listing.take(np.arange(start, min(start + _CHUNK, len(listing))))
+        usable = faces.usable
+        rows = np.flatnonzero(usable)
+        data = None
+        if len(rows):
+            pool = ViewPool(faces, rows, np.inf, 1)
+            data = ViewData(pool, rows, model.views, model.network, model.normalizer)
+        return _Chunk(faces, paths.slice(start, len(faces)), usable, data)
+
+    labels = len(model.task.names)
+    with (
+        ThreadPoolExecutor(config.threads, "predict") as pool,
+        tqdm(total=len(listing), unit="rows", leave=False, disable=None) as bar,
+    ):
+        for chunk in ahead(pool, read, range(0, len(listing), _CHUNK), _AHEAD):
+            values = np.zeros((len(chunk.faces), labels), np.float32)
+            if chunk.data is not None:
+                told = tell(model, chunk.data, device, config.batch_size)
+                values[chunk.usable] = told.values
+            yield _table(model.task, chunk, values, config.threshold)
+            bar.update(len(chunk.faces))
+
+
+def _table(task: Task, chunk: _Chunk, values: Floats, threshold: float) -> pa.Table:
+    """Return a chunk's rows; (N, L) values are null where a row cannot be told."""
+    labels, mask = chunk.faces.labels, ~chunk.usable
+    columns: dict[str, Any] = {
+        name: labels[name] for name in ("key", "parent_key", "status", "reason")
+    }
+    columns["path"] = chunk.paths
+    if task.kind == "emotion":
+        names = np.asarray(task.names, object)[values.argmax(1)]
+        columns["emotion"] = pa.array(names, pa.string(), mask=mask)
+    elif task.kind == "action_units":
+        for place, name in enumerate(task.names):
+            occurs = (values[:, place] > threshold).astype(np.int8)
+            columns[name] = pa.array(occurs, pa.int8(), mask=mask)
+    for place, name in enumerate(told_columns(task)):
+        columns[name] = pa.array(values[:, place], pa.float32(), mask=mask)
+    schema = schema_of(task)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def _grouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of at least ``rows``, but for the last."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(one.num_rows for one in held) >= rows:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+@contextmanager
+def _table_file(path: Path, schema: pa.Schema) -> Generator[Callable[[pa.Table], None], None, None]:
+    """Write tables under the temporary name of ``path``, to be committed when all is there."""
+    make: Any = pq.ParquetWriter if path.suffix == ".parquet" else pyarrow.csv.CSVWriter
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary(path).open("wb") as stream:
+            with make(stream, schema) as writer:
+                yield writer.write_table
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _done(output: Path, card_file: Path, about: dict[str, Any], overwrite: bool) -> bool:
+    """Say whether the file is there and of the same model, faces and settings."""
+    if not output.exists():
+        return False
+    try:
+        card = json.loads(card_file.read_bytes())
+    except (OSError, ValueError):
+        card = {}
+    if "about" not in card and not overwrite:
+        raise OutputError(
+            f"{output} exists and is no prediction of normpipe: choose another --output, or give "
+            "--overwrite"
+        )
+    same: bool = card.get("about") == json.loads(json.dumps(about))
+    return same and sha256_file(output) == card.get("sha256")
+
+
+def _device(name: str) -> str:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise InputError("device cuda was asked for but torch sees no GPU: give --device cpu")
+    return "cuda" if there and name != "cpu" else "cpu"

@@ -1,0 +1,181 @@
+"""From labelled faces to scores: every part of a protocol is trained and tested, then pooled."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...pipeline.store.commit import locked, write_json
+from ..classify import EPOCHS_FILE, plan_parts, train
+from .classifiers import Classifier, tell
+from .evaluate import evaluate_part, predictions
+from .listing import Listing, list_faces
+from .protocol import Part
+from .scores.pooling import pool
+from .scores.score_files import Scored, read_scores, write_scores
+from .scores.scoring import HEADLINE, fallback, score, tuned_threshold
+from .settings import ClassifyConfig, EvaluateConfig
+from .tasks import Task
+from .views import PLANS, ViewData, ViewPool
+
+Planned = tuple[Listing, Task, list[Part]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a protocol came to.
+
+    Attributes:
+        scores: of each part, in order; fewer when ``minutes`` were over.
+        pooled: over all folds; None without folds.
+        finished: False where the same command has to be run again.
+    """
+
+    scores: list[Scored]
+    pooled: Scored | None
+    finished: bool
+
+    def table(self) -> str:
+        """Return lines for each part: the headline on all and on kept faces, and each label."""
+        lines: list[str] = []
+        for found in [*self.scores, *([self.pooled] if self.pooled else [])]:
+            card, cover = found.card, found.card.coverage
+            full, kept = (_percent(card.scores[part][card.headline]) for part in ("full", "kept"))
+            lines.append(
+                f"{card.split}: {card.headline} {full} on all {cover.test_rows} test faces, {kept} "
+                f"on the {cover.kept} that could be used"
+            )
+            lines += [f"  mind: {warning}" for warning in card.warnings]
+            lines += _labels(found)
+            if card.folds:
+                mean = card.folds["full"].mean_of_folds
+                lines.append(f"  mean of the folds: {_percent(mean)}")
+            if card.paper_style:
+                told = ", ".join(f"{name} {value}" for name, value in card.paper_style.items())
+                lines.append(f"  paper-style (chosen on the test): {told}")
+        return "\n".join(lines)
+
+
+def run_protocol(
+    config: ClassifyConfig,
+    scoring: EvaluateConfig,
+    data: Path,
+    output: Path,
+    test: tuple[Path, str] | None = None,
+    overwrite: bool = False,
+    planned: Planned | None = None,
+) -> Outcome:
+    """Train and score every part; what is finished is kept.
+
+    Args:
+        data: output of ``normpipe run``, with labels.
+        output: for models and scores.
+        test: another dataset to test on, and its split (empty: all of it).
+        overwrite: redo what was made otherwise.
+        planned: what ``plan_parts`` returned for the same settings, where it is known.
+
+    Raises:
+        InputError, OutputError: as ``classify`` and ``evaluate``.
+    """
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric starts the other processes anew
+    with locked(output) if first else nullcontext():
+        return _run(
+            config,
+            scoring,
+            planned or plan_parts(config, data, test and test[0]),
+            output,
+            test,
+            overwrite,
+        )
+
+
+def _run(
+    config: ClassifyConfig,
+    scoring: EvaluateConfig,
+    planned: Planned,
+    output: Path,
+    test: tuple[Path, str] | None,
+    overwrite: bool,
+) -> Outcome:
+    listing, task, parts = planned
+    other = (list_faces(test[0], PLANS[config.views].reads), test[1]) if test else None
+    scores: list[Scored] = []
+    began = time.monotonic()
+    for part in parts:
+        folder = output / part.folder if part.folder else output
+        scorer = None
+        if config.paper_style and other is None:
+            scorer = _epoch_scorer(config, scoring, (listing, task, part), folder)
+        # The minutes count for all parts together.
+        left = config.minutes and max(1e-3, config.minutes - (time.monotonic() - began) / 60)
+        some = config.model_copy(update={"minutes": left})
+        done = train(some, listing, task, part, output, evaluate=scorer, overwrite=overwrite)
+        if not done.finished:
+            return Outcome(scores, None, False)
+        if not done.first:
+            continue
+        evaluate_part(scoring, listing, part, output, other)
+        name = f"scores-{other[0].name}" if other else "scores"
+        scores.append(read_scores(folder / name))
+    pooled = None
+    if len(scores) > 1:
+        pooled = pool(scores)
+        write_scores(output / "scores", pooled.card, pooled.predictions)
+        pooled = read_scores(output / "scores")
+    return Outcome(scores, pooled, True)
+
+
+def _epoch_scorer(
+    config: ClassifyConfig,
+    scoring: EvaluateConfig,
+    what: tuple[Listing, Task, Part],
+    folder: Path,
+) -> Callable[[Classifier, int], None]:
+    """Return what scores each epoch on the test set, for figures labelled as chosen there."""
+    listing, task, part = what
+    faces = listing.take(part.test)
+    usable = np.flatnonzero(faces.usable)
+    held = ViewPool(listing, part.test[usable], scoring.memory_gb, scoring.threads)
+    train_rows = part.train[listing.usable[part.train]]
+    unseen = [float(v) for v in fallback(task, task.truth(listing.take(train_rows).labels))]
+
+    def scored(model: Classifier, epoch: int) -> None:
+        rows = part.test[usable]
+        told = tell(model, ViewData(held, rows, config.views, model.network, model.normalizer))
+        table = predictions(task, faces, usable, told, unseen, part.fold)
+        name = HEADLINE[task.kind]
+        found: dict[str, Any] = {
+            "epoch": epoch,
+            "name": name,
+            "headline": score(task, table, scoring.threshold)["scores"]["full"][name],
+            "tuned": tuned_threshold(task, table) if task.kind == "action_units" else {},
+        }
+        path = folder / EPOCHS_FILE
+        before = json.loads(path.read_bytes()) if path.is_file() else []
+        write_json(path, [*(row for row in before if row["epoch"] < epoch), found])
+
+    return scored
+
+
+def _labels(found: Scored) -> list[str]:
+    """Return the figures of each label, several a line."""
+    name = {"emotion": "recall", "action_units": "f1", "intensity": "icc"}[found.card.kind]
+    cells = [
+        f"{label} {_percent(figures[name])}"
+        for label, figures in found.card.per_label["full"].items()
+    ]
+    return [
+        f"  {name}: " + ", ".join(cells[start : start + 6]) for start in range(0, len(cells), 6)
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"

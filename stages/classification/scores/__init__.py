@@ -1,0 +1,1 @@
+"""Scores: computed, pooled over folds, written, compared and plotted."""

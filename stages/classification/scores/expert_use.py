@@ -1,0 +1,78 @@
+"""How a mixture used its experts: numbers, a picture, and a warning where it collapsed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....pipeline.store.commit import write_json
+from .plots import draw_experts
+
+Floats = NDArray[np.floating]
+
+#: An expert with less than this of its fair share does nothing; one with more than this of all
+#: does everything.
+_IDLE, _ALONE = 0.1, 0.9
+
+
+@dataclass(frozen=True)
+class ExpertUse:
+    """What the gates did on a test set.
+
+    Attributes:
+        names: L labels.
+        input_load: (E,) share of the input mixture's weights; (1,) without a mixture.
+        output_gates: (N, L, E) weights of the output mixture, by face and label.
+    """
+
+    names: tuple[str, ...]
+    input_load: Floats
+    output_gates: Floats
+
+    @property
+    def by_label(self) -> Floats:
+        """(L, E) mean weights of the output mixture."""
+        if not len(self.output_gates):
+            return np.zeros(self.output_gates.shape[1:])
+        return self.output_gates.mean(0)
+
+    def warnings(self) -> list[str]:
+        """Return a line for each mixture in which an expert does all, or nothing."""
+        found: list[str] = []
+        for where, load in (("input", self.input_load), ("output", self.by_label.mean(0))):
+            if len(load) < 2:
+                continue
+            if load.max() > _ALONE:
+                found.append(
+                    f"the {where} mixture has collapsed: expert {int(load.argmax()) + 1} does "
+                    f"{load.max():.0%}"
+                )
+            idle = np.flatnonzero(load < _IDLE / len(load)) + 1
+            if len(idle) and load.max() <= _ALONE:
+                numbers = ", ".join(map(str, idle.tolist()))
+                found.append(f"of the {where} mixture, expert {numbers} hardly answers")
+        return found
+
+
+def write_experts(output: Path, use: ExpertUse) -> None:
+    """Write ``experts.json`` and ``experts.png`` (labels down, experts across); none when dense."""
+    if len(use.input_load) < 2:
+        for name in ("experts.json", "experts.png"):  # of a mixture that was here before
+            (output / name).unlink(missing_ok=True)
+        return
+    values = {
+        "input_load": _plain(use.input_load),
+        "output_gates": {
+            name: _plain(row) for name, row in zip(use.names, use.by_label, strict=True)
+        },
+        "warnings": use.warnings(),
+    }
+    write_json(output / "experts.json", values)
+    draw_experts(use, output / "experts.png")
+
+
+def _plain(shares: Floats) -> list[float]:
+    return np.asarray(shares, np.float64).round(4).tolist()

@@ -1,0 +1,205 @@
+"""The score file: ``scores.json``, which says how a score came about, beside all predictions."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ....pipeline.errors import InputError
+from ....pipeline.store.commit import write_bytes, write_json
+from ..tasks import Kind, Task
+from .scoring import HEADLINE, Figures, check_predictions
+
+#: Raised with every incompatible change; a reader refuses a newer one.
+SCHEMA_VERSION = 1
+SCORES, PREDICTIONS = "scores.json", "predictions.parquet"
+
+Parts = dict[Literal["full", "kept"], Figures]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Coverage(_Frozen):
+    """How much of the test set the model itself predicted.
+
+    Attributes:
+        test_rows: rows of the test set.
+        kept: of these, rows that the model predicted.
+        without_truth: rows without a known truth, which no figure counts.
+        by_reason: why the others have a fallback prediction.
+    """
+
+    test_rows: int
+    kept: int
+    without_truth: int = 0
+    by_reason: dict[str, int] = {}
+
+
+class FoldSummary(_Frozen):
+    """The headline over folds.
+
+    Attributes:
+        pooled: of all folds' rows together.
+        mean_of_folds: mean of the folds' figures.
+        each: of each fold, by fold.
+    """
+
+    pooled: float | None
+    mean_of_folds: float | None
+    each: dict[int, float | None]
+
+
+class ScoreCard(_Frozen):
+    """One score and how it came about.
+
+    Attributes:
+        schema_version: of this file.
+        kind, names: the task, as ``classification.tasks.Task``.
+        train_dataset, test_dataset: names of the datasets.
+        split: which rows were tested: ``split test``, ``fold 1 of 3``, ``cross-dataset``.
+        fold: the tested fold; None without folds.
+        camera: that the test pictures come from, where a dataset has several.
+        seed: of training; None where folds with several seeds were pooled.
+        epoch_rule: which epoch's weights were tested.
+        threshold: an action unit counts as detected above it.
+        views: ``original``, ``normalized``, ``original+normalized`` …
+        head: ``mixture`` or ``dense``.
+        variant: of the normalized dataset; None where only originals are seen.
+        model_sha256: of the weights; for pooled folds, of the folds' digests.
+        data_sha256: of the test data.
+        coverage: how much of the test set the model predicted.
+        fallback: what the other rows are given, in words.
+        scores: by name, on the ``full`` test set and on the ``kept`` rows; None: not defined.
+        per_label: the same for each class or action unit.
+        confusion: truth → prediction → rows of the full set; emotions only.
+        warnings: what a reader of the figures must know.
+        folds: the headline over folds, where several were pooled.
+        paper_style: figures that were chosen on the test set (best epoch, tuned threshold), as some
+            publications do. Never mixed with ``scores``.
+        predictions_sha256: of the file beside; ``write_scores`` fills it in.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Kind
+    names: tuple[str, ...]
+    train_dataset: str
+    test_dataset: str
+    split: str
+    fold: int | None = None
+    camera: str | None = None
+    seed: int | None
+    epoch_rule: str = "last"
+    threshold: float = 0.5
+    views: str
+    head: str
+    variant: str | None = None
+    model_sha256: str
+    data_sha256: str
+    coverage: Coverage
+    fallback: str
+    scores: Parts
+    per_label: dict[Literal["full", "kept"], dict[str, Figures]]
+    confusion: dict[str, dict[str, int]] | None = None
+    warnings: tuple[str, ...] = ()
+    folds: dict[Literal["full", "kept"], FoldSummary] | None = None
+    paper_style: dict[str, float | str | None] | None = None
+    predictions_sha256: str = ""
+
+    @property
+    def task(self) -> Task:
+        """The task that was scored."""
+        return Task(self.kind, self.names)
+
+    @property
+    def headline(self) -> str:
+        """The name of the figure that is reported first."""
+        return HEADLINE[self.kind]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score file: the card, and one row for each row of the test set."""
+
+    card: ScoreCard
+    predictions: pa.Table
+
+
+def write_scores(folder: Path, card: ScoreCard, predictions: pa.Table) -> ScoreCard:
+    """Write a score file; the card last, so that its presence says that all is there.
+
+    Returns:
+        The card as it was written, with the digest of the predictions.
+
+    Raises:
+        ValueError: the predictions are none of this task, or not those that the card counts.
+    """
+    check_predictions(card.task, predictions)
+    if predictions.num_rows != card.coverage.test_rows:
+        raise ValueError(
+            f"{predictions.num_rows} predictions, {card.coverage.test_rows} on the card"
+        )
+    buffer = io.BytesIO()
+    pq.write_table(predictions, buffer, compression="zstd")
+    data = buffer.getvalue()
+    written = card.model_copy(update={"predictions_sha256": hashlib.sha256(data).hexdigest()})
+    write_bytes(folder / PREDICTIONS, data)
+    write_json(folder / SCORES, written.model_dump(mode="json"))
+    return written
+
+
+def read_scores(folder: Path) -> Scored:
+    """Read a score file.
+
+    Raises:
+        InputError: it is missing, of a newer release, damaged, or something else.
+    """
+    path = folder / SCORES
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"no {SCORES} in {folder}: give a folder that scores are in") from None
+    except ValueError:
+        raise InputError(f"{path} is no JSON: make the scores anew") from None
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if not isinstance(version, int):
+        raise InputError(f"{path} is no score file: give a folder that normpipe wrote scores into")
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema {version}, and this release of normpipe reads up to "
+            f"{SCHEMA_VERSION}: upgrade normpipe"
+        )
+    try:
+        card = ScoreCard.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{path} is no score file: '{where}': {first['msg']}; make the scores anew"
+        ) from None
+    return Scored(card, _read_predictions(folder / PREDICTIONS, card))
+
+
+def _read_predictions(path: Path, card: ScoreCard) -> pa.Table:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        raise InputError(f"{path} is missing: make the scores anew") from None
+    if hashlib.sha256(data).hexdigest() != card.predictions_sha256:
+        raise InputError(f"{path} is not what {SCORES} was made from: make the scores anew")
+    try:
+        predictions = pq.read_table(io.BytesIO(data))
+        check_predictions(card.task, predictions)
+    except (pa.ArrowException, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"{path}: {line}; make the scores anew") from None
+    return predictions

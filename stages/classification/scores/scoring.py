@@ -1,0 +1,264 @@
+"""Scores of a table of predictions: on the full test set, and on the faces that were kept.
+
+A table of predictions has one row for each row of the test set, whether its face could be used or
+not (``docs/protocols.md`` lists the columns). The full figures count all of them; those whose face
+could not be used carry a fallback prediction, so that nothing is dropped silently.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ....pipeline.errors import InputError
+from ...metrics import action_units, emotion, intensity
+from ..tasks import Kind, Task
+
+Floats = NDArray[Any]
+Figures = dict[str, float | None]
+
+#: The figure that publications report first, by kind of task.
+HEADLINE: dict[Kind, str] = {"emotion": "accuracy", "action_units": "f1", "intensity": "icc"}
+#: What every table of predictions has beside truth and predictions.
+COLUMNS = ("key", "subject", "fold", "status", "reason", "predicted_by")
+MODEL, FALLBACK = "model", "fallback"
+
+
+def truth_columns(task: Task) -> tuple[str, ...]:
+    """Return the columns of the truth: ``truth`` (a name) or ``truth_AU12`` … (numbers)."""
+    return ("truth",) if task.kind == "emotion" else tuple(f"truth_{name}" for name in task.names)
+
+
+def told_columns(task: Task) -> tuple[str, ...]:
+    """Return the columns of the predictions: ``p_<name>``, or ``level_<name>`` for intensities."""
+    prefix = "level_" if task.kind == "intensity" else "p_"
+    return tuple(prefix + name for name in task.names)
+
+
+def prediction_columns(task: Task, truth: Floats, told: Floats) -> dict[str, pa.Array]:
+    """Return truth and predictions as the columns of a table of predictions.
+
+    Args:
+        truth: as ``Task.truth``: (N,) index of the class or (N, L), NaN where unknown.
+        told: (N, L) probabilities, or levels.
+    """
+    columns: dict[str, pa.Array] = {}
+    if task.kind == "emotion":
+        names = [None if np.isnan(place) else task.names[int(place)] for place in truth]
+        columns["truth"] = pa.array(names, pa.string())
+    else:
+        for place, name in enumerate(truth_columns(task)):
+            columns[name] = pa.array(truth[:, place], pa.float32(), from_pandas=True)
+    for place, name in enumerate(told_columns(task)):
+        columns[name] = pa.array(told[:, place], pa.float32())
+    return columns
+
+
+def check_predictions(task: Task, predictions: pa.Table) -> None:
+    """Raise ValueError, in one line, for a table that is no table of predictions of this task."""
+    wanted = [*COLUMNS, *truth_columns(task), *told_columns(task)]
+    if missing := [name for name in wanted if name not in predictions.column_names]:
+        raise ValueError(f"the predictions have no column '{missing[0]}'")
+    for name in ("key", "predicted_by", *told_columns(task)):
+        if predictions[name].null_count:
+            raise ValueError(f"the predictions have empty cells in column '{name}'")
+    if len({*predictions["key"].to_pylist()}) < predictions.num_rows:
+        raise ValueError("the predictions hold a key twice")
+    if other := {*predictions["predicted_by"].to_pylist()} - {MODEL, FALLBACK}:
+        raise ValueError(f"'predicted_by' is '{min(other)}', neither '{MODEL}' nor '{FALLBACK}'")
+    told = told_of(task, predictions)
+    if not np.isfinite(told).all():
+        raise ValueError("a prediction is not finite")
+    if task.kind != "intensity" and not np.all((told >= 0) & (told <= 1)):
+        raise ValueError("a probability is not within 0 and 1")
+
+
+def truth_of(task: Task, predictions: pa.Table) -> Floats:
+    """Return the truth of predictions, float64, NaN where unknown: (N,) index, or (N, L)."""
+    if task.kind == "emotion":
+        places = {name: float(place) for place, name in enumerate(task.names)}
+        names = predictions["truth"].to_pylist()
+        return np.array([places.get(name, np.nan) for name in names], np.float64)
+    return _matrix(predictions, truth_columns(task))
+
+
+def told_of(task: Task, predictions: pa.Table) -> Floats:
+    """Return what was predicted: (N, L) float64 probabilities, or levels."""
+    return _matrix(predictions, told_columns(task))
+
+
+def row_statistics(task: Task, predictions: pa.Table, threshold: float) -> Floats:
+    """Return what each row adds to the sums that the headline is a function of: (N, …) float64."""
+    truth, told = truth_of(task, predictions), told_of(task, predictions)
+    if task.kind == "emotion":
+        return emotion.hits(truth, told)
+    if task.kind == "action_units":
+        return action_units.outcomes(truth, told, threshold)
+    return intensity.moments(truth, told)
+
+
+def headline_of(kind: Kind, sums: Floats) -> Any:
+    """Return the headline of sums of ``row_statistics``; further axes before them are kept."""
+    if kind == "emotion":
+        return emotion.accuracy_of(sums)
+    if kind == "action_units":
+        return action_units.mean_f1_of(sums)
+    return intensity.mean_icc_of(sums)
+
+
+def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str, Any]:
+    """Return what a ``ScoreCard`` says of predictions.
+
+    Args:
+        task: what was told.
+        predictions: see ``docs/protocols.md``.
+        threshold: of action units; counts for nothing else.
+
+    Returns:
+        ``scores`` and ``per_label`` (each ``full`` and ``kept``), ``confusion`` (of the full set,
+        emotions only), ``coverage`` and ``warnings``. A figure that is not defined is None.
+
+    Raises:
+        InputError: no row has a known truth.
+        ValueError: it is no table of predictions of this task.
+    """
+    check_predictions(task, predictions)
+    truth, told = truth_of(task, predictions), told_of(task, predictions)
+    known = ~np.isnan(truth) if truth.ndim == 1 else ~np.isnan(truth).all(axis=1)
+    if not known.any():
+        raise InputError(
+            f"no test row has a known truth for task '{task.kind}' ({', '.join(task.names)}): "
+            "nothing to score"
+        )
+    kept = np.array([by == MODEL for by in predictions["predicted_by"].to_pylist()], bool)
+    full, labels, notes, confusion = _measure(task, truth, told, threshold)
+    part, part_labels, *_ = _measure(task, truth[kept], told[kept], threshold)
+    unknown = int((~known).sum())
+    if unknown:
+        notes.insert(0, f"{unknown} test rows have no known truth and are not scored")
+    return {
+        "scores": {"full": full, "kept": part},
+        "per_label": {"full": labels, "kept": part_labels},
+        "confusion": confusion,
+        "coverage": {
+            "test_rows": predictions.num_rows,
+            "kept": int(kept.sum()),
+            "without_truth": unknown,
+            "by_reason": _reasons(predictions, ~kept),
+        },
+        "warnings": notes,
+    }
+
+
+def fallback(task: Task, train_truth: Floats) -> Floats:
+    """Return the prediction for faces that cannot be used, from the training labels alone.
+
+    Emotions: the frequencies of the classes, so that the most frequent one is predicted. Action
+    units: how often each occurs. Intensities: the mean of each.
+
+    Args:
+        train_truth: as ``Task.truth`` of the training rows.
+
+    Returns:
+        (L,) float64 probabilities, or levels.
+
+    Raises:
+        InputError: the training rows have no known label, or none of an action unit.
+    """
+    known = ~np.isnan(train_truth)
+    if task.kind == "emotion":
+        if not known.any():
+            raise InputError("no training row has a known emotion: check split and fold")
+        counts = np.bincount(train_truth[known].astype(np.int64), minlength=len(task.names))
+        return counts / counts.sum()
+    for place, name in enumerate(task.names):
+        if not known[:, place].any():
+            raise InputError(f"no training row has a known {name}: leave it out of the names")
+    return np.nanmean(train_truth.astype(np.float64), axis=0)
+
+
+def tuned_threshold(task: Task, predictions: pa.Table) -> dict[str, float | None]:
+    """Return the threshold that is best on the test set, and its F1: for ``paper_style`` alone.
+
+    Raises:
+        ValueError: the task is not ``action_units``.
+    """
+    if task.kind != "action_units":
+        raise ValueError(f"task '{task.kind}' has no threshold")
+    threshold, f1 = action_units.tuned_threshold(
+        truth_of(task, predictions), told_of(task, predictions)
+    )
+    return {"tuned_threshold": threshold, "tuned_threshold_f1": _plain(f1)}
+
+
+def _measure(
+    task: Task, truth: Floats, told: Floats, threshold: float
+) -> tuple[Figures, dict[str, Figures], list[str], dict[str, dict[str, int]] | None]:
+    """Return figures, figures by label, warnings, and the confusion matrix of emotions."""
+    if task.kind == "emotion":
+        return _measure_emotion(task, truth, told)
+    if task.kind == "action_units":
+        units = action_units.unit_scores(truth, told, threshold)
+        known, odd = units.known, units.without_positives
+        figures = {"f1": units.f1, "accuracy": units.accuracy, "auc": units.auc}
+        counts = {"known": known, "positives": units.positives}
+        what = "occurs in no test picture: its F1 is 0 whatever is predicted"
+    else:
+        levels = intensity.intensity_scores(truth, told)
+        known, odd = levels.known, levels.undefined
+        figures = {"icc": levels.icc, "mae": levels.mae, "mse": levels.mse}
+        counts = {"known": known}
+        what = "varies neither in truth nor in prediction: its ICC is set to 0"
+    means = {name: _plain(action_units.mean_known(values)) for name, values in figures.items()}
+    notes = [f"{name} {what}" for name, flag in zip(task.names, odd, strict=True) if flag]
+    notes += [
+        f"{name} has no known truth: left out of the mean"
+        for name, count in zip(task.names, known, strict=True)
+        if not count
+    ]
+    return means, _by_label(task, {**figures, **counts}), notes, None
+
+
+def _measure_emotion(
+    task: Task, truth: Floats, told: Floats
+) -> tuple[Figures, dict[str, Figures], list[str], dict[str, dict[str, int]]]:
+    scores = emotion.emotion_scores(truth, told)
+    figures: Figures = {
+        "accuracy": _plain(scores.accuracy),
+        "mean_class_accuracy": _plain(scores.mean_class_accuracy),
+        "macro_f1": _plain(scores.macro_f1),
+    }
+    absent = [n for n, count in zip(task.names, scores.known, strict=True) if not count]
+    notes = [f"no test picture shows {name}: mean class accuracy is without it" for name in absent]
+    confusion = {
+        name: dict(zip(task.names, map(int, row), strict=True))
+        for name, row in zip(task.names, scores.confusion, strict=True)
+    }
+    labels = _by_label(task, {"recall": scores.recall, "f1": scores.f1, "known": scores.known})
+    return figures, labels, notes, confusion
+
+
+def _by_label(task: Task, columns: dict[str, Floats]) -> dict[str, Figures]:
+    return {
+        name: {figure: _plain(values[place]) for figure, values in columns.items()}
+        for place, name in enumerate(task.names)
+    }
+
+
+def _reasons(predictions: pa.Table, lost: NDArray[np.bool_]) -> dict[str, int]:
+    reasons = predictions["reason"].to_pylist()
+    found = Counter(reasons[row] or "no reason given" for row in np.flatnonzero(lost))
+    return dict(found.most_common())
+
+
+def _plain(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _matrix(table: pa.Table, names: tuple[str, ...]) -> Floats:
+    columns = [table[name].cast(pa.float64()).to_numpy().astype(np.float64) for name in names]
+    return np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0))

@@ -1,0 +1,1 @@
+"""What a normalizer is judged by, a module for each measure."""

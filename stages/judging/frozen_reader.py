@@ -1,0 +1,96 @@
+"""The frozen reader: what a picture of the target face shows, as numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...pipeline.errors import InputError
+from ..networks.files.checkpoint import find_weights, load_weights, read_notes
+from ..networks.reader import ExpressionReader
+from ..synthesis.scene.expressions import RENDERED_UNITS, action_units
+from .renders import as_images
+
+FloatArray = NDArray[np.floating]
+ByteArray = NDArray[np.uint8]
+
+
+class Seen(NamedTuple):
+    """What a reader sees in N pictures.
+
+    Attributes:
+        coefficients: (N, E) float32, not clamped.
+        points: (N, 68, 2) float32 landmarks as shares of the picture's side, 0 its left or top.
+    """
+
+    coefficients: FloatArray
+    points: FloatArray
+
+
+#: (N, S, S, 3) uint8 RGB pictures of the target face → what is seen; tests use fakes.
+Read = Callable[[ByteArray], Seen]
+
+
+@dataclass(frozen=True)
+class LoadedReader:
+    """A trained reader, callable on pictures.
+
+    Attributes:
+        module: the network, in evaluation mode.
+        expression_names: (E) shapes in the order of the coefficients.
+        target_note: of which target face it was trained.
+        digest: sha256 of its file, empty for one that was just trained.
+    """
+
+    module: ExpressionReader
+    expression_names: tuple[str, ...]
+    target_note: dict[str, Any]
+    digest: str = ""
+
+    @torch.inference_mode()
+    def __call__(self, pictures: ByteArray, batch: int = 64) -> Seen:
+        """(N, S, S, 3) uint8 RGB → what is seen."""
+        device = self.module.code_mean.device
+        parts = [
+            self.module(as_images(pictures[start : start + batch]).to(device))
+            for start in range(0, len(pictures), batch)
+        ]
+        coefficients = torch.cat([part.coefficients for part in parts]).float().cpu().numpy()
+        points = torch.cat([part.points for part in parts]).float().cpu().numpy()
+        return Seen(coefficients, (points.reshape(-1, 68, 2) + 1) / 2)
+
+
+def open_reader(name_or_path: str | Path = "reader") -> LoadedReader:
+    """Load the shipped reader, or one from a file that ``normpipe fit-reader`` wrote.
+
+    Raises:
+        InputError: no such file, or no reader's.
+    """
+    from ...pipeline.stage import sha256_file
+
+    path = find_weights(name_or_path)
+    notes = read_notes(path)
+    if notes.get("network") != "reader":
+        raise InputError(f"{path} is no reader: give weights that normpipe fit-reader wrote")
+    module = ExpressionReader(**json.loads(notes["settings"]))
+    load_weights(module, path)
+    names = tuple(notes["expression_names"].split(","))
+    target = json.loads(notes["target"])
+    return LoadedReader(module.eval(), names, target, sha256_file(path))
+
+
+def units(names: Sequence[str], coefficients: FloatArray) -> FloatArray:
+    """(N, E) coefficients → (N, U) action-unit intensities in [0, 5], as ``RENDERED_UNITS``.
+
+    AU25 is 0: it is measured on the head, not part of the coefficients.
+    """
+    clipped = coefficients.clip(0, 1)
+    values = [[*action_units(names, row).values()] for row in clipped]
+    return np.array(values, np.float32).reshape(-1, len(RENDERED_UNITS))

@@ -1,0 +1,151 @@
+"""What the judge leaves behind: a table for the terminal, JSON, and a page with pictures."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...pipeline.errors import NormpipeError
+from ...pipeline.store.commit import write_bytes, write_json
+from .figures import Figure
+
+ByteArray = NDArray[np.uint8]
+
+#: Sections in the order of the page, with what they answer.
+SECTIONS = {
+    "synthetic": "Is the expression kept? Rendered people never trained on, read from the pictures",
+    "zero_shot": "Is the expression kept on photographs? Read from the normalized pictures",
+    "transfer": "Do classifiers gain? Trained and tested on different people",
+    "crossed": "Does identity pass? Every person makes the same expressions",
+    "verification": "Does identity pass? Face verification on photographs",
+    "attacker": "Does identity pass? An attacker retrained on normalized pictures",
+    "constancy": "Is everything else constant?",
+    "fairness": "For everybody alike? By groups of rendered people",
+}
+_PICTURE_PX = 112
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures for the page, line by line.
+
+    Attributes:
+        title: what is shown.
+        lines: name of a line → its pictures, (N, H, W, 3) uint8 RGB each.
+    """
+
+    title: str
+    lines: dict[str, ByteArray]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was found out about one model.
+
+    Attributes:
+        model: what was judged: name, sha256, and whatever else identifies it.
+        figures: in any order.
+        missing: section → what to give to have it measured.
+        galleries: pictures for the page.
+    """
+
+    model: dict[str, Any]
+    figures: list[Figure]
+    missing: dict[str, str] = field(default_factory=dict[str, str])
+    galleries: list[Gallery] = field(default_factory=list[Gallery])
+
+    def write(self, output: Path) -> None:
+        """Write ``judge.json`` and ``index.html`` to a folder."""
+        output.mkdir(parents=True, exist_ok=True)
+        unknown = {figure.section for figure in self.figures} - SECTIONS.keys()
+        if unknown:
+            raise NormpipeError(f"figures of unknown sections: {', '.join(sorted(unknown))}")
+        plain = {
+            "model": self.model,
+            "figures": [figure.as_json() for figure in self.figures],
+            "not_measured": self.missing,
+        }
+        write_json(output / "judge.json", plain)
+        write_bytes(output / "index.html", self.page().encode())
+
+    def page(self) -> str:
+        """Return the page, with all pictures within."""
+        folder = jinja2.PackageLoader("normpipe.stages.judging", "templates")
+        environment = jinja2.Environment(
+            loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        )
+        environment.filters["number"] = number
+        return environment.get_template("page.html").render(
+            model=self.model,
+            sections=SECTIONS,
+            figures={
+                name: [figure for figure in self.figures if figure.section == name]
+                for name in SECTIONS
+            },
+            goals=[figure for figure in self.figures if figure.goal],
+            missing=self.missing,
+            galleries=[
+                (gallery.title, {name: _strip(faces) for name, faces in gallery.lines.items()})
+                for gallery in self.galleries
+            ],
+        )
+
+    def table(self) -> str:
+        """Return all figures as text."""
+        lines: list[str] = []
+        for section, question in SECTIONS.items():
+            here = [figure for figure in self.figures if figure.section == section]
+            if here or section in self.missing:
+                lines.append(f"\n{section}: {question}")
+            if section in self.missing:
+                lines.append(f"  not measured: {self.missing[section]}")
+            lines += [f"  {_line(figure)}" for figure in here]
+        return "\n".join(lines).strip()
+
+
+def number(value: float) -> str:
+    """Three decimals, or a dash for what is not defined."""
+    return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def _line(figure: Figure) -> str:
+    name = f"{figure.name} ({figure.group})" if figure.group else figure.name
+    parts = [f"{name:<58}", f"{number(figure.value):>8}"]
+    if math.isfinite(figure.low):
+        parts.append(f"[{number(figure.low)}, {number(figure.high)}]")
+    if figure.goal:
+        verdict = {True: "met", False: "MISSED", None: "not defined"}[figure.met]
+        parts.append(f"goal {figure.goal}: {verdict}")
+    if figure.note:
+        parts.append(f"({figure.note})")
+    return " ".join(parts)
+
+
+def _strip(faces: ByteArray) -> str:
+    """(N, H, W, 3) → one row of small pictures as a data address."""
+    size = (_PICTURE_PX, _PICTURE_PX)
+    row = np.hstack([cv2.resize(face, size, interpolation=cv2.INTER_AREA) for face in faces])
+    options = [cv2.IMWRITE_JPEG_QUALITY, 88]
+    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(row[..., ::-1]), options)
+    if not done:
+        raise NormpipeError("OpenCV could not encode a row of pictures as JPEG")
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def pick(count: int, wanted: int) -> list[int]:
+    """Evenly spread places among ``count``, the same every time."""
+    return sorted({int(place) for place in np.linspace(0, count - 1, min(wanted, count))})
+
+
+def gallery(title: str, lines: Iterable[tuple[str, Sequence[ByteArray] | ByteArray]]) -> Gallery:
+    """Put pictures of any size together."""
+    return Gallery(title, {name: np.asarray(faces, np.uint8) for name, faces in lines})

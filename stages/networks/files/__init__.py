@@ -1,0 +1,1 @@
+"""Weights on disk: the only modules of networks that open files."""

@@ -1,0 +1,167 @@
+"""Weights on disk: safetensors only, so that loading them can never run code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from ....pipeline.errors import InputError, OutputError
+from ....pipeline.stage import sha256_file
+from ....pipeline.store.commit import write_bytes
+from ..base import Normalizer
+
+WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
+_SUFFIX = ".safetensors"
+
+
+def find_weights(name_or_path: str | Path) -> Path:
+    """The file of shipped weights (``compact``) or of weights given by path.
+
+    Raises:
+        InputError: nothing of that name is shipped and no such file exists.
+    """
+    path = Path(name_or_path)
+    if path.suffix == _SUFFIX and path.is_file():
+        return path
+    shipped = WEIGHTS_FOLDER / f"{name_or_path}{_SUFFIX}"
+    if len(path.parts) == 1 and shipped.is_file():
+        return shipped
+    known = ", ".join(sorted(file.stem for file in WEIGHTS_FOLDER.glob(f"*{_SUFFIX}"))) or "none"
+    raise InputError(
+        f"no weights {str(name_or_path)!r}: give the path of a {_SUFFIX} file "
+        f"or a shipped name ({known})"
+    )
+
+
+@dataclass(frozen=True)
+class LoadedNormalizer:
+    """A network ready to use, with what its file says about it.
+
+    Attributes:
+        module: the network, in evaluation mode, on the CPU.
+        network: its name in ``NETWORKS``.
+        path: the file.
+        digest: sha256 of the file.
+        notes: the text notes in the file's header: ``network``, ``settings`` (JSON), ``target``,
+            ``expression_names`` (joined by commas).
+    """
+
+    module: Normalizer
+    network: str
+    path: Path
+    digest: str
+    notes: dict[str, str]
+
+    @property
+    def expression_names(self) -> tuple[str, ...]:
+        """Return the shapes in the order of the coefficients."""
+        return tuple(name for name in self.notes.get("expression_names", "").split(",") if name)
+
+
+def open_normalizer(name_or_path: str | Path) -> LoadedNormalizer:
+    """Build the network that a weights file was trained for, and load it.
+
+    Raises:
+        InputError: no such file, or a file that does not say what it is or does not fit.
+    """
+    from .. import NETWORKS
+
+    path = find_weights(name_or_path)
+    notes = read_notes(path)
+    network = notes.get("network", "")
+    if network not in NETWORKS:
+        raise InputError(
+            f"{path} does not say which network it belongs to: give weights that "
+            f"normpipe fit-normalizer wrote (networks: {', '.join(sorted(NETWORKS))})"
+        )
+    names = [name for name in notes.get("expression_names", "").split(",") if name]
+    settings = {"expressions": len(names)} if names else {}
+    try:
+        module = NETWORKS[network](**json.loads(notes.get("settings") or json.dumps(settings)))
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{path} holds a {network} network with settings that this release of normpipe does "
+            f"not know ({notes.get('settings')}): upgrade normpipe"
+        ) from None
+    load_weights(module, path)
+    return LoadedNormalizer(module.eval(), network, path, sha256_file(path), notes)
+
+
+def load_weights(module: nn.Module, path: Path, device: str = "cpu") -> None:
+    """Load weights into a network, every name and shape as it expects.
+
+    Raises:
+        InputError: the file is no safetensors file, or holds other names or shapes.
+    """
+    found = read_tensors(path, device)
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in found]
+    strange = [name for name in found if name not in expected]
+    shapes = [
+        f"{name} is {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    if missing or strange or shapes:
+        parts = [
+            f"{len(missing)} missing (first {missing[0]})" if missing else "",
+            f"{len(strange)} unknown (first {strange[0]})" if strange else "",
+            f"{len(shapes)} of another shape (first: {shapes[0]})" if shapes else "",
+        ]
+        what = "; ".join(part for part in parts if part)
+        raise InputError(f"{path} does not fit the network {type(module).__name__}: tensors {what}")
+    module.load_state_dict(found)
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """All tensors of a safetensors file by name."""
+    try:
+        return load_file(path, device=device)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as a safetensors file: {error}") from error
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """The text notes in the header of a safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as a safetensors file: {error}") from error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, notes: Mapping[str, object]) -> None:
+    """Write tensors and notes to a safetensors file, whole or not at all.
+
+    The same tensors and notes give the same bytes.
+    """
+    text = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in notes.items()
+    }
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        # Written by ourselves: safetensors' own files are readable by their owner alone.
+        write_bytes(path, _in_order(save(plain, metadata=text)))
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"weights cannot be written to {path}: {error}") from error
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its notes in order: the library writes them as a hash table lies.
+
+    The format: the header's length (8 bytes, little endian), the header (JSON, filled up with
+    spaces to a multiple of 8), the tensors.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[start:]

@@ -1,0 +1,1 @@
+"""What leaves normpipe for other programs."""

@@ -1,0 +1,1 @@
+"""For people who want to look: contact sheets."""

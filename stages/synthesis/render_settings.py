@@ -1,0 +1,98 @@
+"""The settings of synthesize, and the pairs they ask for."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ...pipeline.errors import InputError
+from ...pipeline.stage import StageConfig
+from .scene.acting import RAMP_STEPS
+from .scene.pairs import PairSpec, plan_pairs
+
+Expressions = Literal["mixed", "prototype", "sparse", "single", "talking", "gaze", "ramps"]
+
+
+class SynthesizeConfig(StageConfig):
+    """What to render."""
+
+    facekit: str = Field(
+        "",
+        description="path of ICT-FaceKit Light, packed as .npz",
+        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
+    )
+    pairs: int = Field(2000, ge=1, description="how many pairs")
+    identities: int = Field(250, ge=1, description="how many people they are shared among")
+    seed: int = Field(0, ge=0, lt=90_000, description="another seed: other people, other pictures")
+    size_px: int = Field(128, ge=32, le=1024, description="size of the source pictures")
+    target_size_px: int = Field(192, ge=32, le=1024, description="size of the target pictures")
+    targets: bool = Field(
+        True, description="false leaves the target pictures out: a third of the time"
+    )
+    framing: Literal["aligned", "snapshot"] = Field(
+        "aligned",
+        description="aligned (as the align stage cuts) or snapshot (a head with a margin)",
+    )
+    validation: float = Field(0.05, ge=0, lt=1, description="share of the people for validation")
+    test: float = Field(0.05, ge=0, lt=1, description="share of the people for test")
+    crossed: str = Field(
+        "",
+        pattern=r"^(\d+x\d+)?$",
+        description="KxM, such as 20x30: K people who all make the same M expressions, "
+        "instead of pairs and identities",
+    )
+    expressions: Expressions = Field(
+        "mixed",
+        description="mixed, or one kind alone: prototype, sparse, single, talking, gaze, ramps",
+    )
+    backgrounds: str = Field(
+        "",
+        description="folder of pictures to stand behind the heads, instead of drawn places",
+        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
+    )
+    camera: Literal["clean", "varied"] = Field(
+        "clean",
+        description="clean, or varied: low resolution, blur, noise, exposure, grey, JPEG by chance",
+    )
+    appearance: str = Field(
+        "",
+        description="folder of photographs, or of aligned faces, whose skin drawn people wear; "
+        "such sets show real people's skin: do not release them without the right to",
+        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
+    )
+    appearance_share: float = Field(
+        0.5, ge=0, le=1, description="share of the people who wear the skin of a photograph"
+    )
+    target: Annotated[str, BeforeValidator(str)] = Field(
+        "mean",
+        description="the face everything is normalized to: mean, the number of an identity, or the "
+        "photograph of a face",
+        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
+    )
+    device: str = Field(
+        "auto",
+        description="auto (a GPU if there is one), cpu, cuda or cuda:N; none there is an error",
+        json_schema_extra={"shapes_results": False},  # the device class does
+    )
+    batch_size: int = Field(
+        64,
+        ge=1,
+        description="pairs a batch; changes no pixel",
+        json_schema_extra={"shapes_results": False},
+    )
+    quality: int = Field(95, ge=1, le=100, description="JPEG quality")
+    shard_rows: int = Field(500, ge=1, description="pairs a shard")
+
+
+def plan(config: SynthesizeConfig) -> list[PairSpec]:
+    """The rows this configuration asks for."""
+    shares = (config.validation, config.test)
+    pairs, identities = config.pairs, config.identities
+    ramps = config.expressions == "ramps"
+    if config.crossed:
+        people, expressions = (int(number) for number in config.crossed.split("x"))
+        if not people or not expressions:
+            raise InputError(f"--crossed {config.crossed}: people x expressions, such as 20x30")
+        if ramps and expressions % RAMP_STEPS:
+            raise InputError(f"--crossed {config.crossed}: ramps are {RAMP_STEPS} pictures each")
+        pairs, identities = people * expressions, people
+    return list(plan_pairs(pairs, identities, config.seed, shares, bool(config.crossed), ramps))

@@ -1,0 +1,1 @@
+"""Training of the landmark network of the default detector."""

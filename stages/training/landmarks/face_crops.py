@@ -1,0 +1,187 @@
+"""Crops about rendered faces as a detector's boxes would cut them, and crops that are no faces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ...faces.geometry import TEMPLATE, Matrix, apply, similarity
+from ...networks.landmarks import FIVE_OF_68, INPUT_SIZE
+from ...synthesis.drawing.degrade import degrade
+from ..pictures import MIRRORED_POINTS, PairCache
+
+ByteArray = NDArray[np.uint8]
+FloatArray = NDArray[np.floating]
+
+_ENDLESS = 1 << 40
+# Coefficients from which a mouth counts as wide.
+_WIDE = {"mouthSmile": 0.35, "mouthStretch": 0.4, "mouthUpperUp": 0.4, "jawOpen": 0.35}
+_BORDERS = (cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT)
+
+
+class FaceCrops(Dataset[dict[str, Tensor]]):
+    """Batch n is a function of (seed, n) alone.
+
+    Items hold ``images`` (B, 1, 80, 80) uint8 grey, ``points`` (B, 68, 2) float32, 0 the crop's
+    centre and 1 its edge, and ``face`` (B,) float32, 1 for faces. Points of others mean nothing.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[PairCache],
+        batch_size: int,
+        empty_share: float,
+        seed: int,
+        wide_share: float = 0.0,
+    ) -> None:
+        """``sets``: grey renders, each of its own size. ``empty_share``: of no faces.
+
+        ``wide_share``: of draws from faces with wide or open mouths alone.
+        """
+        self._sets = sets
+        self._wide_share = wide_share
+        self._wide = np.flatnonzero(np.concatenate([wide_mouths(pairs) for pairs in sets]))
+        self._starts = np.cumsum([0, *map(len, sets)])
+        self._empty = round(empty_share * batch_size)
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, item: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self._seed, 51, item])
+        images = np.empty((self._batch_size, 1, INPUT_SIZE, INPUT_SIZE), np.uint8)
+        points = np.zeros((self._batch_size, 68, 2), np.float32)
+        face = np.zeros(self._batch_size, np.float32)
+        for place in range(self._batch_size):
+            picture, marks = self._render(self._draw(rng))
+            if place < self._empty:
+                images[place, 0] = no_face(picture, marks, rng)
+            else:
+                images[place, 0], points[place] = face_crop(picture, marks, rng)
+                face[place] = 1
+        return {
+            "images": torch.from_numpy(images),
+            "points": torch.from_numpy(points),
+            "face": torch.from_numpy(face),
+        }
+
+    def _draw(self, rng: np.random.Generator) -> int:
+        if self._wide_share and len(self._wide) and rng.random() < self._wide_share:
+            return int(rng.choice(self._wide))
+        return int(rng.integers(self._starts[-1]))
+
+    def _render(self, number: int) -> tuple[ByteArray, FloatArray]:
+        which = int(np.searchsorted(self._starts, number, "right")) - 1
+        row = number - int(self._starts[which])
+        return self._sets[which].source[row], self._sets[which].landmarks[row]
+
+
+def wide_mouths(pairs: PairCache) -> NDArray[np.bool_]:
+    """(N,) whether a face smiles, shows its teeth or opens its mouth widely."""
+    wide = np.zeros(len(pairs), np.bool_)
+    for stem, least in _WIDE.items():
+        sides = [i for i, name in enumerate(pairs.expression_names) if name.startswith(stem)]
+        if sides:
+            wide |= pairs.expression[:, sides].mean(1) > least
+    return wide
+
+
+def face_crop(
+    picture: ByteArray, points68: FloatArray, rng: np.random.Generator
+) -> tuple[ByteArray, FloatArray]:
+    """A degraded crop, and its points relative to the crop.
+
+    Half of the crops err as cascade boxes do, half as little as a first estimate, since the
+    network looks twice.
+
+    Args:
+        picture: (S, S) uint8 grey.
+        points68: (68, 2) pixels of the picture.
+        rng: of the chances.
+    """
+    rough = rng.random() < 0.6
+    turn = np.clip(rng.normal(0, 12 if rough else 3), -30, 30)
+    zoom = float(np.exp(rng.normal(0, 0.11 if rough else 0.04)))
+    shift = rng.normal(0, 0.06 if rough else 0.02, 2)
+    crop = _drawn(picture, _matrix(points68, turn, zoom, shift), rng)
+    moved = apply(_matrix(points68, turn, zoom, shift), points68)
+    done = degrade(crop, moved.astype(np.float32), rng)
+    points = done.points[MIRRORED_POINTS] if done.flipped else done.points
+    return done.picture, (points * 2 / INPUT_SIZE - 1).astype(np.float32)
+
+
+def no_face(picture: ByteArray, points68: FloatArray, rng: np.random.Generator) -> ByteArray:
+    """(80, 80) uint8 grey with no face in the middle: beside it, a part, in pieces, texture."""
+    kind = rng.choice(["beside", "part", "small", "pieces", "texture"])
+    if kind == "texture":
+        crop = _texture(rng)
+    else:
+        away = rng.uniform(0, 2 * np.pi)
+        far = {"beside": rng.uniform(0.45, 0.9), "part": rng.uniform(0, 0.5)}.get(str(kind), 0.0)
+        zoom = {"part": rng.uniform(2.2, 5), "small": rng.uniform(0.2, 0.42)}.get(str(kind), 1.0)
+        shift = far * np.array([np.cos(away), np.sin(away)]) * (zoom if kind == "part" else 1)
+        crop = _drawn(picture, _matrix(points68, rng.normal(0, 20), zoom, shift), rng)
+        if kind == "pieces":
+            crop = _shuffled(crop, rng)
+    return degrade(crop, np.zeros((1, 2), np.float32), rng).picture
+
+
+def _matrix(points68: FloatArray, turn_deg: float, zoom: float, shift: FloatArray) -> Matrix:
+    """Picture → crop: the aligned frame, erring by a turn, a zoom and a shift in crop sides."""
+    anchors = (FIVE_OF_68 @ points68)[:3]
+    frame = similarity(anchors, TEMPLATE * INPUT_SIZE)
+    cos, sin = zoom * np.cos(np.deg2rad(turn_deg)), zoom * np.sin(np.deg2rad(turn_deg))
+    turn = np.array([[cos, -sin], [sin, cos]])
+    middle = np.full(2, INPUT_SIZE / 2)
+    offset = turn @ (frame[:, 2] - middle) + middle + shift * INPUT_SIZE
+    return np.column_stack([turn @ frame[:, :2], offset])
+
+
+def _drawn(picture: ByteArray, matrix: Matrix, rng: np.random.Generator) -> ByteArray:
+    """(80, 80) uint8; beyond the render black, its edge, its mirror image, or something else."""
+    centred = matrix.copy()
+    centred[:, 2] += centred[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV counts from pixel centres
+    size = (INPUT_SIZE, INPUT_SIZE)
+    if np.sqrt(abs(np.linalg.det(centred[:, :2]))) < 0.6:
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.8), np.uint8)
+    if rng.random() < 0.25:
+        drawn = cv2.warpAffine(picture, centred, size, flags=cv2.INTER_LINEAR)
+        inside = cv2.warpAffine(np.ones_like(picture), centred, size, flags=cv2.INTER_NEAREST)
+        return np.where(inside > 0, drawn, _texture(rng)).astype(np.uint8)
+    border = _BORDERS[int(rng.choice(3, p=[0.5, 0.2, 0.3]))]
+    drawn = cv2.warpAffine(picture, centred, size, flags=cv2.INTER_LINEAR, borderMode=border)
+    return np.asarray(drawn, np.uint8)
+
+
+def _shuffled(crop: ByteArray, rng: np.random.Generator) -> ByteArray:
+    """The crop's 16 tiles in another order."""
+    side = INPUT_SIZE // 4
+    tiles: Any = crop.reshape(4, side, 4, side).swapaxes(1, 2).reshape(16, side, side)
+    tiles = rng.permutation(tiles, axis=0)
+    return tiles.reshape(4, 4, side, side).swapaxes(1, 2).reshape(INPUT_SIZE, INPUT_SIZE)
+
+
+def _texture(rng: np.random.Generator) -> ByteArray:
+    """(80, 80) uint8: blurred noise, with bars and spots now and then."""
+    cells = int(rng.integers(2, INPUT_SIZE))
+    noise = rng.random((cells, cells), np.float32)
+    picture: Any = cv2.resize(noise, (INPUT_SIZE, INPUT_SIZE), interpolation=cv2.INTER_CUBIC)
+    picture = (picture - 0.5) * rng.uniform(20, 300) + rng.uniform(30, 220)
+    picture = picture.clip(0, 255).astype(np.uint8)
+    for _ in range(int(rng.integers(0, 8)) if rng.random() < 0.6 else 0):
+        ends = [tuple(int(v) for v in rng.integers(-10, INPUT_SIZE + 10, 2)) for _ in range(2)]
+        grey, thick = int(rng.integers(256)), int(rng.integers(1, 12))
+        if rng.random() < 0.5:
+            cv2.line(picture, ends[0], ends[1], grey, thick)
+        else:
+            cv2.circle(picture, ends[0], int(rng.integers(1, 16)), grey, -1)
+    return picture

@@ -1,0 +1,1 @@
+"""Training of normalizers: data, losses, schedule, scores."""

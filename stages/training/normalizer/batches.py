@@ -1,0 +1,200 @@
+"""Training batches: batch n is a function of (seed, n) alone, so a resumed run sees the same.
+
+A batch is made of ``parts`` that are as large as each other: one for every process and every step
+of gradient accumulation. Which pictures are in a batch does not depend on the number of parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ....pipeline.errors import InputError
+from ...synthesis.drawing.degrade import degrade
+from ..pictures import MIRRORED_POINTS, POSE_UNIT_DEG, PairCache, mirrored
+from ..real_faces import FaceCache
+
+ByteArray = NDArray[np.uint8]
+Rows = NDArray[np.int64]
+
+_ENDLESS = 1 << 40
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a batch is made of.
+
+    Attributes:
+        pairs: rendered pairs a batch, those to be drawn first.
+        drawn: how many of them come with their target picture.
+        faces: real faces a batch.
+        size_px: side of the pictures that the network sees.
+        parts: equal parts that a batch is cut into.
+    """
+
+    pairs: int
+    drawn: int
+    faces: int
+    size_px: int
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        counts = (self.pairs, self.drawn, self.faces)
+        if any(count % self.parts for count in counts):
+            raise InputError(
+                f"a batch of {self.pairs} pairs ({self.drawn} with target) and {self.faces} real "
+                f"faces cannot be cut into {self.parts} equal parts (accumulate x processes): "
+                "change batch_size, real_share or picture_share"
+            )
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, tag: int, epoch: int, count: int) -> Rows:
+    return np.random.default_rng([seed, tag, epoch]).permutation(count)
+
+
+def chosen(count: int, batch_size: int, step: int, seed: int, tag: int) -> Rows:
+    """(B,) of ``count`` for batch ``step``: every one once before any comes again."""
+    wanted = np.arange(step * batch_size, (step + 1) * batch_size)
+    rows = np.empty(len(wanted), np.int64)
+    for epoch in np.unique(wanted // count):
+        here = wanted // count == epoch
+        rows[here] = _order(seed, tag, int(epoch), count)[wanted[here] % count]
+    return rows
+
+
+class Batches(Dataset[dict[str, Tensor]]):
+    """Degraded renders with all that is known of them, and degraded real faces.
+
+    Item ``step * parts + part`` holds ``images`` (P + R, C, S, S) uint8, pairs first; of the pairs
+    ``expression`` (P, E), ``landmarks`` (P, 136), 0 the centre and 1 the edge, ``pose`` (P, 3) in
+    30 degrees; ``target`` (D, T, T, 3) uint8 RGB of the first D; of the real faces ``weak``
+    (R, C, S, S) uint8, as they are, and ``flipped`` (R,) bool.
+    """
+
+    def __init__(
+        self, pairs: PairCache, recipe: Recipe, seed: int, faces: FaceCache | None = None
+    ) -> None:
+        self.pairs = pairs
+        self.recipe = recipe
+        self.seed = seed
+        self.faces = faces
+        self.mirror = mirrored(pairs.expression_names)
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, item: int) -> dict[str, Tensor]:
+        step, part = divmod(item, self.recipe.parts)
+        batch, images = self._rendered(step, part)
+        if self.faces is not None and self.recipe.faces:
+            more, real = self._real(self.faces, step, part)
+            batch |= more
+            images = np.concatenate([images, real])
+        return {"images": torch.from_numpy(images), **batch}
+
+    def chosen(self, step: int) -> tuple[Rows, Rows]:
+        """(P,) pairs of batch ``step``, and (D,) the first of them as rows of the targets."""
+        recipe = self.recipe
+        targets = np.zeros(0, np.int64)
+        if recipe.drawn:
+            targets = chosen(len(self.pairs.target_of), recipe.drawn, step, self.seed, 16)
+        others = chosen(len(self.pairs), recipe.pairs - recipe.drawn, step, self.seed, 11)
+        return np.concatenate([self.pairs.target_of[targets], others]), targets
+
+    def _places(self, part: int, first: int, count: int) -> Rows:
+        """Of ``count`` places from ``first`` on, those of one part."""
+        share = count // self.recipe.parts
+        return np.arange(first + part * share, first + (part + 1) * share)
+
+    def _rendered(self, step: int, part: int) -> tuple[dict[str, Tensor], ByteArray]:
+        recipe, pairs, size = self.recipe, self.pairs, self.recipe.size_px
+        all_rows, targets = self.chosen(step)
+        drawn = self._places(part, 0, recipe.drawn)
+        places = np.concatenate(
+            [drawn, self._places(part, recipe.drawn, recipe.pairs - recipe.drawn)]
+        )
+        rows = all_rows[places]
+        images: list[ByteArray] = []
+        expression = pairs.expression[rows].copy()
+        pose = pairs.pose_deg[rows] / POSE_UNIT_DEG
+        points = np.empty((len(rows), 68, 2), np.float32)
+        for i, (place, row) in enumerate(zip(places, rows, strict=True)):
+            rng = np.random.default_rng([self.seed, 12, step, place])
+            # The target's light comes from one side, so what has a target is not mirrored.
+            mirror = 0.0 if place < recipe.drawn else 0.5
+            done = degrade(pairs.source[row], pairs.landmarks[row], rng, size, mirror)
+            images.append(done.picture)
+            points[i] = done.points
+            if done.flipped:
+                points[i] = done.points[MIRRORED_POINTS]
+                expression[i] = expression[i][self.mirror]
+                pose[i] *= np.array([-1, 1, -1], np.float32)
+        batch = {
+            "expression": torch.from_numpy(expression),
+            "landmarks": torch.from_numpy((points * 2 / size - 1).reshape(len(rows), -1)),
+            "pose": torch.from_numpy(pose.astype(np.float32)),
+        }
+        if len(drawn):
+            batch["target"] = torch.from_numpy(pairs.targets(targets[drawn]))
+        return batch, planes(images)
+
+    def _real(self, faces: FaceCache, step: int, part: int) -> tuple[dict[str, Tensor], ByteArray]:
+        rows = chosen(len(faces), self.recipe.faces, step, self.seed, 14)
+        places = self._places(part, 0, self.recipe.faces)
+        size = self.recipe.size_px
+        strong: list[ByteArray] = []
+        weak: list[ByteArray] = []
+        flipped = places % 2 == 1
+        for place, flip in zip(places, flipped, strict=True):
+            picture = faces.pictures[int(rows[place])]
+            rng = np.random.default_rng([self.seed, 15, step, place])
+            done = degrade(picture, np.zeros((0, 2), np.float32), rng, size, float(flip))
+            strong.append(done.picture)
+            weak.append(np.asarray(cv2.resize(picture, (size, size)), np.uint8))
+        more = {"weak": torch.from_numpy(planes(weak)), "flipped": torch.from_numpy(flipped)}
+        return more, planes(strong)
+
+
+class TargetBatches(Dataset[dict[str, Tensor]]):
+    """Coefficients and target pictures alone: what a decoder learns from.
+
+    Item ``step * parts + part`` holds ``expression`` (D, E) and ``target`` (D, T, T, 3) uint8 RGB.
+    No mirroring: the target's light comes from one side.
+    """
+
+    def __init__(self, pairs: PairCache, batch_size: int, seed: int, parts: int = 1) -> None:
+        self.pairs = pairs
+        self.recipe = Recipe(batch_size, 0, 0, 0, parts)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, item: int) -> dict[str, Tensor]:
+        step, part = divmod(item, self.recipe.parts)
+        rng = np.random.default_rng([self.seed, 21, step])
+        rows = rng.integers(0, len(self.pairs.target_of), self.recipe.pairs)
+        rows = rows.reshape(self.recipe.parts, -1)[part]
+        return {
+            "expression": torch.from_numpy(self.pairs.expression[self.pairs.target_of[rows]]),
+            "target": torch.from_numpy(self.pairs.targets(rows)),
+        }
+
+
+def planes(pictures: list[ByteArray]) -> ByteArray:
+    """Pictures (S, S) or (S, S, 3) → (N, C, S, S)."""
+    stacked = np.stack(pictures)
+    return stacked[:, None] if stacked.ndim == 3 else stacked.transpose(0, 3, 1, 2).copy()
+
+
+def unit_rgb(images: Tensor) -> Tensor:
+    """(N, C, S, S) uint8, C 1 or 3 → (N, 3, S, S) in [0, 1]."""
+    return images.float().div(255).expand(-1, 3, -1, -1)

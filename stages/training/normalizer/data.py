@@ -1,0 +1,97 @@
+"""What a training run learns from and is scored on."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ....pipeline.errors import InputError
+from ...networks.base import CodeNormalizer, Normalizer
+from ..pictures import Form, PairCache, load_pairs
+from ..real_faces import FaceCache, load_faces
+from .batches import Recipe
+
+if TYPE_CHECKING:
+    from .fit_normalizer import FitNormalizerConfig
+
+log = logging.getLogger(__name__)
+
+# Sources are held a little larger than the network sees them: shifts and turns need a margin.
+_MARGIN = 8 / 7
+_SHOWN_FACES = 24
+
+
+@dataclass(frozen=True)
+class Material:
+    """Pairs to train on, to look at while training and to be judged by; real faces, if any."""
+
+    train: PairCache
+    held_out: PairCache
+    test: PairCache
+    faces: FaceCache | None
+
+    def summary(self) -> dict[str, Any]:
+        """Return counts, for the card."""
+        return {
+            "pairs": len(self.train),
+            "target_pictures": len(self.train.target_of),
+            "identities": len({*self.train.identity.tolist()}),
+            "real_faces": len(self.faces) if self.faces else 0,
+        }
+
+    def digest(self) -> str:
+        """Sha256 of what is trained on."""
+        parts = (self.train.digest(), self.faces.digest() if self.faces else "")
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def load_material(
+    config: FitNormalizerConfig, network: Normalizer, data: list[Path], faces: list[Path]
+) -> Material:
+    """Read all that a run needs, in the sizes that its network sees and makes."""
+    side = round(network.input_size * _MARGIN)
+    source = Form(network.sees_colour, side)
+    target = Form(True, network.output_size, exact=True)
+    limits = {"train": None, "validation": config.evaluation_pairs, "test": None}
+    pairs = {
+        split: _pairs(data, split, limit, (source, target), config.memory_gb)
+        for split, limit in limits.items()
+    }
+    train, held_out = pairs["train"], pairs["validation"]
+    if train is None or held_out is None:
+        raise InputError(f"no training or no validation pairs in {', '.join(map(str, data))}")
+    real = None
+    if faces:
+        form = Form(network.sees_colour, side, exact=True)
+        real = load_faces(faces, config.faces_split, form, config.memory_gb)
+    log.info(
+        "%d training pairs, %d held out, %d real faces",
+        len(train), len(held_out), len(real) if real else 0,
+    )  # fmt: skip
+    # People that neither training nor calibration saw; the held-out ones where there are none.
+    return Material(train, held_out, pairs["test"] or held_out, real)
+
+
+def _pairs(
+    data: list[Path], split: str, limit: int | None, forms: tuple[Form, Form], memory_gb: float
+) -> PairCache | None:
+    try:
+        return load_pairs(data, split, limit, *forms, memory_gb)
+    except InputError as error:
+        if str(error).startswith(f"no {split} pairs"):
+            return None
+        raise
+
+
+def recipe(
+    config: FitNormalizerConfig, network: Normalizer, material: Material, parts: int, drawn: bool
+) -> Recipe:
+    """How a batch is made up: real faces, pairs, and of them those with a target picture."""
+    faces = round(config.batch_size * config.real_share) if material.faces else 0
+    pairs = config.batch_size - faces
+    share = config.picture_share or (0.25 if isinstance(network, CodeNormalizer) else 1.0)
+    with_target = max(parts, round(pairs * share)) if drawn else 0
+    return Recipe(pairs, with_target, faces, network.input_size, parts)

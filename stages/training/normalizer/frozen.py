@@ -1,0 +1,80 @@
+"""Frozen networks of the user's, for the losses ``identity`` and ``expression``.
+
+Shipped weights use none. A network comes as .safetensors: weights of a normalizer, which know their
+architecture, or of an architecture in ``ARCHITECTURES``, named in the file's notes or the job file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ....pipeline.errors import InputError, nearest
+from ...networks import NETWORKS
+from ...networks.base import Normalizer
+from ...networks.files.checkpoint import load_weights, open_normalizer, read_notes
+from ...networks.iresnet import IResNet
+
+#: Name → network that turns (B, 3, H, W) RGB in [0, 1] into (B, F) features.
+ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
+    "iresnet18": lambda: IResNet((2, 2, 2, 2)),
+    "iresnet34": lambda: IResNet((3, 4, 6, 3)),
+    "iresnet50": lambda: IResNet((3, 4, 14, 3)),
+    "iresnet100": lambda: IResNet((3, 13, 30, 3)),
+}
+
+
+class Coefficients(nn.Module):
+    """The coefficients that a normalizer reads, as features."""
+
+    def __init__(self, network: Normalizer) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] → (B, E), not clamped, so that gradients reach everything."""
+        return self.network.see(images).coefficients.float()
+
+
+def open_frozen(path: Path, architecture: str = "") -> nn.Module:
+    """Open a network that looks on and never learns.
+
+    Args:
+        path: a .safetensors file.
+        architecture: one of ``ARCHITECTURES``; empty where the file's notes say it.
+
+    Raises:
+        InputError: no such file, an unknown architecture, or weights that do not fit it.
+    """
+    notes = read_notes(path) if path.suffix == ".safetensors" else {}
+    if not architecture and (notes.get("network") in NETWORKS or not notes):
+        network: nn.Module = Coefficients(open_normalizer(path).module)
+    else:
+        name = architecture or notes.get("architecture", "")
+        if name not in ARCHITECTURES:
+            raise InputError(
+                f"{path} is of the architecture '{name}', which is unknown"
+                f"{nearest(name, list(ARCHITECTURES))}: known are {', '.join(ARCHITECTURES)}"
+            )
+        network = ARCHITECTURES[name]()
+        load_weights(network, path)
+    return _Still(network.requires_grad_(False).eval())
+
+
+class _Still(nn.Module):
+    """Stays in evaluation mode, whatever is asked for."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def train(self, mode: bool = True) -> _Still:
+        self.training = False
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            return self.network(images.float())
