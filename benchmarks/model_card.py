@@ -1,13 +1,15 @@
-"""The tables and the picture of a model card, from the files that training and judging leave.
+"""Tables and the picture of a model card, from the files that training and judging write.
 
     python benchmarks/model_card.py units FIT/compact.json
     python benchmarks/model_card.py judged before=judged-1/judge.json now=judged-2/judge.json
     python benchmarks/model_card.py sheet FIT/compact.safetensors --renders RENDERS --output FILE
 
-``units``: R² of the action units and landmark errors that fit-normalizer measured. ``judged``:
-figures of several models side by side as Markdown, met goals in bold; only models judged on the
-same pictures compare. ``sheet``: rendered people of a test split, 24 in two bands: the people, what
-the network makes of them, the exact answers. People in their order, the first picture of each.
+``units``: R² of the action units and landmark errors that fit-normalizer measured, for the card
+(docs/models/compact.md). ``judged``: figures of several models side by side as Markdown, met goals
+in bold; the shipped model's go into the card, the comparison with ``--all`` into the lab book
+(docs/lab/compact.md). Only models judged on the same pictures are comparable. ``sheet``: rendered
+people of a test split, 24 in two bands: the people, the network's results, the exact targets.
+People in their order, the first picture of each.
 """
 
 import argparse
