@@ -98,7 +98,7 @@ def synchronize() -> None:
 
 def detector_alone(stage, root: Path, dataset) -> "callable":  # type: ignore[valid-type]
     """Return a function that detects faces in one batch of photographs, prepared beforehand."""
-    from normpipe.pipeline.errors import SampleError
+    from normpipe.manifests.vocabularies import SampleError
     from normpipe.pipeline.run.making import read_batches
 
     items = []

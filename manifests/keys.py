@@ -48,6 +48,16 @@ def face_key(parent_key: str, face: int) -> str:
     return f"{parent_key}#face{face}"
 
 
+def pair_key(key: str, variant: str) -> str:
+    """Return the key of a pair, where a face has pairs of several normalized variants."""
+    return f"{key}@{variant}"
+
+
+def belongs_to(key: str, parent: str) -> bool:
+    """Say whether a key is a parent's own, or that of a part of it: a frame or a face in it."""
+    return key == parent or key.startswith(f"{parent}#")
+
+
 def sample_id(path: str) -> str:
     """Escape a relative path for use in a key.
 

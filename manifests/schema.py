@@ -5,6 +5,7 @@ Rows of all stages start with the same five columns. ``image`` follows the Huggi
 """
 
 import json
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -92,6 +93,38 @@ PAIRS = schema(
         *[(f"normalized_{name}", kind) for name, kind in _PLACE],
     ]
 )
+
+
+class Reference(NamedTuple):
+    """Columns that say where a row's picture stands in another dataset of the same job.
+
+    Attributes:
+        prefix: of the columns ``<prefix>shard``, ``<prefix>row_group`` and ``<prefix>row``.
+        dataset: the other dataset, below the job's folder; ``{variant}`` is the row's ``variant``.
+        name: what readers call its image; its other columns are ``<name>_<column>``. Empty: its
+            columns keep their names.
+    """
+
+    prefix: str
+    dataset: str
+    name: str = ""
+
+    def item_name(self, column: str) -> str:
+        """Return what readers call a column of the other dataset."""
+        if not self.name:
+            return column
+        return self.name if column == "image" else f"{self.name}_{column}"
+
+
+#: How ``PAIRS`` refers to the datasets that hold its pictures.
+REFERENCES = (
+    Reference("aligned_", "aligned"),
+    Reference("normalized_", "normalized/{variant}", "normalized"),
+)
+#: How a user has pairs without references.
+PAIRS_ALONE = "pair with --set pair.materialize=true for shards that need nothing beside them"
+#: What opening a job's folder means: this dataset, or else the only one in that folder.
+OPENED_FIRST, OPENED_ELSE = "pairs", "normalized"
 
 #: The derived ``index.parquet`` of an image dataset.
 INDEX = schema([*_PLACE, ("image_sha256", pa.string())])

@@ -129,6 +129,18 @@ def is_failure(reason: str) -> bool:
     return REASONS.get(reason, ("rejected", ""))[0] == "failed"
 
 
+class SampleError(Exception):
+    """One sample cannot be used; its row carries the reason and the rest of its batch goes on."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        """``reason``: of ``REASONS``. Raises ValueError for any other."""
+        if reason not in REASONS:
+            raise ValueError(f"{reason!r} is not in the vocabulary of reasons")
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
 def emotion_name(text: str) -> str:
     """Return the emotion's standard name, or the text in lower case where it is not a known one."""
     word = text.strip().lower()

@@ -4,8 +4,6 @@ import errno
 import re
 from difflib import get_close_matches
 
-from ..manifests.vocabularies import REASONS
-
 
 class NormpipeError(Exception):
     """Something the user can mend. The message is one line that says what to do."""
@@ -29,17 +27,6 @@ class OutputError(NormpipeError):
 
 class Interrupted(NormpipeError):
     """The job was asked to stop; what is committed stays, the rest is left to do."""
-
-
-class SampleError(Exception):
-    """One sample cannot be used; its row carries the reason and the rest of its batch goes on."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        if reason not in REASONS:
-            raise ValueError(f"{reason!r} is not in the vocabulary of reasons")
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
 
 
 #: What libraries say where no class of error tells: torch, OpenCV, ONNX Runtime, Arrow, C++.

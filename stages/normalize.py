@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from ..manifests.schema import NORMALIZED
-from ..pipeline.errors import InputError, SampleError, nearest
+from ..manifests.vocabularies import SampleError
+from ..pipeline.errors import InputError, nearest
 from ..pipeline.stage import (
     DIGEST,
     GPU,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from ..manifests.keys import pair_key
 from ..manifests.schema import COMMON, IMAGE, PAIRS, schema
 from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError
@@ -135,11 +136,12 @@ class Pair(JoinStage):
     def _pair(self, variant: str, original: Row | None, normalized: Row | None) -> Row:
         source = original or normalized
         assert source is not None
+        key = source["key"]
         row: Row = {
-            "key": source["key"] + (f"@{variant}" if len(self._variants) > 1 else ""),
+            "key": pair_key(key, variant) if len(self._variants) > 1 else key,
             "parent_key": source["parent_key"],
             "variant": variant,
-            "_key": source["key"],
+            "_key": key,
         }
         if original is None:
             decided = _decision(self._decided("no_original"))

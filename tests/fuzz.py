@@ -35,8 +35,9 @@ from PIL import Image
 
 import normpipe
 from normpipe.manifests.schema import ALIGNED
+from normpipe.manifests.vocabularies import SampleError
 from normpipe.pipeline.config import load_job, template
-from normpipe.pipeline.errors import NormpipeError, SampleError
+from normpipe.pipeline.errors import NormpipeError
 from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 from normpipe.stages import CONFIGS
 from normpipe.stages.faces.isolation import Bounds, Decoders, Limits

@@ -9,13 +9,13 @@ from ...manifests.schema import IMAGE
 from ..errors import InputError, nearest
 from ..run.plan import Inputs, fingerprint
 from ..run.tries import clear
-from ..store.commit import locked, remove_file, write_json
+from ..store.commit import remove_file, write_json
 from ..store.job_file import read_job
+from ..store.lock import locked
 from ..store.shards import ShardFolder
 from ..store.storage import is_store, location
-from ..store.tombstones import WITHDRAWN
+from ..store.tombstones import WITHDRAWN, refuse_unfinished
 from .withdraw import datasets
-from .withdrawal import refuse_unfinished
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from ..run.plan import read_description
 from ..store.derive import totals
 from ..store.job_file import read_job
 from ..store.shards import ShardFolder, datasets_in
-from ..store.tombstones import read_withdrawn
-from .withdrawal import INTENT_FILE
+from ..store.tombstones import INTENT_FILE, read_withdrawn
 
 #: Quarantined shards of a stage that are listed with their reasons.
 _QUARANTINES_SHOWN = 5
@@ -73,7 +71,7 @@ def _datasets(root: Path, flow: list[dict[str, Any]]) -> list[dict[str, Any]]:
     others: dict[str, list[dict[str, Any]]] = {}
     for writes, folder in datasets_in(root).items():
         if writes not in named:
-            stage = (read_description(folder) or {}).get("stage", "?")
+            stage = (folder.description() or {}).get("stage", "?")
             others.setdefault(stage, []).append({"stage": stage, "writes": writes})
     return [one for entry in flow for one in [entry, *others.get(entry["stage"], [])]]
 

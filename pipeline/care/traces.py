@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from ..stage import sha256_file
-from ..store.commit import STORE_LOCK
 from ..store.labels import JOB_FILE, LABELS_FILE, OLD_JOB_FILE
+from ..store.lock import STORE_LOCK
 from ..store.shards import ShardFolder
 from ..store.storage import parquet_file
 from ..store.toml_text import value_text

@@ -22,11 +22,17 @@ from ..store.derive import manifest_of, to_json
 from ..store.job_file import read_job
 from ..store.labels import LABELS_FILE
 from ..store.layout import CARD_FILE, INDEX_FILE, RECORDS
-from ..store.shards import ShardFolder, ShardRecord, record_bytes, shard_name
+from ..store.shards import ShardFolder, ShardRecord, shard_name
 from ..store.storage import folders, is_store, parquet_file, sizes
-from ..store.tombstones import DECIDED_BY, WITHDRAWN, WITHDRAWN_FILE, Withdrawn, read_withdrawn
+from ..store.tombstones import (
+    DECIDED_BY,
+    INTENT_FILE,
+    WITHDRAWN,
+    WITHDRAWN_FILE,
+    Withdrawn,
+    read_withdrawn,
+)
 from .withdraw import datasets
-from .withdrawal import INTENT_FILE
 
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute
@@ -287,7 +293,7 @@ def _derived(root: Path, folder: ShardFolder, records: dict[int, ShardRecord]) -
     yield from lines
     for record in records.values():
         path = folder.record_path(record.shard)
-        if path.read_bytes() != record_bytes(record):
+        if path.read_bytes() != record.to_json():
             yield _damaged_record(folder, path.name)
 
 

@@ -14,14 +14,16 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import InputError, nearest
-from ..run.plan import Inputs, fingerprint, read_description
+from ..run.plan import Inputs, fingerprint
 from ..run.tries import clear
-from ..store.commit import fsync_folder, locked, remove_temporaries, write_json
+from ..store.commit import fsync_folder, remove_temporaries, write_json
 from ..store.job_file import read_job
 from ..store.labels import LABELS_FILE, label_rows, labels_digest, read_labels
+from ..store.lock import locked
 from ..store.shards import ShardFolder, datasets_in
 from ..store.storage import parquet_file
 from ..store.tombstones import (
+    INTENT_FILE,
     WITHDRAWN,
     Withdrawal,
     Withdrawn,
@@ -30,7 +32,7 @@ from ..store.tombstones import (
     today,
 )
 from .traces import find_traces
-from .withdrawal import INTENT_FILE, SHEET_FILE, Intent, ShardStep, carry_out
+from .withdrawal import SHEET_FILE, Intent, ShardStep, carry_out
 
 
 @dataclass
@@ -76,7 +78,7 @@ def withdraw(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> list[I
 
 def datasets(root: Path) -> dict[str, dict[str, Any]]:
     """Return the datasets of a job's folder and what made them, inputs first."""
-    found = {name: read_description(one) or {} for name, one in datasets_in(root).items()}
+    found = {name: one.description() or {} for name, one in datasets_in(root).items()}
     order = TopologicalSorter({name: made.get("reads", []) for name, made in found.items()})
     return {name: found[name] for name in order.static_order() if name in found}
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...manifests.vocabularies import status_of
 from ..errors import InputError
-from ..run.plan import fingerprint, input_digests, read_description
+from ..run.plan import fingerprint, input_digests
 from ..store.commit import (
     fsync_folder,
     remove_file,
@@ -26,11 +26,17 @@ from ..store.commit import (
 )
 from ..store.derive import derive_again, to_json
 from ..store.labels import LABELS_FILE, labels_digest, read_labels
-from ..store.shards import ShardFolder, ShardWriter, record_bytes, write_table
+from ..store.shards import ShardFolder, ShardWriter, write_table
 from ..store.storage import parquet_file
-from ..store.tombstones import DECIDED_BY, WITHDRAWN, WITHDRAWN_FILE, Withdrawn, without
+from ..store.tombstones import (
+    DECIDED_BY,
+    INTENT_FILE,
+    WITHDRAWN,
+    WITHDRAWN_FILE,
+    Withdrawn,
+    without,
+)
 
-INTENT_FILE = "withdrawing.json"
 #: Removed by every withdrawal: it shows faces and their names.
 SHEET_FILE = "contact_sheet.jpg"
 #: What a neutral row keeps beside the columns of every row: readers of pairs need the variant.
@@ -96,14 +102,6 @@ def read_intent(root: Path) -> Intent | None:
         ) from None
 
 
-def refuse_unfinished(root: Path) -> None:
-    """Raise where a withdrawal is at work or was stopped: its person may still be there."""
-    if (root / INTENT_FILE).is_file():
-        raise InputError(
-            f"a withdrawal from {root} is not finished: finish it with normpipe withdraw {root}"
-        )
-
-
 def carry_out(root: Path) -> Intent | None:
     """Finish the withdrawal whose intent lies in a job's folder, which is locked; return it."""
     intent = read_intent(root)
@@ -139,7 +137,7 @@ def _strike_labels(path: Path, withdrawn: Withdrawn) -> None:
 def _relabel(root: Path, name: str) -> None:
     """Let a dataset that holds labels say that it was made with those that are left."""
     folder = ShardFolder(root / name)
-    made = read_description(folder) or {}
+    made = folder.description() or {}
     made["digests"] = {
         **made.get("digests", {}),
         "labels": labels_digest(read_labels(root / LABELS_FILE)),
@@ -153,14 +151,14 @@ def _carry_out_step(root: Path, step: ShardStep) -> None:
         return  # taken away since; the next run makes it from the neutral rows
     mark = step.fingerprint
     if mark is None:
-        made = read_description(folder) or {}
+        made = folder.description() or {}
         mark = fingerprint(made, input_digests(root, made.get("reads", []), step.shard))
     record = folder.record(step.shard)
     if record is None or (record.sha256 == step.sha256 and step.rows):
         _rewrite(folder, step, mark)
     elif record.fingerprint != mark:
         changed = record.model_copy(update={"fingerprint": mark})
-        write_bytes(folder.record_path(step.shard), record_bytes(changed))
+        write_bytes(folder.record_path(step.shard), changed.to_json())
 
 
 def _rewrite(folder: ShardFolder, step: ShardStep, mark: str) -> None:

@@ -15,9 +15,10 @@ from ..config import Job, check, load_job
 from ..errors import InputError
 from ..run.runner import Options
 from ..stage import sha256_file
-from ..store.commit import locked, write_json
+from ..store.commit import write_json
 from ..store.job_file import changes, keep
 from ..store.labels import holds_job
+from ..store.lock import locked
 from ..store.storage import is_store
 from .app import AGAIN, app, handled, start_logging
 from .face_jobs import run_until

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from ...stages import CONFIGS, FLOW
 from ..config import Job, load_job
 from ..errors import InputError, nearest
-from ..run.plan import read_description
 from ..stage import Stage
 from ..store.job_file import FLOW as FLOW_KEY
 from ..store.job_file import HEAD, changes, has_begun, read_job, saved_settings
@@ -87,7 +86,7 @@ def _recovered(root: Path, job: Mapping[str, Any], alone: bool) -> dict[str, dic
     found: dict[str, dict[str, Any]] = {}
     for entry in job.get(FLOW_KEY, []):
         name = entry["stage"]
-        made = read_description(ShardFolder(root / entry["writes"]))
+        made = ShardFolder(root / entry["writes"]).description()
         if made is None or name not in CONFIGS:
             continue
         known = CONFIGS[name].model_fields

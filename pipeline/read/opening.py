@@ -9,14 +9,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from ...manifests.schema import COMMON, IMAGE
-from ..care.withdrawal import refuse_unfinished
+from ...manifests.keys import pair_key
+from ...manifests.schema import (
+    COMMON,
+    IMAGE,
+    OPENED_ELSE,
+    OPENED_FIRST,
+    PAIRS_ALONE,
+    REFERENCES,
+    Reference,
+)
 from ..errors import InputError, nearest
 from ..store.damage import damaged
 from ..store.labels import find_labels, job_folder, label_rows, own_label_columns, read_labels
 from ..store.layout import ABOUT
 from ..store.shards import ShardFolder
 from ..store.storage import location, parquet_file
+from ..store.tombstones import refuse_unfinished
 from .reading import RowReader, damage_said, open_parquet
 
 # pyarrow makes these functions at run time; no type checker sees them.
@@ -91,7 +100,7 @@ def open_rows(
     if taken:
         raise InputError(f"a label is named '{taken}', as a column of the dataset is: rename it")
     available = [name for source in sources for name in source.columns]
-    offered = [*_COMMON, *available, *known, *(["variant"] if _is_pairs(schema) else [])]
+    offered = [*_COMMON, *available, *known, *(["variant"] if _references(schema) else [])]
     if columns is None:
         wanted = [*pictures, *own] if pictures else available
         wanted = [*wanted, *known, *(n for n in ("variant",) if n in offered)]
@@ -121,9 +130,9 @@ def dataset_folder(path: Path) -> Path:
         raise InputError(f"no folder {path}: give a dataset's folder, or the --output of a run")
     if _has_shards(path):
         return path
-    if _has_shards(path / "pairs"):
-        return path / "pairs"
-    variants = _datasets(path / "normalized")
+    if _has_shards(path / OPENED_FIRST):
+        return path / OPENED_FIRST
+    variants = _datasets(path / OPENED_ELSE)
     if len(variants) == 1:
         return variants[0]
     others = [*variants, *_datasets(path)]
@@ -134,7 +143,9 @@ def dataset_folder(path: Path) -> Path:
             raise InputError(f"{path} only says what made {other}: open {other}")
         raise InputError(f"{path} holds no dataset (no shard-*.parquet): run 'normpipe run' first")
     choices = ", ".join(str(other) for other in others)
-    raise InputError(f"{path} holds neither pairs nor one normalized variant: open {choices}")
+    raise InputError(
+        f"{path} holds neither {OPENED_FIRST} nor one {OPENED_ELSE} variant: open {choices}"
+    )
 
 
 def _datasets(folder: Path) -> list[Path]:
@@ -172,17 +183,17 @@ def _schema(folder: Path, numbers: list[int]) -> pa.Schema:
     return schema
 
 
-def _is_pairs(schema: pa.Schema) -> bool:
-    """Say whether a dataset is an index of pairs, with the pictures in other datasets."""
-    return "aligned_shard" in schema.names
+def _references(schema: pa.Schema) -> list[Reference]:
+    """Return how a dataset refers to others; empty where its columns are all its own."""
+    return [one for one in REFERENCES if f"{one.prefix}{_PLACE[0]}" in schema.names]
 
 
 def _rows(shards: ShardFolder, numbers: list[int], schema: pa.Schema) -> pa.Table:
     """Return all rows without their pictures, and where they stand."""
-    pairs = _is_pairs(schema)
+    refers = bool(_references(schema))
     rows = _from_index(shards, numbers)
     if rows is None:
-        names = schema.names if pairs else [n for n in _COMMON if n in schema.names]
+        names = schema.names if refers else [n for n in _COMMON if n in schema.names]
         tables: list[pa.Table] = []
         for number in numbers:
             open_parquet(shards.shard(number)).close()  # refuses a newer one in plain words
@@ -193,8 +204,8 @@ def _rows(shards: ShardFolder, numbers: list[int], schema: pa.Schema) -> pa.Tabl
     for name in _COMMON:
         if name not in rows.column_names:
             rows = rows.append_column(name, unknown)
-    rows = rows.append_column("_source", _source_keys(rows) if pairs else rows["key"])
-    return rows.append_column("_variant", rows["variant"] if pairs else unknown)
+    rows = rows.append_column("_source", _source_keys(rows) if refers else rows["key"])
+    return rows.append_column("_variant", rows["variant"] if refers else unknown)
 
 
 def _from_index(shards: ShardFolder, numbers: list[int]) -> pa.Table | None:
@@ -215,41 +226,46 @@ def _from_index(shards: ShardFolder, numbers: list[int]) -> pa.Table | None:
 
 
 def _source_keys(rows: pa.Table) -> pa.ChunkedArray:
-    """Return the keys that pairs have in the datasets that hold their pictures."""
+    """Return the keys that rows have in the datasets that hold their pictures."""
     if len(rows["variant"].unique()) < 2:
         return rows["key"]
-    # Pairs of several variants: the stage puts "@variant" behind each key.
-    lengths = pc.add(pc.utf8_length(rows["variant"]), 1)
+    # Of several variants: each key ends in its own (``pair_key``).
+    lengths = pc.add(pc.utf8_length(rows["variant"]), len(pair_key("", "")))
     pairs = zip(rows["key"].to_pylist(), lengths.to_pylist(), strict=True)
     return pa.chunked_array([pa.array([key[:-length] for key, length in pairs], pa.string())])
 
 
 def _sources(folder: Path, schema: pa.Schema, rows: pa.Table) -> tuple[list[_Source], list[str]]:
     """Return where columns can be read, and the names of those that are pictures."""
-    if not _is_pairs(schema):
+    references = _references(schema)
+    if not references:
         own = {name: name for name in schema.names if name not in _COMMON}
         pictures = [field.name for field in schema if field.type == IMAGE]
         return [_Source({"": folder}, own, _PLACE)], pictures
     job = folder.resolve().parent
     variants = sorted(rows["variant"].unique().to_pylist())
-    normalized = {variant: job / "normalized" / variant for variant in variants}
-    originals = _columns(job / "aligned")
-    faces = _columns(next(iter(normalized.values()))) if normalized else {"image": "image"}
-    renamed = {"normalized" if n == "image" else f"normalized_{n}": n for n in faces}
-    return [
-        _Source({"": job / "aligned"}, originals, [f"aligned_{name}" for name in _PLACE]),
-        _Source(normalized, renamed, [f"normalized_{name}" for name in _PLACE]),
-    ], ["image", "normalized"]
+    return [_referred(job, one, variants) for one in references], [
+        one.item_name("image") for one in references
+    ]
 
 
-def _columns(folder: Path) -> dict[str, str]:
+def _referred(job: Path, reference: Reference, variants: list[str]) -> _Source:
+    """Return where the columns of another dataset, or of its variants, can be read."""
+    folders = {"": job / reference.dataset}
+    if "{variant}" in reference.dataset:
+        folders = {one: job / reference.dataset.format(variant=one) for one in variants}
+    columns = _columns(next(iter(folders.values()))) if folders else ["image"]
+    names = {reference.item_name(name): name for name in columns}
+    return _Source(folders, names, [f"{reference.prefix}{name}" for name in _PLACE])
+
+
+def _columns(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise InputError(
-            f"the pairs refer to {folder}, which is not there: put it back, or pair with "
-            "--set pair.materialize=true for shards that need nothing beside them"
+            f"the pairs refer to {folder}, which is not there: put it back, or {PAIRS_ALONE}"
         )
     schema = _schema(folder, _numbers(ShardFolder(folder)))
-    return {name: name for name in schema.names if name not in _COMMON}
+    return [name for name in schema.names if name not in _COMMON]
 
 
 def _labels(

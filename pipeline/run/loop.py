@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from ..config import RunConfig
 from ..errors import Interrupted, NormpipeError, lacking
 from ..stage import JoinStage, Stage
-from ..store.shards import ShardFolder, ShardRecord
+from ..store.shards import ShardFolder, ShardRecord, parsed
 from .making import DEATHS, Outcome, Ticket
-from .places import Host
 from .progress import Progress
 from .tries import RunFolder, stage_of
 
 if TYPE_CHECKING:
     from .cluster import Cluster
+    from .places import Host
 
 log = logging.getLogger("normpipe")
 
@@ -315,7 +315,7 @@ class Loop:
 
     def _record(self, token: str) -> ShardRecord:
         until = time.monotonic() + _SHOW_SECONDS
-        while (record := self._run.record(token)) is None:
+        while (record := parsed(self._run.record(token) or b"")) is None:
             if time.monotonic() > until or self._ending.stopped.is_set():
                 raise NormpipeError(
                     f"a worker says that it made {token}, but it is not in {self._run.path} here: "

@@ -18,15 +18,8 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 import pyarrow as pa
 
-from ..errors import (
-    Interrupted,
-    NormpipeError,
-    OutputError,
-    SampleError,
-    lack_of,
-    one_line,
-    spoils_process,
-)
+from ...manifests.vocabularies import SampleError
+from ..errors import Interrupted, NormpipeError, OutputError, lack_of, one_line, spoils_process
 from ..stage import JoinStage, MapStage, Row, Stage
 from ..store.shards import ShardFolder, ShardWriter
 from ..store.storage import parquet_file, store_errors
@@ -342,7 +335,7 @@ class _Try:
             self._finish(writer, None)
 
     def _table(self, folder: ShardFolder) -> pa.Table:
-        """Return a shard's wanted columns; an absent shard (a partial variant) has no rows."""
+        """Return a shard's wanted columns; an absent shard (a partial dataset) has no rows."""
         wanted = None if self._stage.columns is None else list(self._stage.columns)
         if folder.record(self._number) is not None:
             return folder.read(self._number, wanted)

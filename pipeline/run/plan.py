@@ -12,7 +12,7 @@ from ...manifests.schema import SCHEMA_VERSION
 from ...manifests.vocabularies import is_failure
 from ..config import differences, listed
 from ..errors import OutputError
-from ..stage import MapStage, SourceStage, Stage
+from ..stage import MapStage, SourceStage, Stage, sha256_file
 from ..store.shards import ShardFolder, ShardRecord
 
 
@@ -42,17 +42,9 @@ def fingerprint(description: dict[str, Any], inputs: Sequence[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_description(folder: ShardFolder) -> dict[str, Any] | None:
-    """Return what made a dataset, or None where nothing (readable) is there."""
-    try:
-        return json.loads(folder.stage_path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-
-
 def refuse_other(stage: Stage, folder: ShardFolder, description: dict[str, Any]) -> None:
     """Raise where ``folder`` was made otherwise, naming what differs as a user writes it."""
-    old = read_description(folder)
+    old = folder.description()
     if old is None or not folder.records():
         return
     new: dict[str, Any] = json.loads(json.dumps(description))
@@ -158,7 +150,7 @@ def is_whole(root: Path, flow: Sequence[Stage]) -> bool:
 
 def _is_whole(root: Path, stage: Stage) -> bool:
     folder = ShardFolder(root / stage.writes)
-    made = read_description(folder)
+    made = folder.description()
     if made is None or not folder.manifest_path.is_file():  # written last
         return False
     if differences(_portable(made), _portable(describe(stage))):
@@ -172,3 +164,56 @@ def _is_whole(root: Path, stage: Stage) -> bool:
 def _portable(description: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in description.items() if name not in _OF_MACHINES}
     return json.loads(json.dumps(kept))
+
+
+class Retry:
+    """Which shards of a job a retry may mend in place.
+
+    A shard's settled rows are good as long as its input's settled rows are what they were: the
+    input is untouched, or was only mended in this run. Anything else is made anew as a whole.
+    """
+
+    def __init__(self, root: Path, flow: Sequence[Stage]) -> None:
+        """Remember the shards as they are; nothing may have been written yet."""
+        self._root = root
+        self._flow = list(flow)
+        names = {name for stage in flow for name in (*stage.reads, stage.writes)}
+        self._before = {
+            name: {n: r.sha256 for n, r in ShardFolder(root / name).records().items()}
+            for name in names
+        }
+        self._mended: set[tuple[str, int]] = set()
+
+    def settled(self, stage: Stage, description: dict[str, Any], number: int) -> bool:
+        """Say whether a shard is to be mended, its settled rows as they are, or made as a whole."""
+        folder = ShardFolder(self._root / stage.writes)
+        record = folder.record(number)
+        before = [self._before[name].get(number, ABSENT) for name in stage.reads]
+        if record is None or record.fingerprint != fingerprint(description, before):
+            return False
+        for name, digest in zip(stage.reads, before, strict=True):
+            now = ShardFolder(self._root / name).record(number)
+            same = now is not None and now.sha256 == digest
+            if not same and (name, number) not in self._mended:
+                return False
+        if sha256_file(folder.shard(number)) != record.sha256:  # a damaged shard vouches for none
+            return False
+        self.mends(stage.writes, number)
+        return True
+
+    def mends(self, name: str, number: int) -> None:
+        """Note that a shard is rewritten with its settled rows as they were."""
+        self._mended.add((name, number))
+
+    def failed_inputs(self, name: str, number: int) -> set[str]:
+        """Return the keys of a source's shard that failed in it, or in a dataset made of it."""
+        failed: set[str] = set()
+        datasets = [name, *(stage.writes for stage in self._flow if name in stage.reads[:1])]
+        for dataset in datasets:
+            folder = ShardFolder(self._root / dataset)
+            if folder.record(number) is None:
+                continue
+            table = folder.read(number, ["parent_key", "status"])
+            columns = (table["parent_key"].to_pylist(), table["status"].to_pylist())
+            failed.update(key for key, status in zip(*columns, strict=True) if status == "failed")
+        return failed

@@ -1,13 +1,12 @@
 """What ``--retry-failed`` keeps: settled rows stay as they are, failed ones are tried again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..stage import Row, Stage, sha256_file
-from ..store.shards import ShardFolder
+from ...manifests.keys import belongs_to
+from ..stage import Row
 from ..store.storage import parquet_file
-from .plan import ABSENT, fingerprint
 
 
 class Kept(NamedTuple):
@@ -36,7 +35,7 @@ class SettledRows:
         while (out := self._next) is not None:
             if _comes_from(out, row):
                 found.append(out)
-            # A picture that failed before has one row here, and now as many as it has faces.
+            # An input that failed before has one row here, and may have several now.
             elif out["parent_key"] != row["parent_key"] or out["status"] != "failed":
                 break
             self._next = next(self._rows, None)
@@ -53,61 +52,5 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _comes_from(out: Row, row: Row) -> bool:
-    """Say whether an output row was made of an input row: it has its key, or is a face in it."""
-    key: str = out["key"]
-    return out["parent_key"] == row["parent_key"] and (
-        key == row["key"] or key.startswith(f"{row['key']}#face")
-    )
-
-
-class Retry:
-    """Which shards of a job a retry may mend in place.
-
-    A shard's settled rows are good as long as its input's settled rows are what they were: the
-    input is untouched, or was only mended in this run. Anything else is made anew as a whole.
-    """
-
-    def __init__(self, root: Path, flow: Sequence[Stage]) -> None:
-        """Remember the shards as they are; nothing may have been written yet."""
-        self._root = root
-        self._flow = list(flow)
-        names = {name for stage in flow for name in (*stage.reads, stage.writes)}
-        self._before = {
-            name: {n: r.sha256 for n, r in ShardFolder(root / name).records().items()}
-            for name in names
-        }
-        self._mended: set[tuple[str, int]] = set()
-
-    def settled(self, stage: Stage, description: dict[str, Any], number: int) -> bool:
-        """Say whether a shard is to be mended, its settled rows as they are, or made as a whole."""
-        folder = ShardFolder(self._root / stage.writes)
-        record = folder.record(number)
-        before = [self._before[name].get(number, ABSENT) for name in stage.reads]
-        if record is None or record.fingerprint != fingerprint(description, before):
-            return False
-        for name, digest in zip(stage.reads, before, strict=True):
-            now = ShardFolder(self._root / name).record(number)
-            same = now is not None and now.sha256 == digest
-            if not same and (name, number) not in self._mended:
-                return False
-        if sha256_file(folder.shard(number)) != record.sha256:  # a damaged shard vouches for none
-            return False
-        self.mends(stage.writes, number)
-        return True
-
-    def mends(self, name: str, number: int) -> None:
-        """Note that a shard is rewritten with its settled rows as they were."""
-        self._mended.add((name, number))
-
-    def failed_inputs(self, name: str, number: int) -> set[str]:
-        """Return the keys of a source's shard that failed in it, or in a dataset made of it."""
-        failed: set[str] = set()
-        datasets = [name, *(stage.writes for stage in self._flow if name in stage.reads[:1])]
-        for dataset in datasets:
-            folder = ShardFolder(self._root / dataset)
-            if folder.record(number) is None:
-                continue
-            table = folder.read(number, ["parent_key", "status"])
-            columns = (table["parent_key"].to_pylist(), table["status"].to_pylist())
-            failed.update(key for key, status in zip(*columns, strict=True) if status == "failed")
-        return failed
+    """Say whether an output row was made of an input row."""
+    return out["parent_key"] == row["parent_key"] and belongs_to(out["key"], row["key"])

@@ -24,19 +24,28 @@ from ..errors import (
     one_line,
 )
 from ..stage import MapStage, SourceStage, Stage
-from ..store.commit import locked, remove_temporaries, write_if_changed
+from ..store.commit import remove_temporaries, write_if_changed
 from ..store.damage import drop_damaged, refuse_damaged
 from ..store.derive import derive, to_json
 from ..store.job_file import Claim, claim, refuse_foreign
+from ..store.lock import locked
 from ..store.shards import ShardFolder, ShardRecord, require_dataset
 from ..store.storage import is_store, lies_in
 from ..store.tombstones import DECIDED_BY, WITHDRAWN
 from .loop import Ending, Lane, Loop
 from .making import Ticket
 from .places import Host, Remote
-from .plan import StagePlan, current, describe, fingerprint, input_digests, plan_stage, refuse_other
+from .plan import (
+    Retry,
+    StagePlan,
+    current,
+    describe,
+    fingerprint,
+    input_digests,
+    plan_stage,
+    refuse_other,
+)
 from .progress import Progress
-from .retrying import Retry
 from .source_run import run_source
 from .tries import RunFolder, clear
 

@@ -21,8 +21,7 @@ from ..store.labels import LABELS_FILE, read_labels
 from ..store.shards import ShardFolder, ShardWriter, write_table
 from ..store.storage import parquet_file
 from ..store.tombstones import WITHDRAWN, keep_out, read_withdrawn
-from .plan import fingerprint
-from .retrying import Retry
+from .plan import Retry, fingerprint
 
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute

@@ -8,9 +8,10 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .runner import Runner
+if TYPE_CHECKING:
+    from .runner import Runner
 
 #: Shares of the grace time: after the first, shards in hand are dropped; after the second the
 #: process ends as it is, which harms nothing (what a kill leaves, the next run removes).
@@ -19,7 +20,7 @@ DROP_AT, LEAVE_AT = 0.75, 0.9
 
 @contextmanager
 def ending_in_time(
-    runner: Runner, grace_seconds: float, status: int
+    runner: "Runner", grace_seconds: float, status: int
 ) -> Generator[None, None, None]:
     """Let the first SIGTERM or Ctrl-C end a run within its grace time, the second at once.
 

@@ -17,12 +17,14 @@ import contextlib
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import NormpipeError
 from ..store.commit import json_bytes, remove_file, storage_errors, write_bytes
-from ..store.shards import ShardFolder, ShardRecord, parsed, record_bytes
 from ..store.storage import create, is_store, read_all, remove_tree, sizes
+
+if TYPE_CHECKING:
+    from ..store.shards import ShardFolder, ShardRecord
 
 #: Holds the folders of runs; ``.cluster`` is what release 0.1.0 left of runs with workers.
 MAKING_FOLDER = ".making"
@@ -112,9 +114,9 @@ class RunFolder:
     def _record_path(self, token: str) -> Path:
         return self.path / "made" / f"{token}.json"
 
-    def finish(self, token: str, record: ShardRecord) -> None:
+    def finish(self, token: str, record: "ShardRecord") -> None:
         """Say that a try's shard is whole."""
-        data = record_bytes(record)
+        data = record.to_json()
         try:
             if is_store(self.path):
                 write_bytes(self._record_path(token), data)
@@ -127,10 +129,9 @@ class RunFolder:
         except FileNotFoundError:
             raise RunOver("the run is over") from None
 
-    def record(self, token: str) -> ShardRecord | None:
+    def record(self, token: str) -> bytes | None:
         """Return the record of what a try made; None where it made nothing, or is not seen yet."""
-        (data,) = read_all([self._record_path(token)])
-        return None if data is None else parsed(data)
+        return read_all([self._record_path(token)])[0]
 
     def made(self, stage: str, number: int) -> list[str]:
         """Return the tokens of tries at a shard that are whole and not put in place."""
@@ -138,7 +139,7 @@ class RunFolder:
         names = (Path(name) for name in sizes(self.path / "made"))
         return [one.stem for one in names if one.suffix == ".json" and one.name.startswith(wanted)]
 
-    def adopt(self, token: str, record: ShardRecord, folder: ShardFolder) -> None:
+    def adopt(self, token: str, record: "ShardRecord", folder: "ShardFolder") -> None:
         """Put in place what a try made. For the coordinator, which holds the job's lock."""
         folder.put_in_place(record, self.shard(token))
         with contextlib.suppress(OSError, NormpipeError):

@@ -14,19 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
 from ..errors import OutputError
 from .storage import copy, is_store, put, remove, store_errors, upload
-from .store_lock import store_locked
 
 #: Suffix of what is being written; such a file is never read and is removed at the next start.
 TEMPORARY = ".tmp"
-
-#: Held by the process that writes into a folder; in a store, a prefix of numbered objects. Other
-#: names, so that a dataset may be copied from one to the other.
-LOCK_FILE = ".normpipe.lock"
-STORE_LOCK = ".normpipe.locks"
 
 _FULL = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -48,33 +40,6 @@ def storage_errors(path: Path) -> Generator[None, None, None]:
             f"cannot write {path}: {what}; make room (or mend the permissions) and run the same "
             "command again: what is committed is kept"
         ) from error
-
-
-@contextmanager
-def locked(folder: Path) -> Generator[None, None, None]:
-    """Hold a folder for this process alone, making it where it is missing.
-
-    Raises:
-        OutputError: another process holds it, or it cannot be written.
-    """
-    if is_store(folder):
-        with store_locked(folder / STORE_LOCK, folder):
-            yield
-        return
-    with storage_errors(folder):
-        make_folder(folder)
-    lock = FileLock(folder / LOCK_FILE)
-    try:
-        with storage_errors(folder):
-            lock.acquire(timeout=0)
-    except Timeout:
-        raise OutputError(
-            f"another normpipe is at work in {folder}: wait for it, or stop it first"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def temporary(path: Path) -> Path:

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 
 from ...manifests.schema import IMAGE, INDEX, SCHEMA_VERSION
 from ...manifests.vocabularies import REASONS
-from ..run.plan import read_description
 from ..stage import Stage, sha256_file
 from .commit import (
     PendingFile,
@@ -23,7 +22,7 @@ from .commit import (
 )
 from .labels import LABELS_FILE
 from .layout import CARD_FILE, INDEX_FILE
-from .shards import PLACE, ShardFolder, ShardRecord, record_bytes
+from .shards import PLACE, ShardFolder, ShardRecord
 from .tombstones import WITHDRAWN_FILE
 
 #: Rows of a row group in an index, at least: whole shards.
@@ -97,13 +96,13 @@ def manifest_of(folder: ShardFolder, records: dict[int, ShardRecord]) -> dict[st
             "rows": record.rows,
             "bytes": record.bytes,
             "sha256": record.sha256,
-            "record_sha256": hashlib.sha256(record_bytes(record)).hexdigest(),
+            "record_sha256": hashlib.sha256(record.to_json()).hexdigest(),
         }
         for record in records.values()
     ]
     return {
         "schema_version": SCHEMA_VERSION,
-        "made_by": read_description(folder) or {},
+        "made_by": folder.description() or {},
         "shards": shards,
         "totals": totals(records),
     }

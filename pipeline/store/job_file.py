@@ -19,14 +19,13 @@ from ..config import check, differences, marked, portable
 from ..errors import InputError, OutputError
 from ..stage import Stage
 from .commit import (
-    LOCK_FILE,
-    STORE_LOCK,
     fsync_folder,
     remove_file,
     temporary,
     write_if_changed,
 )
 from .labels import JOB_FILE, OLD_JOB_FILE, holds_job, is_saved_job
+from .lock import LOCK_FILE, STORE_LOCK
 from .shards import ShardFolder
 from .storage import is_address, without_credentials
 from .toml_text import key_text, readable, table_lines, value_text

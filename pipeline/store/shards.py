@@ -13,6 +13,7 @@
 Of old all of it lay in the first folder; ``layout`` knows which it is, and why.
 """
 
+import builtins  # "bytes" is a field of the record
 import json
 import re
 from collections import Counter
@@ -70,11 +71,10 @@ class ShardRecord(BaseModel):
     #: What it was quarantined for.
     why: str = ""
 
-
-def record_bytes(record: ShardRecord) -> bytes:
-    """Return a record as it is written."""
-    unsaid = None if record.why else {"why"}
-    return json_bytes(record.model_dump(mode="json", exclude=unsaid))
+    def to_json(self) -> builtins.bytes:
+        """Return the record as it is written."""
+        unsaid = None if self.why else {"why"}
+        return json_bytes(self.model_dump(mode="json", exclude=unsaid))
 
 
 def parsed(data: bytes) -> ShardRecord | None:
@@ -180,7 +180,14 @@ class ShardFolder(DatasetFiles):
                 remove_file(old)
                 fsync_folder(old.parent)
             move(written, shard)
-        write_bytes(old, record_bytes(record))
+        write_bytes(old, record.to_json())
+
+    def description(self) -> dict[str, Any] | None:
+        """Return what made the dataset, or None where nothing (readable) is there."""
+        try:
+            return json.loads(self.stage_path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
 
     def remove(self, number: int) -> None:
         """Remove a shard; its record goes first, so that it never speaks of a missing shard."""

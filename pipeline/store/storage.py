@@ -16,7 +16,8 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import InputError, NormpipeError, OutputError, SampleError
+from ...manifests.vocabularies import SampleError
+from ..errors import InputError, NormpipeError, OutputError
 
 # As a Path, an address has lost a slash. One letter is a drive.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)

@@ -21,6 +21,8 @@ from ..errors import InputError
 from ..stage import Scan
 
 WITHDRAWN_FILE = "withdrawn.json"
+#: Lies there from the first change of a withdrawal to the last (``care.withdrawal``).
+INTENT_FILE = "withdrawing.json"
 #: Reason and decider of the rows that stand where a withdrawn person's stood.
 WITHDRAWN, DECIDED_BY = "withdrawn", "withdraw"
 
@@ -115,6 +117,14 @@ def read_withdrawn(root: Path) -> Withdrawn | None:
             f"{path} cannot be read (damaged, or of a newer normpipe): restore it, for without it "
             "withdrawn people would come back"
         ) from None
+
+
+def refuse_unfinished(root: Path) -> None:
+    """Raise where a withdrawal is at work or was stopped: its person may still be there."""
+    if (root / INTENT_FILE).is_file():
+        raise InputError(
+            f"a withdrawal from {root} is not finished: finish it with normpipe withdraw {root}"
+        )
 
 
 def keep_out(scan: Scan, withdrawn: Withdrawn, known: Set[str]) -> tuple[Scan, set[str], set[str]]:

@@ -17,7 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ...pipeline.errors import InputError
-from ...pipeline.store.commit import locked, write_json
+from ...pipeline.store.commit import write_json
+from ...pipeline.store.lock import locked
 from ..classify import plan_parts, train
 from ..metrics.resampling import Draws, percentiles
 from .evaluate import evaluate_part

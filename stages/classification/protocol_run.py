@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ...pipeline.store.commit import locked, write_json
+from ...pipeline.store.commit import write_json
+from ...pipeline.store.lock import locked
 from ..classify import EPOCHS_FILE, plan_parts, train
 from .classifiers import Classifier, tell
 from .evaluate import evaluate_part, predictions

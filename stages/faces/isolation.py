@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ...manifests.vocabularies import REASONS
-from ...pipeline.errors import NormpipeError, SampleError
+from ...manifests.vocabularies import REASONS, SampleError
+from ...pipeline.errors import NormpipeError
 from .decoder import PILLOW_MAX_PIXELS, REQUEST, RGB, SIXTEEN_BIT_KINDS, Decoded, Limits
 
 log = logging.getLogger("normpipe")

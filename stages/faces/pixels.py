@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...pipeline.errors import SampleError
+from ...manifests.vocabularies import SampleError
 from .decoder import RGB, Decoded, Limits, Undecodable, decode_file
 
 Pixels = NDArray[np.uint8]

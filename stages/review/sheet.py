@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute
 from PIL import Image, ImageDraw, ImageOps
 
-from ...pipeline.errors import InputError, SampleError
+from ...manifests.vocabularies import SampleError
+from ...pipeline.errors import InputError
 from ...pipeline.read.reading import open_parquet
 from ...pipeline.store.commit import write_bytes
 from ...pipeline.store.job_file import read_job

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.errors import InputError, SampleError
+from ...manifests.vocabularies import SampleError
+from ...pipeline.errors import InputError
 from .files import FileFacts
 
 log = logging.getLogger("normpipe")

@@ -4,7 +4,7 @@ address.
 
 from pathlib import Path
 
-from ...pipeline.errors import SampleError
+from ...manifests.vocabularies import SampleError
 from ...pipeline.stage import Row
 from ...pipeline.store.storage import is_store
 from .addresses import fetch, is_address

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...manifests.keys import sample_id
-from ...pipeline.errors import InputError, SampleError
+from ...manifests.vocabularies import SampleError
+from ...pipeline.errors import InputError
 from ...pipeline.store.storage import store_errors
 from .files import FileFacts, Walk, path_order
 

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from ...pipeline.errors import SampleError
+from ...manifests.vocabularies import SampleError
 
 # What one file can be at fault for. Anything else (EIO, ENOSPC, EMFILE …) is the machine's trouble
 # and must stop the shard, or a failing disk would be booked as a thousand bad photographs.

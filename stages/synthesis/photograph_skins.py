@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from ...pipeline.errors import InputError, SampleError
+from ...manifests.vocabularies import SampleError
+from ...pipeline.errors import InputError
 from ...pipeline.stage import sha256_file
 from ..align import choose
 from ..faces.detectors import DetectorSettings, Look

@@ -9,11 +9,11 @@ from normpipe.manifests.vocabularies import (
     EMOTION_SYNONYMS,
     EMOTIONS,
     REASONS,
+    SampleError,
     Status,
     emotion_name,
     status_of,
 )
-from normpipe.pipeline.errors import SampleError
 
 
 @pytest.mark.parametrize("reason", REASONS)

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from normpipe.pipeline.store.commit import STORE_LOCK
+from normpipe.pipeline.store.lock import STORE_LOCK
 from normpipe.pipeline.store.shards import ShardFolder, datasets_in
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from normpipe.pipeline.store import storage, store_lock
+from normpipe.pipeline.store import lock, storage
 from normpipe.pipeline.store.storage import location, reopened
 
 from . import living
@@ -27,7 +27,7 @@ Command = Callable[[Path], None]
 
 def _quick_lock(beat: float) -> None:
     # A dead holder is found out in no time; with a long beat there is no sign of life to count.
-    store_lock.BEAT_SECONDS, store_lock.DEAD_SECONDS = beat, 0.3
+    lock.BEAT_SECONDS, lock.DEAD_SECONDS = beat, 0.3
 
 
 def _end_at(fatal: int, counted: Path | None = None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import boto3
 import fsspec
 
-from normpipe.pipeline.store.commit import STORE_LOCK
+from normpipe.pipeline.store.lock import STORE_LOCK
 from normpipe.pipeline.store.storage import location
 
 from .clusters import wait_for

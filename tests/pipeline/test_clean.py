@@ -10,7 +10,6 @@ import normpipe
 from normpipe.pipeline.commands import app as cli
 from normpipe.pipeline.commands import care_commands as cli_living
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.run.plan import read_description
 from normpipe.pipeline.store.commit import write_json
 from normpipe.pipeline.store.shards import ShardFolder
 
@@ -83,7 +82,7 @@ def test_what_cannot_be_made_again_stays(job: list[str]) -> None:
     picture.write_bytes(data)
     os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns))
     folder = ShardFolder(out / "aligned")
-    made = read_description(folder)
+    made = folder.description()
     assert made is not None
     name = next(iter(made["libraries"]))
     write_json(folder.stage_path, {**made, "libraries": {**made["libraries"], name: "0.1"}})

@@ -17,7 +17,7 @@ import normpipe
 from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.pipeline.stage import Stage
-from normpipe.pipeline.store.commit import LOCK_FILE
+from normpipe.pipeline.store.lock import LOCK_FILE
 from normpipe.pipeline.store.shards import ShardFolder
 
 from .test_retry_failed import run_only
@@ -127,7 +127,7 @@ def test_overwriting_into_fewer_shards_leaves_none_of_the_others(out: Path) -> N
 COMMAND = """
 import sys
 from tests.pipeline.toy_scenarios import job
-from normpipe.pipeline import cli
+from normpipe.pipeline.commands import app as cli
 
 @cli.handled
 def main():

@@ -12,7 +12,7 @@ from normpipe.pipeline.run import making
 from normpipe.pipeline.run.making import DEATHS, Ticket, make_shard
 from normpipe.pipeline.run.places import Host
 from normpipe.pipeline.stage import Row
-from normpipe.pipeline.store.shards import ShardFolder
+from normpipe.pipeline.store.shards import ShardFolder, parsed
 
 from .clusters import laid
 from .disturbing import in_writing
@@ -57,7 +57,7 @@ def test_a_shard_begun_three_times_is_left_to_the_coordinator(host: Host) -> Non
         host.run.begin("toy-map", 1)  # by one that died
     assert host.make(ticket(host)).kind == "deadly"
     outcome = host.make(ticket(host, quarantine="deadly"))
-    record = host.run.record(outcome.text)
+    record = parsed(host.run.record(outcome.text) or b"")
     assert record is not None and record.quarantined and record.why == "deadly"
     assert record.statuses == {"failed": 10} and record.reasons == {"toy-map:quarantined": 10}
 

@@ -7,10 +7,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from normpipe.manifests.vocabularies import SampleError
 from normpipe.pipeline.care.status import status
 from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.config import RunConfig
-from normpipe.pipeline.errors import InputError, Interrupted, OutputError, SampleError
+from normpipe.pipeline.errors import InputError, Interrupted, OutputError
 from normpipe.pipeline.run.progress import Progress
 from normpipe.pipeline.run.retrying import SettledRows
 from normpipe.pipeline.run.runner import Options, Runner

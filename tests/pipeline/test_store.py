@@ -17,10 +17,10 @@ from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.commands import app as cli
 from normpipe.pipeline.errors import OutputError
 from normpipe.pipeline.run.tries import RunFolder, RunOver, clear
-from normpipe.pipeline.store import storage, store_lock
-from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
+from normpipe.pipeline.store import lock, storage
+from normpipe.pipeline.store.lock import StoreLock
+from normpipe.pipeline.store.shards import ShardFolder, ShardWriter, parsed
 from normpipe.pipeline.store.storage import location, put
-from normpipe.pipeline.store.store_lock import StoreLock
 from normpipe.stages.checks import folder as folder_checks
 
 from . import store_faults
@@ -117,8 +117,8 @@ def test_local_workers_and_their_deaths(address: str) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_lock, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(store_lock, "DEAD_SECONDS", 1.5)
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lock, "DEAD_SECONDS", 1.5)
 
 
 def test_a_second_job_is_told_of_the_first(address: str, quick: None) -> None:
@@ -169,7 +169,7 @@ def test_a_store_that_overwrites_is_refused(
         put(path, data)
         return True
 
-    monkeypatch.setattr(store_lock, "create", careless)
+    monkeypatch.setattr(lock, "create", careless)
     root = location(address)
     with pytest.raises(OutputError, match="conditional writes"):
         StoreLock(root / ".lock", root).acquire()
@@ -190,7 +190,7 @@ def test_who_begins_late_and_who_wakes_late_reach_nothing(address: str) -> None:
         with ShardWriter(folder, 3, TOY, run_folder.shard(token)) as writer:
             writer.add([{"key": key, "parent_key": key, "status": "ok", "decided_by": "toy-map"}])
             run_folder.finish(token, writer.finish("f", None))
-        records[token] = run_folder.record(token)
+        records[token] = parsed(run_folder.record(token) or b"")
     assert folder.records() == {}  # nothing is there before it is adopted
     assert sorted(run_folder.made("toy-map", 3)) == sorted([first, second])
     run_folder.adopt(second, records[second], folder)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from normpipe.pipeline.care import withdraw as module
-from normpipe.pipeline.care.withdrawal import INTENT_FILE
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.run.progress import Progress
 from normpipe.pipeline.run.runner import Options, Runner
+from normpipe.pipeline.store.tombstones import INTENT_FILE
 
 from . import living
 from .disturbing import Scenario, must

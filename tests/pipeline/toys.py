@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from normpipe.manifests.schema import COMMON, IMAGE, MANIFEST, schema
-from normpipe.pipeline.errors import SampleError
+from normpipe.manifests.vocabularies import SampleError
 from normpipe.pipeline.run.runner import Runner
 from normpipe.pipeline.stage import (
     JoinStage,

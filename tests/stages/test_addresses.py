@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from normpipe.pipeline.errors import SampleError
+from normpipe.manifests.vocabularies import SampleError
 from normpipe.stages.ingest import Ingest, IngestConfig
 from normpipe.stages.sources.addresses import fetch, is_address, is_fetchable
 from normpipe.stages.sources.fetching import SourceReader

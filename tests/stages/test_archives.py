@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from normpipe.pipeline.errors import InputError, SampleError
+from normpipe.manifests.vocabularies import SampleError
+from normpipe.pipeline.errors import InputError
 from normpipe.stages.ingest import Ingest, IngestConfig
 from normpipe.stages.sources import archives
 from normpipe.stages.sources.archives import Archive

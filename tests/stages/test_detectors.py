@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.data import astronaut
 
-from normpipe.pipeline.errors import InputError, SampleError
+from normpipe.manifests.vocabularies import SampleError
+from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces import geometry, onnx
 from normpipe.stages.faces.detectors import DETECTORS, Canvas, Detection, DetectorSettings
 from normpipe.stages.faces.detectors.detector import merged, overlap

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from normpipe.pipeline.errors import NormpipeError, SampleError
+from normpipe.manifests.vocabularies import SampleError
+from normpipe.pipeline.errors import NormpipeError
 from normpipe.stages.faces import isolation
 from normpipe.stages.faces.isolation import Bounds, Decoders
 from normpipe.stages.faces.pixels import Limits, decode, to_pixels

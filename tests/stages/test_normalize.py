@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from normpipe.manifests.schema import NORMALIZED
-from normpipe.pipeline.errors import InputError, SampleError
+from normpipe.manifests.vocabularies import SampleError
+from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.run.making import process
 from normpipe.stages import networks
 from normpipe.stages.faces.pixels import encode

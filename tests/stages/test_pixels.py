@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from normpipe.pipeline.errors import SampleError
+from normpipe.manifests.vocabularies import SampleError
 from normpipe.stages.faces.pixels import Limits, decode, encode, measures
 from normpipe.stages.sources.source_files import read_source
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ....pipeline.errors import SampleError
+from ....manifests.vocabularies import SampleError
 from ..geometry import Pixels, ordered
 from .detector import Detection, Detector, Look
 

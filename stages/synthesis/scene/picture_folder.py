@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ....pipeline.errors import InputError, SampleError
+from ....manifests.vocabularies import SampleError
+from ....pipeline.errors import InputError
 from ....pipeline.stage import sha256_file
 from ...faces.pixels import Limits, decode
 

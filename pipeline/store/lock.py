@@ -1,4 +1,4 @@
-"""One job at a time in a store, which has no locks: numbered objects that only one can make.
+"""One job at a time: a locked file in a folder; in a store, which has no locks, numbered objects.
 
 Who makes the next number holds the job, and rewrites that object every few seconds. Who finds one
 held watches it: if it does not change for long, its holder is dead or cut off, and the next number
@@ -18,10 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ..errors import NormpipeError, OutputError
-from .storage import create, fenced, put, read_all, remove, sizes
+from .commit import make_folder, storage_errors
+from .storage import create, fenced, is_store, put, read_all, remove, sizes
 
 log = logging.getLogger("normpipe")
+
+#: Held by the process that writes into a folder; in a store, a prefix of numbered objects. Other
+#: names, so that a dataset may be copied from one to the other.
+LOCK_FILE = ".normpipe.lock"
+STORE_LOCK = ".normpipe.locks"
 
 #: Seconds between signs of life of a holder, and without any until it counts as dead.
 BEAT_SECONDS = 5.0
@@ -133,12 +141,39 @@ class StoreLock:
 
 
 @contextmanager
-def store_locked(folder: Path, root: Path) -> Generator[None, None, None]:
+def _store_locked(folder: Path, root: Path) -> Generator[None, None, None]:
     """Hold a job's address; nothing below ``root`` is written once it is lost."""
     lock = StoreLock(folder, root)
     lock.acquire()
     try:
         with fenced(root, lock.check):
             yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None, None, None]:
+    """Hold a folder for this process alone, making it where it is missing.
+
+    Raises:
+        OutputError: another process holds it, or it cannot be written.
+    """
+    if is_store(folder):
+        with _store_locked(folder / STORE_LOCK, folder):
+            yield
+        return
+    with storage_errors(folder):
+        make_folder(folder)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        with storage_errors(folder):
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(
+            f"another normpipe is at work in {folder}: wait for it, or stop it first"
+        ) from None
+    try:
+        yield
     finally:
         lock.release()

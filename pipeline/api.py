@@ -1,0 +1,6 @@
+"""The Python API: every name that ``import normpipe`` offers, from where it is made."""
+
+from .errors import NormpipeError
+from .read.dataset import ShardDataset, collate, open_dataset
+
+__all__ = ["NormpipeError", "ShardDataset", "collate", "open_dataset"]
