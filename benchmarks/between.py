@@ -28,7 +28,7 @@ from normpipe.stages.judging.criteria.zero_shot import measure_zero_shot
 from normpipe.stages.judging.frozen_reader import open_reader
 from normpipe.stages.judging.real import load_real
 from normpipe.stages.judging.renders import as_images, load_renders, normalize_all
-from normpipe.stages.networks.files.checkpoint import open_normalizer
+from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.training.pictures import mirrored
 
 STILL = 0.08

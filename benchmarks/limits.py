@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 import normpipe
-from normpipe.stages.networks.files.checkpoint import open_normalizer
+from normpipe.stages.networks.files.normalizer_file import open_normalizer
 
 MOVEMENTS = {
     "jaw": ["jawOpen"],

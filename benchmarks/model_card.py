@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from normpipe.stages.judging.renders import load_renders, normalize_all
-from normpipe.stages.networks.files.checkpoint import open_normalizer
+from normpipe.stages.networks.files.normalizer_file import open_normalizer
 
 TILE_PX, ACROSS = 128, 12
 

@@ -31,7 +31,7 @@ from torch.nn import functional
 from normpipe.pipeline.store.commit import write_json
 from normpipe.stages.networks.base import Reading
 from normpipe.stages.networks.compact import CompactEncoder, CompactNormalizer, Residual
-from normpipe.stages.networks.files.checkpoint import open_normalizer
+from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.networks.layers import resize
 from normpipe.stages.synthesis.drawing.degrade import Degraded, _placement, degrade
 from normpipe.stages.training.devices import make_fabric

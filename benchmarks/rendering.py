@@ -21,6 +21,7 @@ import cv2
 import torch
 from threadpoolctl import threadpool_limits
 
+from normpipe.stages.synthesis.cast import Cast
 from normpipe.stages.synthesis.pair_renderer import PairRenderer
 from normpipe.stages.synthesis.render_settings import SynthesizeConfig
 from normpipe.stages.synthesis.synthesize import plan
@@ -32,7 +33,7 @@ WANTED = {"cpu": ((96, 96), 30.0), "cuda": ((128, 128), 500.0)}
 
 def measure(config: SynthesizeConfig, batch: int) -> dict[str, Any]:
     """Milliseconds a pair of every step, and the rate of all of them."""
-    renderer = PairRenderer(config)
+    renderer = PairRenderer(config, Cast(config))
     on_gpu = renderer.device.type == "cuda"
     specs = plan(config)
     renderer.render([renderer.draft(spec) for spec in specs[:batch]])  # kernels, caches

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import cv2
-import numpy as np
 from pydantic import Field, model_validator
 from pydantic.config import JsonDict
 
@@ -22,7 +21,7 @@ from ..pipeline.errors import InputError, nearest
 from ..pipeline.stage import DIGEST, GPU, MEMORY, MapStage, Row, StageConfig, check_digest
 from .faces import geometry, pixels
 from .faces.decoder import PILLOW_MAX_PIXELS, Limits
-from .faces.detectors import DETECTORS, Detection, Detector, DetectorSettings, Look
+from .faces.detectors import DETECTORS, Detection, Detector, DetectorSettings, Look, choose
 from .faces.geometry import Matrix
 from .faces.isolation import Bounds, Decoders
 from .sources.fetching import SourceReader
@@ -308,29 +307,6 @@ def make_detector(config: AlignConfig, threads: int) -> Detector:
             threads=threads,
         )
     )
-
-
-def choose(
-    faces: Sequence[Detection],
-    which: Literal["largest", "centre", "all"],
-    width_px: int,
-    height_px: int,
-) -> list[Detection]:
-    """Return the faces to keep, all of them from left to right.
-
-    ``largest`` is by box area, ``centre`` by the distance of the box's centre from the picture's.
-    Ties go to the detector's own order. Faces without boxes come alone.
-    """
-    if len(faces) == 1:
-        return list(faces)
-    boxes = np.array([face.bbox_xyxy for face in faces])
-    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
-    if which == "all":
-        return [faces[i] for i in np.lexsort((middles[:, 1], middles[:, 0]))]
-    if which == "largest":
-        return [faces[int(np.argmax(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)))]]
-    away = np.linalg.norm(middles - (width_px / 2, height_px / 2), axis=1)
-    return [faces[int(np.argmin(away))]]
 
 
 def _rejected(reason: str) -> Row:

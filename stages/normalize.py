@@ -186,7 +186,8 @@ class Normalize(MapStage):
         import torch
 
         from .networks import NETWORKS
-        from .networks.files.checkpoint import find_weights, open_normalizer
+        from .networks.files.checkpoint import find_weights
+        from .networks.files.normalizer_file import open_normalizer
 
         name = self.config.network
         if name and name not in NETWORKS:

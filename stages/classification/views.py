@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ...pipeline.errors import InputError
 from ..networks.classifier import MixtureClassifier, Second
 from ..networks.compact import CompactNormalizer
-from ..networks.files.checkpoint import open_normalizer
+from ..networks.files.normalizer_file import open_normalizer
 from ..training.normalizer.batches import chosen
 from ..training.pictures import Form
 from .listing import Listing, ViewStore, normalized_by

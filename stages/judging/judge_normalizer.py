@@ -24,7 +24,7 @@ from torch.nn import functional
 from ...pipeline.errors import InputError
 from ..align import AlignConfig, make_detector
 from ..metrics.resampling import RESAMPLES
-from ..networks.files.checkpoint import open_normalizer
+from ..networks.files.normalizer_file import open_normalizer
 from ..networks.files.onnx_file import open_onnx
 from ..training.targets import same_target
 from .criteria.constancy import FivePoints, five_points, measure_constancy, measure_idempotence

@@ -1,4 +1,4 @@
-"""Torch modules: no file access but in ``checkpoint``, ``mae_checkpoints``, ``onnx_file``."""
+"""Torch modules: no file access but in ``files/``."""
 
 from collections.abc import Callable
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 from ...pipeline.errors import InputError, NormpipeError
 from ...pipeline.store.commit import write_bytes
 from ..networks.base import Normalizer
-from ..networks.files.checkpoint import LoadedNormalizer, open_normalizer
+from ..networks.files.normalizer_file import LoadedNormalizer, open_normalizer
 from ..networks.files.onnx_file import INPUT, OUTPUT, SUFFIX, notes_for_file, start
 
 #: The largest difference in [0, 1] between the file's pictures and the network's.

@@ -1,38 +1,76 @@
-"""Renders the pairs of a set with its cast."""
+"""Renders the pairs of a set: somebody making an expression, and the target making the same."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..normalize import resolve_device
-from .cast import Cast
 from .drawing.batch import BatchRenderer
-from .drawing.renderer import PreparedPerson, prepare_person
-from .render_settings import SynthesizeConfig
-from .scene.pairs import Draft, Pair, PairSpec, draft_pair
+from .drawing.renderer import PreparedPerson, Shot, prepare_person, take_shot
+from .scene.camera import five_points
+from .scene.expressions import action_units
+from .scene.scene import draw_scene
 
+if TYPE_CHECKING:
+    from .cast import Cast
+    from .render_settings import SynthesizeConfig
+    from .scene.pairs import PairSpec
+
+FloatArray = NDArray[np.floating]
 ByteArray = NDArray[np.uint8]
 
 
-class PairRenderer:
-    """Renders pairs; people are kept between their pictures."""
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A pair before it is rendered, with its exact labels.
 
-    def __init__(
-        self,
-        config: SynthesizeConfig,
-        cast: Cast | None = None,
-        threads: int = 1,
-    ) -> None:
+    Attributes:
+        source, target: what is to be rendered; the target may be left out.
+        coefficients: (E,) float32 in [0, 1], in the kit's order.
+        intensities: action-unit intensities in [0, 5] by name.
+        emotion: the prototype meant, or None.
+        yaw_deg, pitch_deg, roll_deg: pose of the source before alignment.
+        landmarks: (5, 2) float32 source pixels: eyes (image left first), nose tip, mouth corners.
+    """
+
+    source: Shot
+    target: Shot | None
+    coefficients: FloatArray
+    intensities: dict[str, float]
+    emotion: str | None
+    yaw_deg: float
+    pitch_deg: float
+    roll_deg: float
+    landmarks: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A rendered pair: (S, S, 3) and (T, T, 3) uint8 RGB; the target may be left out."""
+
+    draft: Draft
+    source: ByteArray
+    target: ByteArray | None
+
+
+class PairRenderer:
+    """Renders pairs with a cast; people are kept between their pictures."""
+
+    def __init__(self, config: SynthesizeConfig, cast: Cast, threads: int = 1) -> None:
         """``threads``: CPU threads that render, where the device is a CPU."""
         self.config = config
-        self.cast = cast or Cast(config)
+        self.cast = cast
         self.device = resolve_device(config.device, "synthesize")
-        self._source = BatchRenderer(self.cast.head, config.size_px, self.device, threads)
+        self._source = BatchRenderer(cast.head, config.size_px, self.device, threads)
         self._target = None
-        if self.cast.target is not None:
-            fine = self.cast.target.head
+        if cast.target is not None:
+            fine = cast.target.head
             self._target = BatchRenderer(fine, config.target_size_px, self.device, threads)
         # Rows come person by person; a few threads may be at the border between two.
         self._prepared = lru_cache(maxsize=8)(self._prepare)
@@ -42,9 +80,26 @@ class PairRenderer:
 
     def draft(self, spec: PairSpec) -> Draft:
         """Work out one pair; threads may do so at once."""
-        cast, sizes = self.cast, (self.config.size_px, self.config.target_size_px)
-        prepared = self._prepared(spec.identity)
-        return draft_pair(cast.head, cast.target, prepared, spec, sizes, cast.options)
+        config, cast, prepared = self.config, self.cast, self._prepared(spec.identity)
+        names = cast.expression_names
+        scene = draw_scene(prepared.person, spec.seed, names, cast.options, spec.expression_seed)
+        coefficients = scene.expression.coefficients
+        source = take_shot(cast.head, prepared, scene, config.size_px)
+        target = None
+        if cast.target is not None:
+            target = cast.target.shot(coefficients, config.target_size_px)
+        five = five_points(source.landmarks68[:, 0] + 1j * source.landmarks68[:, 1])
+        return Draft(
+            source=source,
+            target=target,
+            coefficients=coefficients,
+            intensities=action_units(names, coefficients, cast.head.lip_gap(coefficients)),
+            emotion=scene.expression.emotion,
+            yaw_deg=scene.camera.yaw_deg,
+            pitch_deg=scene.camera.pitch_deg,
+            roll_deg=scene.camera.roll_deg,
+            landmarks=np.stack([five.real, five.imag], 1).astype(np.float32),
+        )
 
     def render(self, drafts: Sequence[Draft]) -> list[Pair]:
         """Render a batch of pairs; a pair's pixels do not depend on the others."""

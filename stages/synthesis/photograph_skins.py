@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from ...manifests.vocabularies import SampleError
 from ...pipeline.errors import InputError
 from ...pipeline.stage import sha256_file
-from ..align import choose
-from ..faces.detectors import DetectorSettings, Look
+from ..faces.detectors import DetectorSettings, Look, choose
 from ..faces.detectors.opencv import OpenCV
 from ..faces.geometry import transform_from_landmarks, warp
 from ..faces.pixels import Limits, decode
-from ..networks.files.checkpoint import find_weights, open_normalizer
+from ..networks.files.checkpoint import find_weights
+from ..networks.files.normalizer_file import open_normalizer
 from .scene.features import Makeup, Marks
 from .scene.person import Person, generator
 from .scene.picture_folder import Photographs

@@ -21,10 +21,10 @@ from ...pipeline.errors import NormpipeError
 from ...pipeline.stage import MapStage, Row, Scan, SourceStage
 from .cast import Cast
 from .drawing.degrade import photographed
-from .pair_renderer import PairRenderer
+from .pair_renderer import Draft, Pair, PairRenderer
 from .render_settings import SynthesizeConfig, plan
 from .scene.expressions import RENDERED_UNITS, occurring
-from .scene.pairs import Draft, Pair, PairSpec
+from .scene.pairs import PairSpec
 from .scene.person import generator
 
 ByteArray = NDArray[np.uint8]

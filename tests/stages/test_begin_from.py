@@ -7,7 +7,8 @@ import torch
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.networks.compact import CompactNormalizer
-from normpipe.stages.networks.files.checkpoint import open_normalizer, read_tensors, save_tensors
+from normpipe.stages.networks.files.checkpoint import read_tensors, save_tensors
+from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.training.normalizer.fit_normalizer import FitNormalizerConfig, fit
 
 #: One step that hardly moves anything.

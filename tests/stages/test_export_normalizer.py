@@ -19,7 +19,8 @@ from normpipe.pipeline.errors import InputError, NormpipeError
 from normpipe.pipeline.run.making import process
 from normpipe.stages.faces import onnx as sessions
 from normpipe.stages.faces.pixels import encode
-from normpipe.stages.networks.files.checkpoint import find_weights, open_normalizer, save_tensors
+from normpipe.stages.networks.files.checkpoint import find_weights, save_tensors
+from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.networks.files.onnx_file import open_onnx
 from normpipe.stages.networks.layers import resize
 from normpipe.stages.networks.norface import NorfaceNormalizer

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.networks.files.checkpoint import open_normalizer, read_tensors
+from normpipe.stages.networks.files.checkpoint import read_tensors
+from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.training.logs import read_log
 from normpipe.stages.training.normalizer.batches import Batches, Recipe
 from normpipe.stages.training.normalizer.fit_normalizer import FitNormalizerConfig, fit

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.align import AlignConfig, make_detector
 from normpipe.stages.faces import geometry as G
-from normpipe.stages.faces.detectors.five_points import WEIGHTS, FivePoints
-from normpipe.stages.faces.detectors.opencv import OpenCV
+from normpipe.stages.faces.detectors.opencv import WEIGHTS, FivePoints, OpenCV
 from normpipe.stages.networks.files.checkpoint import read_tensors, save_tensors
 from normpipe.stages.networks.landmarks import FIVE_OF_68, INPUT_SIZE, LandmarkNet
 from normpipe.stages.synthesis.synthesize import synthesized_schema

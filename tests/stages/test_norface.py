@@ -7,7 +7,8 @@ import torch
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.networks import NETWORKS
-from normpipe.stages.networks.files.checkpoint import open_normalizer, save_tensors
+from normpipe.stages.networks.files.checkpoint import save_tensors
+from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.networks.mae import (
     MaskedAutoencoder,
     masked_loss,

@@ -1,4 +1,4 @@
-"""What a detector is, and the canvas on which detectors look at a picture."""
+"""What a detector is, the canvas on which it looks at a picture, and which faces to keep."""
 
 from __future__ import annotations
 
@@ -186,6 +186,29 @@ def merged(detections: Sequence[Detection], threshold: float = 0.4) -> list[Dete
             kept.append(face)
             boxes = np.vstack([boxes, box])
     return kept
+
+
+def choose(
+    faces: Sequence[Detection],
+    which: Literal["largest", "centre", "all"],
+    width_px: int,
+    height_px: int,
+) -> list[Detection]:
+    """Return the faces to keep, all of them from left to right.
+
+    ``largest`` is by box area, ``centre`` by the distance of the box's centre from the picture's.
+    Ties go to the detector's own order. Faces without boxes come alone.
+    """
+    if len(faces) == 1:
+        return list(faces)
+    boxes = np.array([face.bbox_xyxy for face in faces])
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    if which == "all":
+        return [faces[i] for i in np.lexsort((middles[:, 1], middles[:, 0]))]
+    if which == "largest":
+        return [faces[int(np.argmax(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)))]]
+    away = np.linalg.norm(middles - (width_px / 2, height_px / 2), axis=1)
+    return [faces[int(np.argmin(away))]]
 
 
 def _rank(face: Detection) -> tuple[float, ...]:

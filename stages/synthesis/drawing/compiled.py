@@ -9,7 +9,7 @@ no operation is reordered, so a picture has the same pixels on every run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .mesh import Faces
 from .rasterize import SLACK, Calm, Coverage
+
+if TYPE_CHECKING:
+    from .mesh import Faces
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]

@@ -6,13 +6,16 @@ Places are drawn small and out of focus: behind a face nothing else is seen of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..surface.atlas import noise
-from .picture_folder import Photographs
+
+if TYPE_CHECKING:
+    from .picture_folder import Photographs
 
 FloatArray = NDArray[np.floating]
 

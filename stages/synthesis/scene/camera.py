@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .scene import Camera
-
 FloatArray = NDArray[np.floating]
 
 # Left-image eye, right-image eye, nose tip in units of the picture's size: the template of align.
@@ -22,6 +20,25 @@ PIVOT = np.array([0.0, 0.0, 2.0], np.float32)
 _NOSE = 30  # iBUG numbering
 _EYES = (slice(36, 42), slice(42, 48))
 _MOUTH_CORNERS = (48, 54)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Angles in degrees: yaw turns to the person's left, pitch up is positive, roll to the right.
+
+    ``framing`` is ``aligned`` (the frame of the align stage), ``snapshot`` (head with a margin) or
+    ``target`` (a fixed frame).
+    ``jitter`` (3, 2): errors of eyes and nose tip, in inter-ocular distances.
+    """
+
+    yaw_deg: float
+    pitch_deg: float
+    roll_deg: float
+    distance: float
+    framing: str
+    jitter: FloatArray
+    zoom: float
+    shift: tuple[float, float]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .acting import RAMP_STEPS, draw_expression, ramp_expression
 from .background import SHARES
+from .camera import Camera
 from .expressions import Expression
 from .features import Colour
 from .person import Person, generator
@@ -51,25 +52,6 @@ class Light:
     shadow: float
     exposure: float
     contrast: float
-
-
-@dataclass(frozen=True)
-class Camera:
-    """Angles in degrees: yaw turns to the person's left, pitch up is positive, roll to the right.
-
-    ``framing`` is ``aligned`` (the frame of the align stage), ``snapshot`` (head with a margin) or
-    ``target`` (a fixed frame).
-    ``jitter`` (3, 2): errors of eyes and nose tip, in inter-ocular distances.
-    """
-
-    yaw_deg: float
-    pitch_deg: float
-    roll_deg: float
-    distance: float
-    framing: str
-    jitter: FloatArray
-    zoom: float
-    shift: tuple[float, float]
 
 
 @dataclass(frozen=True)

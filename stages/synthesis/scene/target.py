@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from ..drawing.renderer import PreparedPerson, Shot, prepare_person, take_shot
 from ..surface.atlas import Atlas
 from ..surface.head import Head, prepare_head
+from .camera import Camera
 from .expressions import Expression
 from .features import Beard, Brows, Build, Eyes, Hair, Makeup, Marks
 from .person import Person
-from .scene import Camera, Glasses, Light, Scene
+from .scene import Glasses, Light, Scene
 
 FloatArray = NDArray[np.floating]
 

@@ -20,8 +20,7 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from ....pipeline.errors import InputError
-from ...align import choose
-from ...faces.detectors.detector import DetectorSettings
+from ...faces.detectors.detector import DetectorSettings, choose
 from ...faces.detectors.insightface import InsightFace
 from ...faces.geometry import (
     MIRRORED,

@@ -27,8 +27,9 @@ from ....pipeline.store.commit import write_json
 from ...networks import NETWORKS
 from ...networks.base import CodeNormalizer, Normalizer
 from ...networks.compact import CompactNormalizer
-from ...networks.files.checkpoint import open_normalizer, save_tensors
+from ...networks.files.checkpoint import save_tensors
 from ...networks.files.mae_checkpoints import load_encoder
+from ...networks.files.normalizer_file import open_normalizer
 from ...synthesis.render_settings import SynthesizeConfig
 from ..devices import make_fabric
 from ..pictures import mirrored

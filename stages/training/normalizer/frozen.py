@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ....pipeline.errors import InputError, nearest
 from ...networks import NETWORKS
 from ...networks.base import Normalizer
-from ...networks.files.checkpoint import load_weights, open_normalizer, read_notes
+from ...networks.files.checkpoint import load_weights, read_notes
+from ...networks.files.normalizer_file import open_normalizer
 from ...networks.iresnet import IResNet
 
 #: Name → network that turns (B, 3, H, W) RGB in [0, 1] into (B, F) features.
