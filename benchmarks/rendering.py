@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from normpipe.stages.synthesis.cast import Cast
 from normpipe.stages.synthesis.pair_renderer import PairRenderer
 from normpipe.stages.synthesis.render_settings import SynthesizeConfig
-from normpipe.stages.synthesis.synthesize import plan
+from normpipe.stages.synthesis.synthesize import pairs_of
 
 SIZES = ((96, 96), (128, 128), (128, 192))
 #: What the project promises: pairs a second of a CPU core at 96 px, of a GPU at 128 px.
@@ -35,7 +35,7 @@ def measure(config: SynthesizeConfig, batch: int) -> dict[str, Any]:
     """Milliseconds a pair of every step, and the rate of all of them."""
     renderer = PairRenderer(config, Cast(config))
     on_gpu = renderer.device.type == "cuda"
-    specs = plan(config)
+    specs = pairs_of(config)
     renderer.render([renderer.draft(spec) for spec in specs[:batch]])  # kernels, caches
     fresh = PairRenderer(config, renderer.cast)
     opened = time.process_time()

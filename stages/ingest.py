@@ -21,12 +21,12 @@ from ..manifests.schema import MANIFEST
 from ..pipeline.errors import InputError
 from ..pipeline.stage import Scan, SourceStage, StageConfig
 from ..pipeline.store.storage import is_store
-from .sources.addresses import is_address, is_fetchable
+from .sources.addresses import is_fetchable, is_url
 from .sources.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
 from .sources.face_columns import distinct, supplied
 from .sources.files import FileFacts, Root, Walk, is_utf8, path_order, walk
-from .sources.inputs import Inputs
-from .sources.label_columns import LabelRules, folder_emotion, read_labels
+from .sources.inputs import ManifestRows
+from .sources.label_columns import LabelRules, folder_emotion, labels_from_list
 from .sources.objects import list_objects
 from .sources.table import LIST_SUFFIXES, assign_columns, read_list
 from .sources.values import Cells
@@ -181,12 +181,12 @@ class Ingest(SourceStage):
                 f"no images in {self.source} ({_counts(found.ignored)}): give another folder, or "
                 f"name their endings with ingest.extensions"
             )
-        inputs = Inputs()
+        inputs = ManifestRows()
         for path in found.paths[: self._settings.limit]:
             self._add(inputs, root, path, found.reasons.get(path))
         return self._walked(found, inputs)
 
-    def _walked(self, found: Walk, inputs: Inputs) -> Scan:
+    def _walked(self, found: Walk, inputs: ManifestRows) -> Scan:
         """Return the scan of a folder or store of which the first inputs were taken."""
         paths = found.paths[: self._settings.limit]
         by_folder = self._settings.class_per_folder
@@ -206,7 +206,7 @@ class Ingest(SourceStage):
                 f"no images at {self.source} ({_counts(found.ignored)}): give another address, or "
                 "name their endings with ingest.extensions"
             )
-        inputs = Inputs()
+        inputs = ManifestRows()
         for path in found.paths[: self._settings.limit]:
             inputs.add(f"{self.dataset}/{sample_id(path)}", path, facts[path])
         return self._walked(found, inputs)
@@ -217,7 +217,7 @@ class Ingest(SourceStage):
                 "ingest.root and ingest.class_per_folder are for lists and folders: leave them "
                 "out, the input is an archive"
             )
-        inputs, ignored = Inputs(), Counter[str]()
+        inputs, ignored = ManifestRows(), Counter[str]()
         archive = Archive(self.root)
         archive.close()
         for member in archive.members:
@@ -240,7 +240,7 @@ class Ingest(SourceStage):
         complete = rows.num_rows == found.num_rows
         return Scan(rows, None, dict(sorted(ignored.items())), complete)
 
-    def _add_member(self, inputs: Inputs, member: Member) -> None:
+    def _add_member(self, inputs: ManifestRows, member: Member) -> None:
         key = f"{self.dataset}/{sample_id(member.path)}"
         if is_utf8(member.path):
             inputs.add(key, member.path, member.facts)
@@ -253,11 +253,11 @@ class Ingest(SourceStage):
                 "ingest.root and ingest.class_per_folder are for lists and folders: leave them "
                 "out, the input is one image"
             )
-        inputs = Inputs()
+        inputs = ManifestRows()
         self._add(inputs, Root(self.root), self.source.name)
         return Scan(inputs.table(self.name))
 
-    def _add(self, inputs: Inputs, root: Root, path: str, reason: str | None = None) -> None:
+    def _add(self, inputs: ManifestRows, root: Root, path: str, reason: str | None = None) -> None:
         """Append a file below the root, ``reason`` being what is known to be wrong with it."""
         key = f"{self.dataset}/{sample_id(path)}"
         if not is_utf8(path):
@@ -292,7 +292,7 @@ class Ingest(SourceStage):
             config.valence_arousal_missing,
             config.emotion_names,
         )
-        labels = read_labels(cells, columns, rules)
+        labels = labels_from_list(cells, columns, rules)
         root = Root(self.root)
         places = self._places(cells, columns.known["path"], root)
         rows = distinct(cells, [path for path, _ in places], (boxes, landmarks), labels)
@@ -300,15 +300,13 @@ class Ingest(SourceStage):
         rows.sort(key=lambda row: (path_order(row.path), row.face or 0))
         complete = self._settings.limit is None or len(rows) <= self._settings.limit
         rows = rows[: self._settings.limit]
-        inputs = Inputs()
+        inputs = ManifestRows()
         for row in rows:
             key = f"{self.dataset}/{sample_id(row.path)}"
             key = key if row.face is None else face_key(key, row.face)
             reason = places[row.row][1]
-            if reason or is_address(row.path):
-                facts = FileFacts(reason=reason)
-            else:
-                facts = root.judge(row.path)
+            known = reason or is_url(row.path)
+            facts = FileFacts(reason=reason) if known else root.judge(row.path)
             inputs.add(key, row.path, facts, boxes[row.row], landmarks[row.row])
         self._refuse_wrong_root(inputs)
         refused = sum(facts.reason == "url_not_allowed" for facts in inputs.facts)
@@ -330,7 +328,7 @@ class Ingest(SourceStage):
             if text is None:
                 cells.refuse(own, "is empty: every row needs the path of its image", row)
             path = text
-            if is_address(path):
+            if is_url(path):
                 fetched = self._settings.allow_urls and is_fetchable(path)
                 places.append((path, None if fetched else "url_not_allowed"))
                 continue
@@ -345,7 +343,7 @@ class Ingest(SourceStage):
                 places.append((path, None))
         return places
 
-    def _refuse_wrong_root(self, inputs: Inputs) -> None:
+    def _refuse_wrong_root(self, inputs: ManifestRows) -> None:
         """Raise where not one listed file is there: the root is wrong, not the files."""
         if any(facts.reason not in ("missing_file", "outside_root") for facts in inputs.facts):
             return

@@ -46,6 +46,21 @@ UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"
 NETWORK_FILES = "stages/networks/files/"
 #: Reads other people's checkpoints, which are pickles: for their tensors alone.
 READS_PICKLES = "stages/networks/files/mae_checkpoints.py"
+#: Names that more than one module may give to a function, with the reason.
+SHARED_NAMES = {
+    "main": "what a program starts with",
+    "register": "each module of commands tells the app what it has",
+    # The loops of rendering: compiled for a CPU, and the same as array operations for a GPU.
+    **dict.fromkeys(
+        ("blend", "cast_shadow", "move_heads", "normals", "rasterize", "sample"),
+        "one function for two devices",
+    ),
+}
+#: Still of two meanings; to be renamed, each in its room.
+OF_TWO_MEANINGS = {
+    "Gallery", "Line", "Outcome", "Part", "Report", "Task", "build_network", "check", "finish",
+    "identity", "landmark_scores", "r2", "read_all", "summary", "table",
+}  # fmt: skip
 
 
 def sources() -> list[Path]:
@@ -170,6 +185,21 @@ def test_networks_know_no_files() -> None:
 def test_files_stay_short() -> None:
     lines = {name_of(p): len(p.read_text(encoding="utf-8").splitlines()) for p in sources()}
     assert not {name: count for name, count in lines.items() if count > LONGEST_FILE}
+
+
+def test_a_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sources():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name_of(path))
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    for name in {command.replace("-", "_") for command in commands()} & twice.keys():
+        # A command may be named as the one function that does its work.
+        if sum(not place.startswith(BOTH_SIDES) for place in twice[name]) == 1:
+            del twice[name]
+    assert twice.keys() - SHARED_NAMES.keys() <= OF_TWO_MEANINGS, twice
+    assert {*SHARED_NAMES, *OF_TWO_MEANINGS} <= twice.keys(), "no longer needed: leave it out"
 
 
 def tracked() -> list[Path]:

@@ -29,7 +29,7 @@ def _installed_version(distribution: str) -> str | None:
         return None
 
 
-def resolve_device(
+def resolve_device_class(
     wanted: Device,
     installed: Callable[[str], str | None] = _installed_version,
     stage: str = "align",

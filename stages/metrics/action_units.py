@@ -133,7 +133,7 @@ def au_f1(
     return f1_of(counts), float(mean_f1_of(counts)), counts[:, TP] + counts[:, FN] == 0
 
 
-def tuned_threshold(truth: Floats, probability: Floats) -> tuple[float, float]:
+def best_threshold(truth: Floats, probability: Floats) -> tuple[float, float]:
     """Threshold, one for all action units, with the best mean F1 **on these pictures**; that F1.
 
     Tried are 0.01, 0.02 … 0.99; the lowest of equals. Chosen on the test set, the figure is too

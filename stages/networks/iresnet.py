@@ -15,7 +15,7 @@ _SIDE = 112
 _WIDTHS = (64, 128, 256, 512)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Norm, 3 x 3, norm, PReLU, 3 x 3, norm, beside an identity or a 1 x 1."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
@@ -55,7 +55,10 @@ class IResNet(nn.Module):
         self.prelu = nn.PReLU(64)
         before = 64
         for number, (depth, width) in enumerate(zip(depths, _WIDTHS, strict=True), 1):
-            blocks = [Block(before, width, 2), *(Block(width, width, 1) for _ in range(depth - 1))]
+            blocks = [
+                ResidualBlock(before, width, 2),
+                *(ResidualBlock(width, width, 1) for _ in range(depth - 1)),
+            ]
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             before = width
         self.bn2 = nn.BatchNorm2d(before, eps=1e-5)

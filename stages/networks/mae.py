@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from .vit import (
     PATCH_SIZE,
-    Block,
     Shape,
+    TransformerBlock,
     Vit,
     init_transformer,
     layer_norm,
@@ -59,7 +59,7 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         positions = sincos_positions(width, self.encoder.grid)
         self.register_buffer("decoder_positions", positions, persistent=False)
-        self.decoder_blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.decoder_blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.decoder_norm = layer_norm(width)
         self.decoder_pred = nn.Linear(width, 3 * PATCH_SIZE**2)
         for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):

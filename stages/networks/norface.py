@@ -20,10 +20,10 @@ from .base import Normalizer, Outputs, Reading, leaky_clamp
 from .layers import Grow, bend, init_nothing, init_painting, resize
 from .vit import (
     Attention,
-    Block,
     CrossAttention,
     Mlp,
     Shape,
+    TransformerBlock,
     Vit,
     init_transformer,
     layer_norm,
@@ -123,7 +123,9 @@ class Painter(nn.Module):
     def __init__(self, shape: Shape, depth: int, grid: int) -> None:
         super().__init__()
         self.grid = grid
-        self.blocks = nn.ModuleList(Block(shape.width, shape.heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(shape.width, shape.heads) for _ in range(depth)
+        )
         self.norm = layer_norm(shape.width)
         self.apply(init_transformer)
         self.seed = nn.Linear(shape.width, _GROWTH[0])

@@ -92,7 +92,7 @@ class Mlp(nn.Module):
         return self.fc2(functional.gelu(self.fc1(x)))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """A transformer block that normalizes before each half."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -164,7 +164,7 @@ class Vit(nn.Module):
         self.patch_embed = PatchEmbed(width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer("pos_embed", sincos_positions(width, self.grid))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm = layer_norm(width)
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
         deviation = torch.tensor(PIXEL_DEVIATION).view(1, 3, 1, 1)

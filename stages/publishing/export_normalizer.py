@@ -95,7 +95,7 @@ def export_onnx(weights: str | Path, output: Path, input_size: int = 224) -> Exp
     for key, value in _notes(loaded, input_size).items():
         model.metadata_props.add(key=key, value=value)
     data: bytes = model.SerializeToString()
-    difference, faces = compare(network, data, input_size)
+    difference, faces = largest_difference(network, data, input_size)
     if not difference <= LARGEST_DIFFERENCE:  # nan is no small difference
         raise NormpipeError(
             f"the exported network's pictures differ by {difference:.2g} (at most "
@@ -152,7 +152,7 @@ def _notes(loaded: LoadedNormalizer, input_size: int) -> dict[str, str]:
     )
 
 
-def compare(network: Normalizer, model: bytes, input_size: int) -> tuple[float, int]:
+def largest_difference(network: Normalizer, model: bytes, input_size: int) -> tuple[float, int]:
     """The largest difference between network and ONNX file over random faces, and how many."""
     session, _ = start(model, "cpu", threads=1)
     faces = random_faces(sum(_BATCHES), input_size)

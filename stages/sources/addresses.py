@@ -17,7 +17,7 @@ _CHUNK = 1 << 16
 _GONE = (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE)
 
 
-def is_address(path: str) -> bool:
+def is_url(path: str) -> bool:
     """Say whether a listed path is an address (``https://…``, ``file://…``) and no file's name."""
     return _SCHEME.match(path) is not None
 
@@ -33,7 +33,7 @@ def is_fetchable(address: str) -> bool:
     return plain and parts.scheme in _FETCHED and bool(host) and "@" not in parts.netloc
 
 
-def fetch(address: str, max_bytes: int, seconds: float) -> bytes:
+def fetch_url(address: str, max_bytes: int, seconds: float) -> bytes:
     """Return what an address gives.
 
     Redirects are followed to http and https alone.

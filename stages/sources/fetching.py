@@ -7,7 +7,7 @@ from pathlib import Path
 from ...manifests.vocabularies import SampleError
 from ...pipeline.stage import Row
 from ...pipeline.store.storage import is_store
-from .addresses import fetch, is_address
+from .addresses import fetch_url, is_url
 from .archives import Archive
 from .objects import read_object
 from .source_files import read_source
@@ -48,8 +48,8 @@ class SourceReader:
             return self._archive.read(path, self._max_bytes, **seen)
         if is_store(self._root):
             return read_object(self._root, path, self._max_bytes, **seen)
-        if not is_address(path):
+        if not is_url(path):
             return read_source(self._root, path, self._max_bytes, **seen)
         if not self._allow_urls:
             raise SampleError("url_not_allowed", path)
-        return fetch(path, self._max_bytes, self._fetch_seconds)
+        return fetch_url(path, self._max_bytes, self._fetch_seconds)

@@ -11,7 +11,7 @@ from .files import FileFacts
 
 
 @dataclass
-class Inputs:
+class ManifestRows:
     """Inputs before they are written: one entry a row in every list."""
 
     keys: list[str] = field(default_factory=lambda: list[str]())

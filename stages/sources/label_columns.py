@@ -41,7 +41,7 @@ class LabelRules(NamedTuple):
     emotion_names: Sequence[str] = ()
 
 
-def read_labels(cells: Cells, columns: Columns, rules: LabelRules) -> pa.Table | None:
+def labels_from_list(cells: Cells, columns: Columns, rules: LabelRules) -> pa.Table | None:
     """Return the label columns of a list in its order, or None where it has none.
 
     Columns come in the order of LABEL_COLUMNS, then action units by number, then the others.

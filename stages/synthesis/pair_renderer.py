@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..normalize import resolve_device
 from .drawing.batch import BatchRenderer
 from .drawing.renderer import PreparedPerson, Shot, prepare_person, take_shot
-from .scene.camera import five_points
+from .scene.camera import eyes_nose_mouth
 from .scene.expressions import action_units
 from .scene.scene import draw_scene
 
@@ -51,7 +51,7 @@ class Draft:
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class RenderedPair:
     """A rendered pair: (S, S, 3) and (T, T, 3) uint8 RGB; the target may be left out."""
 
     draft: Draft
@@ -88,7 +88,7 @@ class PairRenderer:
         target = None
         if cast.target is not None:
             target = cast.target.shot(coefficients, config.target_size_px)
-        five = five_points(source.landmarks68[:, 0] + 1j * source.landmarks68[:, 1])
+        five = eyes_nose_mouth(source.landmarks68[:, 0] + 1j * source.landmarks68[:, 1])
         return Draft(
             source=source,
             target=target,
@@ -101,15 +101,15 @@ class PairRenderer:
             landmarks=np.stack([five.real, five.imag], 1).astype(np.float32),
         )
 
-    def render(self, drafts: Sequence[Draft]) -> list[Pair]:
+    def render(self, drafts: Sequence[Draft]) -> list[RenderedPair]:
         """Render a batch of pairs; a pair's pixels do not depend on the others."""
         sources = self._source.render([draft.source for draft in drafts])
         targets: Sequence[ByteArray | None] = [None] * len(drafts)
         if self._target is not None:
             shots = [draft.target for draft in drafts if draft.target is not None]
             targets = list(self._target.render(shots))
-        return [Pair(*made) for made in zip(drafts, sources, targets, strict=True)]
+        return [RenderedPair(*made) for made in zip(drafts, sources, targets, strict=True)]
 
-    def pair(self, spec: PairSpec) -> Pair:
+    def pair(self, spec: PairSpec) -> RenderedPair:
         """Work out and render one pair."""
         return self.render([self.draft(spec)])[0]

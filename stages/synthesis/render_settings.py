@@ -83,7 +83,7 @@ class SynthesizeConfig(StageConfig):
     shard_rows: int = Field(500, ge=1, description="pairs a shard")
 
 
-def plan(config: SynthesizeConfig) -> list[PairSpec]:
+def pairs_of(config: SynthesizeConfig) -> list[PairSpec]:
     """The rows this configuration asks for."""
     shares = (config.validation, config.test)
     pairs, identities = config.pairs, config.identities

@@ -21,8 +21,8 @@ from ...pipeline.errors import NormpipeError
 from ...pipeline.stage import MapStage, Row, Scan, SourceStage
 from .cast import Cast
 from .drawing.degrade import photographed
-from .pair_renderer import Draft, Pair, PairRenderer
-from .render_settings import SynthesizeConfig, plan
+from .pair_renderer import Draft, PairRenderer, RenderedPair
+from .render_settings import SynthesizeConfig, pairs_of
 from .scene.expressions import RENDERED_UNITS, occurring
 from .scene.pairs import PairSpec
 from .scene.person import generator
@@ -102,7 +102,7 @@ class PlanPairs(SourceStage):
                 "seed": spec.seed,
                 "expression_seed": spec.expression_seed,
             }
-            for spec in plan(self.config)
+            for spec in pairs_of(self.config)
         ]
         return Scan(pa.Table.from_pylist(rows, schema=PLAN))
 
@@ -164,7 +164,7 @@ class Synthesize(MapStage):
         """Paint the person of a row, unless a row before did, and lay out the pair."""
         return self.renderer.draft(_spec(row))
 
-    def compute(self, items: list[Any]) -> Sequence[Pair]:
+    def compute(self, items: list[Any]) -> Sequence[RenderedPair]:
         """Return the rendered pairs."""
         self.rendered += len(items)
         return self.renderer.render(items)
@@ -190,7 +190,7 @@ def _spec(row: Row) -> PairSpec:
     return PairSpec(row["key"], row["split"], row["identity"], row["seed"], row["expression_seed"])
 
 
-def pair_row(spec: PairSpec, pair: Pair, jpeg_quality: int) -> dict[str, Any]:
+def pair_row(spec: PairSpec, pair: RenderedPair, jpeg_quality: int) -> dict[str, Any]:
     """A pair as a row of the schema."""
     draft = pair.draft
     return {

@@ -26,7 +26,7 @@ from normpipe.stages.synthesis.scene.expressions import (
 from normpipe.stages.synthesis.scene.pairs import plan_pairs
 from normpipe.stages.synthesis.scene.person import draw_person, generator
 from normpipe.stages.synthesis.scene.scene import SceneOptions, draw_scene
-from normpipe.stages.synthesis.synthesize import SynthesizeConfig, plan
+from normpipe.stages.synthesis.synthesize import SynthesizeConfig, pairs_of
 
 from .conftest import render_one
 from .test_render import SHAPES_OF_THE_KIT
@@ -87,7 +87,7 @@ def test_the_pictures_of_a_ramp_share_everything_but_the_strength(fake_kit):
 def test_crossed_sets_share_expressions_exactly(kind):
     config = SynthesizeConfig(crossed="4x10", expressions=kind)
     by_person: dict[int, list[int | None]] = {}
-    for spec in plan(config):
+    for spec in pairs_of(config):
         by_person.setdefault(spec.identity, []).append(spec.expression_seed)
     first, *others = by_person.values()
     assert len(others) == 3 and all(seeds == first for seeds in others)
@@ -97,7 +97,7 @@ def test_crossed_sets_share_expressions_exactly(kind):
 @pytest.mark.parametrize(("crossed", "kind"), [("0x4", "mixed"), ("3x4", "ramps")])
 def test_crosses_that_cannot_be_are_refused(crossed, kind):
     with pytest.raises(InputError, match=f"--crossed {crossed}"):
-        plan(SynthesizeConfig(crossed=crossed, expressions=kind))
+        pairs_of(SynthesizeConfig(crossed=crossed, expressions=kind))
 
 
 # ---- movements

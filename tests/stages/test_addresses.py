@@ -11,7 +11,7 @@ import pytest
 
 from normpipe.manifests.vocabularies import SampleError
 from normpipe.stages.ingest import Ingest, IngestConfig
-from normpipe.stages.sources.addresses import fetch, is_address, is_fetchable
+from normpipe.stages.sources.addresses import fetch_url, is_fetchable, is_url
 from normpipe.stages.sources.fetching import SourceReader
 
 
@@ -83,13 +83,13 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def why(address: str, seconds: float = 5.0) -> str:
     with pytest.raises(SampleError) as caught:
-        fetch(address, 1000, seconds)
+        fetch_url(address, 1000, seconds)
     return caught.value.reason
 
 
 def test_what_a_server_gives(server: str) -> None:
-    assert fetch(f"{server}/good", 1000, 5.0) == b"picture"
-    assert fetch(f"{server}/to/{server}/good", 1000, 5.0) == b"picture"
+    assert fetch_url(f"{server}/good", 1000, 5.0) == b"picture"
+    assert fetch_url(f"{server}/to/{server}/good", 1000, 5.0) == b"picture"
     assert why(f"{server}/gone") == "missing_file"
     assert why(f"{server}/broken") == "url_failed"
     assert why(f"{server}/empty") == "empty_file"
@@ -97,7 +97,7 @@ def test_what_a_server_gives(server: str) -> None:
     assert why(f"{server}/endless") == "too_many_bytes"
     assert why("http://127.0.0.1:9/closed") == "url_failed"
     with pytest.raises(SampleError, match="7 > 3"):
-        fetch(f"{server}/good", 3, 5.0)
+        fetch_url(f"{server}/good", 3, 5.0)
 
 
 @pytest.mark.parametrize("place", ["drip", "drip-header"])
@@ -132,12 +132,12 @@ def test_redirects_lead_to_no_other_kind(server: str, target: str) -> None:
     ],
 )
 def test_what_is_never_fetched(address: str) -> None:
-    assert is_address(address) and not is_fetchable(address)
+    assert is_url(address) and not is_fetchable(address)
     assert why(address) == "url_not_allowed"
 
 
 def test_names_of_files_are_no_addresses() -> None:
-    assert not any(map(is_address, ("a.jpg", "http:/a.jpg", "a/https://b", "C:\\a.jpg", "x:y.jpg")))
+    assert not any(map(is_url, ("a.jpg", "http:/a.jpg", "a/https://b", "C:\\a.jpg", "x:y.jpg")))
 
 
 def scan(folder: Path, paths: list[str], **settings: Any) -> dict[str, Any]:

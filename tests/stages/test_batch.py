@@ -10,9 +10,9 @@ import torch
 from normpipe.stages.synthesis.drawing import compiled, compiled_points, shading, texture
 from normpipe.stages.synthesis.drawing.batch import BatchRenderer
 from normpipe.stages.synthesis.drawing.loops import ARRAYS
-from normpipe.stages.synthesis.drawing.mesh import Mesh, move, normals, put_sheet
+from normpipe.stages.synthesis.drawing.mesh import Mesh, move_heads, normals, put_sheet
 from normpipe.stages.synthesis.drawing.renderer import prepare_person, take_shot
-from normpipe.stages.synthesis.drawing.shading import smoothstep
+from normpipe.stages.synthesis.drawing.shading import tensor_smoothstep
 from normpipe.stages.synthesis.scene.person import draw_person
 from normpipe.stages.synthesis.scene.scene import draw_scene
 from normpipe.stages.synthesis.surface.detail import simplify
@@ -50,7 +50,7 @@ def test_neighbours_and_threads_change_nothing(fake_head, shots, alone):
 
 def test_the_path_of_a_gpu_draws_the_same_pictures(fake_head, shots, alone, monkeypatch):
     """All pictures in one pass, by array operations: rounding may differ, the picture may not."""
-    arrays = replace(ARRAYS, move=compiled.move)
+    arrays = replace(ARRAYS, move_heads=compiled.move_heads)
     monkeypatch.setattr("normpipe.stages.synthesis.drawing.batch.loops_for", lambda device: arrays)
     renderer = BatchRenderer(fake_head, 40)
     together = renderer.render_together(shots)
@@ -161,7 +161,7 @@ def test_normals_cross_the_seams_of_the_real_head(real_head, loop):
     np.testing.assert_allclose(made, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("loop", [move, compiled.move])
+@pytest.mark.parametrize("loop", [move_heads, compiled.move_heads])
 def test_shapes_move_the_mesh_as_in_numpy(fake_head, loop):
     mesh = Mesh(fake_head, torch.device("cpu"))
     amounts = np.random.default_rng(0).random(len(fake_head.kit.expression)).astype(np.float32)
@@ -231,8 +231,8 @@ def test_sheets_have_normals_of_length_one(shots, fake_head):
 
 def test_smoothstep_runs_both_ways():
     value = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0])
-    assert smoothstep(0, 1, value).tolist() == [0, 0, 0.5, 1, 1]
-    assert smoothstep(1, 0, value).tolist() == [1, 1, 0.5, 0, 0]
+    assert tensor_smoothstep(0, 1, value).tolist() == [0, 0, 0.5, 1, 1]
+    assert tensor_smoothstep(1, 0, value).tolist() == [1, 1, 0.5, 0, 0]
 
 
 def test_loops_compile_where_nothing_can_be_kept(monkeypatch):

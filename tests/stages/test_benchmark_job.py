@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from normpipe.pipeline.commands import train_commands as cli_training
 from normpipe.pipeline.commands.app import app
-from normpipe.stages.synthesis.synthesize import SynthesizeConfig, plan
+from normpipe.stages.synthesis.synthesize import SynthesizeConfig, pairs_of
 from normpipe.stages.training.pictures import synthesized_shards
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -28,7 +28,7 @@ def test_parts_are_as_the_job_says_and_share_nobody():
     config = SynthesizeConfig(facekit="", **tomllib.loads(JOB.read_text())["synthesize"])
     people: dict[str, set[int]] = {}
     counts: dict[str, int] = {}
-    for spec in plan(config):
+    for spec in pairs_of(config):
         people.setdefault(spec.split, set()).add(spec.identity)
         counts[spec.split] = counts.get(spec.split, 0) + 1
     assert counts == {"train": 10_504, "validation": 1_504, "test": 2_992}

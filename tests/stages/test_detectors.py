@@ -240,10 +240,10 @@ def builds(**versions: str) -> Callable[[str], str | None]:
 def test_cuda_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [onnx.CPU])
     with pytest.raises(InputError, match="onnxruntime-gpu"):
-        onnx.resolve_device("cuda")
-    assert onnx.resolve_device("auto") == "cpu"
+        onnx.resolve_device_class("cuda")
+    assert onnx.resolve_device_class("auto") == "cpu"
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [onnx.CUDA, onnx.CPU])
-    assert onnx.resolve_device("auto") == onnx.resolve_device("cuda") == "cuda"
+    assert onnx.resolve_device_class("auto") == onnx.resolve_device_class("cuda") == "cuda"
     assert onnx.providers_for("cuda")[0] == onnx.CUDA
 
 
@@ -265,12 +265,12 @@ def test_auto_warns_of_a_shadowed_gpu_build(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [onnx.CPU])
-    assert onnx.resolve_device("auto", builds(onnxruntime="1.32.0")) == "cpu"
+    assert onnx.resolve_device_class("auto", builds(onnxruntime="1.32.0")) == "cpu"
     assert caplog.text == ""
     both = builds(onnxruntime="1.32.0", onnxruntime_gpu="1.31.0")
-    assert onnx.resolve_device("cpu", both) == "cpu"
+    assert onnx.resolve_device_class("cpu", both) == "cpu"
     assert caplog.text == ""
-    assert onnx.resolve_device("auto", both) == "cpu"
+    assert onnx.resolve_device_class("auto", both) == "cpu"
     assert "shadows" in caplog.text and "pip uninstall" in caplog.text
 
 

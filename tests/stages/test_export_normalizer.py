@@ -28,8 +28,8 @@ from normpipe.stages.normalize import Normalize, NormalizeConfig
 from normpipe.stages.publishing import export_normalizer
 from normpipe.stages.publishing.export_normalizer import (
     FixedSize,
-    compare,
     export_onnx,
+    largest_difference,
     random_faces,
     resize_matrix,
 )
@@ -123,7 +123,7 @@ def test_nan_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
             return [found]
 
     monkeypatch.setattr(export_normalizer, "start", lambda *_, **__: (Session(), "cpu"))
-    assert np.isnan(compare(torch.nn.Identity(), b"", 32)[0])  # type: ignore[arg-type]
+    assert np.isnan(largest_difference(torch.nn.Identity(), b"", 32)[0])  # type: ignore[arg-type]
 
 
 def test_wrong_names_are_one_line(tmp_path: Path) -> None:

@@ -254,13 +254,13 @@ def test_the_shipped_weights_beat_the_average_face(real_kit_file):
     The weights learnt from plainer people, who had no real gaze, than are drawn now.
     """
     from normpipe.stages.synthesis.cast import Cast
-    from normpipe.stages.synthesis.synthesize import PairRenderer, SynthesizeConfig, plan
+    from normpipe.stages.synthesis.synthesize import PairRenderer, SynthesizeConfig, pairs_of
 
     config = SynthesizeConfig(
         facekit=str(real_kit_file), pairs=48, identities=48, seed=77_777, targets=False
     )
     renderer = PairRenderer(config, Cast(config))
-    pairs = renderer.render([renderer.draft(spec) for spec in plan(config)])
+    pairs = renderer.render([renderer.draft(spec) for spec in pairs_of(config)])
     network = CompactNormalizer().eval()
     load_weights(network, find_weights("compact"))
     images = torch.from_numpy(np.stack([pair.source for pair in pairs])).permute(0, 3, 1, 2) / 255

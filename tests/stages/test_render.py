@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from normpipe.stages.synthesis.drawing.degrade import degrade
 from normpipe.stages.synthesis.drawing.renderer import prepare_person
 from normpipe.stages.synthesis.scene.acting import EMOTION_OF, PROTOTYPES, draw_expression
-from normpipe.stages.synthesis.scene.camera import TEMPLATE, five_points, look_through
+from normpipe.stages.synthesis.scene.camera import TEMPLATE, eyes_nose_mouth, look_through
 from normpipe.stages.synthesis.scene.expressions import (
     RENDERED_UNITS,
     action_units,
@@ -105,7 +105,7 @@ def test_the_frame_does_not_follow_the_jaw(fake_head):
 
 def test_five_points_are_image_left_first(fake_head):
     _, made = picture(fake_head, 1, 2)
-    five = five_points(made.landmarks68[:, 0] + 1j * made.landmarks68[:, 1])
+    five = eyes_nose_mouth(made.landmarks68[:, 0] + 1j * made.landmarks68[:, 1])
     assert five[0].real < five[1].real and five[3].real < five[4].real
 
 

@@ -189,7 +189,7 @@ def tuned_threshold(task: Task, predictions: pa.Table) -> dict[str, float | None
     """
     if task.kind != "action_units":
         raise ValueError(f"task '{task.kind}' has no threshold")
-    threshold, f1 = action_units.tuned_threshold(
+    threshold, f1 = action_units.best_threshold(
         truth_of(task, predictions), told_of(task, predictions)
     )
     return {"tuned_threshold": threshold, "tuned_threshold_f1": _plain(f1)}

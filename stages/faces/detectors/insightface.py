@@ -72,7 +72,7 @@ class InsightFace(Detector):
         Raises:
             InputError: CUDA is wanted and not active, or the file is no SCRFD network.
         """
-        self._model = _load(self.model_file, runtime.resolve_device(self.settings.device))
+        self._model = _load(self.model_file, runtime.resolve_device_class(self.settings.device))
         self._device = runtime.settle(self._model.session, self.settings.device)
         self._family = _FAMILIES[len(self._model.output_names)]
         self._pool = ThreadPoolExecutor(self.settings.threads, "detect")

@@ -95,7 +95,7 @@ def start(
     """A session and what it runs on. ``kind`` and ``number``: of the device."""
     import onnxruntime
 
-    resolved = onnx.resolve_device(kind, stage=stage)
+    resolved = onnx.resolve_device_class(kind, stage=stage)
     options = onnx.session_options(threads or 0)
     options.use_deterministic_compute = True  # the same bytes every time, on a GPU too
     providers: list[Any] = [

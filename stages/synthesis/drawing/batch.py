@@ -24,7 +24,7 @@ from ..surface.head import EYE, GUMS, SKIN, TEETH, Head
 from ..surface.wrinkles import furrow_window, left_share, relief_slopes, wrinkle_relief
 from .loops import loops_for
 from .mesh import Mesh, Sheets, pad_sheets, project, put_sheet, unit
-from .rasterize import Calm, Coverage, mean_of_pixels
+from .rasterize import Calm, CoveredSamples, mean_of_pixels
 from .renderer import NUMBERS, SUPERSAMPLE, PreparedPerson, Shot
 from .shading import Surface, develop, eye_albedo, occlusion, shade
 from .texture import halved, with_half
@@ -145,7 +145,7 @@ class BatchRenderer:
         mesh = self.mesh
         amounts = self._put(np.stack([shot.amounts for shot in shots]))
         standing = torch.stack([person.standing for person in people])
-        points = self._loops.move(standing, amounts, mesh.shapes)
+        points = self._loops.move_heads(standing, amounts, mesh.shapes)
         rotation = numbers["rotation"].view(-1, 3, 3)
         camera = mesh.turn(points, rotation)
         is_open = [shot.mouth_open for shot in shots]
@@ -177,7 +177,7 @@ class BatchRenderer:
         people: list[_Person],
         numbers: Numbers,
         body: _Body,
-        cover: Coverage,
+        cover: CoveredSamples,
     ) -> tuple[Surface, Tensor]:
         """Everything about the samples that light needs, and where skin is (B, N)."""
         count = len(shots)
@@ -255,7 +255,7 @@ class BatchRenderer:
         furrows = self._loops.sample(slopes.view(-1, 4), place, size, begin, 2)
         return sampled, sampled[:, 4:6] + furrows
 
-    def _compose(self, shots: Sequence[Shot], display: Tensor, cover: Coverage) -> ByteArray:
+    def _compose(self, shots: Sequence[Shot], display: Tensor, cover: CoveredSamples) -> ByteArray:
         """Mean of a pixel's samples, over the background, under what is in front."""
         count = len(shots)
         shown = torch.cat([display, torch.ones_like(display[:, :1])], 1) * cover.share[:, None]

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .rasterize import SLACK, Calm, Coverage
+from .rasterize import SLACK, Calm, CoveredSamples
 
 if TYPE_CHECKING:
     from .mesh import Faces
@@ -35,8 +35,8 @@ def compiled(loop: Callable[..., Any]) -> Any:
         return numba.njit(**options)(loop)
 
 
-def move(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
-    """As ``mesh.move``; shapes that are not carried out are not read."""
+def move_heads(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
+    """As ``mesh.move_heads``; shapes that are not carried out are not read."""
     moved = standing.clone()
     flat = moved.view(len(moved), -1).numpy()
     _add_shapes(flat, amounts.contiguous().numpy(), shapes.numpy())
@@ -85,7 +85,7 @@ def _normals(points: Floats, corners: Indices, share: Indices, found: Floats) ->
             own[0, vertex], own[1, vertex], own[2, vertex] = nx * scale, ny * scale, nz * scale
 
 
-def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Coverage:
+def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> CoveredSamples:
     """As ``rasterize.rasterize``."""
     pictures, count = len(calm.reach), corners.shape[1]
     vertices, three = points.contiguous().numpy(), corners.contiguous().numpy()
@@ -111,7 +111,9 @@ def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Coverag
     _weigh(vertices, three, size, (cut[0], cut[1], cut[2]), weights, depth, first_of_pixel)
     place_, share_, triangle_ = (torch.from_numpy(rows) for rows in cut)
     rest = (torch.from_numpy(rows) for rows in (weights, depth, samples))
-    return Coverage(place_, share_, torch.from_numpy(first_of_pixel), triangle_.view(-1), *rest)
+    return CoveredSamples(
+        place_, share_, torch.from_numpy(first_of_pixel), triangle_.view(-1), *rest
+    )
 
 
 @compiled

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from .compiled import Floats, Indices, compiled
-from .rasterize import Coverage
+from .rasterize import CoveredSamples
 from .shading import NOTHING_CASTS, SHADOW_REACH, SHADOW_SIZE, SHADOW_STEPS
 
 
-def blend(planes: Tensor, corners: Tensor, cover: Coverage) -> Tensor:
+def blend(planes: Tensor, corners: Tensor, cover: CoveredSamples) -> Tensor:
     """As ``texture.blend``."""
     found = np.empty((*planes.shape[:2], cover.place.shape[1]), np.float32)
     arrays = (planes, corners, cover.triangle, cover.weights)

@@ -15,17 +15,17 @@ from . import mesh, rasterize, shading, texture
 class Loops:
     """Functions over all vertices, triangles or points; see where those of ``ARRAYS`` are."""
 
-    move: Callable[[Tensor, Tensor, Tensor], Tensor]
+    move_heads: Callable[[Tensor, Tensor, Tensor], Tensor]
     normals: Callable[[Tensor, mesh.Faces], Tensor]
-    rasterize: Callable[[Tensor, Tensor, rasterize.Calm, int], rasterize.Coverage]
-    blend: Callable[[Tensor, Tensor, rasterize.Coverage], Tensor]
+    rasterize: Callable[[Tensor, Tensor, rasterize.Calm, int], rasterize.CoveredSamples]
+    blend: Callable[[Tensor, Tensor, rasterize.CoveredSamples], Tensor]
     sample: Callable[[Tensor, Tensor, tuple[Tensor, Tensor], Tensor, int], Tensor]
     cast_shadow: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 #: Array operations, which any device runs.
 ARRAYS = Loops(
-    move=mesh.move,
+    move_heads=mesh.move_heads,
     normals=mesh.normals,
     rasterize=rasterize.rasterize,
     blend=texture.blend,
@@ -42,7 +42,7 @@ def loops_for(device: torch.device) -> Loops:
     from . import compiled, compiled_points
 
     return Loops(
-        move=compiled.move,
+        move_heads=compiled.move_heads,
         normals=compiled.normals,
         rasterize=compiled.rasterize,
         blend=compiled_points.blend,

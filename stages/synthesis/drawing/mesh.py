@@ -118,7 +118,7 @@ class Mesh:
         return torch.bmm(rotation, points - self.pivot)
 
 
-def move(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
+def move_heads(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
     """Heads (B, 3, V) moved by amounts (B, E) of shapes (E, 3 * V)."""
     return standing + (amounts @ shapes).view(standing.shape)
 

@@ -20,7 +20,7 @@ _ORDER = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
-class Coverage:
+class CoveredSamples:
     """The visible surface of B pictures, listed by the points to shade: N each, as the longest.
 
     Where a pixel's samples all show the same calm surface, one point in its middle stands for them.
@@ -58,7 +58,7 @@ class Calm:
     reach: Tensor
 
 
-def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Coverage:
+def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> CoveredSamples:
     """Find the visible triangle at every sample, and the points that are to be shaded.
 
     Args:
@@ -122,16 +122,16 @@ def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Coverag
     depth = (z0 + weight1 * rise1 + weight2 * rise2).view(place.shape)
     weight = torch.stack([1 - weight1 - weight2, weight1, weight2], 1)
     triangle = kept.index_select(0, owner)
-    return Coverage(place, share, first, triangle, weight, depth, samples)
+    return CoveredSamples(place, share, first, triangle, weight, depth, samples)
 
 
-def _empty(pictures: int, size: int, device: torch.device) -> Coverage:
+def _empty(pictures: int, size: int, device: torch.device) -> CoveredSamples:
     """Pictures of nothing."""
     place = torch.zeros(pictures, 1, dtype=torch.int64, device=device)
     blank = torch.zeros(pictures, 1, device=device)
     samples = torch.zeros(pictures, 2, size, size, device=device)
     weights = torch.zeros(pictures, 3, device=device)
-    return Coverage(place, blank, place == 0, place.view(-1), weights, blank, samples)
+    return CoveredSamples(place, blank, place == 0, place.view(-1), weights, blank, samples)
 
 
 def _single(depth: Tensor, surface: Tensor, reach: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .rasterize import Coverage, mean_of_pixels
+from .rasterize import CoveredSamples, mean_of_pixels
 
 SHADOW_SIZE = 80
 SHADOW_REACH = 15.0  # head units from the pivot that the map covers
@@ -55,14 +55,16 @@ def eye_albedo(offset: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
     redness = (offset[:, :1].abs() - 0.7).clamp(0, 1) * offset.new_tensor([0.1, 0.35, 0.3])
     colour = numbers["white"] * (1 - redness)
     streaks = 1 + 0.25 * torch.sin(9 * torch.atan2(offset[:, 1:], offset[:, :1]))
-    rim = smoothstep(iris_radius, iris_radius - 0.14, radius)
+    rim = tensor_smoothstep(iris_radius, iris_radius - 0.14, radius)
     inside = numbers["iris"] * streaks * (0.25 + 0.75 * rim)
-    colour = colour + smoothstep(iris_radius + 0.03, iris_radius - 0.03, radius) * (inside - colour)
-    pupil = smoothstep(pupil_radius + 0.04, pupil_radius - 0.04, radius)
+    colour = colour + tensor_smoothstep(iris_radius + 0.03, iris_radius - 0.03, radius) * (
+        inside - colour
+    )
+    pupil = tensor_smoothstep(pupil_radius + 0.04, pupil_radius - 0.04, radius)
     return colour * (1 - pupil) + 0.006 * pupil
 
 
-def occlusion(cover: Coverage, unit: Tensor, size_px: int) -> Tensor:
+def occlusion(cover: CoveredSamples, unit: Tensor, size_px: int) -> Tensor:
     """(B, N) in [0, 1]: how open a sample is to the light around, from the depth picture alone.
 
     A sample that lies deeper than its surroundings is in a hollow: sockets, nostrils, the corners
@@ -121,7 +123,7 @@ def cast_shadow(points: Tensor, position: Tensor, frame: Tensor) -> Tensor:
         column = (across + (middle + right)).floor_().clamp_(0, last)
         row = (down + (middle + low)).floor_().clamp_(0, last)
         cell = (row * SHADOW_SIZE + column).long()
-        lit += smoothstep(1.1, 0.4, nearest.gather(1, cell) - near)
+        lit += tensor_smoothstep(1.1, 0.4, nearest.gather(1, cell) - near)
     return lit / len(SHADOW_STEPS)
 
 
@@ -165,7 +167,7 @@ def develop(radiance: Tensor, gain: Tensor, contrast: Tensor) -> Tensor:
     return display.sub_(over).add_(0.2 * torch.tanh(over / 0.2)).clamp_(0, 1)
 
 
-def smoothstep(low: Tensor | float, high: Tensor | float, value: Tensor) -> Tensor:
+def tensor_smoothstep(low: Tensor | float, high: Tensor | float, value: Tensor) -> Tensor:
     """0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``)."""
     t = ((value - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .rasterize import Coverage, blend_rows
+from .rasterize import CoveredSamples, blend_rows
 
 FloatArray = NDArray[np.floating]
 
@@ -28,7 +28,7 @@ def with_half(maps: FloatArray) -> FloatArray:
     return np.concatenate([maps.reshape(-1, channels), halved(maps).reshape(-1, channels)])
 
 
-def blend(planes: Tensor, corners: Tensor, cover: Coverage) -> Tensor:
+def blend(planes: Tensor, corners: Tensor, cover: CoveredSamples) -> Tensor:
     """(B, C, N) what the points of a coverage have: planes (B, C, V) of the vertices, blended.
 
     ``corners`` (3, T): the vertices of every triangle, counted over all pictures.

@@ -64,7 +64,7 @@ def look_through(camera: Camera, landmarks: FloatArray, size: int) -> View:
     """Work out the view of a head whose (68, 3) landmarks are given, on ``size`` pixels."""
     rotation = _rotation(camera.yaw_deg, camera.pitch_deg, camera.roll_deg)
     turned = (landmarks - PIVOT) @ rotation.T
-    anchors = five_points(_perspective(turned, camera.distance))[:3]
+    anchors = eyes_nose_mouth(_perspective(turned, camera.distance))[:3]
     target = (TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]) * size
     if camera.framing == "snapshot":
         scale = complex(camera.zoom * size / 17.5)  # a head with hair is about 17.5 units high
@@ -83,7 +83,7 @@ def look_through(camera: Camera, landmarks: FloatArray, size: int) -> View:
     return View(rotation, camera.distance, scale, middle - scale * complex(seen.mean()))
 
 
-def five_points(landmarks: NDArray[np.complex128]) -> NDArray[np.complex128]:
+def eyes_nose_mouth(landmarks: NDArray[np.complex128]) -> NDArray[np.complex128]:
     """68 landmarks → eye centres (image left first), nose tip, mouth corners, as x + iy."""
     left, right = (landmarks[eye].mean() for eye in _EYES)
     return np.array([left, right, landmarks[_NOSE], *landmarks[list(_MOUTH_CORNERS)]])

@@ -10,10 +10,10 @@ from torchmetrics.functional.classification import multilabel_f1_score
 
 from normpipe.stages.metrics.action_units import (
     au_f1,
+    best_threshold,
     f1_of,
     mean_f1_of,
     outcomes,
-    tuned_threshold,
     unit_scores,
 )
 
@@ -101,9 +101,9 @@ def test_no_pictures_and_wrong_input():
 def test_the_tuned_threshold_is_the_best_one():
     truth = np.array([[1], [1], [0], [0]], float)
     probability = np.array([[0.35], [0.3], [0.2], [0.1]])
-    assert tuned_threshold(truth, probability) == (pytest.approx(0.2), 1)
+    assert best_threshold(truth, probability) == (pytest.approx(0.2), 1)
     assert au_f1(truth, probability)[1] == 0
-    assert np.isnan(tuned_threshold(np.full((2, 1), NAN), np.zeros((2, 1)))[1])
+    assert np.isnan(best_threshold(np.full((2, 1), NAN), np.zeros((2, 1)))[1])
 
 
 def test_the_tuned_threshold_is_the_best_of_all_tried():
@@ -112,4 +112,4 @@ def test_the_tuned_threshold_is_the_best_of_all_tried():
     probability = rng.random((90, 3)).round(2)
     found = [au_f1(truth, probability, t / 100)[1] for t in range(1, 100)]
     best = int(np.argmax(found))
-    assert tuned_threshold(truth, probability) == pytest.approx(((best + 1) / 100, found[best]))
+    assert best_threshold(truth, probability) == pytest.approx(((best + 1) / 100, found[best]))
