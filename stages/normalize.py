@@ -274,7 +274,7 @@ class Normalize(MapStage):
 
 
 def measure(pixels_rgb_u8: Pixels) -> tuple[float, float, float]:
-    """Return mean and standard deviation (0-1) and the share of clipped channel values."""
+    """Return mean, standard deviation (both 0-1) and share of clipped values of (S, S, 3) uint8."""
     return (
         float(pixels_rgb_u8.mean()) / 255,
         float(pixels_rgb_u8.std()) / 255,

@@ -61,6 +61,16 @@ OF_TWO_MEANINGS = {
     "Gallery", "Line", "Outcome", "Part", "Report", "Task", "build_network", "check", "finish",
     "identity", "landmark_scores", "r2", "read_all", "summary", "table",
 }  # fmt: skip
+#: A shape in a docstring: ``(N, 5, 2)``, ``(E, 3 * V)``, ``(L,)``; ``(...)`` is any, ``()`` none.
+_SIDE = r"(?:`*\w+`*(?: ?[*+/-] ?\w+)?|\.\.\.|…)"
+SHAPE = re.compile(rf"(?<!\w)\((?:{_SIDE}(?:, {_SIDE})+|\w+,|\.\.\.|)\)")
+#: Modules whose array functions need not all say their shapes, with the reason.
+SHAPES_SAID_ONCE = {
+    # Every loss takes what `Loss.of` says, and is a number.
+    "stages/training/normalizer/losses.py",
+}
+#: Rooms where they do not say them yet.
+NO_SHAPES_YET = ("stages/classification/", "stages/judging/", "stages/training/")
 
 
 def sources() -> list[Path]:
@@ -200,6 +210,36 @@ def test_a_name_means_one_thing() -> None:
             del twice[name]
     assert twice.keys() - SHARED_NAMES.keys() <= OF_TWO_MEANINGS, twice
     assert {*SHARED_NAMES, *OF_TWO_MEANINGS} <= twice.keys(), "no longer needed: leave it out"
+
+
+def array_names() -> set[str]:
+    """Return the names of array types: numpy's, torch's, and those that our modules give them."""
+    given = re.compile(r"^(\w+) = (?:dict\[str, )?(?:NDArray|Tensor)\b", re.MULTILINE)
+    named = [given.findall(path.read_text(encoding="utf-8")) for path in sources()]
+    return {"NDArray", "ndarray", "Tensor"}.union(*named)
+
+
+def public_functions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:
+    """Yield public functions, and public methods of public classes."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body)
+
+
+def test_array_functions_say_their_shapes() -> None:
+    array = re.compile(rf"\b(?:{'|'.join(sorted(array_names()))})\b")
+    silent: list[str] = []
+    for path in sources():
+        if name_of(path) in SHAPES_SAID_ONCE or name_of(path).startswith(NO_SHAPES_YET):
+            continue
+        for node in public_functions(ast.parse(path.read_text(encoding="utf-8")).body):
+            returned = ast.unparse(node.returns) if node.returns else ""
+            of_arrays = array.search(f"{ast.unparse(node.args)} {returned}")
+            if of_arrays and not SHAPE.search(ast.get_docstring(node) or ""):
+                silent.append(f"{name_of(path)}:{node.lineno} {node.name}")
+    assert not silent, "\n".join(silent)
 
 
 def tracked() -> list[Path]:

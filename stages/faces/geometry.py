@@ -141,7 +141,7 @@ def transform_from_box(bbox_xyxy: ArrayLike, size_px: int, frame: BoxFrame = TIG
 
 
 def transform_of_whole(width_px: int, height_px: int, size_px: int) -> Matrix:
-    """The whole image, centred in the square without distortion; the rest is border."""
+    """(2, 3) float64: the whole image, centred in the square undistorted; the rest is border."""
     scale = size_px / max(width_px, height_px)
     return np.array(
         [
@@ -152,7 +152,7 @@ def transform_of_whole(width_px: int, height_px: int, size_px: int) -> Matrix:
 
 
 def ordered(landmarks: ArrayLike) -> Points:
-    """Five landmarks in the order of ``LANDMARK_NAMES``, whichever side the source names first.
+    """(5, 2) float64 landmarks in the order of ``LANDMARK_NAMES``, whichever side comes first.
 
     Lists name "left" after the person as often as after the picture. For an upright reading the
     nose lies clockwise of the line from the first eye to the second; where it does not, the two
@@ -178,7 +178,7 @@ def inverse(transform: Matrix) -> Matrix:
 
 
 def scale_of(transform: Matrix) -> float:
-    """Aligned pixels per original pixel."""
+    """Aligned pixels per original pixel, of a (2, 3) transform."""
     return float(np.sqrt(abs(np.linalg.det(transform[:, :2]))))
 
 

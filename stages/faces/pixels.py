@@ -80,7 +80,7 @@ def encode(pixels_rgb_u8: Pixels, image_format: ImageFormat, quality: int) -> by
 
 
 def measures(aligned_rgb_u8: Pixels) -> tuple[float, float]:
-    """Sharpness and brightness of an aligned face.
+    """Sharpness and brightness of an aligned face, (S, S, 3) uint8 RGB.
 
     Both look at the middle three fifths of the square, which hold brows to mouth; borders and
     background do not count.

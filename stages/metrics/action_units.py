@@ -107,7 +107,7 @@ def mean_f1_of(counts: Floats) -> Any:
 def unit_scores(truth: Floats, probability: Floats, threshold: float = 0.5) -> UnitScores:
     """Return all scores of each action unit, pooled over the pictures given.
 
-    Args and errors as ``outcomes``.
+    Args, both (N, L), and errors as ``outcomes``.
     """
     counts = outcomes(truth, probability, threshold).sum(axis=0)
     known = counts.sum(axis=-1)

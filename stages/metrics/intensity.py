@@ -127,7 +127,7 @@ def mean_icc_of(sums: Floats) -> Any:
 def intensity_scores(truth: Floats, level: Floats) -> IntensityScores:
     """Return all scores of each action unit, over the pictures given.
 
-    Args and errors as ``moments``.
+    Args, both (N, L), and errors as ``moments``.
     """
     sums = moments(truth, level).sum(axis=0)
     known = sums[:, 0]

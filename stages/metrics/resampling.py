@@ -100,7 +100,7 @@ class Draws:
         return (self._draws @ each).reshape(len(self), *statistics.shape[1:])
 
     def interval(self, measure: Callable[[NDArray[np.int64]], float]) -> tuple[float, float]:
-        """95 % interval of a measure that takes the weights of the pictures.
+        """95 % interval of a measure that takes the weights of the pictures, (N,) int64.
 
         Returns:
             As ``percentiles``.
@@ -130,7 +130,7 @@ def paired_difference(
 
 
 def percentiles(found: NDArray[Any]) -> tuple[float, float]:
-    """2.5th and 97.5th percentile of what draws gave; NaN twice where half of it is undefined."""
+    """2.5th and 97.5th percentile of what draws gave, (R,); NaN twice where half is undefined."""
     known = found[np.isfinite(found)]
     if len(known) < max(len(found) / 2, 1):
         return float("nan"), float("nan")

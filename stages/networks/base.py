@@ -93,7 +93,7 @@ class CodeNormalizer(Normalizer):
 
 
 def leaky_clamp(x: Tensor, slope: float = 0.1) -> Tensor:
-    """``x`` in [0, 1]; beyond, gradients are ``slope`` of their size instead of nothing.
+    """``x`` (...) in [0, 1]; beyond, gradients are ``slope`` of their size instead of nothing.
 
     With nothing, a coefficient that was once read below 0 could never be raised by the picture.
     """

@@ -89,7 +89,10 @@ class MaskedAutoencoder(nn.Module):
 
 
 def masked_loss(painting: Painting, images: Tensor) -> Tensor:
-    """Mean squared error over hidden patches, whose own mean and deviation do not count."""
+    """(): mean squared error over hidden patches, whose own mean and deviation do not count.
+
+    ``images``: (B, 3, S, S) RGB in [0, 1], of which the patches were hidden.
+    """
     truth, _, _ = normalized_patches(images)
     error = (painting.patches.float() - truth).square().mean(-1)  # (B, N)
     return (error * painting.hidden).sum() / painting.hidden.sum()

@@ -114,7 +114,14 @@ def layer_norm(width: int) -> nn.LayerNorm:
 
 
 def run_blocks(blocks: nn.ModuleList, x: Tensor, *others: Tensor, recompute: bool) -> Tensor:
-    """Blocks one after the other; ``recompute`` trades time for memory in training."""
+    """(B, N, D) → (B, N, D): blocks one after the other.
+
+    Args:
+        blocks: modules that keep the shape.
+        x: (B, N, D) tokens.
+        others: given to every block beside the tokens.
+        recompute: trades time for memory in training.
+    """
     for block in blocks:
         if recompute and torch.is_grad_enabled():
             x = checkpoint(block, x, *others, use_reentrant=False)

@@ -187,7 +187,10 @@ def portrait_digest(path: Path) -> str:
 
 
 def align_face(pixels_rgb_u8: ByteArray) -> ByteArray | None:
-    """The largest face, aligned as the align stage does with its own detector; None without one."""
+    """The largest face, aligned as the align stage does with its own detector; None without one.
+
+    (H, W, 3) uint8 RGB → (224, 224, 3) uint8 RGB.
+    """
     detector = OpenCV(DetectorSettings())
     detector.open()
     try:

@@ -99,7 +99,7 @@ class Detector(ABC):
         """Give back threads and memory."""
 
     def look(self, pixels: Pixels, row: Mapping[str, Any]) -> Look:
-        """Prepare a picture; may refuse its row with a ``SampleError``."""
+        """Prepare a picture, (H, W, 3) uint8 RGB; may refuse its row with a ``SampleError``."""
         return Look(pixels, None)
 
     @abstractmethod
@@ -146,6 +146,8 @@ class Canvas:
 
     def patch(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The picture at its size on the canvas, resized once from the original.
+
+        (H, W) grey or (H, W, 3) RGB, uint8 → (height_px, width_px) or (height_px, width_px, 3).
 
         Averaging where it shrinks by more than half, for bilinear sampling would alias there and
         cost recall on large photographs; above that bilinear is as good and five times faster.

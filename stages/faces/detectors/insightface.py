@@ -84,7 +84,7 @@ class InsightFace(Detector):
         self._pool = self._model = None
 
     def look(self, pixels: Pixels, row: Mapping[str, Any]) -> Look:
-        """Resize the picture for the first canvas."""
+        """Resize the picture, (H, W, 3) uint8 RGB, for the first canvas."""
         return Look(pixels, self._place(pixels, self.settings.canvases[0]))
 
     def detect(self, looks: Sequence[Look]) -> list[list[Detection]]:

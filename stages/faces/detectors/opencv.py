@@ -119,7 +119,7 @@ class OpenCV(Detector):
         self._pool = None
 
     def look(self, pixels: Pixels, row: Mapping[str, Any]) -> Look:
-        """Turn the picture grey."""
+        """Turn the picture, (H, W, 3) uint8 RGB, grey: (H, W) uint8."""
         return Look(pixels, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8))
 
     def detect(self, looks: Sequence[Look]) -> list[list[Detection]]:

@@ -23,7 +23,7 @@ class Supplied(Detector):
     name: ClassVar[str] = "supplied"
 
     def look(self, pixels: Pixels, row: Mapping[str, Any]) -> Look:
-        """Check what the row supplies.
+        """Check what the row supplies for a picture, (H, W, 3) uint8 RGB.
 
         Raises:
             SampleError: ``no_landmarks`` where the row has neither, ``bad_supplied_box`` where

@@ -63,7 +63,7 @@ def load_weights(module: nn.Module, path: Path, device: str = "cpu") -> None:
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """All tensors of a safetensors file by name."""
+    """All tensors of a safetensors file by name, each (...) as it was saved."""
     try:
         return load_file(path, device=device)
     except (OSError, SafetensorError) as error:
@@ -80,7 +80,7 @@ def read_notes(path: Path) -> dict[str, str]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, notes: Mapping[str, object]) -> None:
-    """Write tensors and notes to a safetensors file, whole or not at all.
+    """Write tensors (...) and notes to a safetensors file, whole or not at all.
 
     The same tensors and notes give the same bytes.
     """

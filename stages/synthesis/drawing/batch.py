@@ -102,7 +102,7 @@ class BatchRenderer:
 
     @torch.inference_mode()
     def render_together(self, shots: Sequence[Shot]) -> ByteArray:
-        """Render shots in one pass over all of them, as a GPU likes it."""
+        """(B, S, S, 3) uint8 RGB of B shots, rendered in one pass, as a GPU likes it."""
         people = [self._person(shot.prepared) for shot in shots]
         numbers = self._numbers(shots)
         body = self._pose(shots, people, numbers)

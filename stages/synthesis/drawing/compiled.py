@@ -36,7 +36,7 @@ def compiled(loop: Callable[..., Any]) -> Any:
 
 
 def move_heads(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
-    """As ``mesh.move_heads``; shapes that are not carried out are not read."""
+    """(B, 3, V), as ``mesh.move_heads``; shapes that are not carried out are not read."""
     moved = standing.clone()
     flat = moved.view(len(moved), -1).numpy()
     _add_shapes(flat, amounts.contiguous().numpy(), shapes.numpy())
@@ -56,7 +56,7 @@ def _add_shapes(points: Floats, amounts: Floats, shapes: Floats) -> None:
 
 
 def normals(points: Tensor, faces: Faces) -> Tensor:
-    """As ``mesh.normals``."""
+    """(B, 3, V) float32, as ``mesh.normals``."""
     found = np.zeros(points.shape, np.float32)
     _normals(points.contiguous().numpy(), faces.corners.numpy(), faces.share.numpy(), found)
     return torch.from_numpy(found)
@@ -86,7 +86,7 @@ def _normals(points: Floats, corners: Indices, share: Indices, found: Floats) ->
 
 
 def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> CoveredSamples:
-    """As ``rasterize.rasterize``."""
+    """As ``rasterize.rasterize``: vertices (3, V) float32, corners (3, T) int64."""
     pictures, count = len(calm.reach), corners.shape[1]
     vertices, three = points.contiguous().numpy(), corners.contiguous().numpy()
     surface, reach = calm.surface.numpy(), calm.reach.numpy()[:, 0]

@@ -15,7 +15,7 @@ from .shading import NOTHING_CASTS, SHADOW_REACH, SHADOW_SIZE, SHADOW_STEPS
 
 
 def blend(planes: Tensor, corners: Tensor, cover: CoveredSamples) -> Tensor:
-    """As ``texture.blend``."""
+    """(B, C, N) float32, as ``texture.blend``."""
     found = np.empty((*planes.shape[:2], cover.place.shape[1]), np.float32)
     arrays = (planes, corners, cover.triangle, cover.weights)
     _blend(*(array.contiguous().numpy() for array in arrays), found)
@@ -48,7 +48,7 @@ def _blend(
 def sample(
     table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Tensor, channels: int
 ) -> Tensor:
-    """As ``texture.sample``."""
+    """(B, ``channels``, N) float32, as ``texture.sample``: texels (B, 2, N) of a table (M, C)."""
     found = np.empty((len(texel), channels, texel.shape[2]), np.float32)
     arrays = (table, texel, *size, begin)
     _sample(*(array.contiguous().numpy() for array in arrays), found)
@@ -83,7 +83,7 @@ def _sample(
 
 
 def cast_shadow(points: Tensor, position: Tensor, frame: Tensor) -> Tensor:
-    """As ``shading.cast_shadow``."""
+    """(B, N) float32 in [0, 1], as ``shading.cast_shadow``."""
     lit = np.empty((len(position), position.shape[2]), np.float32)
     arrays = (points, position, frame)
     _cast_shadow(*(array.contiguous().numpy() for array in arrays), lit)

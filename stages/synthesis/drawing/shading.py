@@ -168,7 +168,10 @@ def develop(radiance: Tensor, gain: Tensor, contrast: Tensor) -> Tensor:
 
 
 def tensor_smoothstep(low: Tensor | float, high: Tensor | float, value: Tensor) -> Tensor:
-    """0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``)."""
+    """0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``).
+
+    ``value`` is (...), ``low`` and ``high`` numbers or tensors of a shape that fits it.
+    """
     t = ((value - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 

@@ -84,7 +84,7 @@ def look_through(camera: Camera, landmarks: FloatArray, size: int) -> View:
 
 
 def eyes_nose_mouth(landmarks: NDArray[np.complex128]) -> NDArray[np.complex128]:
-    """68 landmarks → eye centres (image left first), nose tip, mouth corners, as x + iy."""
+    """(68,) landmarks → (5,): eye centres (image left first), nose tip, mouth corners; x + iy."""
     left, right = (landmarks[eye].mean() for eye in _EYES)
     return np.array([left, right, landmarks[_NOSE], *landmarks[list(_MOUTH_CORNERS)]])
 

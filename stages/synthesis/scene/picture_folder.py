@@ -71,7 +71,7 @@ class Photographs:
             ) from error
 
     def small(self, number: int) -> ByteArray:
-        """The same, no larger than 640 pixels a side; the last few are kept."""
+        """(H, W, 3) uint8 RGB, the same no larger than 640 pixels a side; the last few are kept."""
         with self._lock:
             if number in self._kept:
                 self._kept.move_to_end(number)

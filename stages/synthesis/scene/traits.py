@@ -22,7 +22,10 @@ _REST = {
 
 
 def resting_face(rng: np.random.Generator, names: Sequence[str], heavy: float) -> FloatArray:
-    """Brows, lids and lips that sit where others only go in an expression; uneven sides."""
+    """(E,) float32: brows, lids and lips that sit where others only go in an expression.
+
+    Both sides are a little uneven. ``names``: the E shapes, in the order of the coefficients.
+    """
     common = {stem: sd * rng.standard_normal() for stem, sd in _REST.items()}
     common["browDown"] += 0.25 * (heavy - 0.35)
     rest = np.zeros(len(names), np.float32)
@@ -52,7 +55,7 @@ def way_of_moving(rng: np.random.Generator, names: Sequence[str]) -> FloatArray:
 
 
 def draw_furrows(rng: np.random.Generator, age: float) -> tuple[FloatArray, FloatArray]:
-    """How deep each group of furrows folds in an expression, and how deep it is at rest.
+    """(8,) float32 each: how deep every group of furrows folds in an expression, and at rest.
 
     Neither may tell the expression by itself: some skins hardly fold, others never unfold.
     """

@@ -81,7 +81,10 @@ def _glare(outline: FloatArray, rng: np.random.Generator) -> FloatArray:
 
 
 def occlude(picture: FloatArray, scene: Scene, rng: np.random.Generator) -> None:
-    """Put a hand, a bar or a microphone in front of the lower or outer face, in place."""
+    """Put a hand, a bar or a microphone in front of the lower or outer face, in place.
+
+    ``picture``: (S, S, 4) float32 display RGB times alpha, and alpha.
+    """
     if scene.occluder == "none":
         return
     size = len(picture)

@@ -47,7 +47,10 @@ class Atlas:
         return self._place(np.arctan2(points[..., 0], points[..., 2]), points[..., 1])
 
     def at(self, degrees: FloatArray | float, y: FloatArray | float) -> FloatArray:
-        """Texels of points given by angle (degrees, positive on the person's left) and height."""
+        """(..., 2) texels of points given by angle (degrees, to the person's left) and height.
+
+        ``degrees`` and ``y``: (...) alike.
+        """
         return self._place(np.deg2rad(np.asarray(degrees, np.float32)), np.asarray(y, np.float32))
 
     def _place(self, radians: FloatArray, y: FloatArray) -> FloatArray:
@@ -99,7 +102,7 @@ class Atlas:
         return Stencil(window, mask)
 
     def blur(self, mask: FloatArray, units: float) -> FloatArray:
-        """Gaussian blur with a sigma given in head units."""
+        """(h, w) float32: a mask (h, w), blurred by a Gaussian with a sigma in head units."""
         sigma = max(units * self.texels_per_unit, 0.05)
         return np.asarray(cv2.GaussianBlur(mask, (0, 0), sigma), np.float32)
 
@@ -194,7 +197,7 @@ def _bicubic(count: int, wanted: int) -> FloatArray:
 def smoothstep(low: float, high: float, value: FloatArray) -> FloatArray:
     """0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``).
 
-    Returns a new float32 array.
+    ``value`` is (...); returns a new float32 array of its shape.
     """
     t = np.subtract(value, low, dtype=np.float32)
     t *= 1 / (high - low)

@@ -98,7 +98,10 @@ def beard_mask(
 def hair_growth(
     atlas: Atlas, person: Person, rng: np.random.Generator, strand: FloatArray
 ) -> Growth | None:
-    """Where hair, a hat or a scarf covers the head; None on a bald head."""
+    """Where hair, a hat or a scarf covers the head; None on a bald head.
+
+    ``strand``: (H, W) in about [-1, 1], see ``strands``.
+    """
     hair = person.hair
     side, y = np.abs(atlas.degrees), atlas.y
     shape = (atlas.height, atlas.width)

@@ -74,7 +74,7 @@ class Head:
         return (np.asarray(amounts, np.float32) @ self._landmark_shapes).reshape(-1, 3)
 
     def lip_gap(self, coefficients: FloatArray) -> float:
-        """How much wider than at rest the lips of the mean head part, in head units."""
+        """How much wider than at rest coefficients (E,) part the mean head's lips, head units."""
         moved = self.landmark_movement(coefficients)
         return float(max(0.0, moved[_LIP_GAP_TOP, 1] - moved[_LIP_GAP_BOTTOM, 1]))
 

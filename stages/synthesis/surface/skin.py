@@ -104,7 +104,10 @@ def _blushing(atlas: Atlas) -> Stencil:
 
 
 def mark_skin(head: Head, person: Person, albedo: FloatArray, relief: FloatArray) -> None:
-    """Pores, redness, freckles, moles, spots of age, the shadow of a beard."""
+    """Pores, redness, freckles, moles, spots of age, the shadow of a beard, in place.
+
+    ``albedo``: (3, H, W) float32 linear RGB; ``relief``: (H, W) float32 head units.
+    """
     atlas, marks = head.atlas, person.marks
     rng = generator(9, person.seed)
     shape = (atlas.height, atlas.width)
@@ -195,7 +198,10 @@ def _dots(
 
 
 def paint_sockets(atlas: Atlas, person: Person, albedo: FloatArray) -> None:
-    """Darker hollows around the eyes and bags below them."""
+    """Darker hollows around the eyes and bags below them, in place.
+
+    ``albedo``: (3, H, W) float32 linear RGB.
+    """
     places = _sockets(atlas)
     _darken(albedo, places.window, person.eyes.socket * places.mask, (0.75, 0.85, 0.8))
 
@@ -224,7 +230,10 @@ def find_lids(head: Head) -> Lids:
 
 
 def paint_lids(head: Head, person: Person, albedo: FloatArray, relief: FloatArray) -> None:
-    """The lid's crease and shade, eye shadow, liner and blush."""
+    """The lid's crease and shade, eye shadow, liner and blush, in place.
+
+    ``albedo``: (3, H, W) float32 linear RGB; ``relief``: (H, W) float32 head units.
+    """
     marks, makeup, lids = person.marks, person.makeup, find_lids(head)
     relief[lids.window] -= 0.05 * marks.crease * lids.fold
     _darken(albedo, lids.window, 0.55 * marks.crease * lids.fold, (0.8, 0.9, 0.85))
