@@ -63,7 +63,7 @@ def handled(command: Command) -> Command:
         except NormpipeError as error:
             typer.echo(f"normpipe: {error}", err=True)
             raise typer.Exit(USER) from None
-        except Exception as error:
+        except Exception as error:  # a store's client raises errors of its own
             line = said_by_store(error)
             if line is None:
                 raise

@@ -75,7 +75,7 @@ class LocalWorker(Worker):
 
     async def close(self, *args: Any, **kwargs: Any) -> Any:
         """End, and say nothing of a run that ended while this worker was still starting."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # the run is over, whatever it was
             return await super().close(*args, **kwargs)
 
 
@@ -158,7 +158,7 @@ def _client(where: Any) -> Generator[Client, None, None]:
     try:
         yield client
     finally:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # a scheduler that is gone needs no farewell
             client.close(timeout=5)
 
 
@@ -193,7 +193,7 @@ class Cluster:
         self._answered = time.monotonic()
         #: Stage → when it was last said what it waits for.
         self._spoke: dict[str, float] = {}
-        # What workers offer is to be known before the first task.
+        # What workers offer is to be known before the first task; no answer: look_often asks again.
         with contextlib.suppress(Exception):
             self._look_once()
 
@@ -309,7 +309,7 @@ class Cluster:
     def cancel(self, future: Future[Any]) -> None:
         """Forget a task; where it runs, it sees that it is not wanted any more."""
         self._among.pop(str(future.key), None)
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # its worker, or the scheduler, may be gone
             future.cancel(force=True)
 
     def look(self, stage: Stage) -> None:

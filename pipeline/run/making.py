@@ -171,7 +171,7 @@ def make_shard(stage: Stage, inputs: Sequence[ShardFolder], ticket: Ticket, line
         return Outcome("made", token, time.monotonic() - one.began)
     except (Interrupted, RunOver) as error:
         return Outcome("stopped", str(error))
-    except Exception as error:
+    except Exception as error:  # whatever a stage raises becomes the outcome of this try
         log.debug("%s: shard %d", stage.name, number, exc_info=True)
         text = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
         if isinstance(error, FileNotFoundError) and not run.is_begun(token):
@@ -258,7 +258,7 @@ class _Try:
                 if rows is not None:
                     self._ahead.append(self._sent(rows))
                     continue
-            except BaseException:
+            except BaseException:  # the room is given back, whatever ends this
                 self._line.budget.release()
                 raise
             self._line.budget.release()

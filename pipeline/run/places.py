@@ -172,7 +172,7 @@ def run_task(factory: Factory, run: str, stage: str, ticket: Ticket | None) -> O
             return here.make(ticket)._replace(lines=lines.found())
     except RunOver as error:
         return Outcome("stopped", str(error))
-    except Exception as error:
+    except Exception as error:  # a worker answers with what went wrong
         own = isinstance(error, NormpipeError)
         text = str(error) if own else f"{type(error).__name__}: {one_line(error)}"
         if lack := lack_of(error):

@@ -121,7 +121,7 @@ class Runner:
                 self._run_in(stack, selected)
         except Interrupted:
             raise
-        except Exception as error:
+        except Exception as error:  # what lacks may come as any error; others are let through
             if lack := lack_of(error):
                 raise lacking(f"{lack} ({one_line(error)})") from error
             raise

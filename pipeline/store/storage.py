@@ -131,7 +131,7 @@ def store_errors(path: Path) -> Generator[None, None, None]:
         yield
     except (NormpipeError, SampleError, FileNotFoundError, FileExistsError):
         raise
-    except Exception as error:
+    except Exception as error:  # each client of a store has errors of its own
         if not is_store(path):
             raise
         raise OutputError(f"{path}: {_advice(error)}") from error
