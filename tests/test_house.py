@@ -69,6 +69,22 @@ SHAPES_SAID_ONCE = {
     # Every loss takes what `Loss.of` says, and is a number.
     "stages/training/normalizer/losses.py",
 }
+EVERYTHING = {"Exception", "BaseException"}
+#: How many broad excepts a module has; each says beside it why nothing narrower will do.
+BROAD_EXCEPTS = {
+    "pipeline/commands/app.py": 1,
+    "pipeline/run/cluster.py": 7,
+    "pipeline/run/making.py": 2,
+    "pipeline/run/places.py": 1,
+    "pipeline/run/runner.py": 1,
+    "pipeline/store/shards.py": 1,
+    "pipeline/store/storage.py": 1,
+    "stages/checks/models.py": 1,
+    "stages/checks/runtime.py": 1,
+    "stages/faces/isolation.py": 1,
+    "stages/networks/files/mae_checkpoints.py": 1,
+    "stages/networks/files/onnx_file.py": 1,
+}
 #: Rooms where they do not say them yet.
 NO_SHAPES_YET = ("stages/classification/", "stages/judging/", "stages/training/")
 
@@ -210,6 +226,34 @@ def test_a_name_means_one_thing() -> None:
             del twice[name]
     assert twice.keys() - SHARED_NAMES.keys() <= OF_TWO_MEANINGS, twice
     assert {*SHARED_NAMES, *OF_TWO_MEANINGS} <= twice.keys(), "no longer needed: leave it out"
+
+
+def broad_excepts(path: Path) -> list[int]:
+    """Return the lines that catch or suppress every exception."""
+    found: list[int] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        caught: list[ast.expr | None] = []
+        if isinstance(node, ast.ExceptHandler):
+            caught = [*node.type.elts] if isinstance(node.type, ast.Tuple) else [node.type]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+            caught = [*node.args]
+        if any(one is None or ast.unparse(one) in EVERYTHING for one in caught):
+            found.append(node.lineno)  # type: ignore[attr-defined]
+    return found
+
+
+def test_broad_excepts_say_why() -> None:
+    counts: dict[str, int] = {}
+    silent: list[str] = []
+    for path in sources():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number in broad_excepts(path):
+            counts[name_of(path)] = counts.get(name_of(path), 0) + 1
+            above = lines[number - 2].lstrip()
+            if "  # " not in lines[number - 1] and not above.startswith("# "):
+                silent.append(f"{name_of(path)}:{number}")
+    assert not silent
+    assert counts == BROAD_EXCEPTS
 
 
 def array_names() -> set[str]:

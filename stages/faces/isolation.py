@@ -102,7 +102,7 @@ class Decoders:
                 log.debug("a decoder is replaced: %s", gone)
                 if not left:
                     raise SampleError(str(gone), f"{_TRIES} times") from None
-            except BaseException:
+            except BaseException:  # its late answer would be taken for the next file's
                 decoder.end()
                 raise
             else:
