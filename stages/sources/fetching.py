@@ -1,7 +1,12 @@
 """Reads what a manifest names: a file or object below the root, a member of an archive, or an
-address.
+address; and nothing outside the dataset's root.
 """
 
+from __future__ import annotations
+
+import errno
+import os
+import stat
 from pathlib import Path
 
 from ...manifests.vocabularies import SampleError
@@ -10,7 +15,19 @@ from ...pipeline.store.storage import is_store
 from .addresses import fetch_url, is_url
 from .archives import Archive
 from .objects import read_object
-from .source_files import read_source
+
+# What one file can be at fault for. Anything else (EIO, ENOSPC, EMFILE …) is the machine's trouble
+# and must stop the shard, or a failing disk would be booked as a thousand bad photographs.
+_REASONS = {
+    errno.ENOENT: "missing_file",
+    errno.ENOTDIR: "missing_file",
+    errno.ENAMETOOLONG: "missing_file",
+    errno.EISDIR: "not_a_file",
+    errno.ENXIO: "not_a_file",
+    errno.ELOOP: "unreadable",
+    errno.EACCES: "unreadable",
+    errno.EPERM: "unreadable",
+}
 
 
 class SourceReader:
@@ -39,7 +56,7 @@ class SourceReader:
         """Return the bytes that a row refers to.
 
         Raises:
-            SampleError: as ``read_source``, ``read_object``, ``Archive.read`` and ``fetch``.
+            SampleError: as ``read_source``, ``read_object``, ``Archive.read`` and ``fetch_url``.
             OSError, OutputError: trouble that is not this input's own.
         """
         path: str = row["path"]
@@ -53,3 +70,78 @@ class SourceReader:
         if not self._allow_urls:
             raise SampleError("url_not_allowed", path)
         return fetch_url(path, self._max_bytes, self._fetch_seconds)
+
+
+def read_source(
+    root: Path,
+    relative: str,
+    max_bytes: int,
+    *,
+    size_bytes: int | None = None,
+    modified_ns: int | None = None,
+) -> bytes:
+    """The bytes of ``root / relative``.
+
+    Links are followed only as far as they stay inside the root. Devices, pipes and folders are
+    never opened for reading, whatever their name.
+
+    Args:
+        root: the dataset's root, already resolved.
+        relative: path below it, as the manifest has it.
+        max_bytes: files larger than this are not read.
+        size_bytes, modified_ns: what ingest saw; None skips the comparison.
+
+    Raises:
+        SampleError: ``missing_file``, ``not_a_file``, ``outside_root``, ``unreadable``,
+            ``empty_file``, ``too_many_bytes``, ``changed_since_ingest``.
+        OSError: trouble that is not this file's own.
+    """
+    try:
+        path = (root / relative).resolve(strict=True)
+        if not path.is_relative_to(root):
+            raise SampleError("outside_root", f"{relative} leads out of {root}")
+        # A pipe without a writer would block the open itself.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        descriptor = os.open(path, flags)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _as_sample_error(error, relative) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise SampleError("not_a_file", relative)
+    if not _lies_in(root, descriptor):
+        os.close(descriptor)
+        raise SampleError("outside_root", f"{relative} was made to lead out of {root}")
+    with os.fdopen(descriptor, "rb") as file:
+        if status.st_size == 0:
+            raise SampleError("empty_file", relative)
+        if status.st_size > max_bytes:
+            raise SampleError("too_many_bytes", f"{relative}: {status.st_size} > {max_bytes}")
+        changed = (size_bytes is not None and status.st_size != size_bytes) or (
+            modified_ns is not None and status.st_mtime_ns != modified_ns
+        )
+        if changed:
+            raise SampleError("changed_since_ingest", relative)
+        # One more than allowed, so that a file that grows while it is read is noticed.
+        data = file.read(max_bytes + 1)
+    if len(data) != status.st_size:
+        raise SampleError("changed_since_ingest", relative)
+    return data
+
+
+def _lies_in(root: Path, descriptor: int) -> bool:
+    """Say whether an open file lies in the root: a folder may become a link between two looks."""
+    try:
+        return Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(root)
+    except OSError:  # no /proc: the look before must do
+        return True
+
+
+def _as_sample_error(error: Exception, relative: str) -> Exception:
+    if isinstance(error, RuntimeError):  # pathlib's word for a loop of links
+        return SampleError("unreadable", f"{relative}: {error}")
+    if isinstance(error, ValueError):  # a null byte in the name
+        return SampleError("missing_file", f"{relative!r}: {error}")
+    if isinstance(error, OSError) and error.errno in _REASONS:
+        return SampleError(_REASONS[error.errno], f"{relative}: {error.strerror}")
+    return error

@@ -15,7 +15,7 @@ from PIL import Image
 
 from normpipe.manifests.vocabularies import SampleError
 from normpipe.stages.faces.pixels import Limits, decode, encode, measures
-from normpipe.stages.sources.source_files import read_source
+from normpipe.stages.sources.fetching import read_source
 
 LIMITS = Limits()
 
