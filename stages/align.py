@@ -14,6 +14,7 @@ import cv2
 from pydantic import Field, model_validator
 from pydantic.config import JsonDict
 
+from ..manifests.arrays import Matrix
 from ..manifests.keys import face_key
 from ..manifests.schema import ALIGNED
 from ..manifests.vocabularies import status_of
@@ -22,7 +23,6 @@ from ..pipeline.stage import DIGEST, GPU, MEMORY, MapStage, Row, StageConfig, ch
 from .faces import geometry, pixels
 from .faces.decoder import PILLOW_MAX_PIXELS, Limits
 from .faces.detectors import DETECTORS, Detection, Detector, DetectorSettings, Look, choose
-from .faces.geometry import Matrix
 from .faces.isolation import Bounds, Decoders
 from .sources.fetching import SourceReader
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
+from ..manifests.arrays import Pixels
 from ..manifests.schema import NORMALIZED
 from ..manifests.vocabularies import SampleError
 from ..pipeline.errors import InputError, nearest
@@ -27,8 +27,6 @@ from ..pipeline.stage import (
     sha256_file,
 )
 from .faces.pixels import Limits, decode, encode
-
-Pixels = NDArray[np.uint8]
 
 #: A channel value from here on counts as saturated.
 SATURATED_FROM = 250

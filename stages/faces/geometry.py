@@ -20,11 +20,10 @@ from typing import Final, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Pixels = NDArray[np.uint8]
-Points = NDArray[np.float64]
-Matrix = NDArray[np.float64]
+from ...manifests.arrays import Matrix, Pixels, Points
+
 Border = Literal["black", "replicate", "reflect"]
 
 # In units of the aligned square's side; the renderer of the training pairs uses the same three.

@@ -11,13 +11,12 @@ from typing import Final, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from ...manifests.arrays import Pixels
 from ...manifests.vocabularies import SampleError
 from .decoder import RGB, Decoded, Limits, Undecodable, decode_file
 
-Pixels = NDArray[np.uint8]
 ImageFormat = Literal["jpeg", "png"]
 
 _JPEG_FULL_CHROMA: Final = 0  # Pillow's number for 4:4:4

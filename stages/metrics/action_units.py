@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import binary_auroc
 
-Floats = NDArray[Any]
+from ...manifests.arrays import Numbers
 
 #: Places of the counts in what ``outcomes`` returns.
 TP, FP, TN, FN = range(4)
@@ -33,11 +33,11 @@ class UnitScores:
         positives: pictures in which it occurs.
     """
 
-    f1: Floats
-    accuracy: Floats
-    auc: Floats
-    known: Floats
-    positives: Floats
+    f1: Numbers
+    accuracy: Numbers
+    auc: Numbers
+    known: Numbers
+    positives: Numbers
 
     @property
     def mean_f1(self) -> float:
@@ -50,7 +50,7 @@ class UnitScores:
         return np.logical_and(self.known > 0, self.positives == 0)
 
 
-def outcomes(truth: Floats, probability: Floats, threshold: float = 0.5) -> Floats:
+def outcomes(truth: Numbers, probability: Numbers, threshold: float = 0.5) -> Numbers:
     """Return what each picture adds to the counts of F1.
 
     Args:
@@ -74,7 +74,7 @@ def outcomes(truth: Floats, probability: Floats, threshold: float = 0.5) -> Floa
     return np.stack(cells, axis=-1).astype(np.float64)
 
 
-def f1_of(counts: Floats) -> Floats:
+def f1_of(counts: Numbers) -> Numbers:
     """F1 = 2 TP / (2 TP + FP + FN) of pooled counts (van Rijsbergen 1979, chapter 7).
 
     0 where the action unit neither occurs nor is predicted, as scikit-learn's ``zero_division=0``;
@@ -91,7 +91,7 @@ def f1_of(counts: Floats) -> Floats:
     return np.where(counts.sum(axis=-1) > 0, f1, np.nan)
 
 
-def mean_known(values: Floats) -> Any:
+def mean_known(values: Numbers) -> Any:
     """Mean over the last axis without NaN; NaN where all are. (…, L) → (…)."""
     known = np.isfinite(values)
     total = np.where(known, values, 0).sum(axis=-1)
@@ -99,12 +99,12 @@ def mean_known(values: Floats) -> Any:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)[()]
 
 
-def mean_f1_of(counts: Floats) -> Any:
+def mean_f1_of(counts: Numbers) -> Any:
     """Mean over action units of ``f1_of``: (…, L, 4) sums of ``outcomes`` → (…)."""
     return mean_known(f1_of(counts))
 
 
-def unit_scores(truth: Floats, probability: Floats, threshold: float = 0.5) -> UnitScores:
+def unit_scores(truth: Numbers, probability: Numbers, threshold: float = 0.5) -> UnitScores:
     """Return all scores of each action unit, pooled over the pictures given.
 
     Args, both (N, L), and errors as ``outcomes``.
@@ -122,8 +122,8 @@ def unit_scores(truth: Floats, probability: Floats, threshold: float = 0.5) -> U
 
 
 def au_f1(
-    truth: Floats, probability: Floats, threshold: float = 0.5
-) -> tuple[Floats, float, NDArray[np.bool_]]:
+    truth: Numbers, probability: Numbers, threshold: float = 0.5
+) -> tuple[Numbers, float, NDArray[np.bool_]]:
     """F1 of each action unit (L,), their mean, and which occur in no picture (L,).
 
     Args and errors as ``outcomes``. An action unit without a known truth has F1 NaN and is left
@@ -133,7 +133,7 @@ def au_f1(
     return f1_of(counts), float(mean_f1_of(counts)), counts[:, TP] + counts[:, FN] == 0
 
 
-def best_threshold(truth: Floats, probability: Floats) -> tuple[float, float]:
+def best_threshold(truth: Numbers, probability: Numbers) -> tuple[float, float]:
     """Threshold, one for all action units, with the best mean F1 **on these pictures**; that F1.
 
     Tried are 0.01, 0.02 … 0.99; the lowest of equals. Chosen on the test set, the figure is too
@@ -159,7 +159,7 @@ def best_threshold(truth: Floats, probability: Floats) -> tuple[float, float]:
     return float(tried[best]), float(found[best])
 
 
-def _auc(truth: Floats, probability: Floats) -> float:
+def _auc(truth: Numbers, probability: Numbers) -> float:
     known = ~np.isnan(truth)
     labels = truth[known].astype(np.int64)
     if len(np.unique(labels)) < 2:

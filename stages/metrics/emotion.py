@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from ...manifests.arrays import Mask, Numbers, Rows
 from .action_units import mean_known
-
-Floats = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class EmotionScores:
         return float(np.trace(self.confusion) / total) if total else float("nan")
 
     @property
-    def recall(self) -> Floats:
+    def recall(self) -> Numbers:
         """(C,) share of each class that is classified rightly; NaN for a class without pictures."""
         right = np.diagonal(self.confusion)
         return np.where(self.known > 0, right / np.maximum(self.known, 1), np.nan)
@@ -48,7 +47,7 @@ class EmotionScores:
         return float(mean_known(self.recall))
 
     @property
-    def f1(self) -> Floats:
+    def f1(self) -> Numbers:
         """(C,) 2 TP / (2 TP + FP + FN); NaN for a class that neither occurs nor is predicted."""
         right = np.diagonal(self.confusion)
         both = self.confusion.sum(axis=0) + self.known
@@ -60,7 +59,7 @@ class EmotionScores:
         return float(mean_known(self.f1))
 
 
-def emotion_scores(truth: Floats, probability: Floats) -> EmotionScores:
+def emotion_scores(truth: Numbers, probability: Numbers) -> EmotionScores:
     """Return the scores of predictions.
 
     Args:
@@ -84,7 +83,7 @@ def emotion_scores(truth: Floats, probability: Floats) -> EmotionScores:
     return EmotionScores(confusion.numpy().astype(np.int64))
 
 
-def hits(truth: Floats, probability: Floats) -> Floats:
+def hits(truth: Numbers, probability: Numbers) -> Numbers:
     """Return what each picture adds to accuracy: (N, 2) float64, right and known, 0 or 1.
 
     Args and errors as ``emotion_scores``.
@@ -93,13 +92,13 @@ def hits(truth: Floats, probability: Floats) -> Floats:
     return np.stack([known & (predicted == truth), known], axis=-1).astype(np.float64)
 
 
-def accuracy_of(sums: Floats) -> Any:
+def accuracy_of(sums: Numbers) -> Any:
     """Accuracy of pooled pictures: (…, 2) sums of ``hits`` → (…); NaN without pictures."""
     right, known = sums[..., 0], sums[..., 1]
     return np.where(known > 0, right / np.maximum(known, 1), np.nan)[()]
 
 
-def _predicted(truth: Floats, probability: Floats) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def _predicted(truth: Numbers, probability: Numbers) -> tuple[Mask, Rows]:
     if probability.ndim != 2 or truth.shape != probability.shape[:1] or not probability.shape[1]:
         raise ValueError(
             f"truth {truth.shape} and probability {probability.shape}: want (N,) and (N, C)"

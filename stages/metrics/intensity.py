@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...manifests.arrays import Numbers
 from .action_units import mean_known
-
-Floats = NDArray[Any]
 
 #: Sums of squares carry rounding; spreads below this share of them are none.
 _ROUNDING = 1e-12
@@ -32,10 +31,10 @@ class IntensityScores:
             here.
     """
 
-    icc: Floats
-    mae: Floats
-    mse: Floats
-    known: Floats
+    icc: Numbers
+    mae: Numbers
+    mse: Numbers
+    known: Numbers
     undefined: NDArray[np.bool_]
 
     @property
@@ -54,7 +53,7 @@ class IntensityScores:
         return float(mean_known(self.mse))
 
 
-def moments(truth: Floats, level: Floats) -> Floats:
+def moments(truth: Numbers, level: Numbers) -> Numbers:
     """Return what each picture adds to the sums that ICC is a function of.
 
     Args:
@@ -77,7 +76,7 @@ def moments(truth: Floats, level: Floats) -> Floats:
     return np.stack([known.astype(np.float64), x, y, x * x, y * y, x * y], axis=-1)
 
 
-def icc_of(sums: Floats) -> Floats:
+def icc_of(sums: Numbers) -> Numbers:
     """ICC(3,1), consistency, of k = 2 raters (Shrout & Fleiss 1979, equation for case 3).
 
     ICC = (MSR - MSE) / (MSR + (k - 1) MSE), MSR the mean square between pictures, MSE the residual
@@ -102,12 +101,12 @@ def icc_of(sums: Floats) -> Floats:
     return np.where(n > 0, icc, np.nan)
 
 
-def undefined_of(sums: Floats) -> NDArray[np.bool_]:
+def undefined_of(sums: Numbers) -> NDArray[np.bool_]:
     """Say where ICC would be 0/0: (…, 6) sums of ``moments`` → (…)."""
     return (sums[..., 0] > 0) & (_centred(sums)[1] <= 0)
 
 
-def _centred(sums: Floats) -> tuple[Floats, Floats]:
+def _centred(sums: Numbers) -> tuple[Numbers, Numbers]:
     """Return Sxy and Sxx + Syy, exactly 0 where rounding is all that is left."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     count = np.maximum(n, 1)
@@ -119,12 +118,12 @@ def _centred(sums: Floats) -> tuple[Floats, Floats]:
     return product, sxx + syy
 
 
-def mean_icc_of(sums: Floats) -> Any:
+def mean_icc_of(sums: Numbers) -> Any:
     """Mean over action units of ``icc_of``: (…, L, 6) sums of ``moments`` → (…)."""
     return mean_known(icc_of(sums))
 
 
-def intensity_scores(truth: Floats, level: Floats) -> IntensityScores:
+def intensity_scores(truth: Numbers, level: Numbers) -> IntensityScores:
     """Return all scores of each action unit, over the pictures given.
 
     Args, both (N, L), and errors as ``moments``.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[Any]
+from ...manifests.arrays import Numbers
 
 RESAMPLES = 1000
 
@@ -83,7 +83,7 @@ class Draws:
         """(R, N) the weights of all draws; for measures that take them all at once."""
         return self._draws[:, self._places].astype(np.float64)
 
-    def sums(self, statistics: Floats) -> NDArray[np.float64]:
+    def sums(self, statistics: Numbers) -> NDArray[np.float64]:
         """Sum over the rows of each draw; for measures that are functions of sums.
 
         Adds up each person once, so the number of pictures hardly matters.
@@ -110,9 +110,9 @@ class Draws:
 
 def paired_difference(
     draws: Draws,
-    first: Floats,
-    second: Floats,
-    measure: Callable[[Floats], Floats],
+    first: Numbers,
+    second: Numbers,
+    measure: Callable[[Numbers], Numbers],
 ) -> tuple[float, float, float]:
     """Difference second - first of a measure, with a 95 % interval from the same draws for both.
 

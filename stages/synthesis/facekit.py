@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...manifests.arrays import Float32s, Int32s
 from ...pipeline.errors import InputError
-
-FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int32]
 
 # PupilDilate is invisible at our sizes.
 DROPPED_SHAPES = frozenset({"PupilDilate_L", "PupilDilate_R"})
@@ -56,14 +54,14 @@ class FaceKit:
         digest: sha256 of the file, for fingerprints.
     """
 
-    neutral: FloatArray
-    identity: FloatArray
-    expression: FloatArray
+    neutral: Float32s
+    identity: Float32s
+    expression: Float32s
     expression_names: tuple[str, ...]
-    triangles: IntArray
+    triangles: Int32s
     triangle_material: NDArray[np.uint8]
     materials: tuple[str, ...]
-    landmarks68: IntArray
+    landmarks68: Int32s
     digest: str
 
     def shape_index(self, name: str) -> int:
@@ -125,7 +123,7 @@ def _problem(arrays: dict[str, Any]) -> str | None:
     return None
 
 
-def _merge_shapes(names: list[str], shapes: FloatArray) -> tuple[tuple[str, ...], FloatArray]:
+def _merge_shapes(names: list[str], shapes: Float32s) -> tuple[tuple[str, ...], Float32s]:
     """Drop and merge shapes; a merged pair is averaged, since both describe one movement."""
     kept = [name for name in names if name not in DROPPED_SHAPES and name not in MERGED_SHAPES]
     merged = np.stack([shapes[names.index(name)] for name in kept])

@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...manifests.arrays import Floats
 from ...pipeline.errors import InputError
 from ...pipeline.store.commit import write_bytes
 from .facekit import load_facekit
-
-FloatArray = NDArray[np.floating]
 
 #: Vertices from here on are tear film, lashes and eye shadow: thin sheets that we paint instead.
 _VERTICES = 24_591
@@ -66,7 +65,7 @@ def pack_facekit(folder: Path, output: Path, modes: int = 40) -> str:
     return load_facekit(output).digest
 
 
-def _displacements(folder: Path, names: list[str], neutral: FloatArray) -> NDArray[np.float16]:
+def _displacements(folder: Path, names: list[str], neutral: Floats) -> NDArray[np.float16]:
     """(N, V, 3) float16: how far each shape moves every vertex, in the kit's units (about cm)."""
     moved = np.empty((len(names), _VERTICES, 3), np.float16)
     for place, name in enumerate(names):
@@ -81,7 +80,7 @@ def _displacements(folder: Path, names: list[str], neutral: FloatArray) -> NDArr
     return moved
 
 
-def _read_mesh(file: Path) -> tuple[FloatArray, NDArray[np.int32], list[str]]:
+def _read_mesh(file: Path) -> tuple[Floats, NDArray[np.int32], list[str]]:
     """Vertices (V, 3) float32, triangles (T, 3) int32, and the material's name of each triangle."""
     lines = _lines(file)
     vertices = _numbers(lines, "v ", file)
@@ -111,7 +110,7 @@ def _lines(file: Path) -> list[str]:
         ) from error
 
 
-def _numbers(lines: list[str], prefix: str, file: Path) -> FloatArray:
+def _numbers(lines: list[str], prefix: str, file: Path) -> Floats:
     try:
         found = [line.split()[1:4] for line in lines if line.startswith(prefix)]
         return np.array(found, np.float32).reshape(-1, 3)
@@ -130,7 +129,7 @@ def _read_indices(file: Path) -> dict[str, list[object]]:
     return {"expressions": names, "idx_to_landmark_verts": landmarks}
 
 
-def _check_landmarks(neutral: FloatArray, landmarks: NDArray[np.int32], folder: Path) -> None:
+def _check_landmarks(neutral: Floats, landmarks: NDArray[np.int32], folder: Path) -> None:
     """Older versions of the kit number their vertices otherwise; a wrong list must not pass."""
     if landmarks.max() < len(neutral):
         x, y, _ = neutral[landmarks].T

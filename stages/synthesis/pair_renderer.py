@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...manifests.arrays import Floats, Pixels
 from ..normalize import resolve_device
 from .drawing.batch import BatchRenderer
 from .drawing.renderer import PreparedPerson, Shot, prepare_person, take_shot
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from .cast import Cast
     from .render_settings import SynthesizeConfig
     from .scene.pairs import PairSpec
-
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +38,13 @@ class Draft:
 
     source: Shot
     target: Shot | None
-    coefficients: FloatArray
+    coefficients: Floats
     intensities: dict[str, float]
     emotion: str | None
     yaw_deg: float
     pitch_deg: float
     roll_deg: float
-    landmarks: FloatArray
+    landmarks: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +52,8 @@ class RenderedPair:
     """A rendered pair: (S, S, 3) and (T, T, 3) uint8 RGB; the target may be left out."""
 
     draft: Draft
-    source: ByteArray
-    target: ByteArray | None
+    source: Pixels
+    target: Pixels | None
 
 
 class PairRenderer:
@@ -104,7 +101,7 @@ class PairRenderer:
     def render(self, drafts: Sequence[Draft]) -> list[RenderedPair]:
         """Render a batch of pairs; a pair's pixels do not depend on the others."""
         sources = self._source.render([draft.source for draft in drafts])
-        targets: Sequence[ByteArray | None] = [None] * len(drafts)
+        targets: Sequence[Pixels | None] = [None] * len(drafts)
         if self._target is not None:
             shots = [draft.target for draft in drafts if draft.target is not None]
             targets = list(self._target.render(shots))

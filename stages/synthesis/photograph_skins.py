@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
+from ...manifests.arrays import Floats, Pixels
 from ...manifests.vocabularies import SampleError
 from ...pipeline.errors import InputError
 from ...pipeline.stage import sha256_file
@@ -34,9 +34,6 @@ from .scene.person import Person, generator
 from .scene.picture_folder import Photographs
 from .surface.head import Head
 from .surface.likeness import Detail, Fit, Unwrapped, fit_head, mouth_is_open
-
-ByteArray = NDArray[np.uint8]
-FloatArray = NDArray[np.floating]
 
 _ALIGNED_PX = 224
 _TRIES = 24  # photographs looked at until one is usable
@@ -66,7 +63,7 @@ class PortraitReader:
         self._unwrapped: Unwrapped | None = None
         self._lock = threading.Lock()
 
-    def read(self, aligned_rgb_u8: ByteArray) -> Portrait | None:
+    def read(self, aligned_rgb_u8: Pixels) -> Portrait | None:
         """(S, S, 3) aligned face; None where nothing can be laid on a head.
 
         That is a mouth that shows teeth, a head turned far, or points that fit no head.
@@ -92,7 +89,7 @@ class PortraitReader:
         grey = float(np.abs(spread - spread.mean(2, keepdims=True)).mean()) < 2.0
         return Portrait(fit, detail, grey)
 
-    def _amounts(self, coefficients: FloatArray) -> FloatArray:
+    def _amounts(self, coefficients: Floats) -> Floats:
         """Coefficients as read, in the order of this kit."""
         read = dict(zip(self._names, coefficients.tolist(), strict=True))
         names = self._head.kit.expression_names
@@ -110,7 +107,7 @@ class Appearance:
         """
         self.share = share
         self._folder = Path(folder)
-        self._picture: Callable[[int], ByteArray | None]
+        self._picture: Callable[[int], Pixels | None]
         shards = _shards(self._folder)
         if shards:
             faces = _AlignedFaces(shards)
@@ -186,7 +183,7 @@ def portrait_digest(path: Path) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def align_face(pixels_rgb_u8: ByteArray) -> ByteArray | None:
+def align_face(pixels_rgb_u8: Pixels) -> Pixels | None:
     """The largest face, aligned as the align stage does with its own detector; None without one.
 
     (H, W, 3) uint8 RGB → (224, 224, 3) uint8 RGB.
@@ -215,7 +212,7 @@ class _Aligner:
     def __init__(self, photographs: Photographs) -> None:
         self._photographs = photographs
 
-    def picture(self, number: int) -> ByteArray | None:
+    def picture(self, number: int) -> Pixels | None:
         return align_face(self._photographs.whole(number))
 
 
@@ -240,7 +237,7 @@ class _AlignedFaces:
     def __len__(self) -> int:
         return len(self._places)
 
-    def picture(self, number: int) -> ByteArray | None:
+    def picture(self, number: int) -> Pixels | None:
         shard, row = self._places[number]
         for group, (first, count) in enumerate(_groups(shard)):
             if first <= row < first + count:

@@ -11,11 +11,10 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import cv2
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from ...manifests.arrays import Pixels
 from ...manifests.schema import IMAGE, POINTS, schema
 from ...pipeline.errors import NormpipeError
 from ...pipeline.stage import MapStage, Row, Scan, SourceStage
@@ -26,8 +25,6 @@ from .render_settings import SynthesizeConfig, pairs_of
 from .scene.expressions import RENDERED_UNITS, occurring
 from .scene.pairs import PairSpec
 from .scene.person import generator
-
-ByteArray = NDArray[np.uint8]
 
 _GOES_ON = "normpipe synthesize --output {}"
 
@@ -219,7 +216,7 @@ def pair_row(spec: PairSpec, pair: RenderedPair, jpeg_quality: int) -> dict[str,
     }
 
 
-def _jpeg(pixels_rgb_u8: ByteArray, quality: int) -> bytes:
+def _jpeg(pixels_rgb_u8: Pixels, quality: int) -> bytes:
     """(H, W, 3) RGB → JPEG without chroma subsampling, which would smear lips and irises."""
     options = [
         cv2.IMWRITE_JPEG_QUALITY,

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import TIGHT_BOX, BoxFrame, Pixels, Points
+from ....manifests.arrays import Pixels, Points
+from ..geometry import TIGHT_BOX, BoxFrame
 from ..onnx import Device
 
 Origin = Literal["detector", "box", "supplied", "none"]

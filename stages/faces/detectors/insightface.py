@@ -18,13 +18,12 @@ from typing import Any, ClassVar, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ....manifests.arrays import Float32s, Pixels
 from ....pipeline.errors import InputError
 from ....pipeline.stage import sha256_file
 from .. import onnx as runtime
-from ..geometry import Pixels, ordered
+from ..geometry import ordered
 from .detector import Canvas, Detection, Detector, DetectorSettings, Look, merged
-
-Floats = NDArray[np.float32]
 
 SIDE_PX: Final = 640  # what the packs were trained at; the fixed ones accept nothing else
 # Below the threshold but above this, a face counts as "low_score" instead of "no_face".
@@ -149,8 +148,8 @@ class InsightFace(Detector):
 
 
 def decode_outputs(
-    outputs: Sequence[Floats], family: tuple[tuple[int, ...], int, bool], floor: float
-) -> tuple[Floats, Floats | None]:
+    outputs: Sequence[Float32s], family: tuple[tuple[int, ...], int, bool], floor: float
+) -> tuple[Float32s, Float32s | None]:
     """Network outputs → candidates, best first, before suppression.
 
     Each anchor predicts distances from its cell's corner to the four sides, and offsets to the
@@ -242,7 +241,7 @@ def _load(path: Path, device: Literal["cpu", "cuda"]) -> Any:
     return model
 
 
-def _detection(canvas: Canvas, row: Floats, landmarks: Floats | None) -> Detection:
+def _detection(canvas: Canvas, row: Float32s, landmarks: Float32s | None) -> Detection:
     box = canvas.to_original(row[:4].reshape(2, 2)).reshape(4)
     points = None if landmarks is None else ordered(canvas.to_original(landmarks))
     return Detection(

@@ -16,16 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 import cv2
 import cv2.data
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Matrix, Pixels, Points
 from ....pipeline.errors import InputError
 from ....pipeline.stage import sha256_file
 from ..geometry import (
     MIRRORED,
     BoxFrame,
-    Matrix,
-    Pixels,
-    Points,
     apply,
     inverse,
     transform_from_box,
@@ -37,7 +34,6 @@ from .detector import Canvas, Detection, Detector, DetectorSettings, Look, merge
 if TYPE_CHECKING:  # torch takes seconds, which nobody should pay who opens no detector
     from ...networks.landmarks import LandmarkNet
 
-Grey = NDArray[np.uint8]
 
 WEIGHTS: Final = Path(__file__).parents[2] / "networks/weights/landmarks.safetensors"
 # Eyes nearer than this share of the crop are a guess that no second look can mend.
@@ -128,7 +124,7 @@ class OpenCV(Detector):
         return list(self._pool.map(self._faces, looks))
 
     def _faces(self, look: Look) -> list[Detection]:
-        grey: Grey = look.ready
+        grey: Pixels = look.ready
         found: list[Detection] = []
         for attempt in TRIES:
             boxes = self._boxes(grey, attempt)
@@ -138,7 +134,7 @@ class OpenCV(Detector):
                 break
         return merged(found)
 
-    def _boxes(self, grey: Grey, attempt: Try) -> list[Points]:
+    def _boxes(self, grey: Pixels, attempt: Try) -> list[Points]:
         height, width = grey.shape
         canvas = Canvas.centred(width, height, attempt.side_px, attempt.padding)
         drawn = np.zeros((attempt.side_px, attempt.side_px), np.uint8)
@@ -152,7 +148,7 @@ class OpenCV(Detector):
         corners = [((x, y), (x + w, y + h)) for x, y, w, h in hits]
         return [canvas.to_original(np.array(pair)).reshape(4) for pair in corners]
 
-    def _detection(self, grey: Grey, box: Points) -> Detection:
+    def _detection(self, grey: Pixels, box: Points) -> Detection:
         face = self._five.find(grey, box)
         return Detection(box, face.landmarks, face.score, "detector")
 
@@ -220,7 +216,7 @@ class FivePoints:
                 setattr(block, norm, nn.Identity())
         self._network = network.requires_grad_(False)
 
-    def find(self, grey: Grey, box: Points) -> Face:
+    def find(self, grey: Pixels, box: Points) -> Face:
         """The face that a box is drawn about.
 
         Args:
@@ -235,7 +231,7 @@ class FivePoints:
             return Face(first.landmarks, 0.0)
         return self._look(grey, transform_from_landmarks(first.landmarks, INPUT_SIZE), True)
 
-    def _look(self, grey: Grey, transform: Matrix, mirrored: bool) -> Face:
+    def _look(self, grey: Pixels, transform: Matrix, mirrored: bool) -> Face:
         """One crop, or the mean of it and its mirror image; no other picture is in the batch."""
         import torch
 

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ....manifests.arrays import Pixels
 from ....manifests.vocabularies import SampleError
-from ..geometry import Pixels, ordered
+from ..geometry import ordered
 from .detector import Detection, Detector, Look
 
 

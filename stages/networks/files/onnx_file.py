@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ....manifests.arrays import Float32s
 from ....pipeline.errors import InputError
 from ....pipeline.stage import sha256_file
 from ...faces import onnx
 
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "faces"
-
-Pictures = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class OnnxNormalizer:
         """Return the side of the faces it takes, in pixels."""
         return int(self.notes["input_size"])
 
-    def __call__(self, images: Pictures) -> Pictures:
+    def __call__(self, images: Float32s) -> Float32s:
         """(B, 3, H, W) float32 RGB in [0, 1] → (B, 3, S, S) float32 RGB in [0, 1].
 
         Raises:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ....manifests.arrays import Pixels
 from ..surface.detail import simplify
 from ..surface.gaze import seen_from_axis
 from ..surface.head import EYE, GUMS, SKIN, TEETH, Head
@@ -29,8 +30,7 @@ from .renderer import NUMBERS, SUPERSAMPLE, PreparedPerson, Shot
 from .shading import Surface, develop, eye_albedo, occlusion, shade
 from .texture import halved, with_half
 
-ByteArray = NDArray[np.uint8]
-Numbers = dict[str, Tensor]
+ShotNumbers = dict[str, Tensor]
 
 _GUM_COLOUR = (0.30, 0.07, 0.07)
 _RELIEF_LEAN = 2.5
@@ -86,7 +86,7 @@ class BatchRenderer:
         left = torch.from_numpy(left_share(head.atlas)).to(self.device)
         self._left = functional.avg_pool1d(left[None], self._shrink)[0]
 
-    def render(self, shots: Sequence[Shot]) -> ByteArray:
+    def render(self, shots: Sequence[Shot]) -> Pixels:
         """(B, S, S, 3) uint8 RGB of B ≥ 1 shots; a shot's pixels do not depend on the others."""
         if self._pool is None:
             return self.render_together(shots)
@@ -101,7 +101,7 @@ class BatchRenderer:
         return _projected(self._pose(shots, people, numbers), numbers)
 
     @torch.inference_mode()
-    def render_together(self, shots: Sequence[Shot]) -> ByteArray:
+    def render_together(self, shots: Sequence[Shot]) -> Pixels:
         """(B, S, S, 3) uint8 RGB of B shots, rendered in one pass, as a GPU likes it."""
         people = [self._person(shot.prepared) for shot in shots]
         numbers = self._numbers(shots)
@@ -121,7 +121,7 @@ class BatchRenderer:
         display = develop(radiance, gain, numbers["contrast"])
         return self._compose(shots, display, cover)
 
-    def _numbers(self, shots: Sequence[Shot]) -> Numbers:
+    def _numbers(self, shots: Sequence[Shot]) -> ShotNumbers:
         table = self._put(np.stack([shot.numbers for shot in shots]))
         parts = table.split(list(NUMBERS.values()), 1)
         return dict(zip(NUMBERS, parts, strict=True))
@@ -141,7 +141,7 @@ class BatchRenderer:
             sheet=put_sheet(prepared.sheet, self.mesh),
         )
 
-    def _pose(self, shots: Sequence[Shot], people: list[_Person], numbers: Numbers) -> _Body:
+    def _pose(self, shots: Sequence[Shot], people: list[_Person], numbers: ShotNumbers) -> _Body:
         mesh = self.mesh
         amounts = self._put(np.stack([shot.amounts for shot in shots]))
         standing = torch.stack([person.standing for person in people])
@@ -175,7 +175,7 @@ class BatchRenderer:
         self,
         shots: Sequence[Shot],
         people: list[_Person],
-        numbers: Numbers,
+        numbers: ShotNumbers,
         body: _Body,
         cover: CoveredSamples,
     ) -> tuple[Surface, Tensor]:
@@ -201,7 +201,7 @@ class BatchRenderer:
         return Surface(position, unit(normal), albedo, gloss, wet), skin
 
     def _colour_parts(
-        self, albedo: Tensor, part: Tensor, eye_offset: Tensor, strand: Tensor, numbers: Numbers
+        self, albedo: Tensor, part: Tensor, eye_offset: Tensor, strand: Tensor, numbers: ShotNumbers
     ) -> None:
         """Fill in, in place, what is not skin: few samples, so they are picked out."""
         count = part.shape[1]
@@ -255,7 +255,7 @@ class BatchRenderer:
         furrows = self._loops.sample(slopes.view(-1, 4), place, size, begin, 2)
         return sampled, sampled[:, 4:6] + furrows
 
-    def _compose(self, shots: Sequence[Shot], display: Tensor, cover: CoveredSamples) -> ByteArray:
+    def _compose(self, shots: Sequence[Shot], display: Tensor, cover: CoveredSamples) -> Pixels:
         """Mean of a pixel's samples, over the background, under what is in front."""
         count = len(shots)
         shown = torch.cat([display, torch.ones_like(display[:, :1])], 1) * cover.share[:, None]
@@ -274,7 +274,7 @@ class BatchRenderer:
         return picture.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def _projected(body: _Body, numbers: Numbers) -> Tensor:
+def _projected(body: _Body, numbers: ShotNumbers) -> Tensor:
     return project(body.camera, *(numbers[name] for name in ("distance", "scale", "shift")))
 
 

@@ -17,13 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ....manifests.arrays import Float32s, Rows
 from .rasterize import SLACK, Calm, CoveredSamples
 
 if TYPE_CHECKING:
     from .mesh import Faces
-
-Floats = NDArray[np.float32]
-Indices = NDArray[np.int64]
 
 
 def compiled(loop: Callable[..., Any]) -> Any:
@@ -44,7 +42,7 @@ def move_heads(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
 
 
 @compiled
-def _add_shapes(points: Floats, amounts: Floats, shapes: Floats) -> None:
+def _add_shapes(points: Float32s, amounts: Float32s, shapes: Float32s) -> None:
     for picture in range(len(points)):
         own = points[picture]
         for shape in range(len(shapes)):
@@ -63,7 +61,7 @@ def normals(points: Tensor, faces: Faces) -> Tensor:
 
 
 @compiled
-def _normals(points: Floats, corners: Indices, share: Indices, found: Floats) -> None:
+def _normals(points: Float32s, corners: Rows, share: Rows, found: Float32s) -> None:
     least = np.float32(1e-18)
     for picture in range(len(points)):
         x, y, z = points[picture]
@@ -117,7 +115,7 @@ def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Covered
 
 
 @compiled
-def _affine(points: Floats, corners: Indices, t: int, size: int) -> Any:
+def _affine(points: Float32s, corners: Rows, t: int, size: int) -> Any:
     """A triangle's box of samples, and its second and third weight there.
 
     Returns first and last column and row, and for both weights: at the first sample of the box, a
@@ -143,7 +141,7 @@ def _affine(points: Floats, corners: Indices, t: int, size: int) -> Any:
 
 
 @compiled
-def _find(points: Floats, corners: Indices, winner: Indices, samples: Floats) -> None:
+def _find(points: Float32s, corners: Rows, winner: Rows, samples: Float32s) -> None:
     """The nearest triangle at every sample of one picture; of equally near ones the last."""
     across, down, near = points
     depths, shown = samples
@@ -178,13 +176,13 @@ def _find(points: Floats, corners: Indices, winner: Indices, samples: Floats) ->
 
 @compiled
 def _list(
-    winner: Indices,
-    depths: Floats,
-    surface: Floats,
+    winner: Rows,
+    depths: Float32s,
+    surface: Float32s,
     reach: np.float32,
-    place: Indices,
-    share: Floats,
-    triangle: Indices,
+    place: Rows,
+    share: Float32s,
+    triangle: Rows,
 ) -> int:
     """Fill in the points to shade of one picture; how many there are."""
     size = len(winner)
@@ -219,12 +217,12 @@ def _list(
 
 @compiled
 def _weigh(
-    points: Floats,
-    corners: Indices,
+    points: Float32s,
+    corners: Rows,
     size: int,
-    listed: tuple[Indices, Floats, Indices],
-    weights: Floats,
-    depths: Floats,
+    listed: tuple[Rows, Float32s, Rows],
+    weights: Float32s,
+    depths: Float32s,
     first: NDArray[np.bool_],
 ) -> None:
     """Weights and depth at the listed points, and which are the first of their pixel."""

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .compiled import Floats, Indices, compiled
+from ....manifests.arrays import Float32s, Rows
+from .compiled import compiled
 from .rasterize import CoveredSamples
 from .shading import NOTHING_CASTS, SHADOW_REACH, SHADOW_SIZE, SHADOW_STEPS
 
@@ -24,7 +25,7 @@ def blend(planes: Tensor, corners: Tensor, cover: CoveredSamples) -> Tensor:
 
 @compiled
 def _blend(
-    planes: Floats, corners: Indices, triangle: Indices, weights: Floats, found: Floats
+    planes: Float32s, corners: Rows, triangle: Rows, weights: Float32s, found: Float32s
 ) -> None:
     pictures, channels, count = found.shape
     vertices = planes.shape[2]
@@ -57,7 +58,7 @@ def sample(
 
 @compiled
 def _sample(
-    table: Floats, texel: Floats, high: Floats, wide: Floats, begin: Indices, found: Floats
+    table: Float32s, texel: Float32s, high: Float32s, wide: Float32s, begin: Rows, found: Float32s
 ) -> None:
     one, edge = np.float32(1), np.float32(1.001)
     pictures, channels, count = found.shape
@@ -91,7 +92,7 @@ def cast_shadow(points: Tensor, position: Tensor, frame: Tensor) -> Tensor:
 
 
 @compiled
-def _cast_shadow(points: Floats, position: Floats, frame: Floats, lit: Floats) -> None:
+def _cast_shadow(points: Float32s, position: Float32s, frame: Float32s, lit: Float32s) -> None:
     size, last = SHADOW_SIZE, np.float32(SHADOW_SIZE - 1)
     scale, middle = np.float32(SHADOW_SIZE / (2 * SHADOW_REACH)), np.float32(SHADOW_SIZE / 2)
     nothing, many = np.float32(NOTHING_CASTS), np.float32(len(SHADOW_STEPS))
@@ -127,7 +128,7 @@ def _cast_shadow(points: Floats, position: Floats, frame: Floats, lit: Floats) -
 
 
 @compiled
-def _filled(square: Floats) -> Floats:
+def _filled(square: Float32s) -> Float32s:
     """A map (S + 4, S + 4) without its frame; holes take the least of the most around them."""
     size = len(square) - 4
     nothing = np.float32(NOTHING_CASTS)

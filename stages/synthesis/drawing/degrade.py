@@ -7,10 +7,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
+from ....manifests.arrays import Floats, Pixels
 
 
 @dataclass(frozen=True)
@@ -23,12 +21,12 @@ class Degraded:
         flipped: whether left and right were exchanged.
     """
 
-    picture: ByteArray
-    points: FloatArray
+    picture: Pixels
+    points: Floats
     flipped: bool
 
 
-def photographed(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
+def photographed(picture: Pixels, rng: np.random.Generator) -> Pixels:
     """What a poor camera makes of (S, S, 3) uint8 RGB; nothing moves, so labels stay true.
 
     Low resolution, blur, exposure, noise, white balance, lost colour and JPEG, each by chance.
@@ -46,8 +44,8 @@ def photographed(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
 
 
 def degrade(
-    source: ByteArray,
-    points: FloatArray,
+    source: Pixels,
+    points: Floats,
     rng: np.random.Generator,
     size: int | None = None,
     mirror: float = 0.5,
@@ -84,7 +82,7 @@ def degrade(
 
 def _placement(
     rng: np.random.Generator, before: int, size: int, mirror: float
-) -> tuple[FloatArray, bool]:
+) -> tuple[Floats, bool]:
     """A slight similarity transform about the middle, and a mirror by chance."""
     angle = np.deg2rad(4.0 * rng.standard_normal())
     scale = np.exp(0.05 * rng.standard_normal())
@@ -101,7 +99,7 @@ def _placement(
     return np.column_stack([shrink * turn, centred]).astype(np.float32), flipped
 
 
-def _resample(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
+def _resample(picture: Pixels, rng: np.random.Generator) -> Pixels:
     size = len(picture)
     result: Any = picture
     if rng.random() < 0.5:
@@ -118,7 +116,7 @@ def _resample(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
     return np.asarray(result).astype(np.uint8)
 
 
-def _expose(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
+def _expose(picture: Pixels, rng: np.random.Generator) -> Pixels:
     """Gamma, contrast, brightness, a gradient of light, noise."""
     table = np.linspace(0, 1, 256, dtype=np.float32) ** np.exp(0.28 * rng.standard_normal())
     table = (
@@ -136,7 +134,7 @@ def _expose(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
     return np.clip(result, 0, 255).astype(np.uint8)
 
 
-def _frame_edge(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
+def _frame_edge(picture: Pixels, rng: np.random.Generator) -> Pixels:
     """Black where the photograph ended: aligned crops of tight pictures have such wedges."""
     size = len(picture)
     angle = rng.normal(0, 12)
@@ -149,7 +147,7 @@ def _frame_edge(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
     return np.where(shown, picture, 0).astype(np.uint8)
 
 
-def _cover(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
+def _cover(picture: Pixels, rng: np.random.Generator) -> Pixels:
     """A patch over part of the face."""
     size = len(picture)
     wide, high = (int(v) for v in rng.integers(size // 10, size * 2 // 5, 2))
@@ -159,12 +157,12 @@ def _cover(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
     return result
 
 
-def _paint(picture: ByteArray, rng: np.random.Generator) -> tuple[int, ...]:
+def _paint(picture: Pixels, rng: np.random.Generator) -> tuple[int, ...]:
     channels = 1 if picture.ndim == 2 else picture.shape[2]
     return tuple(int(value) for value in rng.integers(0, 256, channels))
 
 
-def _tint(picture: ByteArray, rng: np.random.Generator) -> ByteArray:
+def _tint(picture: Pixels, rng: np.random.Generator) -> Pixels:
     """Another white balance and strength of colour; now and then no colour at all."""
     grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
     strength = 0.0 if rng.random() < 0.15 else np.exp(0.25 * rng.standard_normal())

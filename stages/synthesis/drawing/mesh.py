@@ -14,8 +14,6 @@ from ..surface.detail import calm_triangles
 from ..surface.hair import Sheet
 from ..surface.head import GUMS, TEETH, Head
 
-FloatArray = NDArray[np.floating]
-
 
 @dataclass(frozen=True)
 class Faces:

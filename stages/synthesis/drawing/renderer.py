@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats, Pixels
 from ..scene.background import paint_background
 from ..scene.camera import View, look_through
 from ..scene.person import Person, generator
@@ -25,9 +25,6 @@ from ..surface.head import Head
 from ..surface.paint import Paint, paint_person, slopes
 from ..surface.skin import masses
 from ..surface.wrinkles import wrinkle_layers, wrinkle_strengths
-
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
 
 #: Samples a pixel, across and down.
 SUPERSAMPLE = 2
@@ -63,11 +60,11 @@ class PreparedPerson:
     """
 
     person: Person
-    vertices: FloatArray
-    standing: FloatArray
-    resting: FloatArray
-    skin: FloatArray
-    furrows: FloatArray
+    vertices: Floats
+    standing: Floats
+    resting: Floats
+    skin: Floats
+    furrows: Floats
     sheet: Sheet | None
 
 
@@ -87,13 +84,13 @@ class Shot:
     """
 
     prepared: PreparedPerson
-    amounts: FloatArray
-    strengths: FloatArray
-    numbers: FloatArray
+    amounts: Floats
+    strengths: Floats
+    numbers: Floats
     mouth_open: bool
-    background: ByteArray
-    overlay: ByteArray | None
-    landmarks68: FloatArray
+    background: Pixels
+    overlay: Pixels | None
+    landmarks68: Floats
 
 
 def prepare_person(head: Head, person: Person) -> PreparedPerson:
@@ -117,7 +114,7 @@ def prepare_person(head: Head, person: Person) -> PreparedPerson:
     )
 
 
-def _skin_table(head: Head, paint: Paint) -> FloatArray:
+def _skin_table(head: Head, paint: Paint) -> Floats:
     nothing = np.zeros_like(paint.gloss)
     slope = slopes(head.atlas, paint.relief)
     table = cv2.merge([*paint.albedo, paint.gloss, *slope, nothing, nothing])
@@ -148,12 +145,12 @@ def take_shot(head: Head, prepared: PreparedPerson, scene: Scene, size_px: int) 
     )
 
 
-def movement_of(person: Person, coefficients: FloatArray) -> FloatArray:
+def movement_of(person: Person, coefficients: Floats) -> Floats:
     """(E,) what the mesh does: the expression, moved as this person does, on their rest."""
     return (coefficients * person.gain + person.rest * (1 - 0.5 * coefficients)).astype(np.float32)
 
 
-def _numbers(person: Person, light: Light, view: View, gaze: FloatArray) -> FloatArray:
+def _numbers(person: Person, light: Light, view: View, gaze: Floats) -> Floats:
     """The numbers of a shot, laid out as ``NUMBERS``."""
     half = light.key_direction + np.array([0, 0, 1], np.float32)
     # The shadow's frame: level, across that, and towards the light.
@@ -198,7 +195,7 @@ def _numbers(person: Person, light: Light, view: View, gaze: FloatArray) -> Floa
 
 def _overlay(
     prepared: PreparedPerson, scene: Scene, view: View, size_px: int, rng: np.random.Generator
-) -> ByteArray | None:
+) -> Pixels | None:
     """Glasses and occluders, drawn finely and then made smaller."""
     if not scene.glasses.worn and scene.occluder == "none":
         return None
@@ -212,7 +209,7 @@ def _overlay(
     return (smaller * 255 + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def _coarse_depth(prepared: PreparedPerson, view: View, size: int) -> FloatArray:
+def _coarse_depth(prepared: PreparedPerson, view: View, size: int) -> Floats:
     """(size, size) float32: depth of the resting head, from some of its vertices."""
     points = prepared.standing[::3]
     if prepared.sheet is not None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ....manifests.arrays import Floats
 from .rasterize import CoveredSamples, blend_rows
 
-FloatArray = NDArray[np.floating]
 
-
-def halved(maps: FloatArray) -> FloatArray:
+def halved(maps: Floats) -> Floats:
     """Maps (H, W) or (H, W, C) at half the size; an odd row or column at the end is left out."""
     high, wide = maps.shape[0] // 2, maps.shape[1] // 2
     even = maps[: 2 * high, : 2 * wide]
@@ -22,7 +20,7 @@ def halved(maps: FloatArray) -> FloatArray:
     )
 
 
-def with_half(maps: FloatArray) -> FloatArray:
+def with_half(maps: Floats) -> Floats:
     """Texels of maps (H, W, C) as rows, and after them those of the maps at half the size."""
     channels = maps.shape[2]
     return np.concatenate([maps.reshape(-1, channels), halved(maps).reshape(-1, channels)])

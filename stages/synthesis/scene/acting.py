@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from .expressions import ACTION_UNIT_SHAPES, Expression, stems
-
-FloatArray = NDArray[np.floating]
 
 Range = tuple[float, float]
 # (low, high) of the coefficient, each drawn alone; EMFACS combinations with room for variants.
@@ -198,7 +196,7 @@ def _places(names: Sequence[str], shapes: Sequence[str]) -> list[int]:
 class _Actor:
     """Sets shapes on both sides, a little unevenly, leaning to one side throughout."""
 
-    def __init__(self, values: FloatArray, names: Sequence[str], rng: np.random.Generator) -> None:
+    def __init__(self, values: Floats, names: Sequence[str], rng: np.random.Generator) -> None:
         self.values = values
         self.names = names
         self.rng = rng
@@ -271,7 +269,7 @@ def _look(actor: _Actor, far: bool) -> None:
         actor.move("eyeBlink", 1.0 if rng.random() < 0.5 else rng.uniform(0.2, 1.0))
 
 
-def _make_possible(values: FloatArray, names: Sequence[str]) -> None:
+def _make_possible(values: Floats, names: Sequence[str]) -> None:
     """Muscles that fight each other: the weaker gives way."""
     index = {name: i for i, name in enumerate(names)}
     for weak, strong in (

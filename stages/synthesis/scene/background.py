@@ -12,19 +12,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from ..surface.atlas import noise
 
 if TYPE_CHECKING:
     from .picture_folder import Photographs
 
-FloatArray = NDArray[np.floating]
 
 _CANVAS = 96  # pixels a place is drawn on
 
 
 def paint_background(
     rng: np.random.Generator, kind: str, size: int, photographs: Photographs | None = None
-) -> FloatArray:
+) -> Floats:
     """(size, size, 3) float32 display RGB in [0, 1].
 
     ``kind``: grey, one of ``PLACES`` or ``photograph``, a part of one of ``photographs``.
@@ -45,7 +45,7 @@ def paint_background(
     return np.asarray(cv2.add(picture, _coloured(grain, [1, 1, 1])), np.float32).clip(0, 1)
 
 
-def _crop(rng: np.random.Generator, photographs: Photographs, size: int) -> FloatArray:
+def _crop(rng: np.random.Generator, photographs: Photographs, size: int) -> Floats:
     """A square part of a picture, flipped and out of focus by chance."""
     picture = photographs.small(int(rng.integers(len(photographs))))
     high, wide = picture.shape[:2]
@@ -61,17 +61,17 @@ def _crop(rng: np.random.Generator, photographs: Photographs, size: int) -> Floa
     return part.astype(np.float32) / 255
 
 
-def _coloured(level: FloatArray, colour: Sequence[float] | FloatArray) -> FloatArray:
+def _coloured(level: Floats, colour: Sequence[float] | Floats) -> Floats:
     """(H, W) times a colour → (H, W, 3) float32; numpy is slow where the last axis is short."""
     return np.asarray(cv2.merge([np.float32(share) * level for share in colour]), np.float32)
 
 
-def _plain(rng: np.random.Generator, canvas: FloatArray) -> None:
+def _plain(rng: np.random.Generator, canvas: Floats) -> None:
     """A wall."""
     canvas += 0.02 * rng.standard_normal()
 
 
-def _gradient(rng: np.random.Generator, canvas: FloatArray) -> None:
+def _gradient(rng: np.random.Generator, canvas: Floats) -> None:
     """A wall that a lamp lights from one side."""
     ramp = np.linspace(0, 1, len(canvas), dtype=np.float32)
     angle = rng.uniform(0, 2 * np.pi)
@@ -80,7 +80,7 @@ def _gradient(rng: np.random.Generator, canvas: FloatArray) -> None:
     canvas += _coloured(t.clip(0, 1), other - canvas[0, 0])
 
 
-def _blobs(rng: np.random.Generator, canvas: FloatArray) -> None:
+def _blobs(rng: np.random.Generator, canvas: Floats) -> None:
     """Nothing to be made out."""
     cells = int(rng.integers(3, 10))
     shape = canvas.shape[:2]
@@ -89,7 +89,7 @@ def _blobs(rng: np.random.Generator, canvas: FloatArray) -> None:
     canvas += _coloured(level, [0.25, 0.25, 0.25])
 
 
-def _room(rng: np.random.Generator, canvas: FloatArray) -> None:
+def _room(rng: np.random.Generator, canvas: Floats) -> None:
     """A wall with windows, shelves, pictures or a door, and what stands on them."""
     size = len(canvas)
     _gradient(rng, canvas)
@@ -121,7 +121,7 @@ def _room(rng: np.random.Generator, canvas: FloatArray) -> None:
             _box(canvas, inner, _colour(rng, 0.1))
 
 
-def _street(rng: np.random.Generator, canvas: FloatArray) -> None:
+def _street(rng: np.random.Generator, canvas: Floats) -> None:
     """Sky over houses with rows of windows, and the ground before them."""
     size = len(canvas)
     sky = np.array([0.55, 0.7, 0.9]) * rng.uniform(0.5, 1.15) + rng.uniform(0, 0.2)
@@ -141,7 +141,7 @@ def _street(rng: np.random.Generator, canvas: FloatArray) -> None:
     _box(canvas, (0, ground, size, size), np.full(3, rng.uniform(0.15, 0.6)))
 
 
-def _foliage(rng: np.random.Generator, canvas: FloatArray) -> None:
+def _foliage(rng: np.random.Generator, canvas: Floats) -> None:
     """Leaves at several sizes with the sky between them."""
     shape = canvas.shape[:2]
     leaves = noise(rng, shape, (5, 6)) + 0.7 * noise(rng, shape, (14, 16))
@@ -153,7 +153,7 @@ def _foliage(rng: np.random.Generator, canvas: FloatArray) -> None:
     canvas += _coloured(gaps, rng.uniform(0.6, 1.0, 3))
 
 
-def _crowd(rng: np.random.Generator, canvas: FloatArray) -> None:
+def _crowd(rng: np.random.Generator, canvas: Floats) -> None:
     """Heads and shoulders of other people, far away."""
     size = len(canvas)
     _gradient(rng, canvas)
@@ -170,7 +170,7 @@ def _crowd(rng: np.random.Generator, canvas: FloatArray) -> None:
         cv2.ellipse(canvas, (x, y - radius // 2), (radius, radius), 0, 180, 360, hair.tolist(), -1)
 
 
-def _stage(rng: np.random.Generator, canvas: FloatArray) -> None:
+def _stage(rng: np.random.Generator, canvas: Floats) -> None:
     """Darkness with lamps out of focus and their beams."""
     size = len(canvas)
     canvas *= rng.uniform(0.02, 0.3)
@@ -187,7 +187,7 @@ def _stage(rng: np.random.Generator, canvas: FloatArray) -> None:
             cv2.circle(canvas, (x, y), int(rng.integers(1, 9)), lamp.tolist(), -1)
 
 
-def _boxes(rng: np.random.Generator, canvas: FloatArray) -> None:
+def _boxes(rng: np.random.Generator, canvas: Floats) -> None:
     """Rectangles and ovals: furniture, signs, whatever."""
     size = len(canvas)
     for _ in range(int(rng.integers(3, 14))):
@@ -202,13 +202,13 @@ def _boxes(rng: np.random.Generator, canvas: FloatArray) -> None:
             cv2.ellipse(canvas, (x, y), axes, turn, 0, 360, colour.tolist(), -1)
 
 
-def _box(canvas: FloatArray, box: tuple[int, int, int, int], colour: NDArray[np.floating]) -> None:
+def _box(canvas: Floats, box: tuple[int, int, int, int], colour: NDArray[np.floating]) -> None:
     left, top, wide, high = box
     if wide > 0 and high > 0:
         cv2.rectangle(canvas, (left, top, wide, high), colour.clip(0, 1).tolist(), -1)
 
 
-def _colour(rng: np.random.Generator, tint: float = 0.0) -> FloatArray:
+def _colour(rng: np.random.Generator, tint: float = 0.0) -> Floats:
     """Mostly muted; ``tint`` adds colour."""
     level = rng.beta(1.1, 1.2)
     strength = rng.random()
@@ -217,7 +217,7 @@ def _colour(rng: np.random.Generator, tint: float = 0.0) -> FloatArray:
 
 
 #: Places by name; each is laid on a canvas (96, 96, 3) of one colour, in place.
-PLACES: dict[str, Callable[[np.random.Generator, FloatArray], None]] = {
+PLACES: dict[str, Callable[[np.random.Generator, Floats], None]] = {
     "plain": _plain,
     "gradient": _gradient,
     "blobs": _blobs,

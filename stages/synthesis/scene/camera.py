@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating]
+from ....manifests.arrays import Floats
 
 # Left-image eye, right-image eye, nose tip in units of the picture's size: the template of align.
 TEMPLATE = np.array([[0.345, 0.40], [0.655, 0.40], [0.5, 0.585]], np.float32)
@@ -36,7 +36,7 @@ class Camera:
     roll_deg: float
     distance: float
     framing: str
-    jitter: FloatArray
+    jitter: Floats
     zoom: float
     shift: tuple[float, float]
 
@@ -45,22 +45,22 @@ class Camera:
 class View:
     """From head coordinates to pixels; ``scale``/``shift`` as a complex similarity transform."""
 
-    rotation: FloatArray
+    rotation: Floats
     distance: float
     scale: complex
     shift: complex
 
-    def turned(self, points: FloatArray) -> FloatArray:
+    def turned(self, points: Floats) -> Floats:
         """Head coordinates (N, 3) → camera coordinates, z towards the viewer."""
         return (points - PIVOT) @ self.rotation.T
 
-    def pixels(self, camera_points: FloatArray) -> FloatArray:
+    def pixels(self, camera_points: Floats) -> Floats:
         """Camera coordinates (N, 3) → pixel x, y (y down) and depth (larger is nearer)."""
         plane = _perspective(camera_points, self.distance) * self.scale + self.shift
         return np.stack([plane.real, plane.imag, camera_points[:, 2]], 1).astype(np.float32)
 
 
-def look_through(camera: Camera, landmarks: FloatArray, size: int) -> View:
+def look_through(camera: Camera, landmarks: Floats, size: int) -> View:
     """Work out the view of a head whose (68, 3) landmarks are given, on ``size`` pixels."""
     rotation = _rotation(camera.yaw_deg, camera.pitch_deg, camera.roll_deg)
     turned = (landmarks - PIVOT) @ rotation.T
@@ -89,12 +89,12 @@ def eyes_nose_mouth(landmarks: NDArray[np.complex128]) -> NDArray[np.complex128]
     return np.array([left, right, landmarks[_NOSE], *landmarks[list(_MOUTH_CORNERS)]])
 
 
-def _perspective(points: FloatArray, distance: float) -> NDArray[np.complex128]:
+def _perspective(points: Floats, distance: float) -> NDArray[np.complex128]:
     shrink = distance / (distance - points[:, 2].astype(float))
     return shrink * (points[:, 0] - 1j * points[:, 1])
 
 
-def _rotation(yaw_deg: float, pitch_deg: float, roll_deg: float) -> FloatArray:
+def _rotation(yaw_deg: float, pitch_deg: float, roll_deg: float) -> Floats:
     """Yaw (to the person's left), then pitch (up), then roll (clockwise as seen)."""
     yaw, pitch, roll = np.deg2rad([yaw_deg, -pitch_deg, -roll_deg])
     cy, sy, cp, sp, cr, sr = (f(a) for a in (yaw, pitch, roll) for f in (np.cos, np.sin))

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating]
+from ....manifests.arrays import Floats
 
 # Shape stems (without _L/_R) that carry out an action unit; the strongest side counts.
 ACTION_UNIT_SHAPES: dict[str, tuple[str, ...]] = {
@@ -55,7 +54,7 @@ FULL_LIP_GAP = 1.6  # head units (about cm) at which AU25 counts as intensity 5
 class Expression:
     """An expression: (E,) coefficients in [0, 1] in kit order, and the emotion meant, if any."""
 
-    coefficients: FloatArray
+    coefficients: Floats
     emotion: str | None
 
 
@@ -64,7 +63,7 @@ def stems(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.removesuffix("_L").removesuffix("_R") for name in names))
 
 
-def from_named(names: Sequence[str], values: Mapping[str, float]) -> FloatArray:
+def from_named(names: Sequence[str], values: Mapping[str, float]) -> Floats:
     """(E,) coefficients from values by name; a stem sets both sides; unknown: KeyError."""
     result = np.zeros(len(names), np.float32)
     for name, value in values.items():
@@ -76,7 +75,7 @@ def from_named(names: Sequence[str], values: Mapping[str, float]) -> FloatArray:
 
 
 def action_units(
-    names: Sequence[str], coefficients: FloatArray, lip_gap: float = 0.0
+    names: Sequence[str], coefficients: Floats, lip_gap: float = 0.0
 ) -> dict[str, float]:
     """Action-unit intensities in [0, 5] by name.
 

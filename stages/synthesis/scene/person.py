@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from . import traits
 from .features import Beard, Brows, Build, Colour, Eyes, Hair, Makeup, Marks
-
-FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -23,15 +21,15 @@ class Person:
     multiplies the colour of the skin (see ``likeness``).
     """
 
-    identity: FloatArray
-    rest: FloatArray
-    gain: FloatArray
+    identity: Floats
+    rest: Floats
+    gain: Floats
     skin: Colour
     lip: Colour
     lip_strength: float
     blotch: float
-    wrinkles: FloatArray
-    resting_wrinkles: FloatArray
+    wrinkles: Floats
+    resting_wrinkles: Floats
     oiliness: float
     brows: Brows
     hair: Hair
@@ -43,7 +41,7 @@ class Person:
     makeup: Makeup
     build: Build
     teeth: Colour
-    detail: FloatArray | None = None
+    detail: Floats | None = None
 
 
 def generator(*numbers: int) -> np.random.Generator:

@@ -9,14 +9,12 @@ from threading import Lock
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Pixels
 from ....manifests.vocabularies import SampleError
 from ....pipeline.errors import InputError
 from ....pipeline.stage import sha256_file
 from ...faces.pixels import Limits, decode
-
-ByteArray = NDArray[np.uint8]
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 _LARGEST_PX = 640  # longer sides are shrunk to this when a picture is kept
@@ -53,12 +51,12 @@ class Photographs:
             listed.update(f"{file.relative_to(root).as_posix()}\0{content}\n".encode())
         self.digest = listed.hexdigest()
         self._lock = Lock()
-        self._kept: OrderedDict[int, ByteArray] = OrderedDict()
+        self._kept: OrderedDict[int, Pixels] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def whole(self, number: int) -> ByteArray:
+    def whole(self, number: int) -> Pixels:
         """(H, W, 3) uint8 RGB of a picture. Raises InputError that names a file it cannot read."""
         file = self.files[number]
         try:
@@ -70,7 +68,7 @@ class Photographs:
                 f"{self._option}: {file} is no picture that can be used ({error}): remove it"
             ) from error
 
-    def small(self, number: int) -> ByteArray:
+    def small(self, number: int) -> Pixels:
         """(H, W, 3) uint8 RGB, the same no larger than 640 pixels a side; the last few are kept."""
         with self._lock:
             if number in self._kept:

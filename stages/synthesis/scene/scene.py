@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from .acting import RAMP_STEPS, draw_expression, ramp_expression
 from .background import SHARES
 from .camera import Camera
@@ -20,8 +20,6 @@ from .features import Colour
 from .person import Person, generator
 from .picture_folder import Photographs
 from .traits import any_colour
-
-FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,13 @@ class Glasses:
 class Light:
     """Directions: unit vectors from the head to the light; x right, y up, z to the viewer."""
 
-    key_direction: FloatArray
+    key_direction: Floats
     key: float
     key_colour: Colour
-    fill_direction: FloatArray
+    fill_direction: Floats
     fill: float
     ambient: float
-    ambient_tilt: FloatArray
+    ambient_tilt: Floats
     shadow: float
     exposure: float
     contrast: float
@@ -171,7 +169,7 @@ def _draw_camera(rng: np.random.Generator, framing: str) -> Camera:
     )
 
 
-def _direction(azimuth_deg: float, elevation_deg: float) -> FloatArray:
+def _direction(azimuth_deg: float, elevation_deg: float) -> Floats:
     azimuth, elevation = np.deg2rad([azimuth_deg, np.clip(elevation_deg, -40, 85)])
     return np.array(
         [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from ..drawing.renderer import PreparedPerson, Shot, prepare_person, take_shot
 from ..surface.atlas import Atlas
 from ..surface.head import Head, prepare_head
@@ -15,8 +15,6 @@ from .expressions import Expression
 from .features import Beard, Brows, Build, Eyes, Hair, Makeup, Marks
 from .person import Person
 from .scene import Glasses, Light, Scene
-
-FloatArray = NDArray[np.floating]
 
 #: The version of ``synthesize`` that first drew the target as it is drawn now. Raise it with a
 #: change that can be seen: sets with another one show another face.
@@ -56,7 +54,7 @@ def target_person(head: Head) -> Person:
     )
 
 
-def target_scene(person: Person, coefficients: FloatArray) -> Scene:
+def target_scene(person: Person, coefficients: Floats) -> Scene:
     """The target making an expression (E,)."""
     light = Light(
         key_direction=_unit(0.25, 0.45, 1.0),
@@ -84,12 +82,12 @@ class TargetFace:
         self.head = prepare_head(head.kit, Atlas(height=576, width=768))
         self.prepared: PreparedPerson = prepare_person(self.head, draw(self.head))
 
-    def shot(self, coefficients: FloatArray, size_px: int) -> Shot:
+    def shot(self, coefficients: Floats, size_px: int) -> Shot:
         """(E,) coefficients → the target face on ``size_px`` x ``size_px`` pixels, to render."""
         scene = target_scene(self.prepared.person, coefficients)
         return take_shot(self.head, self.prepared, scene, size_px)
 
 
-def _unit(x: float, y: float, z: float) -> FloatArray:
+def _unit(x: float, y: float, z: float) -> Floats:
     vector = np.array([x, y, z], np.float32)
     return (vector / np.linalg.norm(vector)).astype(np.float32)

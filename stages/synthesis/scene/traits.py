@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from .features import Beard, Brows, Build, Colour, Eyes, Hair, Makeup, Marks
-
-FloatArray = NDArray[np.floating]
 
 _FURROW_GROUPS = 8  # see ``wrinkles.FURROWS``
 # Standard deviations of what faces do at rest, in coefficients.
@@ -21,7 +19,7 @@ _REST = {
 }  # fmt: skip
 
 
-def resting_face(rng: np.random.Generator, names: Sequence[str], heavy: float) -> FloatArray:
+def resting_face(rng: np.random.Generator, names: Sequence[str], heavy: float) -> Floats:
     """(E,) float32: brows, lids and lips that sit where others only go in an expression.
 
     Both sides are a little uneven. ``names``: the E shapes, in the order of the coefficients.
@@ -42,7 +40,7 @@ def resting_face(rng: np.random.Generator, names: Sequence[str], heavy: float) -
     return rest
 
 
-def way_of_moving(rng: np.random.Generator, names: Sequence[str]) -> FloatArray:
+def way_of_moving(rng: np.random.Generator, names: Sequence[str]) -> Floats:
     """(E,) how far this person carries out every shape, about 1."""
     gain = np.ones(len(names), np.float32)
     common: dict[str, float] = {}
@@ -54,7 +52,7 @@ def way_of_moving(rng: np.random.Generator, names: Sequence[str]) -> FloatArray:
     return gain
 
 
-def draw_furrows(rng: np.random.Generator, age: float) -> tuple[FloatArray, FloatArray]:
+def draw_furrows(rng: np.random.Generator, age: float) -> tuple[Floats, Floats]:
     """(8,) float32 each: how deep every group of furrows folds in an expression, and at rest.
 
     Neither may tell the expression by itself: some skins hardly fold, others never unfold.
@@ -256,11 +254,11 @@ def any_colour(rng: np.random.Generator, brightest: float) -> Colour:
     return as_colour(level * (1 + 0.4 * rng.standard_normal(3) * rng.random()))
 
 
-def as_colour(value: FloatArray) -> Colour:
+def as_colour(value: Floats) -> Colour:
     """(3,) linear RGB → a colour a surface can have."""
     red, green, blue = np.asarray(value, float).clip(0.003, 0.98).tolist()
     return red, green, blue
 
 
-def _linear(srgb: FloatArray) -> Colour:
+def _linear(srgb: Floats) -> Colour:
     return as_colour(np.asarray(srgb) ** 2.2)

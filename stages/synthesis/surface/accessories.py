@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats, Pixels
 from ..scene.camera import View
 from ..scene.scene import Glasses, Scene
 from .atlas import polygon, spline, stroke
 
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
-
 
 def wear_glasses(
-    picture: FloatArray,
-    depth: FloatArray,
+    picture: Floats,
+    depth: Floats,
     glasses: Glasses,
     view: View,
-    landmarks: FloatArray,
+    landmarks: Floats,
     rng: np.random.Generator,
 ) -> None:
     """Draw glasses in place.
@@ -71,7 +68,7 @@ def wear_glasses(
     _over(picture, frame, 0.95, np.power(np.array(glasses.frame, np.float32), 1 / 2.2))
 
 
-def _glare(outline: FloatArray, rng: np.random.Generator) -> FloatArray:
+def _glare(outline: Floats, rng: np.random.Generator) -> Floats:
     """A slanting strip of light across a lens: most glare leaves the eye to be seen."""
     middle, reach = outline.mean(0), np.ptp(outline, axis=0)
     wide, lean, place = rng.uniform(0.06, 0.4), rng.normal(0, 0.5), rng.uniform(-0.5, 0.5)
@@ -80,7 +77,7 @@ def _glare(outline: FloatArray, rng: np.random.Generator) -> FloatArray:
     return (middle + corners * reach).astype(np.float32)
 
 
-def occlude(picture: FloatArray, scene: Scene, rng: np.random.Generator) -> None:
+def occlude(picture: Floats, scene: Scene, rng: np.random.Generator) -> None:
     """Put a hand, a bar or a microphone in front of the lower or outer face, in place.
 
     ``picture``: (S, S, 4) float32 display RGB times alpha, and alpha.
@@ -119,11 +116,11 @@ def occlude(picture: FloatArray, scene: Scene, rng: np.random.Generator) -> None
 
 
 def _over(
-    picture: FloatArray,
-    mask: ByteArray,
+    picture: Floats,
+    mask: Pixels,
     alpha: float,
-    colour: FloatArray,
-    light: FloatArray | None = None,
+    colour: Floats,
+    light: Floats | None = None,
 ) -> None:
     """Lay a colour, lit by (S, S) if given, over (S, S, 4): RGB times alpha, and alpha."""
     left, top, wide, high = cv2.boundingRect(mask)

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
+from ....manifests.arrays import Floats, Pixels
+
 Window = tuple[slice, slice]  # rows and columns
 
 _HALF_ANGLE = 1.9  # radians; beyond the ears
@@ -32,7 +32,7 @@ class Stencil:
     """A mask (h, w) float32 in [0, 1] on a window of the atlas; nothing beyond it."""
 
     window: Window
-    mask: FloatArray
+    mask: Floats
 
 
 @dataclass(frozen=True)
@@ -42,31 +42,31 @@ class Atlas:
     height: int = 384
     width: int = 512
 
-    def texel(self, points: FloatArray) -> FloatArray:
+    def texel(self, points: Floats) -> Floats:
         """(..., 3) head coordinates at rest → (..., 2) column, row (texel centres at integers)."""
         return self._place(np.arctan2(points[..., 0], points[..., 2]), points[..., 1])
 
-    def at(self, degrees: FloatArray | float, y: FloatArray | float) -> FloatArray:
+    def at(self, degrees: Floats | float, y: Floats | float) -> Floats:
         """(..., 2) texels of points given by angle (degrees, to the person's left) and height.
 
         ``degrees`` and ``y``: (...) alike.
         """
         return self._place(np.deg2rad(np.asarray(degrees, np.float32)), np.asarray(y, np.float32))
 
-    def _place(self, radians: FloatArray, y: FloatArray) -> FloatArray:
+    def _place(self, radians: Floats, y: Floats) -> Floats:
         column = (radians / _HALF_ANGLE + 1) * 0.5 * (self.width - 1)
         row = (_TOP - y) / (_TOP - _BOTTOM) * (self.height - 1)
         return np.stack([column, row], -1).astype(np.float32)
 
     @cached_property
-    def degrees(self) -> FloatArray:
+    def degrees(self) -> Floats:
         """(1, W) float32: the angle of every column."""
         return np.rad2deg(np.linspace(-_HALF_ANGLE, _HALF_ANGLE, self.width, dtype=np.float32))[
             None
         ]
 
     @cached_property
-    def y(self) -> FloatArray:
+    def y(self) -> Floats:
         """(H, 1) float32: the height of every row, in head units."""
         return np.linspace(_TOP, _BOTTOM, self.height, dtype=np.float32)[:, None]
 
@@ -82,7 +82,7 @@ class Atlas:
         per_column = np.deg2rad(float(self.degrees[0, 1] - self.degrees[0, 0])) * radius
         return float(1 / 8 / per_column), 1 / 8 * self.texels_per_unit
 
-    def blank(self) -> ByteArray:
+    def blank(self) -> Pixels:
         """An empty (H, W) uint8 mask."""
         return np.zeros((self.height, self.width), np.uint8)
 
@@ -94,19 +94,19 @@ class Atlas:
             slice(max(int(columns[0]), 0), int(columns[1]) + 1),
         )
 
-    def cut(self, drawn: ByteArray, margin: float) -> Stencil:
+    def cut(self, drawn: Pixels, margin: float) -> Stencil:
         """What is drawn on a (H, W) mask, with ``margin`` head units around it."""
         window = _around(drawn, round(margin * self.texels_per_unit))
         mask = drawn[window].astype(np.float32)
         mask /= 255
         return Stencil(window, mask)
 
-    def blur(self, mask: FloatArray, units: float) -> FloatArray:
+    def blur(self, mask: Floats, units: float) -> Floats:
         """(h, w) float32: a mask (h, w), blurred by a Gaussian with a sigma in head units."""
         sigma = max(units * self.texels_per_unit, 0.05)
         return np.asarray(cv2.GaussianBlur(mask, (0, 0), sigma), np.float32)
 
-    def sample(self, texture: FloatArray, texels: FloatArray) -> FloatArray:
+    def sample(self, texture: Floats, texels: Floats) -> Floats:
         """Bilinear samples of (H, W[, C]) at (N, 2) texels → (N, C) float32."""
         count = len(texels)
         # remap refuses rows longer than 32767, so the points are folded into a rectangle.
@@ -120,7 +120,7 @@ class Atlas:
         return picked.reshape(len(padded), -1)[:count].astype(np.float32)
 
 
-def _around(drawn: ByteArray, pad: int) -> Window:
+def _around(drawn: Pixels, pad: int) -> Window:
     left, top, wide, high = cv2.boundingRect(drawn)
     return (
         slice(max(top - pad, 0), top + high + pad),
@@ -128,32 +128,32 @@ def _around(drawn: ByteArray, pad: int) -> Window:
     )
 
 
-def polygon(mask: ByteArray, outline: FloatArray, value: int = 255) -> None:
+def polygon(mask: Pixels, outline: Floats, value: int = 255) -> None:
     """Fill a closed outline (N, 2), anti-aliased, in place."""
     cv2.fillPoly(mask, [_fixed(outline)], value, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def stroke(mask: ByteArray, line: FloatArray, value: int, thickness: int = 1) -> None:
+def stroke(mask: Pixels, line: Floats, value: int, thickness: int = 1) -> None:
     """Draw an open line (N, 2), anti-aliased, in place."""
     cv2.polylines(mask, [_fixed(line)], False, value, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def strokes(mask: ByteArray, lines: FloatArray, value: int) -> None:
+def strokes(mask: Pixels, lines: Floats, value: int) -> None:
     """Draw many thin open lines (K, N, 2), anti-aliased, in place."""
     cv2.polylines(mask, list(_fixed(lines)), False, value, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def _fixed(line: FloatArray) -> NDArray[np.int32]:
+def _fixed(line: Floats) -> NDArray[np.int32]:
     return np.round(line * (1 << _SUBPIXEL_BITS)).astype(np.int32)
 
 
-def spline(points: FloatArray, count: int, closed: bool = False) -> FloatArray:
+def spline(points: Floats, count: int, closed: bool = False) -> Floats:
     """A Catmull-Rom curve through (K, D) points, sampled at ``count`` parameters."""
     return np.asarray(_catmull_rom(len(points), count, closed) @ points, np.float32)
 
 
 @lru_cache(maxsize=64)
-def _catmull_rom(size: int, count: int, closed: bool) -> FloatArray:
+def _catmull_rom(size: int, count: int, closed: bool) -> Floats:
     """(count, size) float32: the share of every point in every sample of a curve."""
     steps = np.linspace(0, size if closed else size - 1, count, endpoint=not closed)
     base = np.minimum(np.floor(steps).astype(int), size - (1 if closed else 2))
@@ -169,7 +169,7 @@ def _catmull_rom(size: int, count: int, closed: bool) -> FloatArray:
 
 def noise(
     rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int], reach: float = 1.0
-) -> FloatArray:
+) -> Floats:
     """Smooth noise in about [-reach, reach]: a (cells) grid of uniform values, bicubic.
 
     Returns a new (H, W) float32 array of ``shape``.
@@ -186,7 +186,7 @@ def noise(
 
 
 @lru_cache(maxsize=256)
-def _bicubic(count: int, wanted: int) -> FloatArray:
+def _bicubic(count: int, wanted: int) -> Floats:
     """(wanted, count) float32: what OpenCV's bicubic enlargement makes of a row of values."""
     one_by_one = np.eye(count, dtype=np.float32)
     return np.asarray(
@@ -194,7 +194,7 @@ def _bicubic(count: int, wanted: int) -> FloatArray:
     )
 
 
-def smoothstep(low: float, high: float, value: FloatArray) -> FloatArray:
+def smoothstep(low: float, high: float, value: Floats) -> Floats:
     """0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``).
 
     ``value`` is (...); returns a new float32 array of its shape.

@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from .head import GUMS, SKIN, TEETH, Head
-
-FloatArray = NDArray[np.floating]
 
 _DETAIL = 0.004  # head units squared: triangles of lids, lips and nostrils are smaller
 _NEAR = 0.5  # head units
@@ -67,7 +66,7 @@ def _vertices(head: Head, count: int, part: int) -> NDArray[np.bool_]:
 
 
 def _gather(
-    head: Head, normals: FloatArray, members: NDArray[np.int64], side: float
+    head: Head, normals: Floats, members: NDArray[np.int64], side: float
 ) -> NDArray[np.int64]:
     """For every member (M,) the place in ``members`` of the one that stands for it."""
     points = head.kit.neutral[members]

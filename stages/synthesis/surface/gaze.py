@@ -6,17 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-FloatArray = NDArray[np.floating]
+from ....manifests.arrays import Floats
 
 EYE_RADIUS = 1.5  # head units, of the kit's eyeballs
 # Degrees at coefficient 1: about as far as eyes go before the head follows.
 _ACROSS, _UP, _DOWN = 32.0, 22.0, 28.0
 
 
-def gaze_angles(names: Sequence[str], amounts: FloatArray) -> FloatArray:
+def gaze_angles(names: Sequence[str], amounts: Floats) -> Floats:
     """(2, 2) float32 degrees: right and left eye, each to the person's left and up.
 
     Args:

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from ..scene.person import Person, generator
 from .atlas import Atlas, Stencil, noise, smoothstep
-
-FloatArray = NDArray[np.floating]
 
 CLOTH = ("hat", "scarf")  # styles that take the colour of cloth
 
@@ -20,11 +18,11 @@ CLOTH = ("hat", "scarf")  # styles that take the colour of cloth
 class Growth:
     """(H, W) float32 in [0, 1]: ``cover`` is what is painted, ``body`` what stands off the skin."""
 
-    cover: FloatArray
-    body: FloatArray
+    cover: Floats
+    body: Floats
 
 
-def strands(atlas: Atlas, person: Person, rng: np.random.Generator) -> FloatArray:
+def strands(atlas: Atlas, person: Person, rng: np.random.Generator) -> Floats:
     """(H, W) in about [-1, 1]: light and dark strands, bent and curled as the hair is."""
     shape, hair = (atlas.height, atlas.width), person.hair
     straight = noise(rng, shape, (14, shape[1] // 3), 0.6)
@@ -48,7 +46,7 @@ def strands(atlas: Atlas, person: Person, rng: np.random.Generator) -> FloatArra
     return locks
 
 
-def bristles(atlas: Atlas, person: Person) -> FloatArray:
+def bristles(atlas: Atlas, person: Person) -> Floats:
     """(H, W) in about [-1, 1]: the short hairs of a beard."""
     shape = (atlas.height, atlas.width)
     rng = generator(12, person.seed)
@@ -59,7 +57,7 @@ def bristles(atlas: Atlas, person: Person) -> FloatArray:
 
 def beard_mask(
     atlas: Atlas, person: Person, rng: np.random.Generator, lips: Stencil
-) -> FloatArray | None:
+) -> Floats | None:
     """Where facial hair grows, (H, W) in [0, 1]; None on a bare face."""
     style = person.beard.style
     side, y = np.abs(atlas.degrees), atlas.y
@@ -96,7 +94,7 @@ def beard_mask(
 
 
 def hair_growth(
-    atlas: Atlas, person: Person, rng: np.random.Generator, strand: FloatArray
+    atlas: Atlas, person: Person, rng: np.random.Generator, strand: Floats
 ) -> Growth | None:
     """Where hair, a hat or a scarf covers the head; None on a bald head.
 
@@ -136,7 +134,7 @@ def hair_growth(
     return Growth(cover, smoothstep(-0.2, 2.5 * hair.soft, above))
 
 
-def _hairline(atlas: Atlas, person: Person, rng: np.random.Generator) -> FloatArray:
+def _hairline(atlas: Atlas, person: Person, rng: np.random.Generator) -> Floats:
     """(1, W): the height at which hair begins at every angle."""
     hair = person.hair
     side = np.abs(atlas.degrees)

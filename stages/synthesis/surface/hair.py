@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from ..scene.person import Person, generator
 from .atlas import noise
 from .head import BRIM, HAIR
-
-FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,10 @@ class Sheet:
         shade: (N,) float32 brightness of the strands, about 1.
     """
 
-    vertices: FloatArray
+    vertices: Floats
     triangles: NDArray[np.int32]
     part: int
-    shade: FloatArray
+    shade: Floats
 
 
 def extra_sheet(person: Person) -> Sheet | None:

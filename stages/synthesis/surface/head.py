@@ -8,11 +8,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats, Int32s
 from ..facekit import FaceKit
 from .atlas import Atlas
-
-FloatArray = NDArray[np.floating]
-IntArray = NDArray[np.int32]
 
 # What a visible triangle is made of.
 SKIN, EYE, TEETH, GUMS, HAIR, BRIM = range(6)
@@ -44,41 +42,41 @@ class Head:
 
     kit: FaceKit
     atlas: Atlas
-    triangles: IntArray
+    triangles: Int32s
     parts: NDArray[np.uint8]
     canonical: NDArray[np.int64]
-    texels: FloatArray
-    eye: FloatArray
-    lids: FloatArray
+    texels: Floats
+    eye: Floats
+    lids: Floats
     scalp: NDArray[np.bool_]
 
-    def shape(self, identity: FloatArray) -> FloatArray:
+    def shape(self, identity: Floats) -> Floats:
         """(V, 3) vertices of a person (I,) who does not move."""
         modes = self.kit.identity.reshape(len(identity), -1)
         moved = identity.astype(np.float32) @ modes
         return self.kit.neutral + moved.reshape(-1, 3)
 
-    def movement(self, amounts: FloatArray) -> FloatArray:
+    def movement(self, amounts: Floats) -> Floats:
         """(V, 3) displacement for amounts (E,) of every expression shape."""
         shapes = self.kit.expression.reshape(len(amounts), -1)
         return (np.asarray(amounts, np.float32) @ shapes).reshape(-1, 3)
 
     @cached_property
-    def _landmark_shapes(self) -> FloatArray:
+    def _landmark_shapes(self) -> Floats:
         """(E, 204) float32: what every expression shape does to the landmarks."""
         shapes = self.kit.expression[:, self.kit.landmarks68]
         return np.ascontiguousarray(shapes, np.float32).reshape(len(shapes), -1)
 
-    def landmark_movement(self, amounts: FloatArray) -> FloatArray:
+    def landmark_movement(self, amounts: Floats) -> Floats:
         """(68, 3) displacement of the landmarks for amounts (E,) of every expression shape."""
         return (np.asarray(amounts, np.float32) @ self._landmark_shapes).reshape(-1, 3)
 
-    def lip_gap(self, coefficients: FloatArray) -> float:
+    def lip_gap(self, coefficients: Floats) -> float:
         """How much wider than at rest coefficients (E,) part the mean head's lips, head units."""
         moved = self.landmark_movement(coefficients)
         return float(max(0.0, moved[_LIP_GAP_TOP, 1] - moved[_LIP_GAP_BOTTOM, 1]))
 
-    def normals(self, vertices: FloatArray) -> FloatArray:
+    def normals(self, vertices: Floats) -> Floats:
         """(V, 3) float32 unit vertex normals of the head with its vertices (V, 3) elsewhere."""
         around = self._around
         planes = np.ascontiguousarray(vertices.T, np.float32)
@@ -151,7 +149,7 @@ def prepare_head(kit: FaceKit, atlas: Atlas) -> Head:
     )
 
 
-def _eye_offsets(kit: FaceKit, triangles: IntArray) -> FloatArray:
+def _eye_offsets(kit: FaceKit, triangles: Int32s) -> Floats:
     """Offset from the optical axis, in the eyeball's own frame at rest."""
     offsets = np.zeros((len(kit.neutral), 2), np.float32)
     vertices = np.unique(triangles)
@@ -163,7 +161,7 @@ def _eye_offsets(kit: FaceKit, triangles: IntArray) -> FloatArray:
     return offsets
 
 
-def _lid_margins(kit: FaceKit, triangles: IntArray) -> FloatArray:
+def _lid_margins(kit: FaceKit, triangles: Int32s) -> Floats:
     """How close skin is to the rim of the eye opening, above and below its corners."""
     closeness = np.zeros((len(kit.neutral), 2), np.float32)
     edges = np.sort(
@@ -191,7 +189,7 @@ def _lid_margins(kit: FaceKit, triangles: IntArray) -> FloatArray:
     return closeness
 
 
-def _cross(a: FloatArray, b: FloatArray) -> FloatArray:
+def _cross(a: Floats, b: Floats) -> Floats:
     """Cross product of vectors (3, N); several times faster than numpy's general one."""
     return np.stack(
         [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]

@@ -12,11 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats, Pixels
 from .atlas import Atlas, polygon, smoothstep
 from .head import SKIN, Head
-
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
 
 MODES = 14  # identity modes that 68 points can tell
 _NOISE = 0.035  # of the points, in inter-ocular distances
@@ -42,20 +40,20 @@ class Fit:
         yaw_deg: how far the head is turned.
     """
 
-    identity: FloatArray
-    frame: FloatArray
+    identity: Floats
+    frame: Floats
     scale: float
-    shift: FloatArray
+    shift: Floats
     error: float
     yaw_deg: float
 
-    def pixels(self, points: FloatArray) -> FloatArray:
+    def pixels(self, points: Floats) -> Floats:
         """Head coordinates (N, 3) → pixels (N, 2), y down."""
         flat = self.scale * (points @ self.frame[:2].T)
         return (flat * np.array([1, -1], np.float32) + self.shift).astype(np.float32)
 
 
-def fit_head(head: Head, landmarks: FloatArray, amounts: FloatArray) -> Fit:
+def fit_head(head: Head, landmarks: Floats, amounts: Floats) -> Fit:
     """Pose, scale and a few identity modes by alternating least squares, the modes regularised.
 
     Args:
@@ -95,9 +93,7 @@ def fit_head(head: Head, landmarks: FloatArray, amounts: FloatArray) -> Fit:
     )
 
 
-def _pose(
-    points: FloatArray, seen: FloatArray, weight: FloatArray
-) -> tuple[FloatArray, float, FloatArray]:
+def _pose(points: Floats, seen: Floats, weight: Floats) -> tuple[Floats, float, Floats]:
     """Scaled orthographic pose: the affine camera of least squares, made a rotation and a scale."""
     centre = (points * weight[:, None]).sum(0) / weight.sum()
     middle = (seen * weight[:, None]).sum(0) / weight.sum()
@@ -121,13 +117,13 @@ class Unwrapped:
         self._shape = (atlas.height, atlas.width)
         self._window = _window(atlas) * _openings(head)
 
-    def spread(self, values: FloatArray) -> FloatArray:
+    def spread(self, values: Floats) -> Floats:
         """Per-vertex values (V, C) → (H, W, C) float32 over the atlas, 0 where no skin is."""
         result = np.zeros((self._shape[0] * self._shape[1], values.shape[1]), np.float32)
         result[self._texel] = (values[self._corners] * self._weights[..., None]).sum(1)
         return result.reshape(*self._shape, -1)
 
-    def detail(self, photo_rgb_u8: ByteArray, fit: Fit, amounts: FloatArray) -> Detail:
+    def detail(self, photo_rgb_u8: Pixels, fit: Fit, amounts: Floats) -> Detail:
         """Lay a photograph (S, S, 3) on the atlas; black borders do not count."""
         head, atlas = self.head, self.head.atlas
         vertices = head.shape(fit.identity) + head.movement(amounts)
@@ -151,12 +147,12 @@ class Detail:
         tone: (3,) float32 linear RGB, the middle colour of what shows.
     """
 
-    factor: FloatArray
-    weight: FloatArray
-    tone: FloatArray
+    factor: Floats
+    weight: Floats
+    tone: Floats
 
 
-def _divide_light(atlas: Atlas, colour: FloatArray, weight: FloatArray) -> Detail:
+def _divide_light(atlas: Atlas, colour: Floats, weight: Floats) -> Detail:
     """Take low frequencies out, drop what is no skin, fill from the mirrored side."""
     bright = colour @ _BRIGHTNESS
     sure = weight > 0.5
@@ -188,7 +184,7 @@ def _divide_light(atlas: Atlas, colour: FloatArray, weight: FloatArray) -> Detai
     return Detail(factor.astype(np.float32), filled.astype(np.float32), tone.astype(np.float32))
 
 
-def mouth_is_open(landmarks: FloatArray) -> bool:
+def mouth_is_open(landmarks: Floats) -> bool:
     """Whether teeth may show between the lips of (68, 2) points."""
     inner = landmarks[_INNER_LIPS]
     wide = np.linalg.norm(landmarks[54] - landmarks[48])
@@ -196,7 +192,7 @@ def mouth_is_open(landmarks: FloatArray) -> bool:
     return bool(gap > 0.06 * wide)
 
 
-def _look_up(picture: FloatArray, places: FloatArray) -> FloatArray:
+def _look_up(picture: Floats, places: Floats) -> Floats:
     looked = cv2.remap(
         picture,
         places.astype(np.float32),
@@ -207,7 +203,7 @@ def _look_up(picture: FloatArray, places: FloatArray) -> FloatArray:
     return np.asarray(looked, np.float32)
 
 
-def _inside(photo_rgb_u8: ByteArray) -> FloatArray:
+def _inside(photo_rgb_u8: Pixels) -> Floats:
     """(S, S) 1 within the photograph, 0 on the black that an aligned crop adds around it."""
     dark = (photo_rgb_u8.max(2) < 10).astype(np.uint8)
     framed = cv2.copyMakeBorder(dark, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
@@ -218,13 +214,13 @@ def _inside(photo_rgb_u8: ByteArray) -> FloatArray:
     return 1 - cv2.dilate(outside, np.ones((5, 5), np.uint8)).astype(np.float32)
 
 
-def _window(atlas: Atlas) -> FloatArray:
+def _window(atlas: Atlas) -> Floats:
     """(H, W) 1 on the face, fading to 0 before ears, hair and neck."""
     across = smoothstep(64, 50, np.abs(atlas.degrees))
     return across * smoothstep(-8.4, -7.4, atlas.y) * smoothstep(9.4, 8.2, atlas.y)
 
 
-def _openings(head: Head) -> FloatArray:
+def _openings(head: Head) -> Floats:
     """(H, W) 0 on lids and lips, which a photograph never shows in the right place; else 1."""
     atlas = head.atlas
     mask = atlas.blank()
@@ -236,7 +232,7 @@ def _openings(head: Head) -> FloatArray:
     return 1 - atlas.blur(mask.astype(np.float32) / 255, 0.12)
 
 
-def _unwrap(head: Head) -> tuple[NDArray[np.int64], NDArray[np.int32], FloatArray]:
+def _unwrap(head: Head) -> tuple[NDArray[np.int64], NDArray[np.int32], Floats]:
     """Texel numbers (M,), corners (M, 3) and weights (M, 3) of the outermost triangle there."""
     atlas = head.atlas
     owner = np.full((atlas.height, atlas.width), -1, np.int64)

@@ -9,14 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from ..scene.features import Colour
 from ..scene.person import Person, generator
 from .atlas import EVERYWHERE, Atlas, Stencil, Window, noise, polygon, smoothstep, spline, strokes
 from .growth import CLOTH, beard_mask, bristles, hair_growth, strands
 from .head import Head
 from .skin import mark_skin, paint_lids, paint_skin, paint_sockets
-
-FloatArray = NDArray[np.floating]
 
 _OUTER_LIPS = slice(48, 60)  # iBUG numbering
 _BROWS = {-1: slice(17, 22), 1: slice(22, 27)}  # image left is the person's right
@@ -33,10 +32,10 @@ class Paint:
         gloss: (H, W) float32 in [0, 1].
     """
 
-    albedo: FloatArray
-    relief: FloatArray
-    lift: FloatArray
-    gloss: FloatArray
+    albedo: Floats
+    relief: Floats
+    lift: Floats
+    gloss: Floats
 
 
 def paint_person(head: Head, person: Person) -> Paint:
@@ -90,7 +89,7 @@ def paint_person(head: Head, person: Person) -> Paint:
     return Paint(albedo, relief, lift, gloss)
 
 
-def slopes(atlas: Atlas, relief: FloatArray) -> tuple[FloatArray, FloatArray]:
+def slopes(atlas: Atlas, relief: Floats) -> tuple[Floats, Floats]:
     """Gradient, twice (H, W), of a relief (head units) along the angle and upwards; no unit."""
     right, up = atlas.slope_scale
     across = cv2.Sobel(relief, cv2.CV_32F, 1, 0, ksize=3, scale=right)
@@ -99,10 +98,10 @@ def slopes(atlas: Atlas, relief: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _blend(
-    albedo: FloatArray,
-    mask: FloatArray,
+    albedo: Floats,
+    mask: Floats,
     colour: Colour,
-    texture: FloatArray | None = None,
+    texture: Floats | None = None,
     window: Window = EVERYWHERE,
 ) -> None:
     """Lay a colour, textured by about [-1, 1] if given, over a window of (3, H, W), in place."""
@@ -126,7 +125,7 @@ def _lips(head: Head) -> Stencil:
     return Stencil(drawn.window, head.atlas.blur(drawn.mask, 0.09))
 
 
-def _paint_lips(lips: Stencil, person: Person, albedo: FloatArray, relief: FloatArray) -> None:
+def _paint_lips(lips: Stencil, person: Person, albedo: Floats, relief: Floats) -> None:
     """The colour of lips, and their pleats."""
     _blend(albedo, lips.mask * (person.lip_strength * 0.9), person.lip, window=lips.window)
     if person.marks.pores > 0:
@@ -186,7 +185,7 @@ def _single_hairs(
     hairs: NDArray[np.uint8],
     person: Person,
     side: int,
-    band: tuple[FloatArray, FloatArray],
+    band: tuple[Floats, Floats],
     texel: float,
 ) -> None:
     """Thin hairs of uneven darkness along a brow: its middle line (K, 2) and half height (K, 2)."""

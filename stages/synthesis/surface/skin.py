@@ -10,14 +10,12 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from ..scene.features import Colour
 from ..scene.person import Person, generator
 from .atlas import EVERYWHERE, Atlas, Stencil, Window, noise, polygon, smoothstep, spline, stroke
 from .head import Head
-
-FloatArray = NDArray[np.floating]
 
 # Atlases (and heads) in use at once whose masks are kept: a set has two.
 _ATLASES = 4
@@ -37,13 +35,13 @@ class Lids:
     """
 
     window: Window
-    fold: FloatArray
-    below: FloatArray
-    rim: FloatArray
-    shade: FloatArray
+    fold: Floats
+    below: Floats
+    rim: Floats
+    shade: Floats
 
 
-def paint_skin(rng: np.random.Generator, person: Person, shape: tuple[int, int]) -> FloatArray:
+def paint_skin(rng: np.random.Generator, person: Person, shape: tuple[int, int]) -> Floats:
     """Base colour, blotches, redder places, spots: (3, H, W) linear RGB, planar for speed."""
     level = noise(rng, shape, (5, 7), 0.6 * person.blotch)
     level += noise(rng, shape, (24, 32), 0.4 * person.blotch)
@@ -68,7 +66,7 @@ def paint_skin(rng: np.random.Generator, person: Person, shape: tuple[int, int])
 
 def spot(
     atlas: Atlas, x: float, y: float, wide: float, high: float, window: Window = EVERYWHERE
-) -> FloatArray:
+) -> Floats:
     """(h, w) on a window: a soft spot on both sides.
 
     ``x`` and ``wide`` in degrees, ``y`` and ``high`` in head units.
@@ -103,7 +101,7 @@ def _blushing(atlas: Atlas) -> Stencil:
     return Stencil(window, spot(atlas, 33, 0.2, 13, 1.5, window))
 
 
-def mark_skin(head: Head, person: Person, albedo: FloatArray, relief: FloatArray) -> None:
+def mark_skin(head: Head, person: Person, albedo: Floats, relief: Floats) -> None:
     """Pores, redness, freckles, moles, spots of age, the shadow of a beard, in place.
 
     ``albedo``: (3, H, W) float32 linear RGB; ``relief``: (H, W) float32 head units.
@@ -136,9 +134,7 @@ def mark_skin(head: Head, person: Person, albedo: FloatArray, relief: FloatArray
         _shave(rng, atlas, marks.shadow, albedo)
 
 
-def _mottle(
-    rng: np.random.Generator, person: Person, albedo: FloatArray, relief: FloatArray
-) -> None:
+def _mottle(rng: np.random.Generator, person: Person, albedo: Floats, relief: Floats) -> None:
     """Pores, and a colour that is uneven at their size."""
     pores, shape = person.marks.pores, (relief.shape[0], relief.shape[1])
     grain = rng.standard_normal(shape, np.float32)
@@ -153,7 +149,7 @@ def _mottle(
     relief += grain
 
 
-def _shave(rng: np.random.Generator, atlas: Atlas, strength: float, albedo: FloatArray) -> None:
+def _shave(rng: np.random.Generator, atlas: Atlas, strength: float, albedo: Floats) -> None:
     """The shadow of a shaven beard."""
     shape = (atlas.height, atlas.width)
     window = atlas.window(85, -9.6, 4.6)
@@ -169,7 +165,7 @@ def _shave(rng: np.random.Generator, atlas: Atlas, strength: float, albedo: Floa
     _darken(albedo, window, grown, (0.36, 0.32, 0.24))
 
 
-def _darken(albedo: FloatArray, window: Window, mask: FloatArray, shares: Colour) -> None:
+def _darken(albedo: Floats, window: Window, mask: Floats, shares: Colour) -> None:
     """Take away a share of each channel where the mask (h, w) on a window is 1."""
     for channel, share in zip(albedo, shares, strict=True):
         left = mask * -share
@@ -197,7 +193,7 @@ def _dots(
     return atlas.cut(mask, 0.3)
 
 
-def paint_sockets(atlas: Atlas, person: Person, albedo: FloatArray) -> None:
+def paint_sockets(atlas: Atlas, person: Person, albedo: Floats) -> None:
     """Darker hollows around the eyes and bags below them, in place.
 
     ``albedo``: (3, H, W) float32 linear RGB.
@@ -229,7 +225,7 @@ def find_lids(head: Head) -> Lids:
     )
 
 
-def paint_lids(head: Head, person: Person, albedo: FloatArray, relief: FloatArray) -> None:
+def paint_lids(head: Head, person: Person, albedo: Floats, relief: Floats) -> None:
     """The lid's crease and shade, eye shadow, liner and blush, in place.
 
     ``albedo``: (3, H, W) float32 linear RGB; ``relief``: (H, W) float32 head units.
@@ -249,7 +245,7 @@ def paint_lids(head: Head, person: Person, albedo: FloatArray, relief: FloatArra
 
 
 @lru_cache(maxsize=_ATLASES)
-def _mass_places(head: Head) -> FloatArray:
+def _mass_places(head: Head) -> Floats:
     """(V, 3) float32: how much ridge, jowls and cheeks move every vertex."""
     atlas = head.atlas
     brow = spot(atlas, 17, 5.35, 13, 0.6) + 0.6 * spot(atlas, 0, 5.3, 7, 0.6)
@@ -258,7 +254,7 @@ def _mass_places(head: Head) -> FloatArray:
     return atlas.sample(np.stack([brow, jowls, cheeks], -1), head.texels) * head.scalp[:, None]
 
 
-def masses(head: Head, person: Person) -> FloatArray:
+def masses(head: Head, person: Person) -> Floats:
     """(V, 1) float32 head units by which bone and flesh stand out from the head's shape."""
     build = person.build
     return _mass_places(head) @ np.array([[build.ridge], [build.jowls], [build.cheeks]], np.float32)

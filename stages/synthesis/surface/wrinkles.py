@@ -16,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ....manifests.arrays import Floats
 from ..scene.person import Person, generator
 from .atlas import Atlas, smoothstep, spline, stroke
 from .head import Head
-
-FloatArray = NDArray[np.floating]
 
 _DEEPEST = 0.09  # head units (about cm)
 _BOTH_SIDES = 1.0  # degrees about the middle that belong to both sides
@@ -33,7 +32,7 @@ def furrow_window(atlas: Atlas) -> tuple[slice, slice]:
     return atlas.window(47.0, -7.6, 10.6)
 
 
-def wrinkle_layers(head: Head, person: Person) -> FloatArray:
+def wrinkle_layers(head: Head, person: Person) -> Floats:
     """(K, h, w) float32 head units: every group of furrows, folded fully on both sides.
 
     Groups are in the order of ``FURROWS``, on the ``furrow_window`` of the atlas; furrows are
@@ -59,7 +58,7 @@ def wrinkle_layers(head: Head, person: Person) -> FloatArray:
     return layers
 
 
-def wrinkle_strengths(head: Head, person: Person, coefficients: FloatArray) -> FloatArray:
+def wrinkle_strengths(head: Head, person: Person, coefficients: Floats) -> Floats:
     """(K, 2) float32 in [0, 1]: how far an expression (E,) folds each group, right side first."""
     rest = 0.6 * person.resting_wrinkles.clip(0)
     amounts = dict(zip(head.kit.expression_names, coefficients.tolist(), strict=True))
@@ -70,13 +69,13 @@ def wrinkle_strengths(head: Head, person: Person, coefficients: FloatArray) -> F
     return np.stack(sides, 1).clip(0, 1).astype(np.float32)
 
 
-def left_share(atlas: Atlas) -> FloatArray:
+def left_share(atlas: Atlas) -> Floats:
     """(w,) float32 for every column of the ``furrow_window``: 0 right, 1 left, between at both."""
     degrees = atlas.degrees[0, furrow_window(atlas)[1]]
     return smoothstep(-_BOTH_SIDES, _BOTH_SIDES, degrees)
 
 
-def wrinkle_relief(layers: Sequence[Tensor], strengths: FloatArray, left: Tensor) -> Tensor:
+def wrinkle_relief(layers: Sequence[Tensor], strengths: Floats, left: Tensor) -> Tensor:
     """(B, h, w) head units on the ``furrow_window``: every picture's layers, blended.
 
     ``layers``: (K, h, w) of every picture's person. ``strengths``: (B, K, 2). ``left``: (w,), the
@@ -105,7 +104,7 @@ def relief_slopes(relief: Tensor, scale: tuple[float, float]) -> Tensor:
     return slopes
 
 
-def _tapered(mask: NDArray[np.uint8], curve: FloatArray, value: int) -> None:
+def _tapered(mask: NDArray[np.uint8], curve: Floats, value: int) -> None:
     layer = mask.copy()
     stroke(layer, curve, value // 2)
     stroke(layer, curve[3:-3], value, 2)
@@ -131,7 +130,7 @@ def _pulled(amounts: dict[str, float], side: str) -> list[float]:
     return [pulled[kind] for kind in FURROWS]
 
 
-def _lines(kind: str, side: int, rng: np.random.Generator) -> list[tuple[FloatArray, float]]:
+def _lines(kind: str, side: int, rng: np.random.Generator) -> list[tuple[Floats, float]]:
     """Furrows as (K, 2) points (degrees, height) with their share of the full depth.
 
     Always draws the same number of random values, so that a person's furrows stay where they are.
