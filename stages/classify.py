@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from numpy.typing import NDArray
 
+from ..manifests.arrays import Floats
 from ..pipeline.config import differences, listed
 from ..pipeline.errors import InputError, OutputError
 from ..pipeline.stage import sha256_file
@@ -49,8 +49,6 @@ from .networks.files.mae_checkpoints import load_encoder
 from .training.devices import make_fabric
 from .training.trainer import Schedule, Trainer
 from .training.trainer import Task as Training
-
-Floats = NDArray[np.floating]
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from ...manifests.arrays import Numbers, Rows
 from ...pipeline.errors import InputError
 from ...pipeline.store.commit import write_json
 from ...pipeline.store.lock import locked
@@ -29,9 +29,6 @@ from .scores.scoring import HEADLINE, MODEL, headline_of, row_statistics
 from .settings import AblateConfig, ClassifyConfig, EvaluateConfig
 from .tasks import Task, people_of
 from .views import ViewPool
-
-Floats = NDArray[Any]
-Rows = NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +237,7 @@ def tabulate(
         return replace(tabulate(config, task, found), groups=inner)
     who, keys = (first.predictions[name].to_pylist() for name in ("subject", "key"))
     draws = Draws(np.asarray(people_of(who, keys)), config.resamples)
-    drawn: dict[tuple[int, str, str], Floats] = {}
+    drawn: dict[tuple[int, str, str], Numbers] = {}
     cells: list[Cell] = []
     for size, arm, head in dict.fromkeys((s, a, h) for s, a, h, _ in found):
         runs = [found[size, arm, head, seed] for seed in config.seeds]
@@ -263,7 +260,7 @@ def tabulate(
     )
 
 
-def _contrasts(cells: Sequence[Cell], drawn: dict[tuple[int, str, str], Floats]) -> list[Contrast]:
+def _contrasts(cells: Sequence[Cell], drawn: dict[tuple[int, str, str], Numbers]) -> list[Contrast]:
     values = {(cell.size, cell.arm, cell.head): cell.value for cell in cells}
     pairs: list[tuple[int, str, str, tuple[int, str, str], tuple[int, str, str]]] = []
     for size, head in dict.fromkeys((cell.size, cell.head) for cell in cells):
@@ -282,7 +279,7 @@ def _contrasts(cells: Sequence[Cell], drawn: dict[tuple[int, str, str], Floats])
     return found
 
 
-def _kept(task: Task, run: Scored, statistics: Floats) -> float:
+def _kept(task: Task, run: Scored, statistics: Numbers) -> float:
     by = np.asarray(run.predictions["predicted_by"].to_pylist(), object)
     return float(headline_of(task.kind, statistics[by == MODEL].sum(0)))
 

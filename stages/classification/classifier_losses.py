@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...manifests.arrays import Floats
 from ..networks.classifier import probabilities
 from .tasks import Task
 
-Floats = NDArray[np.floating]
 _EPSILON = 1e-6
 
 

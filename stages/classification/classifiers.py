@@ -10,15 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from ...manifests.arrays import Floats
 from ...pipeline.errors import InputError
 from ..networks.classifier import MixtureClassifier, probabilities
 from ..networks.files.checkpoint import load_weights, read_notes, save_tensors
 from .tasks import Task
 from .views import Batch, ClassifierView, ViewData, batches_in_order
 
-Floats = NDArray[np.floating]
 _BATCH = 64
 
 

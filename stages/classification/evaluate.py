@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from ...manifests.arrays import Rows
 from ...pipeline.errors import InputError
 from ...pipeline.stage import sha256_file
 from ..classify import CARD_FILE, EPOCHS_FILE, MODEL_FILE
@@ -24,9 +24,6 @@ from .scores.scoring import FALLBACK, MODEL, prediction_columns, score
 from .settings import EvaluateConfig, Views
 from .tasks import Task
 from .views import PLANS, ViewData, ViewPool, normalizer_weights
-
-Floats = NDArray[np.floating]
-Rows = NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from ...manifests.arrays import Pixels, Rows
 from ...pipeline.errors import InputError, nearest
 from ...pipeline.read.dataset import ShardDataset, open_dataset
 from ...pipeline.read.opening import dataset_folder
@@ -23,10 +24,6 @@ from ...pipeline.store.labels import holds_job, own_label_columns
 from ...pipeline.store.shards import ShardFolder
 from ..training.pictures import Form, decode_picture
 from .tasks import Task
-
-Floats = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
-Rows = NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
@@ -284,7 +281,7 @@ class ViewStore:
         self._form = form
         size = form.size_px or 0
         shape = (len(listing), size, size, 3) if form.colour else (len(listing), size, size)
-        self._held: ByteArray | None = None
+        self._held: Pixels | None = None
         if float(np.prod(shape)) <= memory_bytes:
             self._held = np.empty(shape, np.uint8)
             with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -292,14 +289,14 @@ class ViewStore:
                 for start, found in zip(starts, pool.map(self._chunk, starts), strict=True):
                     self._held[start : start + len(found)] = found
 
-    def take(self, rows: Rows) -> ByteArray:
+    def take(self, rows: Rows) -> Pixels:
         """(N, C, S, S) uint8."""
         found = self._held[rows] if self._held is not None else self._read(rows)
         return found[:, None] if found.ndim == 3 else found.transpose(0, 3, 1, 2).copy()
 
-    def _chunk(self, start: int) -> ByteArray:
+    def _chunk(self, start: int) -> Pixels:
         return self._read(np.arange(start, min(start + _CHUNK, len(self._items))))
 
-    def _read(self, rows: Rows) -> ByteArray:
+    def _read(self, rows: Rows) -> Pixels:
         items = self._dataset.__getitems__(self._items[rows].tolist())
         return np.stack([decode_picture(item[self._name], self._form) for item in items])

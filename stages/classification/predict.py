@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from tqdm import tqdm
 
+from ...manifests.arrays import Floats, Mask
 from ...pipeline.errors import InputError, OutputError
 from ...pipeline.read.reading import ahead
 from ...pipeline.stage import StageConfig, sha256_file
@@ -39,8 +39,6 @@ from .views import PLANS, ViewData, ViewPool, normalizer_weights
 #: What takes faces that another normalizer made.
 ANY_NORMALIZER = "--any-normalizer"
 
-Floats = NDArray[np.floating]
-Bools = NDArray[np.bool_]
 
 #: Endings of the files that predictions can be written to.
 SUFFIXES = (".parquet", ".csv")
@@ -152,7 +150,7 @@ class _Chunk(NamedTuple):
 
     faces: Listing
     paths: pa.Array
-    usable: Bools
+    usable: Mask
     data: ViewData | None
 
 

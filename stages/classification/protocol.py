@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...manifests.arrays import Floats, Rows
 from ...manifests.datasets import load_description, seeded_folds
 from ...pipeline.errors import InputError, nearest
 from .listing import Listing
 from .tasks import Task, people_of
-
-Floats = NDArray[np.floating]
-Rows = NDArray[np.int64]
 
 #: Share of the subjects that test where the labels have no splits: one of so many parts.
 _PARTS = 5

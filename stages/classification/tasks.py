@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from ...manifests.arrays import Floats
 from ...manifests.vocabularies import EMOTIONS
 from ...pipeline.errors import InputError, nearest
 
-Floats = NDArray[np.floating]
 Kind = Literal["emotion", "action_units", "intensity"]
 KINDS: tuple[Kind, ...] = ("emotion", "action_units", "intensity")
 _COLUMN_OF = {"emotion": "'emotion'", "action_units": "'AU1' …", "intensity": "'AU1_intensity' …"}

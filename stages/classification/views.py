@@ -9,10 +9,10 @@ from typing import Any
 import kornia.augmentation as augmentation
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ...manifests.arrays import Floats, Rows
 from ...pipeline.errors import InputError
 from ..networks.classifier import MixtureClassifier, Second
 from ..networks.compact import CompactNormalizer
@@ -21,8 +21,6 @@ from ..training.normalizer.batches import chosen
 from ..training.pictures import Form
 from .listing import Listing, ViewStore, normalized_by
 
-Floats = NDArray[np.floating]
-Rows = NDArray[np.int64]
 Batch = dict[str, Tensor]
 
 _ENDLESS = 1 << 40

@@ -16,12 +16,12 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ...manifests.arrays import Floats, Pixels
 from ...pipeline.errors import InputError
 from ...pipeline.stage import sha256_file
 from ...pipeline.store.commit import write_json
@@ -32,9 +32,6 @@ from .frozen_reader import LoadedReader
 from .renders import Renders, load_renders, through_codec
 
 log = logging.getLogger(__name__)
-
-ByteArray = NDArray[np.uint8]
-FloatArray = NDArray[np.floating]
 
 
 class FitReaderConfig(BaseModel):
@@ -110,7 +107,7 @@ def _held_out(data: list[Path], config: FitReaderConfig) -> Renders:
     raise InputError("no test or validation pairs: synthesize with synthesize.test above 0")
 
 
-def _relative(renders: Renders) -> FloatArray:
+def _relative(renders: Renders) -> Floats:
     """(N, 136) landmarks of the targets: 0 the picture's centre, 1 its edge."""
     size = renders.target.shape[1]
     return (renders.target_landmarks * 2 / size - 1).reshape(len(renders), -1).astype(np.float32)
@@ -168,7 +165,7 @@ def _fast_bf16(device: torch.device) -> bool:
     return device.type == "cuda" or bool(tiles())
 
 
-def shrunk(pictures: ByteArray) -> ByteArray:
+def shrunk(pictures: Pixels) -> Pixels:
     """(N, S, S, 3) uint8 RGB → (N, 112, 112) uint8 grey, as the reader would make them."""
     result = np.empty((len(pictures), INPUT_SIZE, INPUT_SIZE), np.uint8)
     for start in range(0, len(pictures), 256):
@@ -177,9 +174,7 @@ def shrunk(pictures: ByteArray) -> ByteArray:
     return result
 
 
-def augment(
-    grey: ByteArray, points: FloatArray, rng: np.random.Generator
-) -> tuple[ByteArray, FloatArray]:
+def augment(grey: Pixels, points: Floats, rng: np.random.Generator) -> tuple[Pixels, Floats]:
     """Shift, blur, relight, disturb and compress, each by chance; little, as networks do.
 
     Never mirrored: the target's light comes from one side.

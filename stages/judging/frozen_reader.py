@@ -10,16 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from ...manifests.arrays import Floats, Pixels
 from ...pipeline.errors import InputError
 from ..networks.files.checkpoint import find_weights, load_weights, read_notes
 from ..networks.reader import ExpressionReader
 from ..synthesis.scene.expressions import RENDERED_UNITS, action_units
 from .renders import as_images
-
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
 
 
 class Seen(NamedTuple):
@@ -30,12 +27,12 @@ class Seen(NamedTuple):
         points: (N, 68, 2) float32 landmarks as shares of the picture's side, 0 its left or top.
     """
 
-    coefficients: FloatArray
-    points: FloatArray
+    coefficients: Floats
+    points: Floats
 
 
 #: (N, S, S, 3) uint8 RGB pictures of the target face → what is seen; tests use fakes.
-Read = Callable[[ByteArray], Seen]
+Read = Callable[[Pixels], Seen]
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class LoadedReader:
     digest: str = ""
 
     @torch.inference_mode()
-    def __call__(self, pictures: ByteArray, batch: int = 64) -> Seen:
+    def __call__(self, pictures: Pixels, batch: int = 64) -> Seen:
         """(N, S, S, 3) uint8 RGB → what is seen."""
         device = self.module.code_mean.device
         parts = [
@@ -86,7 +83,7 @@ def open_reader(name_or_path: str | Path = "reader") -> LoadedReader:
     return LoadedReader(module.eval(), names, target, sha256_file(path))
 
 
-def units(names: Sequence[str], coefficients: FloatArray) -> FloatArray:
+def units(names: Sequence[str], coefficients: Floats) -> Floats:
     """(N, E) coefficients → (N, U) action-unit intensities in [0, 5], as ``RENDERED_UNITS``.
 
     AU25 is 0: it is measured on the head, not part of the coefficients.

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
+from ...manifests.arrays import Pixels
 from ...pipeline.errors import InputError
 from ..align import AlignConfig, make_detector
 from ..metrics.resampling import RESAMPLES
@@ -39,7 +39,6 @@ from .real import load_real, read_real
 from .renders import Normalize, Renders, degraded, load_renders, normalize_all
 
 log = logging.getLogger(__name__)
-ByteArray = NDArray[np.uint8]
 
 _PICTURES_A_LINE = 10
 
@@ -200,7 +199,7 @@ def _on_renders(
     report.galleries.append(_gallery("Rendered people never trained on", renders, made["clean"]))
 
 
-def _gallery(title: str, renders: Renders, made: ByteArray) -> Gallery:
+def _gallery(title: str, renders: Renders, made: Pixels) -> Gallery:
     chosen = pick(len(renders), _PICTURES_A_LINE)
     lines = (
         ("source", renders.source[chosen]),

@@ -12,13 +12,11 @@ from typing import Any
 import cv2
 import jinja2
 import numpy as np
-from numpy.typing import NDArray
 
+from ...manifests.arrays import Pixels
 from ...pipeline.errors import NormpipeError
 from ...pipeline.store.commit import write_bytes, write_json
 from .figures import Figure
-
-ByteArray = NDArray[np.uint8]
 
 #: Sections in the order of the page, with what they answer.
 SECTIONS = {
@@ -44,7 +42,7 @@ class Gallery:
     """
 
     title: str
-    lines: dict[str, ByteArray]
+    lines: dict[str, Pixels]
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def _line(figure: Figure) -> str:
     return " ".join(parts)
 
 
-def _strip(faces: ByteArray) -> str:
+def _strip(faces: Pixels) -> str:
     """(N, H, W, 3) → one row of small pictures as a data address."""
     size = (_PICTURE_PX, _PICTURE_PX)
     row = np.hstack([cv2.resize(face, size, interpolation=cv2.INTER_AREA) for face in faces])
@@ -146,6 +144,6 @@ def pick(count: int, wanted: int) -> list[int]:
     return sorted({int(place) for place in np.linspace(0, count - 1, min(wanted, count))})
 
 
-def gallery(title: str, lines: Iterable[tuple[str, Sequence[ByteArray] | ByteArray]]) -> Gallery:
+def gallery(title: str, lines: Iterable[tuple[str, Sequence[Pixels] | Pixels]]) -> Gallery:
     """Put pictures of any size together."""
     return Gallery(title, {name: np.asarray(faces, np.uint8) for name, faces in lines})

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...manifests.arrays import Pixels
 from ...pipeline.errors import InputError
 from .criteria.attacker import measure_attacker
 from .criteria.transfer import measure_transfer
@@ -23,7 +24,7 @@ from .criteria.verification import (
 )
 from .criteria.zero_shot import measure_zero_shot
 from .figures import Figure
-from .real import Pixels, RealFaces
+from .real import RealFaces
 
 
 @dataclass(frozen=True)

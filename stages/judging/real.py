@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...manifests.arrays import Floats, Pixels, Words
 from ...pipeline.errors import InputError
 from ...pipeline.read.reading import open_parquet
 from ...pipeline.store.labels import find_labels, label_rows, read_labels
@@ -25,9 +26,6 @@ from .renders import as_images
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute
 
-Pixels = NDArray[np.uint8]
-Words = NDArray[np.str_]
-Floats = NDArray[np.floating]
 #: (B, 3, H, W) RGB in [0, 1] → (B, E) coefficients.
 Network = Callable[[Tensor], Tensor]
 

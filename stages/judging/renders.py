@@ -14,14 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...manifests.arrays import Floats, Pixels
 from ...pipeline.errors import InputError
 from ..faces.pixels import encode
 from ..synthesis.drawing.degrade import degrade
 from ..training.pictures import synthesized_shards
 from ..training.targets import MEAN_TARGET, expression_names, same_target, target_of
-
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
 
 #: (B, 3, H, W) float RGB in [0, 1] → (B, 3, S, S) RGB in [0, 1].
 Normalize = Callable[[Tensor], Tensor]
@@ -46,11 +44,11 @@ class Renders:
     """
 
     expression_names: tuple[str, ...]
-    source: ByteArray
-    landmarks: FloatArray
-    target: ByteArray
-    target_landmarks: FloatArray
-    expression: FloatArray
+    source: Pixels
+    landmarks: Floats
+    target: Pixels
+    target_landmarks: Floats
+    expression: Floats
     identity: NDArray[np.int64]
     emotion: NDArray[np.str_]
     target_note: dict[str, Any]
@@ -122,14 +120,14 @@ def _decoded(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _decode(encoded: bytes) -> ByteArray:
+def _decode(encoded: bytes) -> Pixels:
     picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
         raise InputError("a synthesized picture cannot be decoded; run normpipe verify on the set")
     return np.ascontiguousarray(picture[..., ::-1], np.uint8)
 
 
-def degraded(renders: Renders, seed: int = 0) -> ByteArray:
+def degraded(renders: Renders, seed: int = 0) -> Pixels:
     """(N, S, S, 3) uint8 RGB: every source degraded once, never mirrored; fixed by ``seed``."""
     result = np.empty_like(renders.source)
     for row, (picture, points) in enumerate(zip(renders.source, renders.landmarks, strict=True)):
@@ -139,7 +137,7 @@ def degraded(renders: Renders, seed: int = 0) -> ByteArray:
     return result
 
 
-def as_images(pictures: ByteArray) -> Tensor:
+def as_images(pictures: Pixels) -> Tensor:
     """(N, H, W, 3) uint8 RGB or (N, H, W) grey → (N, 3, H, W) float32 RGB in [0, 1]."""
     if pictures.ndim == 3:
         pictures = np.repeat(pictures[..., None], 3, -1)
@@ -147,7 +145,7 @@ def as_images(pictures: ByteArray) -> Tensor:
 
 
 @torch.inference_mode()
-def normalize_all(normalize: Normalize, pictures: ByteArray, batch: int = 32) -> ByteArray:
+def normalize_all(normalize: Normalize, pictures: Pixels, batch: int = 32) -> Pixels:
     """Run pictures through a normalizer and through the codec of the normalize stage.
 
     Args:
@@ -161,7 +159,7 @@ def normalize_all(normalize: Normalize, pictures: ByteArray, batch: int = 32) ->
     Raises:
         InputError: the normalizer made a picture that is not finite.
     """
-    made: list[ByteArray] = []
+    made: list[Pixels] = []
     for start in range(0, len(pictures), batch):
         faces = normalize(as_images(pictures[start : start + batch])).float().cpu()
         if not torch.isfinite(faces).all():
@@ -171,6 +169,6 @@ def normalize_all(normalize: Normalize, pictures: ByteArray, batch: int = 32) ->
     return np.concatenate(made)
 
 
-def through_codec(pictures: ByteArray, kind: Literal["jpeg", "png"] = "jpeg") -> ByteArray:
+def through_codec(pictures: Pixels, kind: Literal["jpeg", "png"] = "jpeg") -> Pixels:
     """(N, S, S, 3) uint8 RGB as they come back from the files that the normalize stage writes."""
     return np.stack([_decode(encode(picture, kind, QUALITY)) for picture in pictures])

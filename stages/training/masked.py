@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ...manifests.arrays import Pixels, Rows
 from ...manifests.schema import IMAGE
 from ...pipeline.errors import InputError
 from ...pipeline.read.reading import Place, RowReader, open_parquet
@@ -28,8 +29,6 @@ from ...pipeline.store.labels import find_labels, label_rows, read_labels
 log = logging.getLogger(__name__)
 pc: Any = pyarrow.compute  # made at run time; no type checker sees its functions
 
-ByteArray = NDArray[np.uint8]
-Rows = NDArray[np.int64]
 
 # Row groups that are shuffled into each other: as many as a reader keeps.
 _GROUPS_TOGETHER = 8
@@ -99,10 +98,10 @@ class PictureRows:
             first += len(numbers)
         return found
 
-    def pictures(self, numbers: Rows) -> list[ByteArray]:
+    def pictures(self, numbers: Rows) -> list[Pixels]:
         """Decoded, (H, W, 3) uint8 RGB, in the order asked for."""
         owner = np.searchsorted(self._ends, numbers, side="right")
-        made: dict[int, ByteArray] = {}
+        made: dict[int, Pixels] = {}
         for which in np.unique(owner):
             source = self.sources[which]
             asked = np.flatnonzero(owner == which)
@@ -159,7 +158,7 @@ def _usable(file: pq.ParquetFile, folder: Path, split: str) -> NDArray[np.bool_]
     return good & np.asarray(pc.fill_null(pc.equal(splits, split), False), bool)
 
 
-def _decode(encoded: Any, key: str) -> ByteArray:
+def _decode(encoded: Any, key: str) -> Pixels:
     picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
         raise InputError(f"the picture of {key} cannot be decoded: see 'normpipe verify'")
@@ -231,7 +230,7 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
         images = np.stack([self._cut(picture, rng) for picture in pictures])
         return as_batch(images, rng)
 
-    def _cut(self, picture: ByteArray, rng: np.random.Generator) -> ByteArray:
+    def _cut(self, picture: Pixels, rng: np.random.Generator) -> Pixels:
         height, width = picture.shape[:2]
         side = max(1, round(min(height, width) * rng.uniform(self.smallest_cut, 1)))
         top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
@@ -240,14 +239,14 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
         return cut[:, ::-1] if mirrored else cut
 
 
-def fitted(picture: ByteArray, size: int) -> ByteArray:
+def fitted(picture: Pixels, size: int) -> Pixels:
     """(H, W, 3) → (size, size, 3)."""
     shrinks = picture.shape[0] > size
     way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(picture, (size, size), interpolation=way), np.uint8)
 
 
-def as_batch(images: ByteArray, rng: np.random.Generator) -> dict[str, Tensor]:
+def as_batch(images: Pixels, rng: np.random.Generator) -> dict[str, Tensor]:
     """(B, S, S, 3) pictures → ``images`` and ``noise``."""
     patches = (images.shape[1] // 16) ** 2
     noise = rng.random((len(images), patches), np.float32)

@@ -16,11 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ...manifests.arrays import Floats, Pixels
 from ...pipeline.errors import InputError
 from .targets import MEAN_TARGET, expression_names, same_target, target_of
-
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +54,7 @@ class Pictures:
 
     def __init__(self, encoded: Sequence[bytes], form: Form, memory_bytes: float) -> None:
         self.form = form
-        self._decoded: ByteArray | None = None
+        self._decoded: Pixels | None = None
         first = decode_picture(encoded[0], form)
         needed = first.nbytes * len(encoded)
         self._ends = np.cumsum([0, *map(len, encoded)])
@@ -75,20 +73,20 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, row: int) -> ByteArray:
+    def __getitem__(self, row: int) -> Pixels:
         """(S, S) or (S, S, 3) uint8."""
         if self._decoded is not None:
             return self._decoded[row]
         return decode_picture(self._encoded[self._ends[row] : self._ends[row + 1]], self.form)
 
-    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> ByteArray:
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Pixels:
         """(N, S, S) or (N, S, S, 3) uint8."""
         if self._decoded is not None:
             return self._decoded[np.asarray(rows)]
         return np.stack([self[int(row)] for row in rows])
 
 
-def decode_picture(data: bytes | ByteArray, form: Form) -> ByteArray:
+def decode_picture(data: bytes | Pixels, form: Form) -> Pixels:
     """Decode an encoded picture into a form: (S, S) or (S, S, 3) uint8. Raises InputError."""
     mode = cv2.IMREAD_COLOR if form.colour else cv2.IMREAD_GRAYSCALE
     found = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
@@ -121,33 +119,33 @@ class PairCache:
 
     expression_names: tuple[str, ...]
     source: Pictures
-    expression: FloatArray
-    landmarks: FloatArray
-    pose_deg: FloatArray
+    expression: Floats
+    landmarks: Floats
+    pose_deg: Floats
     identity: NDArray[np.int64]
     target: Pictures | None
     target_of: NDArray[np.int64]
-    target_landmarks: FloatArray
+    target_landmarks: Floats
     target_note: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.expression)
 
     @property
-    def grey(self) -> ByteArray:
+    def grey(self) -> Pixels:
         """(N, S, S) uint8, all of them."""
         pictures = self.source.take(np.arange(len(self)))
         if not self.source.form.colour:
             return pictures
         return np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures])
 
-    def targets(self, rows: Sequence[int] | NDArray[np.int64]) -> ByteArray:
+    def targets(self, rows: Sequence[int] | NDArray[np.int64]) -> Pixels:
         """(N, T, T, 3) uint8 target pictures; ``rows`` count in ``target_of``."""
         if self.target is None:
             raise InputError("no pair has a target picture; synthesize some with targets=true")
         return self.target.take(rows)
 
-    def resting(self) -> ByteArray:
+    def resting(self) -> Pixels:
         """(T, T, 3) uint8: the target face at rest, the median of what it does."""
         sample = np.arange(0, len(self.target_of), max(1, len(self.target_of) // 256))
         return np.median(self.targets(sample), axis=0).astype(np.uint8)

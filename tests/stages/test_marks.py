@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from normpipe.manifests.arrays import Floats
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces.geometry import MIRRORED, TEMPLATE
 from normpipe.stages.networks.landmarks import FIVE_OF_68, LandmarkNet, five_of
@@ -16,10 +16,8 @@ from normpipe.stages.training.landmarks.fit_landmarks import FitLandmarksConfig,
 from normpipe.stages.training.landmarks.marks import Marked, learn_marks
 from normpipe.stages.training.pictures import MIRRORED_POINTS
 
-FloatArray = NDArray[np.floating]
 
-
-def faces(count: int, seed: int = 0) -> FloatArray:
+def faces(count: int, seed: int = 0) -> Floats:
     """(N, 68, 2) scattered points whose eyes and nose are about the template's."""
     rng = np.random.default_rng(seed)
     points = rng.uniform(0.2, 0.8, (68, 2)) + 0.01 * rng.standard_normal((count, 68, 2))
@@ -28,12 +26,12 @@ def faces(count: int, seed: int = 0) -> FloatArray:
     return 200 * points
 
 
-def turned(points: FloatArray, angle_deg: float, scale: float, shift: float) -> FloatArray:
+def turned(points: Floats, angle_deg: float, scale: float, shift: float) -> Floats:
     cos, sin = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
     return scale * points @ np.array([[cos, sin], [-sin, cos]]) + shift
 
 
-def marked(network: LandmarkNet, points: FloatArray) -> FloatArray:
+def marked(network: LandmarkNet, points: Floats) -> Floats:
     return network.marks(torch.from_numpy(points).double()).numpy()
 
 

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats
 from ....pipeline.store.commit import write_json
 from .plots import draw_experts
-
-Floats = NDArray[np.floating]
 
 #: An expert with less than this of its fair share does nothing; one with more than this of all
 #: does everything.

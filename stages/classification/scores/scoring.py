@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ....manifests.arrays import Numbers
 from ....pipeline.errors import InputError
 from ...metrics import action_units, emotion, intensity
 from ..tasks import Kind, Task
 
-Floats = NDArray[Any]
 Figures = dict[str, float | None]
 
 #: The figure that publications report first, by kind of task.
@@ -39,7 +39,7 @@ def told_columns(task: Task) -> tuple[str, ...]:
     return tuple(prefix + name for name in task.names)
 
 
-def prediction_columns(task: Task, truth: Floats, told: Floats) -> dict[str, pa.Array]:
+def prediction_columns(task: Task, truth: Numbers, told: Numbers) -> dict[str, pa.Array]:
     """Return truth and predictions as the columns of a table of predictions.
 
     Args:
@@ -77,7 +77,7 @@ def check_predictions(task: Task, predictions: pa.Table) -> None:
         raise ValueError("a probability is not within 0 and 1")
 
 
-def truth_of(task: Task, predictions: pa.Table) -> Floats:
+def truth_of(task: Task, predictions: pa.Table) -> Numbers:
     """Return the truth of predictions, float64, NaN where unknown: (N,) index, or (N, L)."""
     if task.kind == "emotion":
         places = {name: float(place) for place, name in enumerate(task.names)}
@@ -86,12 +86,12 @@ def truth_of(task: Task, predictions: pa.Table) -> Floats:
     return _matrix(predictions, truth_columns(task))
 
 
-def told_of(task: Task, predictions: pa.Table) -> Floats:
+def told_of(task: Task, predictions: pa.Table) -> Numbers:
     """Return what was predicted: (N, L) float64 probabilities, or levels."""
     return _matrix(predictions, told_columns(task))
 
 
-def row_statistics(task: Task, predictions: pa.Table, threshold: float) -> Floats:
+def row_statistics(task: Task, predictions: pa.Table, threshold: float) -> Numbers:
     """Return what each row adds to the sums that the headline is a function of: (N, …) float64."""
     truth, told = truth_of(task, predictions), told_of(task, predictions)
     if task.kind == "emotion":
@@ -101,7 +101,7 @@ def row_statistics(task: Task, predictions: pa.Table, threshold: float) -> Float
     return intensity.moments(truth, told)
 
 
-def headline_of(kind: Kind, sums: Floats) -> Any:
+def headline_of(kind: Kind, sums: Numbers) -> Any:
     """Return the headline of sums of ``row_statistics``; further axes before them are kept."""
     if kind == "emotion":
         return emotion.accuracy_of(sums)
@@ -154,7 +154,7 @@ def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str
     }
 
 
-def fallback(task: Task, train_truth: Floats) -> Floats:
+def fallback(task: Task, train_truth: Numbers) -> Numbers:
     """Return the prediction for faces that cannot be used, from the training labels alone.
 
     Emotions: the frequencies of the classes, so that the most frequent one is predicted. Action
@@ -196,7 +196,7 @@ def tuned_threshold(task: Task, predictions: pa.Table) -> dict[str, float | None
 
 
 def _measure(
-    task: Task, truth: Floats, told: Floats, threshold: float
+    task: Task, truth: Numbers, told: Numbers, threshold: float
 ) -> tuple[Figures, dict[str, Figures], list[str], dict[str, dict[str, int]] | None]:
     """Return figures, figures by label, warnings, and the confusion matrix of emotions."""
     if task.kind == "emotion":
@@ -224,7 +224,7 @@ def _measure(
 
 
 def _measure_emotion(
-    task: Task, truth: Floats, told: Floats
+    task: Task, truth: Numbers, told: Numbers
 ) -> tuple[Figures, dict[str, Figures], list[str], dict[str, dict[str, int]]]:
     scores = emotion.emotion_scores(truth, told)
     figures: Figures = {
@@ -242,7 +242,7 @@ def _measure_emotion(
     return figures, labels, notes, confusion
 
 
-def _by_label(task: Task, columns: dict[str, Floats]) -> dict[str, Figures]:
+def _by_label(task: Task, columns: dict[str, Numbers]) -> dict[str, Figures]:
     return {
         name: {figure: _plain(values[place]) for figure, values in columns.items()}
         for place, name in enumerate(task.names)
@@ -259,6 +259,6 @@ def _plain(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _matrix(table: pa.Table, names: tuple[str, ...]) -> Floats:
+def _matrix(table: pa.Table, names: tuple[str, ...]) -> Numbers:
     columns = [table[name].cast(pa.float64()).to_numpy().astype(np.float64) for name in names]
     return np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0))

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-Pixels = NDArray[np.uint8]
-Floats = NDArray[np.floating]
+from ....manifests.arrays import Floats, Pixels
 
 SIZE_PX = 96
 #: Side of a HOG cell, and of the coarser one that a second copy of a picture is seen with.

@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold
 
+from ....manifests.arrays import Numbers, Pixels
 from ...metrics.resampling import Draws, percentiles
 from ..figures import Figure
 from .appearance import Reduction, hog_features
-
-Floats = NDArray[Any]
-Pixels = NDArray[np.uint8]
 
 FEWEST, MOST = 6, 8
 FOLDS = 3
@@ -68,7 +66,7 @@ def choose_gallery(people: NDArray[Any], fewest: int = FEWEST, seed: int = 0) ->
 def measure_attacker(
     originals: Pixels,
     normalized: Pixels,
-    coefficients: Floats,
+    coefficients: Numbers,
     emotions: NDArray[Any],
     people: NDArray[Any],
     fewest: int = FEWEST,
@@ -100,7 +98,7 @@ def measure_attacker(
     return _figures(recalls, galleries[0])
 
 
-def appearance(images: Pixels) -> Floats:
+def appearance(images: Pixels) -> Numbers:
     """(M, D) what the attacker sees: HOG, and small grey pixels for tone and texture."""
     size = np.linspace(0, images.shape[1], _PIXELS + 1).astype(int)
     grey = images.astype(np.float32).mean(3)
@@ -110,13 +108,13 @@ def appearance(images: Pixels) -> Floats:
     return np.hstack([_level(hog_features(images)), _level(pixels)])
 
 
-def _level(features: Floats) -> Floats:
+def _level(features: Numbers) -> Numbers:
     """Centre, and scale as a whole, so that every kind of feature weighs the same."""
     centred = features - features.mean(0)
     return centred / max(float(np.sqrt((centred**2).sum(1).mean())), 1e-6)
 
 
-def spread(features: Floats, rows: NDArray[Any], count: int) -> Floats:
+def spread(features: Numbers, rows: NDArray[Any], count: int) -> Numbers:
     """(N, D) with the features at their rows and zeros elsewhere."""
     whole = np.zeros((count, features.shape[1]), dtype=np.float32)
     whole[rows] = features
@@ -128,12 +126,12 @@ def one_hot(labels: NDArray[Any]) -> NDArray[np.float64]:
     return (labels[:, None] == np.unique(labels)[None]).astype(np.float64)
 
 
-def scaled(coefficients: Floats) -> Floats:
+def scaled(coefficients: Numbers) -> Numbers:
     """(N, E), each in units of its standard deviation."""
     return coefficients / np.maximum(coefficients.std(0), 1e-6)
 
 
-def recall(features: Floats, galleries: list[Gallery]) -> NDArray[np.float64]:
+def recall(features: Numbers, galleries: list[Gallery]) -> NDArray[np.float64]:
     """(P,) how often each person is recognized, over folds and repeats.
 
     Linear discriminant analysis with Ledoit-Wolf shrinkage on PCA; both are fitted on the training

@@ -8,17 +8,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats, Pixels
 from ...faces.detectors import Detector
 from ...faces.detectors.detector import Look
 from ...metrics.resampling import RESAMPLES, bootstrap
 from ..figures import Figure
 from ..renders import Normalize, Renders, normalize_all, through_codec
 
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
-
 #: Pictures → (N, 5, 2) pixels in the order of ``geometry.LANDMARK_NAMES``; NaN: no face found.
-FivePoints = Callable[[ByteArray], FloatArray]
+FivePoints = Callable[[Pixels], Floats]
 
 # Middles of the eyes, tip of the nose and corners of the mouth on the resting mean head of
 # ICT-FaceKit Light, measured at its 68 landmarks (cm-like; y down and z away, as cameras see it).
@@ -37,7 +35,7 @@ _SECTION = "constancy"
 
 def measure_constancy(
     renders: Renders,
-    made: Mapping[str, ByteArray],
+    made: Mapping[str, Pixels],
     detect: FivePoints | None = None,
     resamples: int = RESAMPLES,
 ) -> list[Figure]:
@@ -58,7 +56,7 @@ def measure_constancy(
     return figures
 
 
-def pose_deg(points: FloatArray, size_px: int) -> FloatArray:
+def pose_deg(points: Floats, size_px: int) -> Floats:
     """Yaw, pitch and roll of faces from five points, by the pose of the mean head.
 
     Args:
@@ -96,7 +94,7 @@ def pose_deg(points: FloatArray, size_px: int) -> FloatArray:
 def five_points(detector: Detector) -> FivePoints:
     """A detector of the align stage, already open, as what ``measure_constancy`` asks."""
 
-    def detect(pictures: ByteArray) -> FloatArray:
+    def detect(pictures: Pixels) -> Floats:
         points = np.full((len(pictures), 5, 2), np.nan)
         for row, picture in enumerate(pictures):
             look: Look = detector.look(picture, {})
@@ -110,8 +108,8 @@ def five_points(detector: Detector) -> FivePoints:
 
 def _pose(
     renders: Renders,
-    exact: ByteArray,
-    made: ByteArray,
+    exact: Pixels,
+    made: Pixels,
     detect: FivePoints,
     condition: str,
     resamples: int,
@@ -154,13 +152,13 @@ def _pose(
     return figures
 
 
-def _deviation(values: FloatArray) -> float:
+def _deviation(values: Floats) -> float:
     """Return the standard deviation of what there is; NaN for fewer than two."""
     there = values[np.isfinite(values)]
     return float(there.std()) if len(there) > 1 else float("nan")
 
 
-def background(exact: ByteArray) -> NDArray[np.bool_]:
+def background(exact: Pixels) -> NDArray[np.bool_]:
     """(S, S) where exact renders (N, S, S, 3) hardly ever change, away from the face."""
     change = exact.max(0).astype(int) - exact.min(0)
     still = (change.max(-1) <= 2 * MOST_CHANGE).astype(np.uint8)
@@ -169,7 +167,7 @@ def background(exact: ByteArray) -> NDArray[np.bool_]:
 
 
 def _background(
-    renders: Renders, exact: ByteArray, made: ByteArray, condition: str, resamples: int
+    renders: Renders, exact: Pixels, made: Pixels, condition: str, resamples: int
 ) -> Figure:
     name = "deviation of the background, over that of exact renders"
     still = background(exact)
@@ -199,14 +197,14 @@ def _background(
     )
 
 
-def _pixel_deviation(pixels: ByteArray) -> float:
+def _pixel_deviation(pixels: Pixels) -> float:
     """(N, P, 3) → standard deviation over pictures, mean over pixels and colours."""
     return float(pixels.std(0, dtype=np.float32).mean())
 
 
 def measure_idempotence(
     normalize: Normalize,
-    made: Mapping[str, ByteArray],
+    made: Mapping[str, Pixels],
     people: NDArray[np.int64],
     resamples: int = RESAMPLES,
 ) -> list[Figure]:
@@ -227,7 +225,7 @@ def measure_idempotence(
             [np.abs(a.astype(int) - b).mean() for a, b in zip(again, pictures, strict=True)]
         )
 
-        def mean(rows: NDArray[np.int64], change: FloatArray = change) -> float:
+        def mean(rows: NDArray[np.int64], change: Floats = change) -> float:
             return float(change[rows].mean())
 
         low, high = bootstrap(people, mean, resamples)

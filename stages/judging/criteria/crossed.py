@@ -16,14 +16,12 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ....manifests.arrays import Floats, Pixels
 from ....pipeline.errors import InputError
 from ...metrics.resampling import RESAMPLES, bootstrap
 from ..figures import Figure
 from ..frozen_reader import Read
 from ..renders import Renders, as_images, through_codec
-
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
 
 SIDE_PX = 64  # pictures are made this small for the probe
 COMPONENTS = 60
@@ -56,7 +54,7 @@ def expressions_of(renders: Renders) -> NDArray[np.int64]:
 
 def measure_crossed(
     renders: Renders,
-    made: Mapping[str, ByteArray],
+    made: Mapping[str, Pixels],
     read: Read,
     resamples: int = RESAMPLES,
 ) -> list[Figure]:
@@ -90,12 +88,12 @@ def measure_crossed(
     ]
 
 
-def small(pictures: ByteArray) -> FloatArray:
+def small(pictures: Pixels) -> Floats:
     """(N, S, S, 3) uint8 RGB → (N, 64 · 64 · 3) float32 in [0, 1]."""
     import torch
     from torch.nn import functional
 
-    made: list[FloatArray] = []
+    made: list[Floats] = []
     for start in range(0, len(pictures), 64):
         images = as_images(pictures[start : start + 64])
         shrunk = functional.interpolate(images, (SIDE_PX, SIDE_PX), mode="bilinear", antialias=True)
@@ -104,7 +102,7 @@ def small(pictures: ByteArray) -> FloatArray:
 
 
 def probe_hits(
-    features: FloatArray, people: NDArray[np.int64], expressions: NDArray[np.int64]
+    features: Floats, people: NDArray[np.int64], expressions: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """(N,) how far each row's person is told by a linear probe that never saw its expression.
 
@@ -136,7 +134,7 @@ def probe_hits(
 
 def _probe(
     group: str,
-    features: FloatArray,
+    features: Floats,
     renders: Renders,
     expressions: NDArray[np.int64],
     resamples: int,

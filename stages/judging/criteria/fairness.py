@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ....manifests.arrays import Rows
 from ...metrics.resampling import RESAMPLES, bootstrap
 from ...synthesis.scene.person import Kind, kind_of
 from ..figures import Figure
 from ..frozen_reader import Seen
 from ..renders import Renders
 from .synthetic import GROUPS, Readings, columns, ratio
-
-FloatArray = NDArray[np.floating]
-Rows = NDArray[np.int64]
 
 LEAST_PEOPLE = 5
 _THIRDS = (1 / 3, 2 / 3)

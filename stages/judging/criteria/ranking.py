@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[Any]
+from ....manifests.arrays import Numbers
 
 
 class Ranking:
@@ -27,14 +27,14 @@ class Ranking:
         self._places = places.reshape(-1)
         self._truth = truth.astype(np.float64)
 
-    def _counts(self, weights: Floats | None) -> tuple[Floats, Floats]:
+    def _counts(self, weights: Numbers | None) -> tuple[Numbers, Numbers]:
         """Weight of the class and of the rest at each level, from the lowest score."""
         heavy = np.ones(len(self._truth)) if weights is None else weights.astype(np.float64)
         inside = heavy * self._truth
         positives = np.bincount(self._places, inside, self._levels)
         return positives, np.bincount(self._places, heavy - inside, self._levels)
 
-    def auc(self, weights: Floats | None = None) -> float:
+    def auc(self, weights: Numbers | None = None) -> float:
         """Return the area under the curve; NaN where one class has no weight."""
         positives, negatives = self._counts(weights)
         total = positives.sum() * negatives.sum()
@@ -43,7 +43,7 @@ class Ranking:
         below = np.cumsum(negatives) - negatives / 2
         return float((positives * below).sum() / total)
 
-    def _rates(self, weights: Floats | None) -> tuple[Floats, Floats]:
+    def _rates(self, weights: Numbers | None) -> tuple[Numbers, Numbers]:
         """False and true positive rate as the threshold falls, both from 0 to 1."""
         positives, negatives = (counts[::-1] for counts in self._counts(weights))
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -51,7 +51,7 @@ class Ranking:
             true = np.cumsum(positives) / positives.sum()
         return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
 
-    def eer(self, weights: Floats | None = None) -> float:
+    def eer(self, weights: Numbers | None = None) -> float:
         """Return the equal error rate: where false positives and misses are as frequent."""
         false, true = self._rates(weights)
         if not (np.isfinite(false[-1]) and np.isfinite(true[-1])):
@@ -63,7 +63,7 @@ class Ranking:
         share = -over[last - 1] / (over[last] - over[last - 1])
         return float(false[last - 1] + share * (false[last] - false[last - 1]))
 
-    def tpr_at(self, fpr: float, weights: Floats | None = None) -> float:
+    def tpr_at(self, fpr: float, weights: Numbers | None = None) -> float:
         """Return the true positive rate of the lowest threshold that keeps to a rate ``fpr``."""
         false, true = self._rates(weights)
         if not (np.isfinite(false[-1]) and np.isfinite(true[-1])):

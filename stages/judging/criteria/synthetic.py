@@ -11,17 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats, Pixels, Rows
 from ...metrics.resampling import RESAMPLES, bootstrap
 from ...synthesis.scene.expressions import RENDERED_UNITS
 from ..figures import Figure
 from ..frozen_reader import Read, Seen, units
 from ..renders import Renders, through_codec
-
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
-Rows = NDArray[np.int64]
 
 #: Shapes judged together, with the goal for their ratio.
 GROUPS: dict[str, tuple[tuple[str, ...], float]] = {
@@ -60,7 +56,7 @@ class Readings:
     made: dict[str, Seen]
 
 
-def read_renders(renders: Renders, made: Mapping[str, ByteArray], read: Read) -> Readings:
+def read_renders(renders: Renders, made: Mapping[str, Pixels], read: Read) -> Readings:
     """Read exact targets and normalized pictures.
 
     Args:
@@ -72,7 +68,7 @@ def read_renders(renders: Renders, made: Mapping[str, ByteArray], read: Read) ->
     return Readings(exact, {condition: read(pictures) for condition, pictures in made.items()})
 
 
-def r2(prediction: FloatArray, truth: FloatArray) -> float:
+def r2(prediction: Floats, truth: Floats) -> float:
     """R² of (N, C) columns, each weighted by the variance of its truth; NaN where none varies."""
     spread = float(((truth - truth.mean(0)) ** 2).sum())
     if len(truth) < 2 or spread <= 1e-9 * truth.size:
@@ -80,7 +76,7 @@ def r2(prediction: FloatArray, truth: FloatArray) -> float:
     return 1 - float(((prediction - truth) ** 2).sum()) / spread
 
 
-def ratio(made: FloatArray, exact: FloatArray, truth: FloatArray) -> float:
+def ratio(made: Floats, exact: Floats, truth: Floats) -> float:
     """R² of a reading of normalized pictures over that of exact ones; NaN without the latter."""
     possible = r2(exact, truth)
     return r2(made, truth) / possible if possible >= LEAST_R2 else float("nan")
@@ -127,7 +123,7 @@ def _shapes(
 
 def _ratio_figure(
     name: str,
-    three: tuple[FloatArray, FloatArray, FloatArray],
+    three: tuple[Floats, Floats, Floats],
     renders: Renders,
     condition: str,
     goal: str,
@@ -171,7 +167,7 @@ def _action_units(
     return figures
 
 
-def _correlation(one: FloatArray, other: FloatArray) -> float:
+def _correlation(one: Floats, other: Floats) -> float:
     """Pearson's; 0 where a reading never changes, for it tells nothing."""
     if one.std() < 1e-6:
         return 0.0
@@ -187,7 +183,7 @@ def _landmarks(
     for name, part in {"": slice(0, 68), **PARTS}.items():
         means = error[:, part].mean(1)
 
-        def mean(rows: Rows, means: FloatArray = means) -> float:
+        def mean(rows: Rows, means: Floats = means) -> float:
             return float(means[rows].mean())
 
         low, high = bootstrap(renders.identity, mean, resamples)
@@ -207,7 +203,7 @@ def _landmarks(
     return figures
 
 
-def landmark_errors(renders: Renders, points: FloatArray) -> FloatArray:
+def landmark_errors(renders: Renders, points: Floats) -> Floats:
     """(N, 68, 2) points as shares of the picture → (N, 68) errors in % of the inter-ocular."""
     size = renders.target.shape[1]
     away = np.linalg.norm(points * size - renders.target_landmarks, axis=2)

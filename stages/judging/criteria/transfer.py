@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
+from ....manifests.arrays import Floats, Pixels
 from ...metrics.resampling import Draws, percentiles
 from ..figures import Figure
 from .appearance import COARSE_PX, FINE_PX, Reduction, hog_features
 from .zero_shot import NEUTRAL
-
-Floats = NDArray[np.floating]
-Pixels = NDArray[np.uint8]
 
 EMOTIONS = ("happiness", "surprise", "anger", "sadness")
 #: Does better on normalized faces; the others keep 95 % of what is above chance.

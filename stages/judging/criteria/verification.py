@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ....manifests.arrays import Numbers, Pixels
 from ....pipeline.errors import InputError
 from ...faces import onnx as runtime
 from ...faces.detectors import DetectorSettings
@@ -25,10 +26,8 @@ from ...metrics.resampling import Draws, percentiles
 from ..figures import Figure
 from .ranking import Ranking
 
-Pixels = NDArray[np.uint8]
-Floats = NDArray[Any]
 #: (B, 112, 112, 3) uint8 RGB in the ArcFace frame → (B, D) embeddings of any length.
-Embedder = Callable[[Pixels], Floats]
+Embedder = Callable[[Pixels], Numbers]
 
 #: Where ArcFace networks expect eyes, nose and corners of the mouth on 112 x 112 pixels: the frame
 #: of insightface's recognition networks.
@@ -64,14 +63,14 @@ def open_recognizer(pack: Path) -> Embedder:
     else:
         raise InputError(f"{pack} holds no recognition network (*.onnx): verification needs one")
 
-    def embed(crops: Pixels) -> Floats:
+    def embed(crops: Pixels) -> Numbers:
         # insightface takes BGR.
         return np.asarray(model.get_feat([np.ascontiguousarray(crop[..., ::-1]) for crop in crops]))
 
     return embed
 
 
-def crops_by_landmarks(images: Pixels, landmarks: Floats) -> Pixels:
+def crops_by_landmarks(images: Pixels, landmarks: Numbers) -> Pixels:
     """Cut faces into the ArcFace frame.
 
     Args:
@@ -91,7 +90,7 @@ def crops_by_landmarks(images: Pixels, landmarks: Floats) -> Pixels:
     return np.stack(crops)
 
 
-def locate(pack: Path, normalized: Pixels) -> Floats | None:
+def locate(pack: Path, normalized: Pixels) -> Numbers | None:
     """Find the five landmarks of the mean normalized face with the pack's detection network.
 
     One frame for all pictures: nothing that a detector sees of an expression may move a crop. It is
@@ -115,7 +114,7 @@ def locate(pack: Path, normalized: Pixels) -> Floats | None:
     return faces[0].landmarks if faces else None
 
 
-def crops_by_frame(images: Pixels, points: Floats | None = None) -> Pixels:
+def crops_by_frame(images: Pixels, points: Numbers | None = None) -> Pixels:
     """Cut pictures of one identity and pose into the ArcFace frame, all alike.
 
     Args:
@@ -191,9 +190,9 @@ def draw_pairs(people: NDArray[Any], different: int = DIFFERENT_PAIRS, seed: int
 
 
 def measure_verification(
-    originals: Floats,
-    normalized: Floats,
-    coefficients: Floats | None,
+    originals: Numbers,
+    normalized: Numbers,
+    coefficients: Numbers | None,
     emotions: NDArray[Any],
     people: NDArray[Any],
     resamples: int | None = None,
@@ -230,10 +229,10 @@ def measure_verification(
     return figures
 
 
-def _cosine(a: Floats, b: Floats, both: bool = False) -> Callable[[Pairs], Floats]:
+def _cosine(a: Numbers, b: Numbers, both: bool = False) -> Callable[[Pairs], Numbers]:
     """Cosine of each pair; with ``both`` the mean of a with b and b with a."""
 
-    def score(pairs: Pairs) -> Floats:
+    def score(pairs: Pairs) -> Numbers:
         found = np.einsum("ij,ij->i", a[pairs.a], b[pairs.b])
         if both:
             found = (found + np.einsum("ij,ij->i", b[pairs.a], a[pairs.b])) / 2
@@ -242,27 +241,27 @@ def _cosine(a: Floats, b: Floats, both: bool = False) -> Callable[[Pairs], Float
     return score
 
 
-def _equal(labels: NDArray[Any]) -> Callable[[Pairs], Floats]:
+def _equal(labels: NDArray[Any]) -> Callable[[Pairs], Numbers]:
     return lambda pairs: (labels[pairs.a] == labels[pairs.b]).astype(np.float64)
 
 
-def _nearness(coefficients: Floats) -> Callable[[Pairs], Floats]:
+def _nearness(coefficients: Numbers) -> Callable[[Pairs], Numbers]:
     """Closeness of coefficients, each in units of its standard deviation."""
     scaled = coefficients / np.maximum(coefficients.std(0), 1e-6)
 
-    def score(pairs: Pairs) -> Floats:
+    def score(pairs: Pairs) -> Numbers:
         return -np.linalg.norm(scaled[pairs.a] - scaled[pairs.b], axis=1).round(6)
 
     return score
 
 
-def _measures(name: str, scores: Floats, pairs: Pairs, draws: Draws, goal: str) -> list[Figure]:
+def _measures(name: str, scores: Numbers, pairs: Pairs, draws: Draws, goal: str) -> list[Figure]:
     """AUC, EER, TPR; people are drawn anew, and a pair counts as often as its people together."""
     if not pairs.same.any() or pairs.same.all():
         words = "pairs of one person or of two people are missing"
         return [Figure("verification", f"AUC {name}", float("nan"), note=words)]
     ranking = Ranking(scores, pairs.same)
-    measures: Mapping[str, Callable[[Floats | None], float]] = {
+    measures: Mapping[str, Callable[[Numbers | None], float]] = {
         "AUC": ranking.auc,
         "EER": ranking.eer,
         f"TPR at FPR {FPR}": lambda weights: ranking.tpr_at(FPR, weights),

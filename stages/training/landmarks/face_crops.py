@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...faces.geometry import TEMPLATE, Matrix, apply, similarity
+from ....manifests.arrays import Floats, Matrix, Pixels
+from ...faces.geometry import TEMPLATE, apply, similarity
 from ...networks.landmarks import FIVE_OF_68, INPUT_SIZE
 from ...synthesis.drawing.degrade import degrade
 from ..pictures import MIRRORED_POINTS, PairCache
-
-ByteArray = NDArray[np.uint8]
-FloatArray = NDArray[np.floating]
 
 _ENDLESS = 1 << 40
 # Coefficients from which a mouth counts as wide.
@@ -79,7 +77,7 @@ class FaceCrops(Dataset[dict[str, Tensor]]):
             return int(rng.choice(self._wide))
         return int(rng.integers(self._starts[-1]))
 
-    def _render(self, number: int) -> tuple[ByteArray, FloatArray]:
+    def _render(self, number: int) -> tuple[Pixels, Floats]:
         which = int(np.searchsorted(self._starts, number, "right")) - 1
         row = number - int(self._starts[which])
         return self._sets[which].source[row], self._sets[which].landmarks[row]
@@ -95,9 +93,7 @@ def wide_mouths(pairs: PairCache) -> NDArray[np.bool_]:
     return wide
 
 
-def face_crop(
-    picture: ByteArray, points68: FloatArray, rng: np.random.Generator
-) -> tuple[ByteArray, FloatArray]:
+def face_crop(picture: Pixels, points68: Floats, rng: np.random.Generator) -> tuple[Pixels, Floats]:
     """A degraded crop, and its points relative to the crop.
 
     Half of the crops err as cascade boxes do, half as little as a first estimate, since the
@@ -119,7 +115,7 @@ def face_crop(
     return done.picture, (points * 2 / INPUT_SIZE - 1).astype(np.float32)
 
 
-def no_face(picture: ByteArray, points68: FloatArray, rng: np.random.Generator) -> ByteArray:
+def no_face(picture: Pixels, points68: Floats, rng: np.random.Generator) -> Pixels:
     """(80, 80) uint8 grey with no face in the middle: beside it, a part, in pieces, texture."""
     kind = rng.choice(["beside", "part", "small", "pieces", "texture"])
     if kind == "texture":
@@ -135,7 +131,7 @@ def no_face(picture: ByteArray, points68: FloatArray, rng: np.random.Generator) 
     return degrade(crop, np.zeros((1, 2), np.float32), rng).picture
 
 
-def _matrix(points68: FloatArray, turn_deg: float, zoom: float, shift: FloatArray) -> Matrix:
+def _matrix(points68: Floats, turn_deg: float, zoom: float, shift: Floats) -> Matrix:
     """Picture → crop: the aligned frame, erring by a turn, a zoom and a shift in crop sides."""
     anchors = (FIVE_OF_68 @ points68)[:3]
     frame = similarity(anchors, TEMPLATE * INPUT_SIZE)
@@ -146,7 +142,7 @@ def _matrix(points68: FloatArray, turn_deg: float, zoom: float, shift: FloatArra
     return np.column_stack([turn @ frame[:, :2], offset])
 
 
-def _drawn(picture: ByteArray, matrix: Matrix, rng: np.random.Generator) -> ByteArray:
+def _drawn(picture: Pixels, matrix: Matrix, rng: np.random.Generator) -> Pixels:
     """(80, 80) uint8; beyond the render black, its edge, its mirror image, or something else."""
     centred = matrix.copy()
     centred[:, 2] += centred[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV counts from pixel centres
@@ -162,7 +158,7 @@ def _drawn(picture: ByteArray, matrix: Matrix, rng: np.random.Generator) -> Byte
     return np.asarray(drawn, np.uint8)
 
 
-def _shuffled(crop: ByteArray, rng: np.random.Generator) -> ByteArray:
+def _shuffled(crop: Pixels, rng: np.random.Generator) -> Pixels:
     """The crop's 16 tiles in another order."""
     side = INPUT_SIZE // 4
     tiles: Any = crop.reshape(4, side, 4, side).swapaxes(1, 2).reshape(16, side, side)
@@ -170,7 +166,7 @@ def _shuffled(crop: ByteArray, rng: np.random.Generator) -> ByteArray:
     return tiles.reshape(4, 4, side, side).swapaxes(1, 2).reshape(INPUT_SIZE, INPUT_SIZE)
 
 
-def _texture(rng: np.random.Generator) -> ByteArray:
+def _texture(rng: np.random.Generator) -> Pixels:
     """(80, 80) uint8: blurred noise, with bars and spots now and then."""
     cells = int(rng.integers(2, INPUT_SIZE))
     noise = rng.random((cells, cells), np.float32)

@@ -19,24 +19,16 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
+from ....manifests.arrays import Floats, Pixels, Points
 from ....pipeline.errors import InputError
 from ...faces.detectors.detector import DetectorSettings, choose
 from ...faces.detectors.insightface import InsightFace
-from ...faces.geometry import (
-    MIRRORED,
-    Pixels,
-    Points,
-    apply,
-    inverse,
-    transform_from_landmarks,
-    warp,
-)
+from ...faces.geometry import MIRRORED, apply, inverse, transform_from_landmarks, warp
 from ...networks.landmarks import FIVE_OF_68, INPUT_SIZE, LandmarkNet, UprightFace
 from ..pictures import MIRRORED_POINTS, Form, load_pairs
 
 log = logging.getLogger(__name__)
 
-FloatArray = NDArray[np.floating]
 
 _ALPHAS = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
 _FOLDS = 5
@@ -61,8 +53,8 @@ class Marked:
         people: (N,) whom they show.
     """
 
-    marks: FloatArray
-    points68: FloatArray
+    marks: Floats
+    points68: Floats
     people: NDArray[np.int64]
 
 
@@ -162,7 +154,7 @@ def _read(network: LandmarkNet, picture: Pixels, five: Points) -> Points:
     return points68
 
 
-def _upright(found: Marked) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _upright(found: Marked) -> tuple[Floats, Floats, Floats]:
     """(N, 136) points and (N, 10) ways from the means to the marks, in upright faces.
 
     And (N,) the distance between our eyes over that between the detector's.
@@ -174,11 +166,11 @@ def _upright(found: Marked) -> tuple[FloatArray, FloatArray, FloatArray]:
     return face.points.flatten(1).numpy(), moved.flatten(1).numpy(), apart.numpy()
 
 
-def _tensor(points: FloatArray) -> Tensor:
+def _tensor(points: Floats) -> Tensor:
     return torch.from_numpy(points.astype(np.float32))
 
 
-def _with_mirror_images(seen: FloatArray, moved: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _with_mirror_images(seen: Floats, moved: Floats) -> tuple[Floats, Floats]:
     other_seen = seen.reshape(-1, 68, 2)[:, MIRRORED_POINTS] * [-1, 1]
     other_moved = moved.reshape(-1, 5, 2)[:, MIRRORED] * [-1, 1]
     return (
@@ -189,9 +181,9 @@ def _with_mirror_images(seen: FloatArray, moved: FloatArray) -> tuple[FloatArray
 
 def _crossed(
     alpha: float,
-    seen: FloatArray,
-    moved: FloatArray,
-    apart: FloatArray,
+    seen: Floats,
+    moved: Floats,
+    apart: Floats,
     people: NDArray[np.int64],
 ) -> float:
     """Error on people that the map was not fitted on."""
@@ -202,7 +194,7 @@ def _crossed(
     return _error(left, apart)
 
 
-def _error(moved: FloatArray, apart: FloatArray) -> float:
+def _error(moved: Floats, apart: Floats) -> float:
     """Median over faces of the mean distance, percent of the distance between marked eyes."""
     distances = np.linalg.norm(moved.reshape(-1, 5, 2), axis=2).mean(1)
     return 100 * float(np.median(distances * apart))

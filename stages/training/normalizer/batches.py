@@ -12,17 +12,14 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ....manifests.arrays import Pixels, Rows
 from ....pipeline.errors import InputError
 from ...synthesis.drawing.degrade import degrade
 from ..pictures import MIRRORED_POINTS, POSE_UNIT_DEG, PairCache, mirrored
 from ..real_faces import FaceCache
-
-ByteArray = NDArray[np.uint8]
-Rows = NDArray[np.int64]
 
 _ENDLESS = 1 << 40
 
@@ -114,7 +111,7 @@ class Batches(Dataset[dict[str, Tensor]]):
         share = count // self.recipe.parts
         return np.arange(first + part * share, first + (part + 1) * share)
 
-    def _rendered(self, step: int, part: int) -> tuple[dict[str, Tensor], ByteArray]:
+    def _rendered(self, step: int, part: int) -> tuple[dict[str, Tensor], Pixels]:
         recipe, pairs, size = self.recipe, self.pairs, self.recipe.size_px
         all_rows, targets = self.chosen(step)
         drawn = self._places(part, 0, recipe.drawn)
@@ -122,7 +119,7 @@ class Batches(Dataset[dict[str, Tensor]]):
             [drawn, self._places(part, recipe.drawn, recipe.pairs - recipe.drawn)]
         )
         rows = all_rows[places]
-        images: list[ByteArray] = []
+        images: list[Pixels] = []
         expression = pairs.expression[rows].copy()
         pose = pairs.pose_deg[rows] / POSE_UNIT_DEG
         points = np.empty((len(rows), 68, 2), np.float32)
@@ -146,12 +143,12 @@ class Batches(Dataset[dict[str, Tensor]]):
             batch["target"] = torch.from_numpy(pairs.targets(targets[drawn]))
         return batch, planes(images)
 
-    def _real(self, faces: FaceCache, step: int, part: int) -> tuple[dict[str, Tensor], ByteArray]:
+    def _real(self, faces: FaceCache, step: int, part: int) -> tuple[dict[str, Tensor], Pixels]:
         rows = chosen(len(faces), self.recipe.faces, step, self.seed, 14)
         places = self._places(part, 0, self.recipe.faces)
         size = self.recipe.size_px
-        strong: list[ByteArray] = []
-        weak: list[ByteArray] = []
+        strong: list[Pixels] = []
+        weak: list[Pixels] = []
         flipped = places % 2 == 1
         for place, flip in zip(places, flipped, strict=True):
             picture = faces.pictures[int(rows[place])]
@@ -189,7 +186,7 @@ class TargetBatches(Dataset[dict[str, Tensor]]):
         }
 
 
-def planes(pictures: list[ByteArray]) -> ByteArray:
+def planes(pictures: list[Pixels]) -> Pixels:
     """Pictures (S, S) or (S, S, 3) → (N, C, S, S)."""
     stacked = np.stack(pictures)
     return stacked[:, None] if stacked.ndim == 3 else stacked.transpose(0, 3, 1, 2).copy()

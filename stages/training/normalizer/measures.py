@@ -5,12 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ....manifests.arrays import Floats
 from ..pictures import POSE_UNIT_DEG, PairCache, mirrored
-
-FloatArray = NDArray[np.floating]
 
 # Parts of the face that count alike, however little they move (iBUG numbering).
 REGIONS = {
@@ -68,7 +66,7 @@ class Measures(nn.Module):
         if pairs.target is not None:
             self._measure_targets(pairs)
 
-    def _keep(self, name: str, value: FloatArray) -> None:
+    def _keep(self, name: str, value: Floats) -> None:
         self.register_buffer(name, torch.from_numpy(np.asarray(value, np.float32)))
 
     def _measure_targets(self, pairs: PairCache) -> None:
@@ -112,7 +110,7 @@ def region_error(error: Tensor, regions: Tensor) -> Tensor:
     return torch.einsum("bchw,rhw->r", error.abs(), regions[:, 0]) / (len(error) * 3)
 
 
-def region_masks(points: FloatArray, size: int) -> FloatArray:
+def region_masks(points: Floats, size: int) -> Floats:
     """(N, 68, 2) landmarks → (3, T, T) brows, eyes and mouth: where they ever are, each sum 1."""
     masks = np.zeros((len(_PAINTED), size, size), np.float32)
     margin = max(1, round(0.04 * size))
@@ -128,7 +126,7 @@ def region_masks(points: FloatArray, size: int) -> FloatArray:
     return masks
 
 
-def displacement_basis(pairs: PairCache) -> FloatArray:
+def displacement_basis(pairs: PairCache) -> Floats:
     """(136, E) how the target's landmarks move with each coefficient, fitted on the renders."""
     code = pairs.expression[pairs.target_of].astype(np.float64)
     points = pairs.target_landmarks.reshape(len(code), -1).astype(np.float64)
@@ -136,7 +134,7 @@ def displacement_basis(pairs: PairCache) -> FloatArray:
     return basis.T.astype(np.float32)
 
 
-def region_gram(pairs: PairCache) -> FloatArray:
+def region_gram(pairs: PairCache) -> Floats:
     """(E, E) matrix whose quadratic form is the mean over regions of the relative squared error."""
     count = pairs.expression.shape[1]
     gram = np.zeros((count, count), np.float64)

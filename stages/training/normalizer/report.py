@@ -8,16 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from ....manifests.arrays import Floats, Pixels
 from ...networks.base import CodeNormalizer, Normalizer
 from ..pictures import PairCache
 from ..real_faces import FaceCache
 from .batches import planes, unit_rgb
 from .scores import degraded_set, landmark_scores, read_all, score_readings
-
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
 
 _SHEET_COLUMNS = 12
 _SCORED_PICTURES = 128
@@ -47,7 +44,7 @@ def evaluate_network(
     return scores
 
 
-def _picture_scores(network: Normalizer, pairs: PairCache, average: FloatArray) -> dict[str, float]:
+def _picture_scores(network: Normalizer, pairs: PairCache, average: Floats) -> dict[str, float]:
     """Mean absolute error of pixels in 1/255 where the target changes, by what is decoded."""
     rows = np.arange(min(_SCORED_PICTURES, len(pairs.target_of)))
     target = pairs.targets(rows).astype(np.float32)
@@ -66,10 +63,10 @@ def _picture_scores(network: Normalizer, pairs: PairCache, average: FloatArray) 
 
 
 @torch.inference_mode()
-def normalize(network: Normalizer, pictures: Sequence[ByteArray]) -> ByteArray:
+def normalize(network: Normalizer, pictures: Sequence[Pixels]) -> Pixels:
     """N pictures, (S, S) or (S, S, 3) uint8 → (N, T, T, 3) uint8 RGB."""
     device = next(network.parameters()).device
-    made: list[ByteArray] = []
+    made: list[Pixels] = []
     for start in range(0, len(pictures), _BATCH):
         images = torch.from_numpy(planes(list(pictures[start : start + _BATCH]))).to(device)
         made.append(_pixels(network(unit_rgb(images))))
@@ -77,12 +74,12 @@ def normalize(network: Normalizer, pictures: Sequence[ByteArray]) -> ByteArray:
 
 
 @torch.inference_mode()
-def _decode(network: CodeNormalizer, code: FloatArray) -> ByteArray:
+def _decode(network: CodeNormalizer, code: Floats) -> Pixels:
     device = next(network.parameters()).device
     return _pixels(network.draw(torch.from_numpy(code).to(device)))
 
 
-def sheet_of_renders(network: Normalizer, pairs: PairCache) -> ByteArray:
+def sheet_of_renders(network: Normalizer, pairs: PairCache) -> Pixels:
     """Three rows a block: source, what the network makes of it, the exact target. RGB."""
     count = min(2 * _SHEET_COLUMNS, len(pairs.target_of))
     rows = np.linspace(0, len(pairs.target_of) - 1, count).astype(int)
@@ -90,22 +87,22 @@ def sheet_of_renders(network: Normalizer, pairs: PairCache) -> ByteArray:
     return _sheet([sources, normalize(network, sources), pairs.targets(rows)])
 
 
-def sheet_of_faces(network: Normalizer, faces: FaceCache) -> ByteArray:
+def sheet_of_faces(network: Normalizer, faces: FaceCache) -> Pixels:
     """Two rows a block: a real face, what the network makes of it. RGB."""
     rows = np.linspace(0, len(faces) - 1, min(2 * _SHEET_COLUMNS, len(faces))).astype(int)
     sources = [faces.pictures[int(row)] for row in rows]
     return _sheet([sources, normalize(network, sources)])
 
 
-def write_sheet(pixels_rgb_u8: ByteArray, path: str) -> None:
+def write_sheet(pixels_rgb_u8: Pixels, path: str) -> None:
     """Write (H, W, 3) RGB as the suffix says."""
     cv2.imwrite(path, np.ascontiguousarray(pixels_rgb_u8[..., ::-1]))
 
 
-def _sheet(lines: Sequence[Sequence[ByteArray] | ByteArray]) -> ByteArray:
+def _sheet(lines: Sequence[Sequence[Pixels] | Pixels]) -> Pixels:
     """Lines of pictures, cut into blocks; all as large as those of the last line."""
     size = len(lines[-1][0])
-    blocks: list[ByteArray] = []
+    blocks: list[Pixels] = []
     for start in range(0, len(lines[0]), _SHEET_COLUMNS):
         rows = [
             np.hstack([_tile(picture, size) for picture in line[start : start + _SHEET_COLUMNS]])
@@ -117,12 +114,12 @@ def _sheet(lines: Sequence[Sequence[ByteArray] | ByteArray]) -> ByteArray:
     return np.vstack(blocks)
 
 
-def _tile(picture: ByteArray, size: int) -> ByteArray:
+def _tile(picture: Pixels, size: int) -> Pixels:
     colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, 2)
     return np.asarray(cv2.resize(colour, (size, size)), np.uint8)
 
 
-def _pixels(faces: torch.Tensor) -> ByteArray:
+def _pixels(faces: torch.Tensor) -> Pixels:
     """(B, 3, S, S) → (B, S, S, 3) uint8."""
     shown = (faces.float().clamp(0, 1) * 255).round().byte()
     return shown.permute(0, 2, 3, 1).cpu().numpy()

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional import r2_score
 
+from ....manifests.arrays import Floats, Pixels
 from ...networks.base import Normalizer
 from ...synthesis.drawing.degrade import degrade
 from ...synthesis.scene.expressions import RENDERED_UNITS, action_units, stems
@@ -17,11 +17,8 @@ from ..pictures import PairCache, mirrored
 from .batches import planes, unit_rgb
 from .measures import REGIONS, displacement_basis
 
-FloatArray = NDArray[np.floating]
-ByteArray = NDArray[np.uint8]
 
-
-def degraded_set(pairs: PairCache, seed: int) -> tuple[ByteArray, FloatArray]:
+def degraded_set(pairs: PairCache, seed: int) -> tuple[Pixels, Floats]:
     """Every picture degraded once, with fixed seeds.
 
     Returns:
@@ -29,7 +26,7 @@ def degraded_set(pairs: PairCache, seed: int) -> tuple[ByteArray, FloatArray]:
     """
     mirror = mirrored(pairs.expression_names)
     expression = pairs.expression.copy()
-    pictures: list[ByteArray] = []
+    pictures: list[Pixels] = []
     for row in range(len(pairs)):
         rng = np.random.default_rng([seed, 13, row])
         done = degrade(pairs.source[row], pairs.landmarks[row], rng)
@@ -40,7 +37,7 @@ def degraded_set(pairs: PairCache, seed: int) -> tuple[ByteArray, FloatArray]:
 
 
 @torch.inference_mode()
-def read_all(network: Normalizer, images: ByteArray, batch_size: int = 64) -> FloatArray:
+def read_all(network: Normalizer, images: Pixels, batch_size: int = 64) -> Floats:
     """(N, C, S, S) uint8 → (N, E) coefficients as read, before clamping and calibration."""
     device = next(network.parameters()).device
     readings: list[Tensor] = []
@@ -50,7 +47,7 @@ def read_all(network: Normalizer, images: ByteArray, batch_size: int = 64) -> Fl
     return torch.cat(readings).numpy()
 
 
-def r2(prediction: FloatArray, truth: FloatArray) -> FloatArray:
+def r2(prediction: Floats, truth: Floats) -> Floats:
     """R² by column; NaN where the truth does not vary."""
     scores = r2_score(
         torch.from_numpy(prediction).double(),
@@ -61,7 +58,7 @@ def r2(prediction: FloatArray, truth: FloatArray) -> FloatArray:
 
 
 def score_readings(
-    names: Sequence[str], prediction: FloatArray, truth: FloatArray, average: FloatArray
+    names: Sequence[str], prediction: Floats, truth: Floats, average: Floats
 ) -> dict[str, dict[str, float]]:
     """R² by shape and by action unit, of a reader and of the average face.
 
@@ -94,9 +91,7 @@ def score_readings(
     return result
 
 
-def landmark_scores(
-    pairs: PairCache, prediction: FloatArray, truth: FloatArray
-) -> dict[str, float]:
+def landmark_scores(pairs: PairCache, prediction: Floats, truth: Floats) -> dict[str, float]:
     """Error of the target's landmarks by region, in percent of the inter-ocular distance."""
     basis = displacement_basis(pairs).reshape(68, 2, -1)
     resting = pairs.target_landmarks.mean(0)
@@ -108,7 +103,7 @@ def landmark_scores(
     return result
 
 
-def _units(names: Sequence[str], coefficients: FloatArray) -> FloatArray:
+def _units(names: Sequence[str], coefficients: Floats) -> Floats:
     rows = [list(action_units(names, row).values()) for row in coefficients.clip(0, 1)]
     return np.array(rows, np.float32)
 
