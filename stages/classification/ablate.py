@@ -191,7 +191,7 @@ def ablate(
 
 
 def subset(rows: Rows, size: int, seed: int) -> Rows:
-    """``size`` of the rows, drawn by the seed; a smaller set lies within a larger one."""
+    """``size`` of the rows (N,), drawn by the seed; a smaller set lies within a larger one."""
     order = np.random.default_rng([seed, 51]).permutation(len(rows))
     return np.sort(rows[order[:size]])
 

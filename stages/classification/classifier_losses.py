@@ -81,7 +81,10 @@ def squared(levels: Tensor, truth: Tensor) -> Tensor:
 
 
 def huber(levels: Tensor, truth: Tensor) -> Tensor:
-    """Mean Huber loss of the known labels, quadratic within one level (Huber 1964)."""
+    """Mean Huber loss of the known labels, quadratic within one level (Huber 1964).
+
+    ``levels`` and ``truth``: (B, L), NaN unknown; returns ().
+    """
     known = torch.isfinite(truth)
     wanted = torch.where(known, truth, levels.detach())
     each = functional.huber_loss(levels, wanted, reduction="none", delta=1.0)
@@ -90,6 +93,8 @@ def huber(levels: Tensor, truth: Tensor) -> Tensor:
 
 def icc(levels: Tensor, truth: Tensor) -> Tensor:
     """1 − ICC(3,1) of prediction and truth over the batch, mean over labels that vary in it.
+
+    ``levels`` and ``truth``: (B, L), NaN unknown; returns ().
 
     ICC(3,1) = (MSR − MSE) / (MSR + MSE) for two raters (Shrout & Fleiss 1979). Of the batch: unlike
     the other losses it is no mean over rows, so accumulation and more processes change it.
@@ -137,7 +142,11 @@ class ClassifierObjective(nn.Module):
         self.register_buffer("rare", torch.from_numpy(found))
 
     def forward(self, seen: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return every loss by name, unweighted, and their weighted sum as ``total``."""
+        """Return every loss by name, (), unweighted, and their weighted sum as ``total``.
+
+        ``seen`` holds ``logits`` (B, L) and ``balance`` (), ``batch`` the ``truth``: (B, L), or of
+        emotions (B,); NaN unknown.
+        """
         logits, truth = seen["logits"].float(), batch["truth"]
         found: dict[str, Tensor] = {}
         levels = probabilities("intensity", logits)

@@ -138,7 +138,7 @@ def tell(model: Classifier, data: ViewData, device: str = "cpu", batch_size: int
 
 
 def tell_batches(model: Classifier, batches: Iterator[Batch], device: str = "cpu") -> Told:
-    """Tell faces batch by batch."""
+    """Tell faces batch by batch: of every batch ``ViewData.batch``, with pictures (B, C, S, S)."""
     view = ClassifierView(model.network).to(device).eval()
     values: list[Floats] = []
     gates: list[Floats] = []

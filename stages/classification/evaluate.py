@@ -40,7 +40,7 @@ def evaluate(
     """Score a model on the rows of a listing, with inputs that have no usable face.
 
     Args:
-        rows: the full test set. What is not usable is given the training set's means.
+        rows: (N,) the full test set. What is not usable is given the training set's means.
         split: how these rows were chosen, for the score file.
         pool: pictures that were read before.
 

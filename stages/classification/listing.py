@@ -80,7 +80,7 @@ class Listing:
         return [None if name is None else str(name) for name in self.column("subject")]
 
     def take(self, rows: Sequence[int] | Rows) -> Listing:
-        """Some of the inputs."""
+        """Some of the inputs; ``rows`` (M,) are their places."""
         places = np.asarray(rows, np.int64)
         labels = self.labels.take(pa.array(places))
         return Listing(self.path, self.dataset, labels, self.items[places], self.variants)

@@ -71,7 +71,7 @@ def held_out(listing: Listing, task: Task, train_split: str, test_split: str, se
 
 
 def all_of(listing: Listing, task: Task, split: str = "") -> Rows:
-    """Labelled inputs of a split, or of all: for a dataset that only trains or only tests.
+    """(N,) labelled inputs of a split, or of all: for a dataset that only trains or only tests.
 
     Raises:
         InputError: there are none.

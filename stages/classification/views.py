@@ -69,7 +69,7 @@ class ViewPool:
         self._given: dict[tuple[str, Second], Floats] = {}
 
     def places(self, rows: Rows) -> Rows:
-        """Rows of the listing → where they stand here."""
+        """Rows of the listing (N,) → where they stand here (N,)."""
         return self._place[rows]
 
     def pictures(self, view: str, form: Form) -> ViewStore:
@@ -80,7 +80,7 @@ class ViewPool:
         return self._stores[view, form]
 
     def given(self, normalizer: str, kind: Second) -> Floats:
-        """What a normalizer's encoder makes of the originals; made once."""
+        """What a normalizer's encoder makes of the originals, (N, E) or (N, K, H, W); made once."""
         if (normalizer, kind) not in self._given:
             self._given[normalizer, kind] = seen_by_normalizer(self._faces, normalizer, kind)
         return self._given[normalizer, kind]
@@ -247,7 +247,11 @@ class ClassifierView(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``logits``, ``balance``, ``input_gates``, ``output_gates`` and ``seen``."""
+        """Return ``logits``, ``balance``, ``input_gates``, ``output_gates`` and ``seen``.
+
+        Shapes as ``networks.classifier.Judgement``; ``batch`` as ``ViewData.batch``: pictures
+        (B, C, S, S) uint8, codes (B, E) or features (B, K, H, W) float32, ``present`` (B, 2) bool.
+        """
         first, second = self._view(batch, "first"), self._view(batch, "second")
         return self.network(first, second, batch["present"])._asdict()
 
@@ -272,6 +276,6 @@ def _augmentation() -> nn.Module:
 
 
 def batches_in_order(data: ViewData, size: int) -> Iterator[Batch]:
-    """All inputs once, in order."""
+    """All inputs once, in order; pictures (B, C, S, S), see ``ViewData.batch``."""
     for start in range(0, data.count, size):
         yield data.batch(np.arange(start, min(start + size, data.count)))

@@ -145,5 +145,5 @@ def pick(count: int, wanted: int) -> list[int]:
 
 
 def gallery(title: str, lines: Iterable[tuple[str, Sequence[Pixels] | Pixels]]) -> Gallery:
-    """Put pictures of any size together."""
+    """Put pictures of any size together, each line (N, H, W, 3) uint8 RGB."""
     return Gallery(title, {name: np.asarray(faces, np.uint8) for name, faces in lines})

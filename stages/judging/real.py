@@ -57,7 +57,7 @@ class RealFaces:
         return len(self.images)
 
     def take(self, rows: NDArray[Any]) -> RealFaces:
-        """Return some of the faces; ``rows`` are numbers or a mask."""
+        """Return some of the faces; ``rows`` are numbers (M,) or a mask (N,)."""
         return RealFaces(
             self.images[rows], self.landmarks[rows], self.emotions[rows],
             self.people[rows], self.sources[rows], self.parts[rows],

@@ -87,7 +87,7 @@ class PictureRows:
         return whole.hexdigest()
 
     def groups(self) -> list[Rows]:
-        """The numbers of the pictures in each row group."""
+        """The numbers of the pictures, (M,), in each row group."""
         found: list[Rows] = []
         first = 0
         for source in self.sources:

@@ -228,7 +228,10 @@ def _held_out(
 
 @torch.inference_mode()
 def evaluate_autoencoder(module: nn.Module, held_out: dict[str, Tensor], sheet: Path) -> float:
-    """Mean loss on held-out pictures; draws a sheet of masked | painted | original."""
+    """Mean loss on held-out pictures; draws a sheet of masked | painted | original.
+
+    ``held_out``: ``images`` (N, 3, S, S) uint8 RGB and ``noise`` (N, P), see ``as_batch``.
+    """
     was = module.training
     module.eval()
     device = next(module.parameters()).device

@@ -153,7 +153,7 @@ class Trainer:
         return done
 
     def averaged(self) -> dict[str, Tensor]:
-        """Return the averaged weights of the part that learns."""
+        """Return the averaged weights (...) of the part that learns, by name."""
         return self.average.module.state_dict()
 
     def _due(self, every: int) -> bool:

@@ -102,7 +102,7 @@ def row_statistics(task: Task, predictions: pa.Table, threshold: float) -> Numbe
 
 
 def headline_of(kind: Kind, sums: Numbers) -> Any:
-    """Return the headline of sums of ``row_statistics``; further axes before them are kept."""
+    """Return the headline of sums of ``row_statistics``; axes before them are kept: (…) float64."""
     if kind == "emotion":
         return emotion.accuracy_of(sums)
     if kind == "action_units":

@@ -51,7 +51,10 @@ class Gallery:
 
 
 def choose_gallery(people: NDArray[Any], fewest: int = FEWEST, seed: int = 0) -> Gallery:
-    """Take at most ``MOST`` seeded pictures of each person with at least ``fewest``."""
+    """Take at most ``MOST`` seeded pictures of each person with at least ``fewest``.
+
+    ``people``: (N,) who is in every picture.
+    """
     rng = np.random.default_rng([seed, 43])
     rows: list[NDArray[np.int64]] = []
     for name in np.unique(people):

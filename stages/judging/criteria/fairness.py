@@ -20,7 +20,7 @@ _THIRDS = (1 / 3, 2 / 3)
 
 
 def groups_of(kinds: Sequence[Kind]) -> dict[str, NDArray[np.str_]]:
-    """Which group each of N people is in, by what is compared: skin, sex-like shape, age-like."""
+    """(N,) group each of N people is in, by what is compared: skin, sex-like shape, age-like."""
 
     def thirds(values: list[float], names: tuple[str, str, str]) -> NDArray[np.str_]:
         return np.array(names)[np.digitize(values, _THIRDS)]

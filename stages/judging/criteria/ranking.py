@@ -35,7 +35,7 @@ class Ranking:
         return positives, np.bincount(self._places, heavy - inside, self._levels)
 
     def auc(self, weights: Numbers | None = None) -> float:
-        """Return the area under the curve; NaN where one class has no weight."""
+        """Return the area under the curve, by weights (N,); NaN where one class has no weight."""
         positives, negatives = self._counts(weights)
         total = positives.sum() * negatives.sum()
         if total <= 0:
@@ -52,7 +52,10 @@ class Ranking:
         return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
 
     def eer(self, weights: Numbers | None = None) -> float:
-        """Return the equal error rate: where false positives and misses are as frequent."""
+        """Return the equal error rate: where false positives and misses are as frequent.
+
+        ``weights``: (N,) of the samples; 1 each where none are given.
+        """
         false, true = self._rates(weights)
         if not (np.isfinite(false[-1]) and np.isfinite(true[-1])):
             return float("nan")
@@ -64,7 +67,10 @@ class Ranking:
         return float(false[last - 1] + share * (false[last] - false[last - 1]))
 
     def tpr_at(self, fpr: float, weights: Numbers | None = None) -> float:
-        """Return the true positive rate of the lowest threshold that keeps to a rate ``fpr``."""
+        """Return the true positive rate of the lowest threshold that keeps to a rate ``fpr``.
+
+        ``weights``: (N,) of the samples; 1 each where none are given.
+        """
         false, true = self._rates(weights)
         if not (np.isfinite(false[-1]) and np.isfinite(true[-1])):
             return float("nan")

@@ -77,7 +77,10 @@ def r2(prediction: Floats, truth: Floats) -> float:
 
 
 def ratio(made: Floats, exact: Floats, truth: Floats) -> float:
-    """R² of a reading of normalized pictures over that of exact ones; NaN without the latter."""
+    """R² of a reading of normalized pictures over that of exact ones; NaN without the latter.
+
+    All (N, C): what was read of either, and the truth.
+    """
     possible = r2(exact, truth)
     return r2(made, truth) / possible if possible >= LEAST_R2 else float("nan")
 
@@ -248,7 +251,10 @@ def _average_face(renders: Renders, exact: Seen) -> list[Figure]:
 def reader_scores(
     names: Sequence[str], seen: Seen, renders: Renders
 ) -> dict[str, dict[str, float] | float]:
-    """How well a reader reads exact renders: R² by action unit, by shape, and landmark error."""
+    """How well a reader reads exact renders: R² by action unit, by shape, and landmark error.
+
+    ``seen``: coefficients (N, E) and points (N, 68, 2) of the renders.
+    """
     truth, found = units(names, renders.expression), units(names, seen.coefficients)
     scores: dict[str, Any] = {
         "action_units": {

@@ -158,7 +158,7 @@ def _usable_sources(
 
 
 def cell_weights(truth: NDArray[np.bool_], sources: NDArray[Any]) -> NDArray[np.float64]:
-    """Weights with which both classes are equally heavy within each source.
+    """(N,) weights with which both classes are equally heavy within each source.
 
     A source then tells nothing of the class, and keeps the weight of its pictures.
     """

@@ -159,7 +159,7 @@ class Pairs:
     same: NDArray[np.bool_]
 
     def take(self, rows: NDArray[Any]) -> Pairs:
-        """Return some of the pairs."""
+        """Return some of the pairs: numbers (M,) or a mask (P,)."""
         return Pairs(self.a[rows], self.b[rows], self.same[rows])
 
     def __len__(self) -> int:
@@ -168,6 +168,9 @@ class Pairs:
 
 def draw_pairs(people: NDArray[Any], different: int = DIFFERENT_PAIRS, seed: int = 0) -> Pairs:
     """All pairs of one person, and a seeded sample of pairs of two.
+
+    ``people``: (N,) who is in every picture.
+
 
     Raises:
         InputError: nobody has two pictures, or there is but one person.

@@ -204,7 +204,7 @@ class Objective(nn.Module):
         return frozenset().union(*(LOSSES[name].needs for name in self.weights))
 
     def forward(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        """Return every loss by name, unweighted, and their weighted sum as ``total``."""
+        """Return every loss by name, (), unweighted, and their weighted sum as ``total``."""
         frozen = dict(self.frozen.items())
         found = {name: LOSSES[name].of(seen, batch, self.measures, frozen) for name in self.weights}
         total = torch.stack([self.weights[name] * value for name, value in found.items()]).sum()

@@ -80,7 +80,7 @@ def _decode(network: CodeNormalizer, code: Floats) -> Pixels:
 
 
 def sheet_of_renders(network: Normalizer, pairs: PairCache) -> Pixels:
-    """Three rows a block: source, what the network makes of it, the exact target. RGB."""
+    """(H, W, 3) uint8 RGB, three rows a block: source, what the network makes of it, the target."""
     count = min(2 * _SHEET_COLUMNS, len(pairs.target_of))
     rows = np.linspace(0, len(pairs.target_of) - 1, count).astype(int)
     sources = [pairs.source[int(row)] for row in pairs.target_of[rows]]
@@ -88,7 +88,7 @@ def sheet_of_renders(network: Normalizer, pairs: PairCache) -> Pixels:
 
 
 def sheet_of_faces(network: Normalizer, faces: FaceCache) -> Pixels:
-    """Two rows a block: a real face, what the network makes of it. RGB."""
+    """(H, W, 3) uint8 RGB, two rows a block: a real face, what the network makes of it."""
     rows = np.linspace(0, len(faces) - 1, min(2 * _SHEET_COLUMNS, len(faces))).astype(int)
     sources = [faces.pictures[int(row)] for row in rows]
     return _sheet([sources, normalize(network, sources)])

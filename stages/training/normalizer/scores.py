@@ -48,7 +48,7 @@ def read_all(network: Normalizer, images: Pixels, batch_size: int = 64) -> Float
 
 
 def r2(prediction: Floats, truth: Floats) -> Floats:
-    """R² by column; NaN where the truth does not vary."""
+    """R² by column, (N, C) → (C,) float32; NaN where the truth does not vary."""
     scores = r2_score(
         torch.from_numpy(prediction).double(),
         torch.from_numpy(truth).double(),
@@ -92,7 +92,10 @@ def score_readings(
 
 
 def landmark_scores(pairs: PairCache, prediction: Floats, truth: Floats) -> dict[str, float]:
-    """Error of the target's landmarks by region, in percent of the inter-ocular distance."""
+    """Error of the target's landmarks by region, in percent of the inter-ocular distance.
+
+    ``prediction`` and ``truth``: (N, E) coefficients.
+    """
     basis = displacement_basis(pairs).reshape(68, 2, -1)
     resting = pairs.target_landmarks.mean(0)
     apart = float(np.linalg.norm(resting[36:42].mean(0) - resting[42:48].mean(0)))

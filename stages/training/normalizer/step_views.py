@@ -24,7 +24,12 @@ class Views(nn.Module):
         self.needs = needs
 
     def forward(self, batch: Batch) -> Seen:
-        """Return what was seen, by name."""
+        """Return what was seen, by name.
+
+        ``images``, (P + R, C, S, S) uint8, are the pairs' sources, then real faces; seen are
+        ``coefficients`` (P + R, E), ``landmarks`` (P + R, 136) and ``pose`` (P + R, 3), and where
+        pictures are drawn, ``picture`` (D, 3, T, T) and which those are, ``drawn`` (D,).
+        """
         images = unit_rgb(batch["images"])  # (P + R, 3, S, S)
         drawn = self._drawn(batch, len(images), images.device)
         reading, picture = self._look(images, drawn)
@@ -83,7 +88,7 @@ class DecoderView(nn.Module):
         self.network = network
 
     def forward(self, batch: Batch) -> Seen:
-        """Return ``picture``."""
+        """Return ``picture`` (B, 3, T, T) of the batch's ``expression`` (B, E)."""
         return {"picture": self.network.draw(batch["expression"])}
 
 
