@@ -66,7 +66,7 @@ _SIDE = r"(?:`*\w+`*(?: ?[*+/-] ?\w+)?|\.\.\.|…)"
 SHAPE = re.compile(rf"(?<!\w)\((?:{_SIDE}(?:, {_SIDE})+|\w+,|\.\.\.|…|)\)")
 #: Modules whose array functions need not all say their shapes, with the reason.
 SHAPES_SAID_ONCE = {
-    # Every loss takes what `Loss.of` says, and is a number.
+    # Every loss takes what `Views.forward` has seen and a batch, whose shapes are said there.
     "stages/training/normalizer/losses.py",
 }
 EVERYTHING = {"Exception", "BaseException"}
