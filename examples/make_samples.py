@@ -16,10 +16,9 @@ import numpy as np
 from normpipe.stages.synthesis.drawing.batch import BatchRenderer
 from normpipe.stages.synthesis.drawing.renderer import prepare_person, take_shot
 from normpipe.stages.synthesis.facekit import load_facekit
+from normpipe.stages.synthesis.scene.acting import EMOTION_OF, PROTOTYPES
 from normpipe.stages.synthesis.scene.background import paint_background
 from normpipe.stages.synthesis.scene.expressions import (
-    EMOTION_OF,
-    PROTOTYPES,
     RENDERED_UNITS,
     Expression,
     action_units,
