@@ -34,14 +34,15 @@ from normpipe.stages.networks.compact import CompactEncoder, CompactNormalizer, 
 from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.networks.layers import resize
 from normpipe.stages.synthesis.drawing.degrade import Degraded, _placement, degrade
+from normpipe.stages.training.batching import Batch, Seen
 from normpipe.stages.training.devices import make_fabric
 from normpipe.stages.training.normalizer import batches as batches_module
 from normpipe.stages.training.normalizer.batches import Batches, Recipe, planes
 from normpipe.stages.training.normalizer.data import Material, load_material
-from normpipe.stages.training.normalizer.fit_normalizer import FitNormalizerConfig
-from normpipe.stages.training.normalizer.losses import LOSSES, Batch, Frozen, Loss, Objective, Seen
+from normpipe.stages.training.normalizer.losses import LOSSES, Frozen, Loss, Objective
 from normpipe.stages.training.normalizer.measures import Measures
 from normpipe.stages.training.normalizer.scores import degraded_set, landmark_scores, r2, read_all
+from normpipe.stages.training.normalizer.settings import FitNormalizerConfig
 from normpipe.stages.training.normalizer.step_views import Views
 from normpipe.stages.training.trainer import Schedule, Task, Trainer
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from ..manifests.vocabularies import status_of
 from .errors import InputError
@@ -21,13 +22,29 @@ from .errors import InputError
 Row = dict[str, Any]
 
 
-class StageConfig(BaseModel):
-    """Base of every stage's settings: frozen, and an unknown key is an error.
+def free(
+    default: Any, *, description: str, path: bool = False, of_one_run: bool = False, **limits: Any
+) -> Any:
+    """Return a field of a ``StageConfig`` that does not shape results, such as a device.
 
-    A field that does not change what is written (a path whose file's digest counts instead, a
-    device index) is marked ``Field(json_schema_extra={"shapes_results": False})``. Two more marks
-    are for the saved job: ``"path": True`` on a path that does not shape results, which is saved as
-    an absolute one, and ``"of_one_run": True`` on what is asked of a single run, and not saved.
+    Args:
+        default: its value where none is given.
+        description: as of pydantic's ``Field``, which also takes ``limits``.
+        path: it is a path (whose file's digest counts instead), which a saved job holds absolute.
+        of_one_run: it is asked of a single run, and a saved job does not hold it.
+    """
+    marks: JsonDict = {"shapes_results": False}
+    if path:
+        marks["path"] = True
+    if of_one_run:
+        marks["of_one_run"] = True
+    return Field(default, description=description, json_schema_extra=marks, **limits)
+
+
+class StageConfig(BaseModel):
+    """Base of the settings of every stage and training: frozen, and an unknown key is an error.
+
+    Every field shapes results, unless it is made by ``free``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +63,10 @@ class StageConfig(BaseModel):
         return {n: v for n, v in values.items() if not (v == "" and n in unset)}
 
     def shaping(self) -> dict[str, Any]:
-        """Return the settings that shape results, ready for JSON."""
+        """Return the settings that shape results, ready for JSON: all but those made by ``free``.
+
+        What is made with them is known again by these, and by nothing else of them.
+        """
         hidden: set[str] = set()
         for name, info in type(self).model_fields.items():
             extra = info.json_schema_extra

@@ -12,50 +12,42 @@ from typing import ClassVar, Literal, Self
 
 import cv2
 from pydantic import Field, model_validator
-from pydantic.config import JsonDict
 
 from ..manifests.arrays import Matrix
 from ..manifests.keys import face_key
 from ..manifests.schema import ALIGNED
 from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError, nearest
-from ..pipeline.stage import DIGEST, GPU, MEMORY, MapStage, Row, StageConfig, check_digest
+from ..pipeline.stage import DIGEST, GPU, MEMORY, MapStage, Row, StageConfig, check_digest, free
 from .faces import geometry, pixels
 from .faces.decoder import PILLOW_MAX_PIXELS, Limits
 from .faces.detectors import DETECTORS, Detection, Detector, DetectorSettings, Look, choose
 from .faces.isolation import Bounds, Decoders
 from .sources.fetching import SourceReader
 
-#: Of a setting whose file's digest counts, or that changes no byte.
-NOT_SHAPING: JsonDict = {"shapes_results": False}
-#: The same, of a path.
-PATH: JsonDict = {**NOT_SHAPING, "path": True}
-
 
 class AlignConfig(StageConfig):
     """Settings of the align stage."""
 
     detector: str = Field("opencv", description="opencv, insightface, supplied or none")
-    pack: str = Field(
+    pack: str = free(
         "",
         description="insightface model pack: a name below model_root/models, or a directory",
-        json_schema_extra=PATH,
+        path=True,
     )
-    pack_sha256: str = Field(
+    pack_sha256: str = free(
         "",
         pattern=DIGEST,
         description="insightface: sha256 that the pack's detection network must have; empty: any",
-        json_schema_extra=NOT_SHAPING,
     )
-    model_root: str = Field(
+    model_root: str = free(
         "~/.insightface",
         description="folder that holds models/<pack>, for packs given by name",
-        json_schema_extra=PATH,
+        path=True,
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Literal["auto", "cpu", "cuda"] = free(  # the device class does
         "auto",
         description="insightface: auto (CUDA if ONNX Runtime has it), cpu or cuda",
-        json_schema_extra=NOT_SHAPING,  # the device class does
     )
     threshold: float = Field(
         0.5, ge=0.2, le=1, description="least detection score (opencv, insightface)"
@@ -82,35 +74,30 @@ class AlignConfig(StageConfig):
         64_000_000, ge=1, le=PILLOW_MAX_PIXELS, description="larger images are not decoded"
     )
     max_bytes: int = Field(64 * 2**20, ge=1, description="larger files are not read")
-    fetch_seconds: float = Field(
+    fetch_seconds: float = free(
         30.0,
         gt=0,
         description="ingest.allow_urls: time for one address",
-        json_schema_extra=NOT_SHAPING,
     )
-    memory_gb: float = Field(
+    memory_gb: float = free(
         4.0,
         gt=0,
         description="memory that this stage takes, asked for where workers of a cluster declare "
         "MEMORY; enough for photographs of 12 megapixels",
-        json_schema_extra=NOT_SHAPING,
     )
-    isolate: bool = Field(
+    isolate: bool = free(
         True,
         description="decode in processes of their own, which may hang or die; false: trusted files",
-        json_schema_extra=NOT_SHAPING,
     )
-    decode_seconds: float = Field(
+    decode_seconds: float = free(
         30.0,
         gt=0,
         description="isolate: a file whose decoding takes longer, twice, is given up",
-        json_schema_extra=NOT_SHAPING,
     )
-    decode_memory_mb: int = Field(
+    decode_memory_mb: int = free(
         2048,
         ge=64,
         description="isolate: memory of a decoding process; there is one for each of run.threads",
-        json_schema_extra=NOT_SHAPING,
     )
     batch_size: int = Field(
         16, ge=1, description="images handed to the detector at once; each is judged on its own"

@@ -10,16 +10,15 @@ import os
 import posixpath
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator
-from pydantic.config import JsonDict
 
 from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
 from ..pipeline.errors import InputError
-from ..pipeline.stage import Scan, SourceStage, StageConfig
+from ..pipeline.stage import Scan, SourceStage, StageConfig, free
 from ..pipeline.store.storage import is_store
 from .sources.addresses import is_fetchable, is_url
 from .sources.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
@@ -39,12 +38,6 @@ _EXTENSIONS = (
 )
 
 
-def _free(default: Any, description: str, mark: str = "", **rules: Any) -> Any:
-    """Return a setting that may change between runs over the same output."""
-    extra: JsonDict = {"shapes_results": False, **({mark: True} if mark else {})}
-    return Field(default, description=description, json_schema_extra=extra, **rules)
-
-
 class IngestConfig(StageConfig):
     """What is read, and what the columns of a list mean.
 
@@ -53,31 +46,40 @@ class IngestConfig(StageConfig):
     """
 
     shard_rows: int = Field(1024, ge=1, description="inputs a shard; holds to the end of the flow")
-    limit: int | None = _free(None, "take the first N inputs only", "of_one_run", ge=1)
-    extensions: tuple[str, ...] = _free(_EXTENSIONS, "a folder's files so named are images")
-    follow_symlinks: bool = _free(False, "walk into links to folders within the input")
-    allow_urls: bool = _free(
-        False, "fetch the http and https addresses of a list (--allow-urls); else they fail"
+    limit: int | None = free(
+        None, description="take the first N inputs only", of_one_run=True, ge=1
     )
-    class_per_folder: bool = _free(False, "the folder an image lies in is named for its emotion")
-    root: Path | None = _free(
-        None, "the folder that a list's paths count from; unset: the list's own folder", "path"
+    extensions: tuple[str, ...] = free(
+        _EXTENSIONS, description="a folder's files so named are images"
     )
-    path_column: str = _free("path", "a list's column with the paths")
-    columns: dict[str, str] = _free(
-        {}, "normpipe's name = the list's, for columns with other names"
+    follow_symlinks: bool = free(False, description="walk into links to folders within the input")
+    allow_urls: bool = free(
+        False,
+        description="fetch the http and https addresses of a list (--allow-urls); else they fail",
     )
-    au_columns: Literal["occurrence", "intensity"] = _free(
-        "occurrence", "what a column named AU12 holds: 0 or 1, or levels 0 to 5"
+    class_per_folder: bool = free(
+        False, description="the folder an image lies in is named for its emotion"
     )
-    au_missing: float | None = _free(
-        None, "the number that stands for an unknown action unit (BP4D: 9)"
+    root: Path | None = free(
+        None,
+        description="the folder that a list's paths count from; unset: the list's own folder",
+        path=True,
     )
-    valence_arousal_missing: float | None = _free(
-        None, "the number that stands for unknown valence or arousal (AffectNet: -2)"
+    path_column: str = free("path", description="a list's column with the paths")
+    columns: dict[str, str] = free(
+        {}, description="normpipe's name = the list's, for columns with other names"
     )
-    emotion_names: tuple[str, ...] = _free(
-        (), "names for emotions given as numbers, from 0 on; '' where there is none"
+    au_columns: Literal["occurrence", "intensity"] = free(
+        "occurrence", description="what a column named AU12 holds: 0 or 1, or levels 0 to 5"
+    )
+    au_missing: float | None = free(
+        None, description="the number that stands for an unknown action unit (BP4D: 9)"
+    )
+    valence_arousal_missing: float | None = free(
+        None, description="the number that stands for unknown valence or arousal (AffectNet: -2)"
+    )
+    emotion_names: tuple[str, ...] = free(
+        (), description="names for emotions given as numbers, from 0 on; '' where there is none"
     )
 
     @field_validator("extensions")

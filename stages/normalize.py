@@ -24,6 +24,7 @@ from ..pipeline.stage import (
     Row,
     StageConfig,
     check_digest,
+    free,
     sha256_file,
 )
 from .faces.pixels import Limits, decode, encode
@@ -38,34 +39,30 @@ class NormalizeConfig(StageConfig):
     network: str = Field(
         "compact", description="name of the network; empty: the one that the weights are of"
     )
-    weights: str = Field(
+    weights: str = free(
         "",
         description="path of a .safetensors file, or of an .onnx file that normpipe "
         "export-normalizer wrote; empty: the weights that ship with the network",
-        json_schema_extra={"shapes_results": False, "path": True},  # their digest does
+        path=True,  # their digest does
     )
-    weights_sha256: str = Field(
+    weights_sha256: str = free(  # their digest does
         "",
         pattern=DIGEST,
         description="sha256 that the file of weights must have; empty: any",
-        json_schema_extra={"shapes_results": False},  # their digest does
     )
-    variant: str = Field(
+    variant: str = free(
         "",
         description="name of the output under normalized/; empty: the network's name",
-        json_schema_extra={"shapes_results": False},
     )
-    device: str = Field(
+    device: str = free(  # the device class does
         "auto",
         description="auto (a GPU if there is one), cpu, cuda or cuda:N; none there is an error",
-        json_schema_extra={"shapes_results": False},  # the device class does
     )
-    memory_gb: float = Field(
+    memory_gb: float = free(
         2.0,
         gt=0,
         description="memory that this stage takes, asked for where workers of a cluster declare "
         "MEMORY",
-        json_schema_extra={"shapes_results": False},
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="fp32 or bf16")
     batch_size: int = Field(32, ge=1, description="faces a batch; the last one is padded")

@@ -21,7 +21,7 @@ from .jobs import begun_with, say_changes
 
 if TYPE_CHECKING:
     from ...stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
-    from ...stages.training.normalizer.fit_normalizer import FitNormalizerConfig
+    from ...stages.training.normalizer.settings import FitNormalizerConfig
 
 JobFile = Annotated[
     Path | None, typer.Argument(help="job file (.toml) with a table for this command")
@@ -33,7 +33,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="stage.key=val
 def _configs() -> dict[str, type[BaseModel]]:
     # Imported on use: torch and Lightning take seconds, which no other command should pay.
     from ...stages.synthesis.synthesize import SynthesizeConfig
-    from ...stages.training.normalizer.fit_normalizer import FitNormalizerConfig
+    from ...stages.training.normalizer.settings import FitNormalizerConfig
     from ...stages.training.pretrain_encoder import PretrainEncoderConfig
 
     return {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from ...pipeline.stage import StageConfig
+from ...pipeline.stage import StageConfig, free
 
 Views = Literal[
     "original",
@@ -44,7 +43,7 @@ class ClassifyConfig(StageConfig):
     normalizer: str = Field("compact", description="whose encoder makes code and features")
     train_split: str = Field("train", description="the split of the labels that trains")
     test_split: str = Field("test", description="the one that tests")
-    folds: str = Field(
+    folds: str = free(
         "", description="a number, labels (the column fold), bp4d or disfa; empty: a held-out split"
     )
     shared_subjects: bool = Field(False, description="allow subjects that train and test")
@@ -88,32 +87,24 @@ class ClassifyConfig(StageConfig):
     paper_style: bool = Field(
         False, description="also score every epoch on the test, for the figures papers often print"
     )
-    accumulate: int = Field(1, ge=1, description="parts that each process cuts its batch into")
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    accumulate: int = free(1, ge=1, description="parts that each process cuts its batch into")
+    device: Literal["auto", "cpu", "cuda"] = free(
         "auto", description="cpu or cuda; auto: a GPU where there is one"
     )
-    devices: int = Field(1, ge=1, description="processes: GPUs, or on a CPU processes")
+    devices: int = free(1, ge=1, description="processes: GPUs, or on a CPU processes")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where it is fast, else fp32"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads; unset: torch's choice")
-    workers: int = Field(1, ge=0, description="processes that prepare batches")
-    memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
-    minutes: float | None = Field(
+    threads: int | None = free(None, ge=1, description="CPU threads; unset: torch's choice")
+    workers: int = free(1, ge=0, description="processes that prepare batches")
+    memory_gb: float = free(8.0, ge=0, description="pictures beyond this are decoded as needed")
+    minutes: float | None = free(
         None,
         gt=0,
         description="save and stop after so many",
-        json_schema_extra={"of_one_run": True},
+        of_one_run=True,
     )
-    save_every: int = Field(500, ge=1, description="steps between saved states")
-
-    def shaping(self) -> dict[str, Any]:
-        """Return what a saved state and a finished model must agree with."""
-        free = {
-            "device", "devices", "threads", "workers", "memory_gb", "minutes", "save_every",
-            "accumulate", "folds",
-        }  # fmt: skip
-        return json.loads(self.model_dump_json(exclude=free))
+    save_every: int = free(500, ge=1, description="steps between saved states")
 
 
 class EvaluateConfig(StageConfig):

@@ -17,13 +17,10 @@ from ...pipeline.errors import InputError
 from ..networks.classifier import MixtureClassifier, Second
 from ..networks.compact import CompactNormalizer
 from ..networks.files.normalizer_file import open_normalizer
-from ..training.normalizer.batches import chosen
+from ..training.batching import ENDLESS, Batch, chosen
 from ..training.pictures import Form
 from .listing import Listing, ViewStore, normalized_by
 
-Batch = dict[str, Tensor]
-
-_ENDLESS = 1 << 40
 _READ = 32
 
 
@@ -203,7 +200,7 @@ class ClassifierBatches(Dataset[Batch]):
         self.order = order
 
     def __len__(self) -> int:
-        return _ENDLESS
+        return ENDLESS
 
     def __getitem__(self, item: int) -> Batch:
         step, part = divmod(item, self.order.parts)

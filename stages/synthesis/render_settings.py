@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from ...pipeline.errors import InputError
-from ...pipeline.stage import StageConfig
+from ...pipeline.stage import StageConfig, free
 from .scene.acting import RAMP_STEPS
 from .scene.pairs import PairSpec, plan_pairs
 
@@ -15,10 +15,10 @@ Expressions = Literal["mixed", "prototype", "sparse", "single", "talking", "gaze
 class SynthesizeConfig(StageConfig):
     """What to render."""
 
-    facekit: str = Field(
+    facekit: str = free(
         "",
         description="path of ICT-FaceKit Light, packed as .npz",
-        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
+        path=True,  # its digest does
     )
     pairs: int = Field(2000, ge=1, description="how many pairs")
     identities: int = Field(250, ge=1, description="how many people they are shared among")
@@ -44,40 +44,38 @@ class SynthesizeConfig(StageConfig):
         "mixed",
         description="mixed, or one kind alone: prototype, sparse, single, talking, gaze, ramps",
     )
-    backgrounds: str = Field(
+    backgrounds: str = free(
         "",
         description="folder of pictures to stand behind the heads, instead of drawn places",
-        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
+        path=True,  # its digest does
     )
     camera: Literal["clean", "varied"] = Field(
         "clean",
         description="clean, or varied: low resolution, blur, noise, exposure, grey, JPEG by chance",
     )
-    appearance: str = Field(
+    appearance: str = free(
         "",
         description="folder of photographs, or of aligned faces, whose skin drawn people wear; "
         "such sets show real people's skin: do not release them without the right to",
-        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
+        path=True,  # its digest does
     )
     appearance_share: float = Field(
         0.5, ge=0, le=1, description="share of the people who wear the skin of a photograph"
     )
-    target: Annotated[str, BeforeValidator(str)] = Field(
+    target: Annotated[str, BeforeValidator(str)] = free(
         "mean",
         description="the face everything is normalized to: mean, the number of an identity, or the "
         "photograph of a face",
-        json_schema_extra={"shapes_results": False, "path": True},  # its digest does
+        path=True,  # its digest does
     )
-    device: str = Field(
+    device: str = free(  # the device class does
         "auto",
         description="auto (a GPU if there is one), cpu, cuda or cuda:N; none there is an error",
-        json_schema_extra={"shapes_results": False},  # the device class does
     )
-    batch_size: int = Field(
+    batch_size: int = free(
         64,
         ge=1,
         description="pairs a batch; changes no pixel",
-        json_schema_extra={"shapes_results": False},
     )
     quality: int = Field(95, ge=1, le=100, description="JPEG quality")
     shard_rows: int = Field(500, ge=1, description="pairs a shard")

@@ -25,6 +25,7 @@ from ...manifests.schema import IMAGE
 from ...pipeline.errors import InputError
 from ...pipeline.read.reading import Place, RowReader, open_parquet
 from ...pipeline.store.labels import find_labels, label_rows, read_labels
+from .batching import ENDLESS
 
 log = logging.getLogger(__name__)
 pc: Any = pyarrow.compute  # made at run time; no type checker sees its functions
@@ -208,7 +209,7 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def __len__(self) -> int:
-        return 1 << 40
+        return ENDLESS
 
     def _shuffled(self, epoch: int) -> Rows:
         rng = np.random.default_rng([self.seed, 31, epoch])

@@ -14,46 +14,33 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from ...pipeline.errors import InputError
-from ...pipeline.stage import sha256_file
+from ...pipeline.stage import StageConfig, free, sha256_file
 from ...pipeline.store.commit import write_bytes, write_json
 from ..faces.pixels import encode
 from ..networks.files.checkpoint import save_tensors
 from ..networks.files.mae_checkpoints import load_encoder
 from ..networks.mae import MaskedAutoencoder, Painting, masked_loss, painted_picture
+from .batching import Batch, Seen
 from .devices import make_fabric
 from .masked import MaskedBatches, PictureRows, as_batch, fitted
-from .normalizer.losses import Batch, Seen
 from .trainer import Schedule, Task, Trainer
 
 log = logging.getLogger(__name__)
 
 SHEET_PICTURES = 8
-#: Settings that change no result, or nothing but where results are kept.
-_FREE = {
-    "precision",
-    "threads",
-    "workers",
-    "save_every",
-    "evaluate_every",
-    "device",
-    "encoder",
-    "save_memory",
-}
 
 
-class PretrainEncoderConfig(BaseModel):
+class PretrainEncoderConfig(StageConfig):
     """How to train."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: Literal["T", "S", "B"] = Field("B", description="of the encoder: S, B; T for tests")
     image_size: int = Field(224, ge=16, multiple_of=16, description="side of the pictures, pixels")
     masked: float = Field(0.75, gt=0, lt=1, description="share of patches that is hidden")
-    encoder: str = Field(
+    encoder: str = free(
         "", description="checkpoint to begin from (MAE, timm, Hugging Face); empty: from nothing"
     )
     column: str = Field("image", description="column of the shards with the pictures")
@@ -66,13 +53,13 @@ class PretrainEncoderConfig(BaseModel):
     )
     held_out: int = Field(64, ge=1, description="pictures never trained on, for the scores")
     seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    device: Literal["auto", "cpu", "cuda"] = free("auto", description="auto, cpu or cuda")
+    precision: Literal["auto", "fp32", "bf16"] = free(
         "auto", description="auto: bf16 where the hardware multiplies it faster"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
-    workers: int = Field(4, ge=0, description="processes that prepare batches")
-    save_memory: bool = Field(False, description="compute activations twice, store them never")
+    threads: int | None = free(None, ge=1, description="CPU threads; None leaves torch's choice")
+    workers: int = free(4, ge=0, description="processes that prepare batches")
+    save_memory: bool = free(False, description="compute activations twice, store them never")
     steps: int = Field(100_000, ge=1)
     batch_size: int = Field(256, ge=1)
     learning_rate: float = Field(
@@ -81,8 +68,8 @@ class PretrainEncoderConfig(BaseModel):
     warmup_steps: int = Field(4_000, ge=1)
     weight_decay: float = Field(0.05, ge=0)
     ema_decay: float = Field(0.999, gt=0, lt=1)
-    save_every: int = Field(1_000, ge=1)
-    evaluate_every: int = Field(2_000, ge=1)
+    save_every: int = free(1_000, ge=1, description="steps between saved states")
+    evaluate_every: int = free(2_000, ge=1, description="steps between looks at held-out pictures")
 
 
 @dataclass(frozen=True)
@@ -181,7 +168,7 @@ def _unit(batch: Batch) -> Tensor:
 
 def _claim(config: PretrainEncoderConfig, pictures: PictureRows, output: Path) -> None:
     """Let the folder belong to these settings and pictures. Raises InputError where it does not."""
-    recipe = config.model_dump(mode="json", exclude=_FREE)
+    recipe = config.shaping()
     recipe["pictures_sha256"] = pictures.digest()
     if config.encoder:
         recipe["encoder_sha256"] = _digest(Path(config.encoder))

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...pipeline.errors import InputError
 from ..networks.files.checkpoint import read_notes, read_tensors, save_tensors
+from .batching import Batch
 from .logs import Logs
 from .muon import Muon, inner_weights
-from .normalizer.losses import Batch
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from normpipe.stages.networks.files.checkpoint import read_tensors
 from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.training.logs import read_log
 from normpipe.stages.training.normalizer.batches import Batches, Recipe
-from normpipe.stages.training.normalizer.fit_normalizer import FitNormalizerConfig, fit
+from normpipe.stages.training.normalizer.fit_normalizer import fit
+from normpipe.stages.training.normalizer.settings import FitNormalizerConfig
 from normpipe.stages.training.pictures import load_pairs
 
 TINY = {
@@ -53,7 +54,8 @@ def test_it_leaves_weights_scores_and_a_sheet(undisturbed):
 SCRIPT = """
 import sys
 from pathlib import Path
-from normpipe.stages.training.normalizer.fit_normalizer import FitNormalizerConfig, fit
+from normpipe.stages.training.normalizer.fit_normalizer import fit
+from normpipe.stages.training.normalizer.settings import FitNormalizerConfig
 config = FitNormalizerConfig.model_validate_json(sys.argv[1])
 fit(config, [Path(sys.argv[2])], Path(sys.argv[3]), [Path(path) for path in sys.argv[4:]])
 """

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from normpipe.stages.networks import NETWORKS
 from normpipe.stages.networks.compact import CompactNormalizer
 from normpipe.stages.training.normalizer.batches import Batches, Recipe
-from normpipe.stages.training.normalizer.losses import LOSSES, LossWeights, Objective
+from normpipe.stages.training.normalizer.losses import LOSSES, Objective
 from normpipe.stages.training.normalizer.measures import Measures
+from normpipe.stages.training.normalizer.settings import FitNormalizerConfig, LossWeights
 from normpipe.stages.training.normalizer.step_views import Views
 from normpipe.stages.training.pictures import load_pairs
 from normpipe.stages.training.real_faces import FaceCache
@@ -246,7 +247,6 @@ def test_a_network_that_only_learns_whole_is_shown_the_same(name, cache, batch, 
 def test_weights_are_checked_by_name():
     from normpipe.pipeline.config import check
     from normpipe.pipeline.errors import InputError
-    from normpipe.stages.training.normalizer.fit_normalizer import FitNormalizerConfig
 
     with pytest.raises(InputError, match=r"fit_normalizer\.losses\.consistancy.*'consistency'"):
         check(FitNormalizerConfig, {"losses": {"consistancy": 1}}, "fit_normalizer")

@@ -16,9 +16,9 @@ from ....manifests.arrays import Floats, Matrix, Pixels
 from ...faces.geometry import TEMPLATE, apply, similarity
 from ...networks.landmarks import FIVE_OF_68, INPUT_SIZE
 from ...synthesis.drawing.degrade import degrade
+from ..batching import ENDLESS
 from ..pictures import MIRRORED_POINTS, PairCache
 
-_ENDLESS = 1 << 40
 # Coefficients from which a mouth counts as wide.
 _WIDE = {"mouthSmile": 0.35, "mouthStretch": 0.4, "mouthUpperUp": 0.4, "jawOpen": 0.35}
 _BORDERS = (cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT)
@@ -52,7 +52,7 @@ class FaceCrops(Dataset[dict[str, Tensor]]):
         self._seed = seed
 
     def __len__(self) -> int:
-        return _ENDLESS
+        return ENDLESS
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self._seed, 51, item])

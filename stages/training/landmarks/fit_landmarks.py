@@ -14,17 +14,17 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ....pipeline.errors import InputError
-from ....pipeline.stage import sha256_file
+from ....pipeline.stage import StageConfig, free, sha256_file
 from ....pipeline.store.commit import write_json
 from ...networks.files.checkpoint import load_weights, save_tensors
 from ...networks.landmarks import Found, LandmarkNet
+from ..batching import Batch, Seen
 from ..devices import make_fabric
-from ..normalizer.losses import Batch, Seen
 from ..pictures import Form, PairCache, load_pairs
 from ..trainer import Schedule, Task, Trainer
 from .face_crops import FaceCrops
@@ -32,25 +32,18 @@ from .marks import learn_marks
 
 log = logging.getLogger(__name__)
 
-#: Settings that change nothing in what is trained.
-_FREE = {
-    "device", "precision", "threads", "workers", "save_every", "validation_crops", "begin", "pack"
-}  # fmt: skip
 
-
-class FitLandmarksConfig(BaseModel):
+class FitLandmarksConfig(StageConfig):
     """How to train."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    begin: str = Field("", description="weights to begin from, a file; empty: from nothing")
+    begin: str = free("", description="weights to begin from, a file; empty: from nothing")
     seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    device: Literal["auto", "cpu", "cuda"] = free("auto", description="auto, cpu or cuda")
+    precision: Literal["auto", "fp32", "bf16"] = free(
         "auto", description="auto: bf16 where the hardware multiplies it faster"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
-    workers: int = Field(0, ge=0, description="processes that prepare batches")
+    threads: int | None = free(None, ge=1, description="CPU threads; None leaves torch's choice")
+    workers: int = free(0, ge=0, description="processes that prepare batches")
     steps: int = Field(6_000, ge=0, description="0: nothing but where a detector marks (pack)")
     batch_size: int = Field(64, ge=4)
     empty_share: float = Field(0.2, ge=0, lt=1, description="share of a batch that is no face")
@@ -61,12 +54,12 @@ class FitLandmarksConfig(BaseModel):
     learning_rate: float = Field(3e-3, gt=0, description="of AdamW")
     inner_learning_rate: float = Field(0.02, gt=0, description="of Muon: weights inside")
     weight_decay: float = Field(0.02, ge=0)
-    pack: str = Field(
+    pack: str = free(
         "",
         description="insightface pack; where its detector marks --heads, the five points are put",
     )
-    save_every: int = Field(500, ge=1)
-    validation_crops: int = Field(2_000, ge=4)
+    save_every: int = free(500, ge=1, description="steps between saved states")
+    validation_crops: int = free(2_000, ge=4, description="crops of unseen people for the scores")
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,7 @@ def fit_landmarks(
     else:
         network.point_mean.copy_(_mean_points(batches))
     about = {
-        "recipe": config.model_dump(mode="json", exclude=_FREE),
+        "recipe": config.shaping(),
         "begin": sha256_file(Path(config.begin)) if config.begin else "",
         "data": [pairs.digest() for pairs in train],
     }

@@ -1,4 +1,4 @@
-"""Training batches: batch n is a function of (seed, n) alone, so a resumed run sees the same.
+"""Training batches of rendered pairs and real faces.
 
 A batch is made of ``parts`` that are as large as each other: one for every process and every step
 of gradient accumulation. Which pictures are in a batch does not depend on the number of parts.
@@ -7,7 +7,6 @@ of gradient accumulation. Which pictures are in a batch does not depend on the n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -18,10 +17,9 @@ from torch.utils.data import Dataset
 from ....manifests.arrays import Pixels, Rows
 from ....pipeline.errors import InputError
 from ...synthesis.drawing.degrade import degrade
+from ..batching import ENDLESS, chosen
 from ..pictures import MIRRORED_POINTS, POSE_UNIT_DEG, PairCache, mirrored
 from ..real_faces import FaceCache
-
-_ENDLESS = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -52,21 +50,6 @@ class Recipe:
             )
 
 
-@lru_cache(maxsize=8)
-def _order(seed: int, tag: int, epoch: int, count: int) -> Rows:
-    return np.random.default_rng([seed, tag, epoch]).permutation(count)
-
-
-def chosen(count: int, batch_size: int, step: int, seed: int, tag: int) -> Rows:
-    """(B,) of ``count`` for batch ``step``: every one once before any comes again."""
-    wanted = np.arange(step * batch_size, (step + 1) * batch_size)
-    rows = np.empty(len(wanted), np.int64)
-    for epoch in np.unique(wanted // count):
-        here = wanted // count == epoch
-        rows[here] = _order(seed, tag, int(epoch), count)[wanted[here] % count]
-    return rows
-
-
 class Batches(Dataset[dict[str, Tensor]]):
     """Degraded renders with all that is known of them, and degraded real faces.
 
@@ -86,7 +69,7 @@ class Batches(Dataset[dict[str, Tensor]]):
         self.mirror = mirrored(pairs.expression_names)
 
     def __len__(self) -> int:
-        return _ENDLESS
+        return ENDLESS
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         step, part = divmod(item, self.recipe.parts)
@@ -173,7 +156,7 @@ class TargetBatches(Dataset[dict[str, Tensor]]):
         self.seed = seed
 
     def __len__(self) -> int:
-        return _ENDLESS
+        return ENDLESS
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         step, part = divmod(item, self.recipe.parts)

@@ -25,7 +25,7 @@ from .report import evaluate_network, sheet_of_faces, sheet_of_renders, write_sh
 from .step_views import DecoderView, Views
 
 if TYPE_CHECKING:
-    from .fit_normalizer import FitNormalizerConfig
+    from .settings import FitNormalizerConfig
 
 log = logging.getLogger(__name__)
 
@@ -176,9 +176,7 @@ class Course:
         return found
 
     def _about(self) -> dict[str, Any]:
-        from .fit_normalizer import settings_that_shape
-
-        return {"settings": settings_that_shape(self.config), "data": self.material.digest()}
+        return {"settings": self.config.shaping(), "data": self.material.digest()}
 
     def _schedule(self, steps: int, rate: float, inner: float | None = None) -> Schedule:
         config = self.config

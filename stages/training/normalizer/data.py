@@ -15,7 +15,7 @@ from ..real_faces import FaceCache, load_faces
 from .batches import Recipe
 
 if TYPE_CHECKING:
-    from .fit_normalizer import FitNormalizerConfig
+    from .settings import FitNormalizerConfig
 
 log = logging.getLogger(__name__)
 

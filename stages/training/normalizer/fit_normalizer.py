@@ -8,18 +8,16 @@ any time and goes on from the last saved state as if it had not been.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ....pipeline.errors import InputError, nearest
 from ....pipeline.stage import sha256_file
@@ -30,109 +28,16 @@ from ...networks.compact import CompactNormalizer
 from ...networks.files.checkpoint import save_tensors
 from ...networks.files.mae_checkpoints import load_encoder
 from ...networks.files.normalizer_file import open_normalizer
-from ...synthesis.render_settings import SynthesizeConfig
 from ..devices import make_fabric
 from ..pictures import mirrored
 from .course import Course
 from .data import Material, load_material
-from .losses import LossWeights
 from .notes import target_notes
 from .report import evaluate_network, sheet_of_renders, write_sheet
 from .scores import degraded_set, read_all
+from .settings import FitNormalizerConfig
 
 log = logging.getLogger(__name__)
-
-#: Becomes the name of a folder.
-SetName = Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")]
-
-
-class FitNormalizerConfig(BaseModel):
-    """How to train."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sets: dict[SetName, SynthesizeConfig] = Field(
-        default_factory=dict[str, SynthesizeConfig],
-        description="sets to render and to train on, by name: tables of synthesize's settings",
-    )
-    network: str = Field("compact", description="compact or norface")
-    network_settings: dict[str, Any] = Field(
-        default_factory=dict, description="keyword arguments of the network, such as size = 'S'"
-    )
-    encoder: str = Field(
-        "", description="MAE checkpoint that a norface encoder begins with; empty: from nothing"
-    )
-    begin: str = Field(
-        "", description="weights to begin from, a file or a shipped name; empty: from nothing"
-    )
-    method: Literal["coefficients", "direct"] = Field(
-        "coefficients",
-        description="coefficients (decoder and encoder apart) or direct (end to end)",
-    )
-    losses: LossWeights = Field(default_factory=LossWeights, description="weight of each loss")
-    identity_network: str = Field("", description="frozen network (.safetensors) for identity")
-    identity_architecture: str = Field("", description="where its file does not say: iresnet50, …")
-    expression_network: str = Field("", description="frozen network (.safetensors) for expression")
-    expression_architecture: str = ""
-    seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1, description="processes: GPUs, or on a CPU processes")
-    nodes: int = Field(1, ge=1, description="machines; start the command on each with torchrun")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the hardware multiplies it faster"
-    )
-    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
-    workers: int = Field(1, ge=0, description="processes that prepare batches")
-    minutes: float | None = Field(
-        None,
-        gt=0,
-        description="save and stop after so many, rendering included; the same command goes on",
-    )
-    memory_gb: float = Field(
-        8.0, ge=0, description="sources, targets and faces beyond this stay encoded, each"
-    )
-    steps: int = Field(13_000, ge=1, description="of the encoder, or of the whole network (direct)")
-    batch_size: int = Field(64, ge=2, description="pictures a step, over all processes")
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw",
-        description="of the encoder, or of the whole network (direct); muon: twice as much learnt "
-        "from as many pictures by compact's encoder (untried elsewhere)",
-    )
-    learning_rate: float = Field(1.2e-3, gt=0, description="of AdamW")
-    inner_learning_rate: float = Field(
-        0.02, gt=0, description="of Muon: weights that neither see the picture nor read out"
-    )
-    accumulate: int = Field(1, ge=1, description="parts that each process cuts its batch into")
-    picture_share: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="share of the pairs that are drawn; None: a quarter for compact, else all",
-    )
-    faces_split: str = Field("", description="real faces of this split only; empty: all")
-    real_share: float = Field(
-        0.25, ge=0, lt=1, description="share of real faces in a batch, where there are any"
-    )
-    decoder_steps: int = Field(
-        3_000, ge=0, description="of the decoder alone, before anything else (compact)"
-    )
-    decoder_batch_size: int = Field(24, ge=1)
-    decoder_learning_rate: float = Field(2e-3, gt=0)
-    warmup_steps: int = Field(300, ge=1)
-    weight_decay: float = Field(0.03, ge=0)
-    ema_decay: float = Field(0.998, gt=0, lt=1)
-    save_every: int = Field(500, ge=1)
-    evaluate_every: int = Field(1_000, ge=1)
-    evaluation_pairs: int = Field(1_000, ge=2, description="held-out pairs for the running scores")
-    most_gain: float = Field(
-        1.15, ge=1, description="how far weak readings may be stretched to the spread of the truth"
-    )
-    still: float = Field(
-        0.04, ge=0, lt=1, description="readings up to this above a resting face's count as rest"
-    )
-    mirror: bool = Field(
-        True, description="compact: finished weights read a picture and its mirror image"
-    )
 
 
 @dataclass(frozen=True)
@@ -332,19 +237,3 @@ def _without_times(training: dict[str, Any]) -> dict[str, Any]:
     """What was done, but for how long it took: equal weights are to be equal files."""
     parts = {name: {"steps": part["steps"]} for name, part in training["parts"].items()}
     return {name: v for name, v in training.items() if name != "cpu_seconds"} | {"parts": parts}
-
-
-def settings_that_shape(config: FitNormalizerConfig) -> dict[str, Any]:
-    """What a saved state must agree with: not how many processes, nor when it is looked at.
-
-    Sets are told apart by what they hold, as other data are.
-    """
-    free = {
-        "sets",
-        "device", "devices", "nodes", "threads", "workers", "minutes", "memory_gb", "accumulate",
-        "precision",  # the state says in which numbers it was computed, whatever was asked for
-        "save_every", "evaluate_every", "evaluation_pairs", "most_gain", "still", "mirror",
-    }  # fmt: skip
-    if config.optimizer == "adamw":
-        free |= {"optimizer", "inner_learning_rate"}  # runs from before there was a choice go on
-    return json.loads(config.model_dump_json(exclude=free))

@@ -8,18 +8,15 @@ parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..batching import Batch, Seen
 from .measures import Measures, edge_error, flat_error, region_error
 
-Batch = dict[str, Tensor]
-#: What the network made of a batch, see ``views``.
-Seen = dict[str, Tensor]
 Frozen = Mapping[str, nn.Module]
 
 
@@ -156,35 +153,6 @@ LOSSES: dict[str, Loss] = {
 
 #: What a decoder alone, which is given exact coefficients, can learn from.
 OF_DECODERS = ("picture", "edges", "regions")
-
-
-Weight = Annotated[float, Field(ge=0)]
-
-
-class LossWeights(BaseModel):
-    """Weight of each loss; 0 leaves it out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    coefficients: Weight = 0.5
-    displacement: Weight = 0.5
-    landmarks: Weight = 0.1
-    pose: Weight = 0.05
-    picture: Weight = 0.5
-    edges: Weight = 0.35
-    regions: Weight = 0.15
-    consistency: Weight = 0.2
-    flip: Weight = 0.2
-    steadiness: Weight = 0.0
-    idempotence: Weight = 0.0
-    cycle: Weight = 0.0
-    identity: Weight = 0.0
-    expression: Weight = 0.0
-
-    def used(self) -> dict[str, float]:
-        """Return the losses that count, in the order of ``LOSSES``."""
-        weights = self.model_dump()
-        return {name: weights[name] for name in LOSSES if weights[name] > 0}
 
 
 class Objective(nn.Module):

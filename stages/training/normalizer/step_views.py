@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ...networks.base import CodeNormalizer, Normalizer, Outputs, Reading, leaky_clamp
+from ..batching import Batch, Seen
 from .batches import unit_rgb
-from .losses import Batch, Seen
 
 
 class Views(nn.Module):

@@ -1,0 +1,131 @@
+"""Settings of fit-normalizer. Imports no torch: a command reads them before it trains."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from ....pipeline.stage import StageConfig, free
+from ...synthesis.render_settings import SynthesizeConfig
+
+#: Becomes the name of a folder.
+SetName = Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class LossWeights(StageConfig):
+    """Weight of each loss of ``losses.LOSSES``; 0 leaves it out."""
+
+    coefficients: Weight = 0.5
+    displacement: Weight = 0.5
+    landmarks: Weight = 0.1
+    pose: Weight = 0.05
+    picture: Weight = 0.5
+    edges: Weight = 0.35
+    regions: Weight = 0.15
+    consistency: Weight = 0.2
+    flip: Weight = 0.2
+    steadiness: Weight = 0.0
+    idempotence: Weight = 0.0
+    cycle: Weight = 0.0
+    identity: Weight = 0.0
+    expression: Weight = 0.0
+
+    def used(self) -> dict[str, float]:
+        """Return the losses that count, in the order of ``losses.LOSSES``, which is that above."""
+        return {name: weight for name, weight in self if weight > 0}
+
+
+class FitNormalizerConfig(StageConfig):
+    """How to train."""
+
+    sets: dict[SetName, SynthesizeConfig] = free(
+        {},
+        description="sets to render and to train on, by name: tables of synthesize's settings",
+    )
+    network: str = Field("compact", description="compact or norface")
+    network_settings: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of the network, such as size = 'S'"
+    )
+    encoder: str = Field(
+        "", description="MAE checkpoint that a norface encoder begins with; empty: from nothing"
+    )
+    begin: str = Field(
+        "", description="weights to begin from, a file or a shipped name; empty: from nothing"
+    )
+    method: Literal["coefficients", "direct"] = Field(
+        "coefficients",
+        description="coefficients (decoder and encoder apart) or direct (end to end)",
+    )
+    losses: LossWeights = Field(default_factory=LossWeights, description="weight of each loss")
+    identity_network: str = Field("", description="frozen network (.safetensors) for identity")
+    identity_architecture: str = Field("", description="where its file does not say: iresnet50, …")
+    expression_network: str = Field("", description="frozen network (.safetensors) for expression")
+    expression_architecture: str = ""
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = free("auto", description="auto, cpu or cuda")
+    devices: int = free(1, ge=1, description="processes: GPUs, or on a CPU processes")
+    nodes: int = free(1, ge=1, description="machines; start the command on each with torchrun")
+    precision: Literal["auto", "fp32", "bf16"] = free(
+        "auto", description="auto: bf16 where the hardware multiplies it faster"
+    )
+    threads: int | None = free(None, ge=1, description="CPU threads; None leaves torch's choice")
+    workers: int = free(1, ge=0, description="processes that prepare batches")
+    minutes: float | None = free(
+        None,
+        gt=0,
+        description="save and stop after so many, rendering included; the same command goes on",
+    )
+    memory_gb: float = free(
+        8.0, ge=0, description="sources, targets and faces beyond this stay encoded, each"
+    )
+    steps: int = Field(13_000, ge=1, description="of the encoder, or of the whole network (direct)")
+    batch_size: int = Field(64, ge=2, description="pictures a step, over all processes")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="of the encoder, or of the whole network (direct); muon: twice as much learnt "
+        "from as many pictures by compact's encoder (untried elsewhere)",
+    )
+    learning_rate: float = Field(1.2e-3, gt=0, description="of AdamW")
+    inner_learning_rate: float = Field(
+        0.02, gt=0, description="of Muon: weights that neither see the picture nor read out"
+    )
+    accumulate: int = free(1, ge=1, description="parts that each process cuts its batch into")
+    picture_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the pairs that are drawn; None: a quarter for compact, else all",
+    )
+    faces_split: str = Field("", description="real faces of this split only; empty: all")
+    real_share: float = Field(
+        0.25, ge=0, lt=1, description="share of real faces in a batch, where there are any"
+    )
+    decoder_steps: int = Field(
+        3_000, ge=0, description="of the decoder alone, before anything else (compact)"
+    )
+    decoder_batch_size: int = Field(24, ge=1)
+    decoder_learning_rate: float = Field(2e-3, gt=0)
+    warmup_steps: int = Field(300, ge=1)
+    weight_decay: float = Field(0.03, ge=0)
+    ema_decay: float = Field(0.998, gt=0, lt=1)
+    save_every: int = free(500, ge=1, description="steps between saved states")
+    evaluate_every: int = free(1_000, ge=1, description="steps between running scores")
+    evaluation_pairs: int = free(1_000, ge=2, description="held-out pairs for the running scores")
+    most_gain: float = free(
+        1.15, ge=1, description="how far weak readings may be stretched to the spread of the truth"
+    )
+    still: float = free(
+        0.04, ge=0, lt=1, description="readings up to this above a resting face's count as rest"
+    )
+    mirror: bool = free(
+        True, description="compact: finished weights read a picture and its mirror image"
+    )
+
+    def shaping(self) -> dict[str, Any]:
+        """Return what a saved state must agree with; sets are told apart by what they hold."""
+        found = super().shaping()
+        if self.optimizer == "adamw":  # runs from before there was a choice go on
+            del found["optimizer"], found["inner_learning_rate"]
+        return found
