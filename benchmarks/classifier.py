@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from normpipe.pipeline.read.dataset import open_dataset
 from normpipe.stages.classification.classifier_losses import ClassifierObjective
 from normpipe.stages.classification.settings import ClassifyConfig
 from normpipe.stages.classification.views import (
@@ -41,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     config = ClassifyConfig.model_validate({"preset": args.preset, "shared_subjects": True})
-    listing, task, parts = plan_parts(config, args.data)
+    listing, task, parts = plan_parts(config, open_dataset(args.data, status="all", decode=False))
     rows = parts[0].train[listing.usable[parts[0].train]]
     truth = task.truth(listing.take(rows).labels)
     network = build_network(config, task).to(args.device)

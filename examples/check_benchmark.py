@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 
 from normpipe.pipeline.errors import NormpipeError
-from normpipe.stages.training.pictures import synthesized_shards
+from normpipe.stages.training.synthesized import synthesized_shards
 
 RECORDED = Path(__file__).with_name("synthetic_benchmark.json")
 LIBRARIES = ("torch", "numpy", "opencv-python", "numba")

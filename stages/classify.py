@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ from ..pipeline.errors import InputError, OutputError
 from ..pipeline.stage import sha256_file
 from ..pipeline.store.commit import write_json
 from .classification.classifier_losses import ClassifierObjective, class_weights
-from .classification.classifiers import Classifier, save_classifier
+from .classification.classifiers import CARD_FILE, MODEL_FILE, Classifier, save_classifier
 from .classification.listing import Listing, list_faces
 from .classification.protocol import Part, all_of, check, check_training, folds, held_out
 from .classification.scores.scoring import fallback
@@ -50,13 +50,12 @@ from .training.devices import make_fabric
 from .training.trainer import Schedule, Trainer
 from .training.trainer import Task as Training
 
+if TYPE_CHECKING:
+    from ..pipeline.read.dataset import ShardDataset
+
 log = logging.getLogger(__name__)
 
-MODEL_FILE = "classifier.safetensors"
-CARD_FILE = "classifier.json"
 _PART = "classifier"
-#: Scores of each epoch on the test set, with ``paper_style``.
-EPOCHS_FILE = "epochs.json"
 
 
 class OtherData(OutputError):
@@ -79,13 +78,13 @@ class Trained:
 
 
 def plan_parts(
-    config: ClassifyConfig, data: Path, test: Path | None = None
+    config: ClassifyConfig, data: ShardDataset, crossed: bool = False
 ) -> tuple[Listing, Task, list[Part]]:
     """List the faces and say which train and which test.
 
     Args:
-        data: output of ``normpipe run``.
-        test: another dataset, which tests alone; then all of ``data`` trains, but for its own test
+        data: output of ``normpipe run``, opened as ``list_faces`` wants it.
+        crossed: another dataset tests, alone; then all of ``data`` trains, but for its own test
             split, if it has one.
 
     Raises:
@@ -93,7 +92,7 @@ def plan_parts(
     """
     listing = list_faces(data, PLANS[config.views].reads, config.variant)
     task = find_task(listing.labels, config.task, config.labels)
-    if test is not None:
+    if crossed:
         if config.folds:
             raise InputError("folds and another test dataset exclude each other: give one of them")
         splits = {name for name in listing.column("split") if name}

@@ -28,13 +28,12 @@ CONTRACT = {
     "store/labels",
     "store/storage",
     "read/reading",
+    "read/dataset",  # as a type: a command opens the dataset that it hands in
 }
 #: Modules of stages that may know more, with the reason.
 BEYOND_CONTRACT = {
     # Draws from a finished job's folder: reads its job.toml.
     "stages/review/sheet.py": {"store/job_file"},
-    # Opens datasets as users do.
-    "stages/classification/listing.py": {"read/dataset", "read/opening"},
 }
 #: The command line knows the engine and the stages; nothing else does.
 BOTH_SIDES = "pipeline/commands/"

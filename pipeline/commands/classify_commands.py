@@ -28,6 +28,7 @@ from .train_commands import JobFile, Settings
 if TYPE_CHECKING:
     from ...stages.classification.protocol_run import Outcome, Planned
     from ...stages.classification.settings import ClassifyConfig, EvaluateConfig
+    from ..read.dataset import ShardDataset
 
 DataOption = Annotated[Path, typer.Argument(help="output of normpipe run, with labels")]
 
@@ -61,10 +62,10 @@ def classify(
     folder = {"output": output or data / "classify"}
     job = load_job(job_file, folder, overrides, CONFIGS, _saved(data, job_file))
     settings = job.stage("classify"), job.stage("evaluate")
-    other = (test, test_split or "") if test else None
-    planned = plan_parts(settings[0], data, test)
+    other = (_opened(test), test_split or "") if test else None
+    planned = plan_parts(settings[0], _opened(data), bool(test))
     _keep(data, job.output, settings, planned, overwrite)
-    report(run_protocol(*settings, data, job.output, other, overwrite, planned), job.output)
+    report(run_protocol(*settings, planned, job.output, other, overwrite), job.output)
 
 
 @handled
@@ -86,7 +87,7 @@ def evaluate(
     found = open_classifier(model)
     folder = output or model / f"scores-{data.resolve().name}"
     job = load_job(None, {"output": folder}, list(set or []), CONFIGS, _saved(data))
-    listing = scoring.list_for(found, data, views=job.stage("evaluate").views)
+    listing = scoring.list_for(found, _opened(data), views=job.stage("evaluate").views)
     rows = all_of(listing, found.task, split)
     words = f"split {split} of {listing.name}" if split else f"all of {listing.name}"
     scoring.evaluate(job.stage("evaluate"), model, listing, rows, folder, words)
@@ -112,9 +113,17 @@ def ablate(
     given = {"output": output or data / "ablate"}
     job = load_job(job_file, given, list(set or []), known, _saved(data, job_file))
     recipe: Any = job.stage("classify")
-    table = run_ablation(job.stage("ablate"), recipe, data, job.output, overwrite)
+    table = run_ablation(job.stage("ablate"), recipe, _opened(data), job.output, overwrite)
     typer.echo(table.text())
     typer.echo(f"table: {job.output / 'ablation.json'}, picture: {job.output / 'ablation.png'}")
+
+
+def _opened(data: Path) -> ShardDataset:
+    """Open all rows of a dataset, pictures encoded: what classifiers read."""
+    # Imported on use: torch takes seconds, which no other command should pay.
+    from ..read.dataset import open_dataset
+
+    return open_dataset(data, status="all", decode=False)
 
 
 def _saved(data: Path, job_file: Path | None = None) -> dict[str, Any]:
@@ -180,7 +189,7 @@ def classify_job(
     if "classify" not in stages:
         open_classifier(output / "classify")  # says so where there is none
     try:
-        planned = plan_parts(config, output)
+        planned = plan_parts(config, _opened(output))
     except InputError as error:
         if required:
             raise
@@ -189,7 +198,7 @@ def classify_job(
     folder = output / "classify"
     _keep(output, folder, settings, planned, overwrite)
     try:
-        outcome = run_protocol(config, scoring, output, folder, None, overwrite, planned)
+        outcome = run_protocol(config, scoring, planned, folder, None, overwrite)
     except OtherData as error:
         if required:
             raise
@@ -271,7 +280,7 @@ def predict(
         last = "pair" if "normalized" in views else "align"
         run_until(job, last, Options(overwrite, retry_failed), accept)
     data = faces_folder(input if made else job.output, views)
-    told = telling.predict(config, found, sha256_file(file), data, output, overwrite)
+    told = telling.predict(config, found, sha256_file(file), _opened(data), output, overwrite)
     typer.echo(told.summary())
     if not made:
         refuse_quarantined(status(job.output))

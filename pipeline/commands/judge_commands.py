@@ -68,7 +68,7 @@ def judge_normalizer(
 ) -> None:
     """Measure what a normalizer keeps, hides and holds constant; write a page and JSON."""
     from ...stages.judging import judge_normalizer as judging
-    from ...stages.training.pictures import synthesized_shards
+    from ...stages.training.synthesized import synthesized_shards
 
     start_logging(False)
     job = load_job(None, {"output": output}, list(set or []), _configs())

@@ -1,5 +1,7 @@
 """``open_dataset``: shards as a map-style torch dataset, by number or key, with labels joined."""
 
+from __future__ import annotations
+
 import io
 import operator
 from collections.abc import Callable, Sequence
@@ -31,12 +33,14 @@ class ShardDataset(Dataset[Any]):
     def __init__(
         self,
         found: Opened,
+        columns: Sequence[str] | None = None,
         decode: bool = True,
         transform: Callable[[Item], Any] | None = None,
     ) -> None:
-        self._table = found.table
-        self._parts = found.parts
-        self._pictures = found.pictures
+        chosen = found.choose(columns)
+        self._opened = found
+        self._table = chosen.table
+        self._parts = chosen.parts
         self._decode = decode
         self._transform = transform
         self._by_key: dict[str, int] | None = None
@@ -54,6 +58,18 @@ class ShardDataset(Dataset[Any]):
         """All that is known of the items without reading a shard: keys, statuses, labels."""
         return self._table.select([n for n in self._table.column_names if not n.startswith("_")])
 
+    @property
+    def opened(self) -> Opened:
+        """Where the dataset is, and all columns that there are."""
+        return self._opened
+
+    def select(self, columns: Sequence[str]) -> ShardDataset:
+        """Return the same rows with other columns; nothing is opened again.
+
+        Raises InputError for a column that ``opened.offered`` does not name.
+        """
+        return ShardDataset(self._opened, columns, self._decode, self._transform)
+
     def __getitem__(self, index: int | str) -> Any:
         """Return one item. Raises KeyError or IndexError where there is none."""
         return self.__getitems__([index])[0]
@@ -70,7 +86,7 @@ class ShardDataset(Dataset[Any]):
             self._read(part, numbers, items)
         for item in items:
             del item["_source"], item["_variant"]
-            for name in self._pictures:
+            for name in self._opened.pictures:
                 if item.get(name) is not None:
                     item[name] = self._picture(item[name], item["key"])
         return items if self._transform is None else [self._transform(item) for item in items]
@@ -152,8 +168,7 @@ def open_dataset(
         InputError: there is no dataset, several could be meant, a column is unknown, or a newer
             normpipe wrote it.
     """
-    found = open_rows(location(path), labels, columns, status)
-    return ShardDataset(found, decode, transform)
+    return ShardDataset(open_rows(location(path), labels, status), columns, decode, transform)
 
 
 def collate(items: list[Item]) -> dict[str, Any]:

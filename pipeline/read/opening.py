@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from ...manifests.arrays import Int32s
 from ...manifests.keys import pair_key
 from ...manifests.schema import (
     COMMON,
@@ -49,40 +50,92 @@ class Part:
 
     readers: dict[str, RowReader]
     names: dict[str, str]
-    places: np.ndarray[Any, np.dtype[np.int32]]
+    places: Int32s
 
 
 @dataclass
-class Opened:
-    """A dataset ready to be read.
+class Source:
+    """A dataset that columns can be read from.
+
+    Attributes:
+        folders: where it is, for each variant; under "" where all rows stand in one.
+        columns: the item's name → the column's.
+        places: as of ``Part``.
+    """
+
+    folders: dict[str, Path]
+    columns: dict[str, str]
+    places: Int32s
+
+
+@dataclass
+class Chosen:
+    """The columns that items are to have.
 
     Attributes:
         table: one row an item: ``key``, ``_source`` (the key in the parts), ``_variant``, and those
             of the wanted columns that need no shard to be read.
         parts: where the other columns are.
-        pictures: names of the columns that are pictures.
     """
 
     table: pa.Table
     parts: list[Part]
-    pictures: frozenset[str]
 
 
 @dataclass
-class _Source:
-    """A part before it is known which of its columns are wanted."""
+class Opened:
+    """A dataset found, its rows known: columns are chosen of it without opening it again.
 
-    folders: dict[str, Path]
-    columns: dict[str, str]
-    place: list[str]
+    Attributes:
+        path: as it was given.
+        folder: with its shards.
+        status: which rows there are.
+        rows: common columns, ``_source`` and ``_variant`` of each.
+        known: labels that need no shard to be read, in the order of the rows.
+        own: labels that the shards hold themselves.
+        sources: where all other columns are.
+        pictures: names of the columns that are pictures.
+    """
+
+    path: Path
+    folder: Path
+    status: str
+    rows: pa.Table
+    known: dict[str, pa.ChunkedArray]
+    own: list[str]
+    sources: list[Source]
+    pictures: list[str]
+
+    @property
+    def offered(self) -> list[str]:
+        """Return the names of all columns that an item may have."""
+        available = [name for source in self.sources for name in source.columns]
+        variant = ["variant"] if "variant" in self.rows.column_names else []
+        return [*_COMMON, *available, *self.known, *variant]
+
+    def choose(self, columns: Sequence[str] | None = None) -> Chosen:
+        """Choose columns; None for the usual ones. Raises InputError for an unknown one."""
+        wanted = self._usual() if columns is None else list(columns)
+        offered = self.offered
+        unknown = next((name for name in wanted if name not in offered), None)
+        if unknown:
+            raise InputError(f"{self.folder} has no column '{unknown}'{nearest(unknown, offered)}")
+        table = {name: self.rows[name] for name in ("key", "_source", "_variant")}
+        for name in wanted:
+            if name in self.known or name in self.rows.column_names:
+                table[name] = self.known[name] if name in self.known else self.rows[name]
+        parts = [_part(source, wanted, table) for source in self.sources]
+        return Chosen(pa.table(table), [part for part in parts if part.names])
+
+    def _usual(self) -> list[str]:
+        found = [*self.pictures, *self.own]
+        if not self.pictures:
+            found = [name for source in self.sources for name in source.columns]
+        found += [*self.known, *(n for n in ("variant",) if n in self.offered)]
+        return found + (_DECISION if self.status != "ok" else [])
 
 
-def open_rows(
-    path: Path,
-    labels: str | Path | pa.Table | None,
-    columns: Sequence[str] | None,
-    status: str,
-) -> Opened:
+def open_rows(path: Path, labels: str | Path | pa.Table | None, status: str) -> Opened:
     """Open a dataset; arguments and errors as of ``open_dataset``."""
     if status not in STATUSES:
         raise InputError(f"unknown status '{status}'{nearest(status, list(STATUSES))}")
@@ -99,27 +152,9 @@ def open_rows(
     taken = next((n for n in known if n in (*_COMMON, "variant", *pictures)), None)
     if taken:
         raise InputError(f"a label is named '{taken}', as a column of the dataset is: rename it")
-    available = [name for source in sources for name in source.columns]
-    offered = [*_COMMON, *available, *known, *(["variant"] if _references(schema) else [])]
-    if columns is None:
-        wanted = [*pictures, *own] if pictures else available
-        wanted = [*wanted, *known, *(n for n in ("variant",) if n in offered)]
-        wanted += _DECISION if status != "ok" else []
-    else:
-        wanted = list(columns)
-        unknown = next((name for name in wanted if name not in offered), None)
-        if unknown:
-            raise InputError(f"{shards.path} has no column '{unknown}'{nearest(unknown, offered)}")
-    table = {name: rows[name] for name in ("key", "_source", "_variant")}
-    for name in wanted:
-        if name in known or name in rows.column_names:
-            table[name] = known[name] if name in known else rows[name]
-    parts = [_part(source, rows, wanted, table) for source in sources]
-    return Opened(
-        pa.table(table).combine_chunks(),
-        [part for part in parts if part.names],
-        frozenset(pictures),
-    )
+    names = [*_COMMON, "_source", "_variant", *(["variant"] if _references(schema) else [])]
+    rows = rows.select(names).combine_chunks()
+    return Opened(path, shards.path, status, rows, known, own, sources, pictures)
 
 
 def dataset_folder(path: Path) -> Path:
@@ -235,28 +270,34 @@ def _source_keys(rows: pa.Table) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array([key[:-length] for key, length in pairs], pa.string())])
 
 
-def _sources(folder: Path, schema: pa.Schema, rows: pa.Table) -> tuple[list[_Source], list[str]]:
+def _sources(folder: Path, schema: pa.Schema, rows: pa.Table) -> tuple[list[Source], list[str]]:
     """Return where columns can be read, and the names of those that are pictures."""
     references = _references(schema)
     if not references:
         own = {name: name for name in schema.names if name not in _COMMON}
         pictures = [field.name for field in schema if field.type == IMAGE]
-        return [_Source({"": folder}, own, _PLACE)], pictures
+        return [Source({"": folder}, own, _places(rows, ""))], pictures
     job = folder.resolve().parent
     variants = sorted(rows["variant"].unique().to_pylist())
-    return [_referred(job, one, variants) for one in references], [
+    return [_referred(job, one, variants, rows) for one in references], [
         one.item_name("image") for one in references
     ]
 
 
-def _referred(job: Path, reference: Reference, variants: list[str]) -> _Source:
+def _referred(job: Path, reference: Reference, variants: list[str], rows: pa.Table) -> Source:
     """Return where the columns of another dataset, or of its variants, can be read."""
     folders = {"": job / reference.dataset}
     if "{variant}" in reference.dataset:
         folders = {one: job / reference.dataset.format(variant=one) for one in variants}
     columns = _columns(next(iter(folders.values()))) if folders else ["image"]
     names = {reference.item_name(name): name for name in columns}
-    return _Source(folders, names, [f"{reference.prefix}{name}" for name in _PLACE])
+    return Source(folders, names, _places(rows, reference.prefix))
+
+
+def _places(rows: pa.Table, prefix: str) -> Int32s:
+    """(N, 3) int32, as of ``Part``."""
+    places = [pc.fill_null(rows[prefix + name], -1).to_numpy() for name in _PLACE]
+    return np.stack(places, axis=1).astype(np.int32)
 
 
 def _columns(folder: Path) -> list[str]:
@@ -285,13 +326,9 @@ def _labels(
     return {name: found[name] for name in found.column_names}
 
 
-def _part(source: _Source, rows: pa.Table, wanted: Sequence[str], known: Mapping[str, Any]) -> Part:
+def _part(source: Source, wanted: Sequence[str], known: Mapping[str, Any]) -> Part:
     """Return a part that reads the wanted columns which are not known already."""
     names = {n: c for n, c in source.columns.items() if n in wanted and n not in known}
     columns = list(names.values())
-    places = [pc.fill_null(rows[name], -1).to_numpy() for name in source.place]
-    return Part(
-        {variant: RowReader(folder, columns) for variant, folder in source.folders.items()},
-        names,
-        np.stack(places, axis=1).astype(np.int32),
-    )
+    readers = {variant: RowReader(folder, columns) for variant, folder in source.folders.items()}
+    return Part(readers, names, source.places)

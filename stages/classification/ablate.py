@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,9 @@ from .scores.scoring import HEADLINE, MODEL, headline_of, row_statistics
 from .settings import AblateConfig, ClassifyConfig, EvaluateConfig
 from .tasks import Task, people_of
 from .views import ViewPool
+
+if TYPE_CHECKING:
+    from ...pipeline.read.dataset import ShardDataset
 
 log = logging.getLogger(__name__)
 
@@ -138,9 +141,19 @@ class Ablation:
 
 
 def ablate(
-    config: AblateConfig, recipe: ClassifyConfig, data: Path, output: Path, overwrite: bool = False
+    config: AblateConfig,
+    recipe: ClassifyConfig,
+    data: ShardDataset,
+    output: Path,
+    overwrite: bool = False,
 ) -> Ablation:
     """Train and score all combinations, then table them.
+
+    Args:
+        recipe: of every training, but for what differs.
+        data: output of ``normpipe run``, opened as ``list_faces`` wants it.
+        output: for trainings and table.
+        overwrite: redo what was made otherwise.
 
     Raises:
         InputError: as ``classify``, or a size larger than the training set.

@@ -20,6 +20,12 @@ from .views import Batch, ClassifierView, ViewData, batches_in_order
 
 _BATCH = 64
 
+#: Files of a trained model's folder: the weights, what made them, and, with ``paper_style``, the
+#: scores of each epoch on the test set.
+MODEL_FILE = "classifier.safetensors"
+CARD_FILE = "classifier.json"
+EPOCHS_FILE = "epochs.json"
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -71,7 +77,7 @@ def save_classifier(model: Classifier, path: Path) -> None:
 
 def classifier_file(path: Path) -> Path:
     """The file of a classifier given by file or folder. Raises InputError where there is none."""
-    file = path / "classifier.safetensors" if path.is_dir() else path
+    file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"no classifier {file}: train one with normpipe classify")
     return file

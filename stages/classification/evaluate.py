@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,17 @@ import pyarrow as pa
 from ...manifests.arrays import Rows
 from ...pipeline.errors import InputError
 from ...pipeline.stage import sha256_file
-from ..classify import CARD_FILE, EPOCHS_FILE, MODEL_FILE
 from ..training.devices import make_fabric
-from .classifiers import Classifier, Told, check_normalizer, open_classifier, tell
+from .classifiers import (
+    CARD_FILE,
+    EPOCHS_FILE,
+    MODEL_FILE,
+    Classifier,
+    Told,
+    check_normalizer,
+    open_classifier,
+    tell,
+)
 from .listing import Listing, list_faces
 from .protocol import Part, all_of
 from .scores.expert_use import ExpertUse, write_experts
@@ -24,6 +33,9 @@ from .scores.scoring import FALLBACK, MODEL, prediction_columns, score
 from .settings import EvaluateConfig, Views
 from .tasks import Task
 from .views import PLANS, ViewData, ViewPool, normalizer_weights
+
+if TYPE_CHECKING:
+    from ...pipeline.read.dataset import ShardDataset
 
 log = logging.getLogger(__name__)
 
@@ -164,9 +176,12 @@ def evaluate_part(
 
 
 def list_for(
-    model: Classifier, data: Path, variant: str = "", views: Views | None = None
+    model: Classifier, data: ShardDataset, variant: str = "", views: Views | None = None
 ) -> Listing:
-    """List a dataset with the views that a model is shown. Raises InputError."""
+    """List a dataset with the views that a model is shown; arguments and errors as ``list_faces``.
+
+    ``views``: unset, what the model was trained on.
+    """
     return list_faces(data, PLANS[views or model.views].reads, variant)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from ...manifests.arrays import Pixels, Rows
 from ...pipeline.errors import InputError, nearest
-from ...pipeline.read.dataset import ShardDataset, open_dataset
-from ...pipeline.read.opening import dataset_folder
-from ...pipeline.read.reading import open_parquet
-from ...pipeline.store.labels import holds_job, own_label_columns
+from ...pipeline.store.labels import holds_job
 from ...pipeline.store.shards import ShardFolder
 from ..training.pictures import Form, decode_picture
 from .tasks import Task
+
+if TYPE_CHECKING:
+    from ...pipeline.read.dataset import ShardDataset
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,10 @@ pc: Any = pyarrow.compute
 #: View → the column of a dataset of pairs that it is read from.
 COLUMNS = {"original": "image", "normalized": "normalized"}
 #: Columns of a listing that are no labels.
-_OWN = ("key", "parent_key", "status", "reason", "decided_by", "variant")
+_COMMON = ("key", "parent_key", "status", "reason", "decided_by")
+_OWN = (*_COMMON, "variant")
+#: Columns of pairs: what made a normalized face, and how large the original is.
+_WEIGHTS, _SIZE = "normalized_weights_sha256", "face_size_px"
 _CHUNK = 256
 
 
@@ -43,7 +46,7 @@ class Listing:
 
     Attributes:
         path: as it was given.
-        dataset: its rows, pictures encoded.
+        dataset: its rows, with the pictures of the views, encoded.
         labels: for each ``key``, ``parent_key``, ``status``, ``reason`` and all labels there are.
         items: (N,) its row in ``dataset``.
         variants: normalized variants that the dataset holds.
@@ -87,80 +90,75 @@ class Listing:
 
     def digest(self, task: Task) -> str:
         """Sha256 of keys, pictures and truth: what training on them depends on."""
-        hashed = hashlib.sha256(shards_digest(self.path).encode())
+        hashed = hashlib.sha256(shards_digest(self.dataset.opened.folder).encode())
         for name in ("key", "status", *task.columns):
             hashed.update(repr((name, self.column(name))).encode())
         return hashed.hexdigest()
 
 
-def list_faces(path: Path, views: Sequence[str], variant: str = "") -> Listing:
+def list_faces(dataset: ShardDataset, views: Sequence[str], variant: str = "") -> Listing:
     """List the labelled inputs of a dataset, each once: of several faces the largest.
 
     Args:
-        path: output of ``normpipe run``, or a dataset within it.
+        dataset: opened with ``status="all", decode=False``: output of ``normpipe run``, or a
+            dataset within it.
         views: ``original``, ``normalized``: what has to be there.
         variant: which normalized faces; empty: the only ones.
 
     Raises:
-        InputError: no dataset, no labels, a view that it does not have, or several variants.
+        InputError: no labels, a view that it does not have, or several variants.
     """
-    listing = list_rows(path, views, variant)
+    listing = list_rows(dataset, views, variant)
     if not {*listing.labels.column_names} - {*_OWN}:
         raise InputError(
-            f"{path} has no labels: list them when it is made (--input faces.csv, or "
+            f"{listing.path} has no labels: list them when it is made (--input faces.csv, or "
             "ingest.class_per_folder), or put a labels.parquet with a column 'key' beside it"
         )
-    return listing.take(_one_an_input(listing))
+    return listing.take(_one_an_input(listing, dataset))
 
 
-def list_rows(path: Path, views: Sequence[str], variant: str = "") -> Listing:
+def list_rows(dataset: ShardDataset, views: Sequence[str], variant: str = "") -> Listing:
     """List all rows of a dataset, with labels or without; arguments and errors as ``list_faces``.
 
     Also raises InputError for normalized faces that would be taken for originals.
     """
-    table = _without_pictures(path)
-    pictures = _with_columns(path, sorted({COLUMNS[view] for view in views}))
-    if pictures is None:
+    opened = dataset.opened
+    path, offered = opened.path, {*opened.offered}
+    if opened.status != "all":
+        raise ValueError("open the dataset with status='all': rows without a face count, too")
+    table = _without_pictures(dataset)
+    pictures = sorted({COLUMNS[view] for view in views})
+    if not offered.issuperset(pictures):
         raise InputError(
             f"{path} has no {' and no '.join(views)} faces side by side: give the output of "
             "normpipe run, with its stage pair done"
         )
-    if _with_columns(path, ["weights_sha256"]) is not None:
+    if "weights_sha256" in offered:
         raise InputError(
             f"{path} holds normalized faces alone, without their originals: give the output of "
             "normpipe run, with its stage pair done"
         )
     rows, variants = _of_variant(table, variant, path)
-    return Listing(path, pictures, table.take(pa.array(rows)), rows, variants)
+    chosen = dataset.select(pictures)
+    return Listing(path, chosen, table.take(pa.array(rows)), rows, variants)
 
 
-def _without_pictures(path: Path) -> pa.Table:
+def _without_pictures(dataset: ShardDataset) -> pa.Table:
     """All rows: keys, decisions, variants and labels, wherever these stand."""
-    names = open_dataset(path, status="all", decode=False).table.column_names
-    folder = ShardFolder(dataset_folder(path))
-    with open_parquet(min(folder.path.glob("shard-*.parquet"))) as file:
-        schema = file.schema_arrow
-    wanted = [*names, *own_label_columns(schema), *(n for n in ("variant",) if n in schema.names)]
-    wanted = list(dict.fromkeys([*_OWN[:4], *wanted]))
-    dataset = open_dataset(path, status="all", columns=wanted)
-    table = dataset.table
+    opened = dataset.opened
+    variant = [name for name in ("variant",) if name in opened.offered]
+    wanted = list(dict.fromkeys([*_COMMON, *variant, *opened.known, *opened.own]))
+    found = dataset.select(wanted)
+    table = found.table
     inside = [name for name in wanted if name not in table.column_names]
     if inside:  # shards that hold their labels themselves
-        items = dataset.__getitems__(range(len(dataset)))
+        shards = ShardFolder(opened.folder)
+        schema = shards.schema(min(shards.shard_sizes()))
+        items = found.__getitems__(range(len(found)))
         for name in inside:
             column = pa.array([item[name] for item in items], schema.field(name).type)
             table = table.append_column(name, column)
     return table
-
-
-def _with_columns(path: Path, columns: Sequence[str]) -> ShardDataset | None:
-    """Open all rows of a dataset, pictures encoded; None where it has no such columns."""
-    try:
-        return open_dataset(path, status="all", columns=columns, decode=False)
-    except InputError as error:
-        if "has no column" not in str(error):
-            raise
-        return None
 
 
 def holds_dataset(path: Path) -> bool:
@@ -185,7 +183,7 @@ def input_paths(listing: Listing) -> pa.Array:
     Raises:
         InputError: the manifest has inputs that the listing lacks, so the run is not finished.
     """
-    folder = dataset_folder(listing.path).resolve()
+    folder = listing.dataset.opened.folder.resolve()
     around = [path for path in (folder, *folder.parents[:2]) if holds_job(path)]
     manifest = ShardFolder(around[0] / "manifest") if around else None
     numbers = [*manifest.records()] if manifest else []
@@ -205,14 +203,14 @@ def input_paths(listing: Listing) -> pa.Array:
 
 def normalized_by(listing: Listing) -> tuple[str, ...] | None:
     """Sha256 of the weights that made a listing's normalized faces; None where it does not say."""
-    dataset = _with_columns(listing.path, ["normalized_weights_sha256"])
-    if dataset is None:
+    if _WEIGHTS not in listing.dataset.opened.offered:
         return None
+    dataset = listing.dataset.select([_WEIGHTS])
     items = listing.items[listing.usable].tolist()
     found: set[str] = set()
     for start in range(0, len(items), _CHUNK):
         rows = dataset.__getitems__(items[start : start + _CHUNK])
-        found.update(row["normalized_weights_sha256"] or "" for row in rows)
+        found.update(row[_WEIGHTS] or "" for row in rows)
     if "" in found:
         return None
     return tuple(sorted(found))
@@ -231,35 +229,30 @@ def _of_variant(table: pa.Table, variant: str, path: Path) -> tuple[Rows, tuple[
     return rows, tuple(found)
 
 
-def _one_an_input(listing: Listing) -> Rows:
+def _one_an_input(listing: Listing, dataset: ShardDataset) -> Rows:
     """Of each input its usable face; of several the largest: a label speaks of an image."""
     keys, statuses = listing.column("key"), listing.column("status")
     groups: dict[str, list[int]] = {}
     for row, parent in enumerate(listing.column("parent_key")):
         groups.setdefault(parent or keys[row], []).append(row)
-    sizes: ShardDataset | None = None
+    # Pairs with their pictures inside do not say how large faces are: the first one is taken.
+    sizes = dataset.select([_SIZE]) if _SIZE in dataset.opened.offered else None
     chosen: list[int] = []
     for group in groups.values():
         usable = [row for row in group if statuses[row] == "ok"] or group
-        if len(usable) > 1 and statuses[usable[0]] == "ok":
-            sizes = sizes or _sizes(listing.path)
+        if sizes is not None and len(usable) > 1 and statuses[usable[0]] == "ok":
             items = sizes.__getitems__(listing.items[usable].tolist())
-            found = [item.get("face_size_px") or 0 for item in items]
-            usable = [usable[int(np.argmax(found))]]
+            usable = [usable[int(np.argmax([item[_SIZE] or 0 for item in items]))]]
         chosen.append(usable[0])
     return np.asarray(chosen, np.int64)
 
 
-def _sizes(path: Path) -> ShardDataset:
-    try:
-        return open_dataset(path, status="all", columns=["face_size_px"])
-    except InputError:  # pairs with their pictures inside do not say: the first face is taken
-        return open_dataset(path, status="all", columns=[])
+def shards_digest(shards: Path) -> str:
+    """Sha256 of what the shards' records say of their input; of names and sizes without records.
 
-
-def shards_digest(path: Path) -> str:
-    """Sha256 of what the shards' records say of their input; of names and sizes without records."""
-    folder = ShardFolder(dataset_folder(path))
+    ``shards``: the folder that they are in.
+    """
+    folder = ShardFolder(shards)
     records = folder.records()
     marks = [(record.fingerprint, record.sha256) for record in records.values()]
     if not marks:
@@ -275,9 +268,9 @@ class ViewStore:
         self, listing: Listing, view: str, form: Form, memory_bytes: float, threads: int = 1
     ) -> None:
         """``form``: exact size, grey or colour; all inputs of the listing must be usable."""
-        self._dataset = listing.dataset
-        self._items = listing.items
         self._name = COLUMNS[view]
+        self._dataset = listing.dataset.select([self._name])
+        self._items = listing.items
         self._form = form
         size = form.size_px or 0
         shape = (len(listing), size, size, 3) if form.colour else (len(listing), size, size)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,6 +35,9 @@ from .listing import Listing, input_paths, list_rows, shards_digest
 from .scores.scoring import told_columns
 from .tasks import Task
 from .views import PLANS, ViewData, ViewPool, normalizer_weights
+
+if TYPE_CHECKING:
+    from ...pipeline.read.dataset import ShardDataset
 
 #: What takes faces that another normalizer made.
 ANY_NORMALIZER = "--any-normalizer"
@@ -85,14 +88,15 @@ def predict(
     config: PredictConfig,
     model: Classifier,
     model_sha256: str,
-    data: Path,
+    data: ShardDataset,
     output: Path,
     overwrite: bool = False,
 ) -> Predicted:
     """Tell all faces of a dataset, or find that done.
 
     Args:
-        data: pairs, or aligned faces where the model's views need no others.
+        data: pairs, or aligned faces where the model's views need no others, opened as
+            ``list_rows`` wants it.
         output: the table, by its ending; its card stands beside it, ``<name>.json``.
         overwrite: replace a file that is no prediction of normpipe.
 
@@ -109,7 +113,7 @@ def predict(
     paths = input_paths(listing)
     about = {
         "model_sha256": model_sha256,
-        "data_sha256": shards_digest(data),
+        "data_sha256": shards_digest(data.opened.folder),
         "normalized_by": [*(weights or ())],
         "variant": config.variant,
         "views": model.views,

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...pipeline.store.commit import write_json
 from ...pipeline.store.lock import locked
-from ..classify import EPOCHS_FILE, plan_parts, train
-from .classifiers import Classifier, tell
+from ..classify import train
+from .classifiers import EPOCHS_FILE, Classifier, tell
 from .evaluate import evaluate_part, predictions
 from .listing import Listing, list_faces
 from .protocol import Part
@@ -26,6 +26,9 @@ from .scores.scoring import HEADLINE, fallback, score, tuned_threshold
 from .settings import ClassifyConfig, EvaluateConfig
 from .tasks import Task
 from .views import PLANS, ViewData, ViewPool
+
+if TYPE_CHECKING:
+    from ...pipeline.read.dataset import ShardDataset
 
 Planned = tuple[Listing, Task, list[Part]]
 
@@ -68,34 +71,26 @@ class Outcome:
 def run_protocol(
     config: ClassifyConfig,
     scoring: EvaluateConfig,
-    data: Path,
+    planned: Planned,
     output: Path,
-    test: tuple[Path, str] | None = None,
+    test: tuple[ShardDataset, str] | None = None,
     overwrite: bool = False,
-    planned: Planned | None = None,
 ) -> Outcome:
     """Train and score every part; what is finished is kept.
 
     Args:
-        data: output of ``normpipe run``, with labels.
+        planned: what ``plan_parts`` returned for the same settings.
         output: for models and scores.
-        test: another dataset to test on, and its split (empty: all of it).
+        test: another dataset to test on, opened as ``list_faces`` wants it, and its split (empty:
+            all of it).
         overwrite: redo what was made otherwise.
-        planned: what ``plan_parts`` returned for the same settings, where it is known.
 
     Raises:
         InputError, OutputError: as ``classify`` and ``evaluate``.
     """
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric starts the other processes anew
     with locked(output) if first else nullcontext():
-        return _run(
-            config,
-            scoring,
-            planned or plan_parts(config, data, test and test[0]),
-            output,
-            test,
-            overwrite,
-        )
+        return _run(config, scoring, planned, output, test, overwrite)
 
 
 def _run(
@@ -103,7 +98,7 @@ def _run(
     scoring: EvaluateConfig,
     planned: Planned,
     output: Path,
-    test: tuple[Path, str] | None,
+    test: tuple[ShardDataset, str] | None,
     overwrite: bool,
 ) -> Outcome:
     listing, task, parts = planned

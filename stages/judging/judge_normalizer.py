@@ -26,7 +26,7 @@ from ..align import AlignConfig, make_detector
 from ..metrics.resampling import RESAMPLES
 from ..networks.files.normalizer_file import open_normalizer
 from ..networks.files.onnx_file import open_onnx
-from ..training.targets import same_target
+from ..training.synthesized import same_target
 from .criteria.constancy import FivePoints, five_points, measure_constancy, measure_idempotence
 from .criteria.crossed import measure_crossed
 from .criteria.fairness import measure_fairness

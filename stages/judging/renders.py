@@ -18,8 +18,13 @@ from ...manifests.arrays import Floats, Pixels
 from ...pipeline.errors import InputError
 from ..faces.pixels import encode
 from ..synthesis.drawing.degrade import degrade
-from ..training.pictures import synthesized_shards
-from ..training.targets import MEAN_TARGET, expression_names, same_target, target_of
+from ..training.synthesized import (
+    MEAN_TARGET,
+    expression_names,
+    same_target,
+    synthesized_shards,
+    target_of,
+)
 
 #: (B, 3, H, W) float RGB in [0, 1] → (B, 3, S, S) RGB in [0, 1].
 Normalize = Callable[[Tensor], Tensor]

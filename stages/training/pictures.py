@@ -1,24 +1,19 @@
-"""Synthesized pairs held in memory for training: decoded once where they fit, read at random."""
+"""Pictures, and pairs of them, held in memory for training: decoded once where they fit."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...manifests.arrays import Floats, Pixels
 from ...pipeline.errors import InputError
-from .targets import MEAN_TARGET, expression_names, same_target, target_of
 
 log = logging.getLogger(__name__)
 
@@ -156,117 +151,6 @@ class PairCache:
         return hashlib.sha256(
             b"".join(np.ascontiguousarray(p).tobytes() for p in parts)
         ).hexdigest()
-
-
-# Names of the shapes, and which target is shown: None as long as none is.
-_Said = tuple[tuple[str, ...], dict[str, Any] | None]
-
-
-def load_pairs(
-    folders: Sequence[Path],
-    split: str,
-    limit: int | None = None,
-    source: Form | None = None,
-    target: Form | None = None,
-    memory_gb: float = 8.0,
-) -> PairCache:
-    """Read the pairs of one split from synthesized datasets.
-
-    Args:
-        folders: outputs of ``normpipe synthesize``, or their ``pairs`` folders.
-        split: ``train``, ``validation`` or ``test``.
-        limit: at most so many pairs.
-        source: how sources are held; grey and their own size by default.
-        target: how targets are held; RGB and their own size by default.
-        memory_gb: sources, and targets, beyond this stay encoded.
-
-    Raises:
-        InputError: a folder holds no synthesized shards, or the sets do not fit together.
-    """
-    said: _Said | None = None
-    columns: dict[str, list[Any]] = {
-        name: []
-        for name in ("source", "expression", "landmarks", "pose", "identity", "target", "of", "tl")
-    }
-    for shard in synthesized_shards(folders):
-        said = _same(shard, said)
-        table = pq.read_table(shard, filters=[("split", "=", split), ("status", "=", "ok")])
-        _append(columns, table, limit)
-        if limit is not None and len(columns["source"]) >= limit:
-            break
-    if said is None or not columns["source"]:
-        raise InputError(f"no {split} pairs in {', '.join(map(str, folders))}")
-    pictures = Pictures(columns["source"], source or Form(), memory_gb * 1e9)
-    shapes = [_size(columns[name][0]) for name in ("source", "target") if columns[name]]
-    scale = len(pictures[0]) / shapes[0]
-    targets = (
-        Pictures(columns["target"], target or Form(colour=True), memory_gb * 1e9)
-        if columns["target"]
-        else None
-    )
-    target_scale = len(targets[0]) / shapes[1] if targets else 1.0
-    return PairCache(
-        expression_names=said[0],
-        source=pictures,
-        expression=np.array(columns["expression"], np.float32),
-        landmarks=scale * np.array(columns["landmarks"], np.float32),
-        pose_deg=np.array(columns["pose"], np.float32),
-        identity=np.array(columns["identity"], np.int64),
-        target=targets,
-        target_of=np.array(columns["of"], np.int64),
-        target_landmarks=target_scale * np.array(columns["tl"], np.float32).reshape(-1, 68, 2),
-        target_note=said[1] or MEAN_TARGET,
-    )
-
-
-def _size(encoded: bytes) -> int:
-    return len(Pictures([encoded], Form(), 1e9)[0])
-
-
-def synthesized_shards(folders: Sequence[Path]) -> list[Path]:
-    """Return the shards of outputs of ``normpipe synthesize``, or of folders of such shards.
-
-    Raises:
-        InputError: a folder holds none.
-    """
-    shards: list[Path] = []
-    for folder in folders:
-        inner = Path(folder) / "pairs"  # the output folder of normpipe synthesize
-        found = sorted((inner if inner.is_dir() else Path(folder)).glob("shard-*.parquet"))
-        if not found:
-            raise InputError(f"no shards in {folder}: give a folder written by normpipe synthesize")
-        shards += found
-    return shards
-
-
-def _same(shard: Path, before: _Said | None) -> _Said:
-    """What is known after a shard, whose names and target must be those of the shards before it."""
-    names, note = expression_names(shard), target_of(shard)
-    if before is None:
-        return names, note
-    if before[0] != names:
-        raise InputError(f"{shard} has other expression shapes than the sets before it")
-    if note and before[1] and not same_target(note, before[1]):
-        raise InputError(
-            f"{shard} shows another target face ({json.dumps(note)}) than the sets before it "
-            f"({json.dumps(before[1])}): one network learns one target"
-        )
-    return names, before[1] or note
-
-
-def _append(columns: dict[str, list[Any]], table: pa.Table, limit: int | None) -> None:
-    for row in table.to_pylist():
-        if limit is not None and len(columns["source"]) >= limit:
-            return
-        columns["source"].append(row["image"]["bytes"])
-        columns["expression"].append(row["expression"])
-        columns["landmarks"].append(row["landmarks68"])
-        columns["pose"].append([row["yaw_deg"], row["pitch_deg"], row["roll_deg"]])
-        columns["identity"].append(row["identity"])
-        if row["target"] is not None:
-            columns["target"].append(row["target"]["bytes"])
-            columns["of"].append(len(columns["source"]) - 1)
-            columns["tl"].append(row["target_landmarks68"])
 
 
 def mirrored(names: Sequence[str]) -> NDArray[np.int64]:

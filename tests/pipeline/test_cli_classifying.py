@@ -13,6 +13,7 @@ from normpipe.pipeline.commands import classify_commands as cli_classifying
 from normpipe.stages.classification.scores.score_files import read_scores
 from normpipe.stages.sources.sample_faces import sample_list
 
+from ..stages.classification.faces import count_openings
 from .test_cli import call, refused
 from .test_job_file import saved
 
@@ -76,13 +77,15 @@ def test_other_settings_are_refused_until_overwrite(job: Path) -> None:
     assert saved(job)["classify"]["seed"] == 0
 
 
-def test_later_commands_need_no_settings_again(job: Path) -> None:
+def test_later_commands_need_no_settings_again(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = job / "classify/classifier.safetensors"
     before = model.stat().st_mtime_ns, (job / "job.toml").read_bytes()
     assert saved(job)["classify"]["epochs"] == 1
+    openings = count_openings(monkeypatch)
     for command in ("run", "classify"):
         again = call(command, job)
         assert again.exit_code == 0 and "accuracy" in again.stdout, again.output
+    assert openings == [job, job]  # each command once
     assert (model.stat().st_mtime_ns, (job / "job.toml").read_bytes()) == before
 
 

@@ -15,6 +15,7 @@ from normpipe.stages.classification.settings import AblateConfig
 from normpipe.stages.classification.tasks import people_of
 from normpipe.stages.metrics.resampling import Draws
 
+from .classification.faces import opened
 from .classification.toys import EMOTIONS, TASKS, card, drawn, table
 from .classification.training import settings
 
@@ -176,7 +177,7 @@ def test_a_tiny_run_and_nothing_twice(easy, tmp_path):
         arms=("original", "original+normalized"), heads=("mixture",), seeds=(0,), sizes=(20, 38),
         resamples=20,
     )  # fmt: skip
-    found = ablate(config, QUICK, easy, tmp_path)
+    found = ablate(config, QUICK, opened(easy), tmp_path)
     assert {(cell.size, cell.arm) for cell in found.cells} == {
         (size, arm) for size in (20, 38) for arm in ("original", "original+normalized")
     }
@@ -189,7 +190,7 @@ def test_a_tiny_run_and_nothing_twice(easy, tmp_path):
     ]
     assert [card["trained_on"]["faces"] for card in cards] == [20, 20, 38, 38]
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
-    assert ablate(config, QUICK, easy, tmp_path) == found
+    assert ablate(config, QUICK, opened(easy), tmp_path) == found
     assert {p: p.stat().st_mtime_ns for p in times} == times
 
 
@@ -206,7 +207,7 @@ def test_what_cannot_be_is_said_before_anything_is_trained(easy, tmp_path, monke
         ({}, settings(devices=2), "one process"),
     ):
         with pytest.raises(InputError, match=words) as caught:
-            ablate(AblateConfig(**config), recipe, easy, tmp_path)
+            ablate(AblateConfig(**config), recipe, opened(easy), tmp_path)
         assert "\n" not in str(caught.value)
 
 
@@ -215,4 +216,4 @@ def test_two_at_once_are_refused(easy, tmp_path):
         FileLock(tmp_path / ".normpipe.lock"),
         pytest.raises(OutputError, match="another normpipe is at work"),
     ):
-        ablate(AblateConfig(), QUICK, easy, tmp_path)
+        ablate(AblateConfig(), QUICK, opened(easy), tmp_path)

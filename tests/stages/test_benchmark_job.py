@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from normpipe.pipeline.commands import train_commands as cli_training
 from normpipe.pipeline.commands.app import app
 from normpipe.stages.synthesis.synthesize import SynthesizeConfig, pairs_of
-from normpipe.stages.training.pictures import synthesized_shards
+from normpipe.stages.training.synthesized import synthesized_shards
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 JOB = EXAMPLES / "synthetic_benchmark.toml"

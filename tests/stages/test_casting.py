@@ -25,8 +25,7 @@ from normpipe.stages.synthesis.scene.person import draw_person
 from normpipe.stages.synthesis.scene.scene import SceneOptions, draw_scene
 from normpipe.stages.synthesis.scene.target import TARGET_VERSION, TargetFace
 from normpipe.stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
-from normpipe.stages.training.pictures import load_pairs
-from normpipe.stages.training.targets import target_of
+from normpipe.stages.training.synthesized import load_pairs, target_of
 
 from .conftest import render_target
 

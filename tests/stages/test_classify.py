@@ -24,6 +24,7 @@ from normpipe.stages.networks.files.checkpoint import read_notes, read_tensors, 
 from normpipe.stages.networks.vit import Vit
 from normpipe.stages.training.logs import read_log
 
+from .classification.faces import opened
 from .classification.training import EMOTIONS, TINY, planned, run, settings
 
 ROOT = Path(__file__).parents[2]
@@ -276,9 +277,9 @@ def test_the_real_job_is_classified_in_folds(samples_job, tmp_path):
     config = settings(
         labels=("happiness", "surprise", "anger"), folds="2", batch_size=4, least_steps=2
     )
-    found = run_protocol(config, EvaluateConfig(device="cpu"), samples_job, tmp_path)
+    listing, task, parts = planned = plan_parts(config, opened(samples_job))
+    found = run_protocol(config, EvaluateConfig(device="cpu"), planned, tmp_path)
     assert found.finished and len(found.scores) == 2 and found.pooled is not None
-    listing, task, parts = plan_parts(config, samples_job)
     assert len(listing) == 27 and listing.name == "samples"
     rows = sum(len(part.test) for part in parts)
     assert found.pooled.predictions.num_rows == rows == sum(
@@ -288,24 +289,25 @@ def test_the_real_job_is_classified_in_folds(samples_job, tmp_path):
     assert not people[0] & people[1]
     assert "fold 1 of 2" in found.table()
     model = weights(tmp_path / "fold-1")
-    again = run_protocol(config, EvaluateConfig(device="cpu"), samples_job, tmp_path)
+    again = run_protocol(config, EvaluateConfig(device="cpu"), planned, tmp_path)
     assert again.pooled.card == found.pooled.card and weights(tmp_path / "fold-1") == model
 
 
 def test_cross_dataset(easy, samples_job, tmp_path):
     config = settings(labels=("neutral", "happiness"), least_steps=2)
     scoring = EvaluateConfig(device="cpu", any_normalizer=True)  # drawn faces, real faces
-    found = run_protocol(config, scoring, easy, tmp_path, (samples_job, ""))
+    planned = plan_parts(config, opened(easy), crossed=True)
+    found = run_protocol(config, scoring, planned, tmp_path, (opened(samples_job), ""))
     (scored,) = found.scores
     assert scored.card.train_dataset == "d" and scored.card.test_dataset == "samples"
     assert scored.card.coverage.test_rows == 12 and found.pooled is None
-    listing, _, parts = plan_parts(config, easy, samples_job)
+    listing, _, parts = planned
     assert {listing.column("split")[row] for row in parts[0].train} == {"train"}
     never = settings(labels=("neutral", "fear"))
     with pytest.raises(InputError, match="never name 'fear'"):
-        plan_parts(never, easy, samples_job)
+        plan_parts(never, opened(easy), crossed=True)
     with pytest.raises(InputError, match="exclude each other"):
-        plan_parts(settings(folds="3"), easy, samples_job)
+        plan_parts(settings(folds="3"), opened(easy), crossed=True)
 
 
 def test_notes_of_a_state_say_what_it_belongs_to(easy, tmp_path):

@@ -17,7 +17,7 @@ from normpipe.stages.classification.protocol import all_of
 from normpipe.stages.classification.scores.score_files import read_scores
 from normpipe.stages.classification.settings import EvaluateConfig
 
-from .classification.faces import Face, write_faces
+from .classification.faces import Face, opened, write_faces
 from .classification.training import EMOTIONS, planned, run, settings
 
 CPU = EvaluateConfig(device="cpu")
@@ -115,10 +115,10 @@ def test_one_view_of_a_model_of_both(model, plan, easy):
         tables.append(told(read_scores(model / "scores").predictions))
     assert not any(np.allclose(tables[0], one) for one in tables[1:])
     # The originals alone need no normalized faces.
-    alone = list_for(open_classifier(model), easy / "aligned", views="original")
+    alone = list_for(open_classifier(model), opened(easy / "aligned"), views="original")
     assert len(alone) == len(listing)
     with pytest.raises(InputError, match="side by side"):
-        list_for(open_classifier(model), easy / "aligned")
+        list_for(open_classifier(model), opened(easy / "aligned"))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_test_set_without_a_usable_face(model, plan):
 def test_a_dataset_without_such_labels_is_one_line(model, tmp_path):
     faces = [Face(f"u/{n}.png", {"AU12": 1.0}) for n in range(3)]
     folder = write_faces(tmp_path / "units", faces)
-    listing = list_faces(folder, ("original", "normalized"))
+    listing = list_faces(opened(folder), ("original", "normalized"))
     with pytest.raises(InputError, match="no input with a known label"):
         all_of(listing, open_classifier(model).task)
 

@@ -20,7 +20,7 @@ from normpipe.stages.training.logs import read_log
 from normpipe.stages.training.normalizer.batches import Batches, Recipe
 from normpipe.stages.training.normalizer.fit_normalizer import fit
 from normpipe.stages.training.normalizer.settings import FitNormalizerConfig
-from normpipe.stages.training.pictures import load_pairs
+from normpipe.stages.training.synthesized import load_pairs
 
 TINY = {
     "device": "cpu", "precision": "fp32", "threads": 1, "workers": 0, "steps": 6,

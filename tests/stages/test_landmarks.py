@@ -26,7 +26,8 @@ from normpipe.stages.training.landmarks import marks
 from normpipe.stages.training.landmarks.face_crops import FaceCrops, face_crop, no_face, wide_mouths
 from normpipe.stages.training.landmarks.fit_landmarks import FitLandmarksConfig, fit_landmarks
 from normpipe.stages.training.landmarks.marks import Marked
-from normpipe.stages.training.pictures import MIRRORED_POINTS, Form, load_pairs
+from normpipe.stages.training.pictures import MIRRORED_POINTS, Form
+from normpipe.stages.training.synthesized import load_pairs
 
 ASSETS = Path(os.environ.get("NORMPIPE_TEST_ASSETS", "../shared")).resolve()
 #: About where the astronaut's face is in scikit-image's picture.

@@ -12,8 +12,8 @@ from normpipe.stages.training.normalizer.losses import LOSSES, Objective
 from normpipe.stages.training.normalizer.measures import Measures
 from normpipe.stages.training.normalizer.settings import FitNormalizerConfig, LossWeights
 from normpipe.stages.training.normalizer.step_views import Views
-from normpipe.stages.training.pictures import load_pairs
 from normpipe.stages.training.real_faces import FaceCache
+from normpipe.stages.training.synthesized import load_pairs
 
 PAIRS, DRAWN, FACES = 4, 2, 4
 FROZEN = {"identity", "expression"}

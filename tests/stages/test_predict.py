@@ -21,14 +21,16 @@ from normpipe.pipeline.commands import classify_commands as cli_classifying
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.pipeline.store.shards import datasets_in
 from normpipe.stages.classification import predict as predicting
-from normpipe.stages.classification.classifiers import check_normalizer, open_classifier
+from normpipe.stages.classification.classifiers import CARD_FILE, check_normalizer, open_classifier
 from normpipe.stages.classification.listing import input_paths, list_faces, list_rows
 from normpipe.stages.classification.settings import ClassifyConfig
 from normpipe.stages.classification.tasks import Task
-from normpipe.stages.classify import CARD_FILE, plan_parts, train
+from normpipe.stages.classify import plan_parts, train
 from normpipe.stages.networks.compact import CompactNormalizer
 from normpipe.stages.networks.files.checkpoint import find_weights, save_tensors
 from normpipe.stages.sources.sample_faces import sample_list
+
+from .classification.faces import count_openings, opened
 
 #: One face, another, bytes that are no picture, and a picture without a face.
 PEOPLE = ("person01_happiness.jpg", "person05_neutral.jpg")
@@ -81,7 +83,7 @@ def trained(data: Path, output: Path, views: str, task: str = "emotion", *labels
             "threads": 1, "workers": 0, "device": "cpu", "precision": "fp32", "batch_size": 8,
         }
     )  # fmt: skip
-    listing, found, (part,) = plan_parts(config, data)
+    listing, found, (part,) = plan_parts(config, opened(data))
     assert train(config, listing, found, part, output).finished
     return output
 
@@ -303,7 +305,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, photographs: Path, made: Made
 def test_an_unfinished_run_is_refused(tmp_path: Path, made: Made) -> None:
     folder = tmp_path / "run"
     shutil.copytree(made.run, folder)
-    listing = list_rows(folder, ["original", "normalized"])
+    listing = list_rows(opened(folder), ["original", "normalized"])
     assert input_paths(listing).null_count == 0
     # Only the first half of the faces: as if the other shard had not been made.
     with pytest.raises(InputError, match="not finished"):
@@ -315,9 +317,9 @@ def test_faces_without_labels_train_nothing_and_can_be_listed(
 ) -> None:
     predicted(made.both, photographs, "--output", tmp_path / "told.csv")
     work = tmp_path / "told.work"
-    assert len(list_rows(work, ["original", "normalized"])) == 4
+    assert len(list_rows(opened(work), ["original", "normalized"])) == 4
     with pytest.raises(InputError, match="has no labels"):
-        list_faces(work, ["original"])
+        list_faces(opened(work), ["original"])
 
 
 def test_action_units_occur_above_the_threshold(tmp_path: Path, made: Made) -> None:
@@ -326,7 +328,7 @@ def test_action_units_occur_above_the_threshold(tmp_path: Path, made: Made) -> N
     for threshold in (0.4, 0.6):
         config = predicting.PredictConfig(threshold=threshold, device="cpu")
         output = tmp_path / f"{threshold}.parquet"
-        predicting.predict(config, model, "model", made.run, output)
+        predicting.predict(config, model, "model", opened(made.run), output)
         for row in pq.read_table(output).to_pylist():
             for name in model.task.names:
                 told = row[f"p_{name}"]
@@ -334,14 +336,16 @@ def test_action_units_occur_above_the_threshold(tmp_path: Path, made: Made) -> N
     with pytest.raises(OutputError, match="no prediction"):
         (tmp_path / "0.4.parquet.json").unlink()
         predicting.predict(
-            predicting.PredictConfig(), model, "model", made.run, tmp_path / "0.4.parquet"
+            predicting.PredictConfig(), model, "model", opened(made.run), tmp_path / "0.4.parquet"
         )
 
 
 def test_chunks_and_row_groups_change_nothing(
     tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    openings = count_openings(monkeypatch)
     predicted(made.both, made.run, "--output", tmp_path / "a.parquet")
+    assert openings == [made.run]
     monkeypatch.setattr(predicting, "_CHUNK", 4)
     monkeypatch.setattr(predicting, "_GROUP_ROWS", 10)
     predicted(made.both, made.run, "--output", tmp_path / "b.parquet", "--batch-size", 3)
@@ -365,7 +369,7 @@ def test_a_view_of_a_normalizers_making_needs_its_weights(
     config = predicting.PredictConfig(device="cpu")
     aligned = tmp_path / "told.work/aligned"
     with pytest.raises(InputError, match="000000000000…"):
-        predicting.predict(config, other, "model", aligned, tmp_path / "other.csv")
+        predicting.predict(config, other, "model", opened(aligned), tmp_path / "other.csv")
     with pytest.raises(InputError, match="does not say"):
         check_normalizer(replace(other, normalized_by=()), (digest,), "--any")
     with pytest.raises(InputError, match="do not say"):

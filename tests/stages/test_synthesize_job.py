@@ -8,7 +8,7 @@ from normpipe.pipeline.commands import train_commands as cli_training
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
-from normpipe.stages.training.pictures import load_pairs
+from normpipe.stages.training.synthesized import load_pairs
 
 
 def make(root, config):

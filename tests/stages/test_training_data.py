@@ -17,9 +17,9 @@ from normpipe.stages.networks.compact import CompactNormalizer
 from normpipe.stages.training.normalizer.batches import Batches, Recipe
 from normpipe.stages.training.normalizer.frozen import open_frozen
 from normpipe.stages.training.normalizer.notes import target_notes
-from normpipe.stages.training.pictures import Form, Pictures, load_pairs
+from normpipe.stages.training.pictures import Form, Pictures
 from normpipe.stages.training.real_faces import load_faces
-from normpipe.stages.training.targets import same_target
+from normpipe.stages.training.synthesized import load_pairs, same_target
 
 
 def jpeg(seed, size=40):

@@ -25,7 +25,8 @@ from ...networks.files.checkpoint import load_weights, save_tensors
 from ...networks.landmarks import Found, LandmarkNet
 from ..batching import Batch, Seen
 from ..devices import make_fabric
-from ..pictures import Form, PairCache, load_pairs
+from ..pictures import Form, PairCache
+from ..synthesized import load_pairs
 from ..trainer import Schedule, Task, Trainer
 from .face_crops import FaceCrops
 from .marks import learn_marks

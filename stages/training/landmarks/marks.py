@@ -25,7 +25,8 @@ from ...faces.detectors.detector import DetectorSettings, choose
 from ...faces.detectors.insightface import InsightFace
 from ...faces.geometry import MIRRORED, apply, inverse, transform_from_landmarks, warp
 from ...networks.landmarks import FIVE_OF_68, INPUT_SIZE, LandmarkNet, UprightFace
-from ..pictures import MIRRORED_POINTS, Form, load_pairs
+from ..pictures import MIRRORED_POINTS, Form
+from ..synthesized import load_pairs
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ....pipeline.errors import InputError
 from ...networks.base import CodeNormalizer, Normalizer
-from ..pictures import Form, PairCache, load_pairs
+from ..pictures import Form, PairCache
 from ..real_faces import FaceCache, load_faces
+from ..synthesized import load_pairs
 from .batches import Recipe
 
 if TYPE_CHECKING:

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from normpipe.manifests.schema import ALIGNED, LABEL_COLUMNS, NORMALIZED
+from normpipe.pipeline.read import dataset
+from normpipe.pipeline.read.dataset import ShardDataset, open_dataset
 from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 from normpipe.stages.classification.listing import Listing
 from normpipe.stages.faces.pixels import encode
@@ -92,6 +95,24 @@ def label_table(faces: list[Face]) -> pa.Table:
     images = {face.key.partition("#")[0]: face.labels for face in faces}
     rows = [{"key": key, **labels} for key, labels in images.items()]
     return pa.Table.from_pylist(rows, pa.schema(fields))
+
+
+def opened(path: Path) -> ShardDataset:
+    """A dataset as classifiers read it."""
+    return open_dataset(path, status="all", decode=False)
+
+
+def count_openings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return a list that every dataset opened from now on is noted in."""
+    found: list[Path] = []
+    real = dataset.open_rows
+
+    def noted(path: Path, *more: Any) -> Any:
+        found.append(path)
+        return real(path, *more)
+
+    monkeypatch.setattr(dataset, "open_rows", noted)
+    return found
 
 
 def listed(labels: list[dict[str, Any]], statuses: list[str] | None = None) -> Listing:

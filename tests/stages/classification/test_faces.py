@@ -7,12 +7,19 @@ import pytest
 from PIL import Image
 
 from normpipe.pipeline.errors import InputError
+from normpipe.pipeline.read.dataset import open_dataset
 from normpipe.pipeline.store.shards import ShardFolder
-from normpipe.stages.classification.listing import ViewStore, list_faces
+from normpipe.stages.classification.listing import (
+    ViewStore,
+    input_paths,
+    list_faces,
+    list_rows,
+    normalized_by,
+)
 from normpipe.stages.classification.tasks import Task
 from normpipe.stages.training.pictures import Form
 
-from .faces import Face, write_faces
+from .faces import Face, count_openings, opened, write_faces
 
 BOTH = ("original", "normalized")
 TASK = Task("emotion", ("neutral", "happiness"))
@@ -50,12 +57,13 @@ def job(tmp_path_factory):
 
 def refused(words, *args):
     with pytest.raises(InputError, match=words) as caught:
-        list_faces(*args)
+        path, *others = args
+        list_faces(opened(path), *others)
     assert "\n" not in str(caught.value)
 
 
 def test_one_row_an_input_the_largest_face(job):
-    listing = list_faces(job, BOTH)
+    listing = list_faces(opened(job), BOTH)
     assert listing.column("key") == ["d/a.jpg", "d/b.jpg#2", "d/c.jpg", "d/e.jpg"]
     assert listing.usable.tolist() == [True, True, False, True]
     assert listing.column("emotion") == ["neutral", "happiness", "neutral", None]
@@ -71,7 +79,7 @@ def test_one_row_an_input_the_largest_face(job):
 
 def test_of_faces_of_which_none_is_usable_one_stays(tmp_path):
     lost = {"status": "rejected", "reason": "blurred"}
-    listing = list_faces(write_faces(tmp_path, several(_1=lost, _2=lost)), BOTH)
+    listing = list_faces(opened(write_faces(tmp_path, several(_1=lost, _2=lost))), BOTH)
     assert listing.column("key")[1] == "d/b.jpg#1"
     assert not listing.usable[1]
 
@@ -79,7 +87,7 @@ def test_of_faces_of_which_none_is_usable_one_stays(tmp_path):
 def test_labels_may_stand_in_the_shards(tmp_path):
     """Pairs that need nothing beside them; they do not say how large faces are."""
     write_faces(tmp_path, several(), inside=True)
-    listing = list_faces(tmp_path / "pairs", BOTH)
+    listing = list_faces(opened(tmp_path / "pairs"), BOTH)
     assert listing.column("key") == ["d/a.jpg", "d/b.jpg#1", "d/c.jpg", "d/e.jpg"]
     assert listing.column("emotion") == ["neutral", "happiness", "neutral", None]
     assert listing.usable.tolist() == [True, True, False, True]
@@ -91,7 +99,7 @@ def test_variants(tmp_path):
     write_faces(tmp_path, several(), variants=("one", "two"))
     refused("several variants: choose one of one, two", tmp_path, BOTH)
     refused("no variant 'tow'.*did you mean 'two'", tmp_path, BOTH, "tow")
-    listing = list_faces(tmp_path, BOTH, "two")
+    listing = list_faces(opened(tmp_path), BOTH, "two")
     assert listing.column("key")[1] == "d/b.jpg#2@two" and len(listing) == 4
     assert listing.variants == ("one", "two") and listing.usable.sum() == 3
 
@@ -101,17 +109,36 @@ def test_what_is_not_there_is_one_line(job, tmp_path):
     refused("has no labels", bare, BOTH)
     refused("no folder", tmp_path / "nowhere", BOTH)
     refused("no normalized faces side by side", job / "aligned", BOTH)
-    assert len(list_faces(job / "aligned", ("original",))) == 4
+    assert len(list_faces(opened(job / "aligned"), ("original",))) == 4
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_all_that_is_asked_of_a_listing_opens_its_dataset_once(tmp_path, monkeypatch, inside):
+    write_faces(tmp_path, several(), inside=inside)
+    openings = count_openings(monkeypatch)
+    dataset = opened(tmp_path)
+    listing = list_faces(dataset, BOTH)
+    assert len(list_rows(dataset, ("original",))) == 6
+    faces = listing.take(np.flatnonzero(listing.usable))
+    ViewStore(faces, "normalized", Form(False, 24, exact=True), 1e9)
+    assert normalized_by(listing) == (None if inside else ("w",))
+    assert listing.digest(TASK) and input_paths(listing).null_count == 4
+    assert openings == [tmp_path]
+
+
+def test_a_listing_wants_all_rows(job):
+    with pytest.raises(ValueError, match="status='all'"):
+        list_rows(open_dataset(job, decode=False), BOTH)
 
 
 def test_the_digest_is_of_pictures_labels_and_rows(job, tmp_path):
     def digest(folder, task=TASK, rows=None, **change):
         path = write_faces(tmp_path / folder, several(**change))
-        listing = list_faces(path, BOTH)
+        listing = list_faces(opened(path), BOTH)
         return (listing if rows is None else listing.take(rows)).digest(task)
 
     same = digest("same")
-    assert same == list_faces(job, BOTH).digest(TASK)
+    assert same == list_faces(opened(job), BOTH).digest(TASK)
     other = {
         "label": digest("label", _0={"labels": {"emotion": "happiness"}}),
         "status": digest("status", _0={"status": "failed", "reason": "truncated"}),
@@ -130,7 +157,7 @@ def test_another_picture_is_another_digest(tmp_path):
         write_faces(tmp_path / name, several())
     record = ShardFolder(tmp_path / "two/pairs").record_path(0)
     record.write_text(record.read_text().replace('"fingerprint": "x"', '"fingerprint": "y"'))
-    one, two = (list_faces(tmp_path / name, BOTH).digest(TASK) for name in ("one", "two"))
+    one, two = (list_faces(opened(tmp_path / name), BOTH).digest(TASK) for name in ("one", "two"))
     assert one != two
 
 
@@ -142,7 +169,7 @@ def test_held_or_read_anew_the_pixels_are_the_same(tmp_path, colour, threads):
         Face(f"d/{n:03}.jpg", {"emotion": "neutral"}, original=rng.integers(0, 256, (40, 40)))
         for n in range(300)
     ]
-    listing = list_faces(write_faces(tmp_path, faces), BOTH)
+    listing = list_faces(opened(write_faces(tmp_path, faces)), BOTH)
     form = Form(colour, 24, exact=True)
     held = ViewStore(listing, "original", form, 1e9, threads)
     streamed = ViewStore(listing, "original", form, 0, threads)

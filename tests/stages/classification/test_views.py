@@ -18,7 +18,7 @@ from normpipe.stages.classification.views import (
 )
 from normpipe.stages.networks.classifier import MixtureClassifier
 
-from .faces import Face, write_faces
+from .faces import Face, opened, write_faces
 
 COUNT = 12
 
@@ -29,7 +29,7 @@ def pool(tmp_path_factory):
              for n in range(COUNT)]  # fmt: skip
     faces[3].status, faces[3].reason = "rejected", "no_face"
     folder = write_faces(tmp_path_factory.mktemp("job"), faces)
-    listing = list_faces(folder, ("original", "normalized"))
+    listing = list_faces(opened(folder), ("original", "normalized"))
     return ViewPool(listing, np.flatnonzero(listing.usable), 1.0, 1)
 
 

@@ -16,6 +16,8 @@ from normpipe.stages.classification.settings import ClassifyConfig, EvaluateConf
 from normpipe.stages.classification.tasks import Task
 from normpipe.stages.classify import Trained, plan_parts, train
 
+from .faces import opened
+
 EMOTIONS = ("neutral", "happiness", "surprise")
 TINY: dict[str, Any] = {
     "task": "emotion", "device": "cpu", "precision": "fp32", "threads": 1, "workers": 0,
@@ -62,16 +64,17 @@ def drawn(emotion: str, strength: float, rng: np.random.Generator) -> np.ndarray
 
 def run(config: ClassifyConfig, folder: Path, output: Path, **more: Any) -> Trained:
     """Train the only part."""
-    listing, task, parts = plan_parts(config, folder)
+    listing, task, parts = plan_parts(config, opened(folder))
     return train(config, listing, task, parts[0], output, **more)
 
 
 def planned(config: ClassifyConfig, folder: Path) -> tuple[Listing, Task, Part]:
-    listing, task, parts = plan_parts(config, folder)
+    listing, task, parts = plan_parts(config, opened(folder))
     return listing, task, parts[0]
 
 
 if __name__ == "__main__":
     data, output = map(Path, sys.argv[2:])
     given = ClassifyConfig(**json.loads(sys.argv[1]))
-    run_protocol(given, EvaluateConfig.model_validate({"device": "cpu"}), data, output)
+    scoring = EvaluateConfig.model_validate({"device": "cpu"})
+    run_protocol(given, scoring, plan_parts(given, opened(data)), output)

@@ -1,0 +1,187 @@
+"""Sets that ``normpipe synthesize`` wrote: their pairs, and which target face they show.
+
+The same face, rendered on two kinds of CPU, or on a CPU and a GPU, differs in single pixels by
+rounding. So faces are told apart by what defines them; the sha256 of the resting picture only
+serves where a set does not say that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...pipeline.errors import InputError
+from ...pipeline.store.shards import ShardFolder
+from .pictures import Form, PairCache, Pictures
+
+#: Shards from before targets were recorded all show the mean head.
+MEAN_TARGET = {"kind": "mean"}
+#: What two notes must agree in: ``renderer`` is the version of ``synthesize`` that first drew the
+#: face so.
+_DEFINES = ("kind", "name", "facekit", "renderer", "size_px")
+
+
+def synthesized_shards(folders: Sequence[Path]) -> list[Path]:
+    """Return the shards of outputs of ``normpipe synthesize``, or of folders of such shards.
+
+    Raises:
+        InputError: a folder holds none.
+    """
+    shards: list[Path] = []
+    for folder in folders:
+        inner = Path(folder) / "pairs"  # the output folder of normpipe synthesize
+        found = sorted((inner if inner.is_dir() else Path(folder)).glob("shard-*.parquet"))
+        if not found:
+            raise InputError(f"no shards in {folder}: give a folder written by normpipe synthesize")
+        shards += found
+    return shards
+
+
+def same_target(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two notes speak of one face, rendering's rounding apart."""
+    if one == other:
+        return True
+    if "sha256" in one and one["sha256"] == other.get("sha256"):
+        return True
+    defines = (*_DEFINES, "photograph") if one.get("kind") == "image" else _DEFINES
+    return all(name in one and one[name] == other.get(name) for name in defines)
+
+
+def expression_names(shard: Path) -> tuple[str, ...]:
+    """Return the names of a shard's coefficients, in order.
+
+    Raises:
+        InputError: ``normpipe synthesize`` did not write it.
+    """
+    metadata = pq.read_schema(shard).metadata or {}
+    if b"expression_names" not in metadata:
+        raise InputError(f"{shard} was not written by normpipe synthesize: no expression names")
+    return tuple(metadata[b"expression_names"].decode().split(","))
+
+
+def target_of(shard: Path) -> dict[str, Any] | None:
+    """Return what a shard of ``normpipe synthesize`` says of its target; None where none is shown.
+
+    Shards of before version 4 hold less; what made them, as ``stage.json`` says, is added
+    where it is known.
+    """
+    metadata = pq.read_schema(shard).metadata or {}
+    if b"target" in metadata:
+        note: dict[str, Any] = json.loads(metadata[b"target"])
+        return _made_with(shard) | note
+    shown = pq.read_table(shard, columns=["target"])["target"]
+    return MEAN_TARGET if shown.null_count < len(shown) else None
+
+
+def _made_with(shard: Path) -> dict[str, Any]:
+    """What defines the target beside its kind and name, by the description of what made the set."""
+    try:
+        made = json.loads(ShardFolder(shard.parent).stage_path.read_bytes())
+        return {
+            "facekit": made["digests"]["facekit"],
+            "renderer": made["version"],
+            "size_px": made["settings"]["target_size_px"],
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+# Names of the shapes, and which target is shown: None as long as none is.
+_Said = tuple[tuple[str, ...], dict[str, Any] | None]
+
+
+def load_pairs(
+    folders: Sequence[Path],
+    split: str,
+    limit: int | None = None,
+    source: Form | None = None,
+    target: Form | None = None,
+    memory_gb: float = 8.0,
+) -> PairCache:
+    """Read the pairs of one split from synthesized datasets.
+
+    Args:
+        folders: outputs of ``normpipe synthesize``, or their ``pairs`` folders.
+        split: ``train``, ``validation`` or ``test``.
+        limit: at most so many pairs.
+        source: how sources are held; grey and their own size by default.
+        target: how targets are held; RGB and their own size by default.
+        memory_gb: sources, and targets, beyond this stay encoded.
+
+    Raises:
+        InputError: a folder holds no synthesized shards, or the sets do not fit together.
+    """
+    said: _Said | None = None
+    columns: dict[str, list[Any]] = {
+        name: []
+        for name in ("source", "expression", "landmarks", "pose", "identity", "target", "of", "tl")
+    }
+    for shard in synthesized_shards(folders):
+        said = _same(shard, said)
+        table = pq.read_table(shard, filters=[("split", "=", split), ("status", "=", "ok")])
+        _append(columns, table, limit)
+        if limit is not None and len(columns["source"]) >= limit:
+            break
+    if said is None or not columns["source"]:
+        raise InputError(f"no {split} pairs in {', '.join(map(str, folders))}")
+    pictures = Pictures(columns["source"], source or Form(), memory_gb * 1e9)
+    shapes = [_size(columns[name][0]) for name in ("source", "target") if columns[name]]
+    scale = len(pictures[0]) / shapes[0]
+    targets = (
+        Pictures(columns["target"], target or Form(colour=True), memory_gb * 1e9)
+        if columns["target"]
+        else None
+    )
+    target_scale = len(targets[0]) / shapes[1] if targets else 1.0
+    return PairCache(
+        expression_names=said[0],
+        source=pictures,
+        expression=np.array(columns["expression"], np.float32),
+        landmarks=scale * np.array(columns["landmarks"], np.float32),
+        pose_deg=np.array(columns["pose"], np.float32),
+        identity=np.array(columns["identity"], np.int64),
+        target=targets,
+        target_of=np.array(columns["of"], np.int64),
+        target_landmarks=target_scale * np.array(columns["tl"], np.float32).reshape(-1, 68, 2),
+        target_note=said[1] or MEAN_TARGET,
+    )
+
+
+def _size(encoded: bytes) -> int:
+    return len(Pictures([encoded], Form(), 1e9)[0])
+
+
+def _same(shard: Path, before: _Said | None) -> _Said:
+    """What is known after a shard, whose names and target must be those of the shards before it."""
+    names, note = expression_names(shard), target_of(shard)
+    if before is None:
+        return names, note
+    if before[0] != names:
+        raise InputError(f"{shard} has other expression shapes than the sets before it")
+    if note and before[1] and not same_target(note, before[1]):
+        raise InputError(
+            f"{shard} shows another target face ({json.dumps(note)}) than the sets before it "
+            f"({json.dumps(before[1])}): one network learns one target"
+        )
+    return names, before[1] or note
+
+
+def _append(columns: dict[str, list[Any]], table: pa.Table, limit: int | None) -> None:
+    for row in table.to_pylist():
+        if limit is not None and len(columns["source"]) >= limit:
+            return
+        columns["source"].append(row["image"]["bytes"])
+        columns["expression"].append(row["expression"])
+        columns["landmarks"].append(row["landmarks68"])
+        columns["pose"].append([row["yaw_deg"], row["pitch_deg"], row["roll_deg"]])
+        columns["identity"].append(row["identity"])
+        if row["target"] is not None:
+            columns["target"].append(row["target"]["bytes"])
+            columns["of"].append(len(columns["source"]) - 1)
+            columns["tl"].append(row["target_landmarks68"])
