@@ -35,7 +35,6 @@ from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.networks.layers import resize
 from normpipe.stages.synthesis.drawing.degrade import Degraded, _placement, degrade
 from normpipe.stages.training.batching import Batch, Seen
-from normpipe.stages.training.devices import make_fabric
 from normpipe.stages.training.normalizer import batches as batches_module
 from normpipe.stages.training.normalizer.batches import Batches, Recipe, planes
 from normpipe.stages.training.normalizer.data import Material, load_material
@@ -44,7 +43,7 @@ from normpipe.stages.training.normalizer.measures import Measures
 from normpipe.stages.training.normalizer.scores import degraded_set, landmark_scores, r2, read_all
 from normpipe.stages.training.normalizer.settings import FitNormalizerConfig
 from normpipe.stages.training.normalizer.step_views import Views
-from normpipe.stages.training.trainer import Schedule, Task, Trainer
+from normpipe.stages.training.trainer import Schedule, Task, Trainer, make_fabric
 
 MOVEMENTS = {
     "jaw": ("jawOpen",),
@@ -189,7 +188,7 @@ def train(
     name: str, remedy: Remedy, steps: int, material: Material, args: argparse.Namespace
 ) -> tuple[AnySide, float, float]:
     """Train one remedy, in one or two phases under one schedule; network, CPU and wall seconds."""
-    fabric = make_fabric(args.device, args.precision)
+    fabric = make_fabric(args.device, args.precision, "--device")
     fabric.seed_everything(0, verbose=False)
     network = build(remedy, len(material.train.expression_names), args.middle)
     measures = Measures(material.train)

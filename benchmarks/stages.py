@@ -124,10 +124,10 @@ def network_alone(config, size_px: int):
     import torch
 
     from normpipe.stages.networks import NETWORKS
+    from normpipe.stages.networks.devices import resolve_device
     from normpipe.stages.networks.files.checkpoint import find_weights, load_weights
-    from normpipe.stages.normalize import resolve_device
 
-    device = resolve_device(config.device)
+    device = resolve_device(config.device, "normalize.device")
     network = NETWORKS[config.network]()
     load_weights(network, find_weights(config.weights or config.network))
     network = network.eval().requires_grad_(False).to(device)

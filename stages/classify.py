@@ -46,8 +46,7 @@ from .classification.views import (
 from .networks.classifier import MixtureClassifier, VitEncoder
 from .networks.files.checkpoint import find_weights, read_notes
 from .networks.files.mae_checkpoints import load_encoder
-from .training.devices import make_fabric
-from .training.trainer import Schedule, Trainer
+from .training.trainer import Schedule, Trainer, make_fabric
 from .training.trainer import Task as Training
 
 if TYPE_CHECKING:
@@ -148,7 +147,7 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)  # its own threads would only get in the way
-    fabric = make_fabric(config.device, config.precision, config.devices)
+    fabric = make_fabric(config.device, config.precision, "classify.device", config.devices)
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
     network = build_network(config, task)

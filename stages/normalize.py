@@ -181,13 +181,14 @@ class Normalize(MapStage):
         import torch
 
         from .networks import NETWORKS
+        from .networks.devices import resolve_device
         from .networks.files.checkpoint import find_weights
         from .networks.files.normalizer_file import open_normalizer
 
         name = self.config.network
         if name and name not in NETWORKS:
             raise InputError(f"unknown network '{name}'{nearest(name, list(NETWORKS))}")
-        self._device = resolve_device(self.config.device)
+        self._device = resolve_device(self.config.device, "normalize.device")
         self._device_class = str(self._device.type)
         if self._threads is not None and self._device.type == "cpu":
             # With more, kernels add up in another order: a run that goes on, or has other threads,
@@ -275,25 +276,3 @@ def measure(pixels_rgb_u8: Pixels) -> tuple[float, float, float]:
         float(pixels_rgb_u8.std()) / 255,
         float((pixels_rgb_u8 >= SATURATED_FROM).mean()),
     )
-
-
-def resolve_device(name: str, stage: str = "normalize") -> Any:
-    """Return the torch device of a stage's setting. Raises InputError where it is not there."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"unknown device '{name}': use auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"unknown device '{name}': use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise InputError(
-                f"device '{name}' is not there (torch {torch.__version__} sees {count} GPUs): "
-                f"install a CUDA build of torch, or set {stage}.device=cpu"
-            )
-    return device

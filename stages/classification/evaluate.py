@@ -13,7 +13,7 @@ import pyarrow as pa
 from ...manifests.arrays import Rows
 from ...pipeline.errors import InputError
 from ...pipeline.stage import sha256_file
-from ..training.devices import make_fabric
+from ..networks.devices import resolve_device
 from .classifiers import (
     CARD_FILE,
     EPOCHS_FILE,
@@ -76,7 +76,7 @@ def evaluate(
     usable = np.flatnonzero(faces.usable)
     pool = pool or ViewPool(listing, rows[usable], config.memory_gb, config.threads)
     data = ViewData(pool, rows[usable], views, model.network, model.normalizer)
-    told = tell(model, data, str(make_fabric(config.device, "fp32").device))
+    told = tell(model, data, str(resolve_device(config.device, "evaluate.device")))
     table = predictions(model.task, faces, usable, told, about["fallback"], about["fold"])
     recipe = about["recipe"]
     found = score(model.task, table, config.threshold)

@@ -30,6 +30,7 @@ from ...pipeline.errors import InputError, OutputError
 from ...pipeline.read.reading import ahead
 from ...pipeline.stage import StageConfig, sha256_file
 from ...pipeline.store.commit import commit_file, storage_errors, temporary, write_json
+from ..networks.devices import resolve_device
 from .classifiers import Classifier, check_normalizer, tell
 from .listing import Listing, input_paths, list_rows, shards_digest
 from .scores.scoring import told_columns
@@ -105,7 +106,7 @@ def predict(
         OutputError: the output is something else.
     """
     check_output(output)
-    device = _device(config.device)
+    device = str(resolve_device(config.device, "--device"))
     listing = list_rows(data, PLANS[model.views].reads, config.variant)
     weights = normalizer_weights(model.views, listing, model.normalizer)
     if not config.any_normalizer:
@@ -247,10 +248,3 @@ def _done(output: Path, card_file: Path, about: dict[str, Any], overwrite: bool)
         )
     same: bool = card.get("about") == json.loads(json.dumps(about))
     return same and sha256_file(output) == card.get("sha256")
-
-
-def _device(name: str) -> str:
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise InputError("device cuda was asked for but torch sees no GPU: give --device cpu")
-    return "cuda" if there and name != "cpu" else "cpu"

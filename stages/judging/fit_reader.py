@@ -1,47 +1,44 @@
 """fit-reader: trains the reader that judges normalizers, on exact renders of the target face.
 
 It sees exact renders alone, blurred, compressed and relit a little, so that it reads the softer
-pictures of a network fairly. It is never part of a loss: what judges must not teach.
+pictures of a network fairly. It is never part of a loss: what judges must not teach. It may be
+killed at any time and goes on from the last saved state as if it had not been.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
-from torch.optim import AdamW
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ...manifests.arrays import Floats, Pixels
 from ...pipeline.errors import InputError
-from ...pipeline.stage import sha256_file
+from ...pipeline.stage import StageConfig, free, sha256_file
 from ...pipeline.store.commit import write_json
 from ..networks.files.checkpoint import save_tensors
 from ..networks.reader import INPUT_SIZE, ExpressionReader
+from ..training.batching import ENDLESS, Batch, Seen
+from ..training.synthesized import NoPairs
+from ..training.trainer import Schedule, Task, Trainer, make_fabric
 from .criteria.synthetic import reader_scores
 from .frozen_reader import LoadedReader
 from .renders import Renders, load_renders, through_codec
 
-log = logging.getLogger(__name__)
 
-
-class FitReaderConfig(BaseModel):
+class FitReaderConfig(StageConfig):
     """How to train."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     seed: int = Field(0, ge=0)
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    precision: str = Field(
+    device: str = free("auto", description="auto, cpu, cuda or cuda:N")
+    precision: str = free(  # the state says in which numbers it was computed
         "auto", pattern="^(auto|fp32|bf16)$", description="auto: bf16 where that is faster"
     )
     steps: int = Field(2_500, ge=1)
@@ -50,7 +47,8 @@ class FitReaderConfig(BaseModel):
     weight_decay: float = Field(0.02, ge=0)
     width: int = Field(32, ge=4, description="channels; multiples of 32 are fast")
     point_share: float = Field(0.5, ge=0, description="weight of the landmarks in the loss")
-    validation_pairs: int = Field(1_000, ge=2)
+    validation_pairs: int = free(1_000, ge=2, description="pictures for the scores")
+    save_every: int = free(500, ge=1, description="steps between saved states")
 
 
 @dataclass(frozen=True)
@@ -64,19 +62,30 @@ class FittedReader:
 def fit_reader(config: FitReaderConfig, data: list[Path], output: Path) -> FittedReader:
     """Train on the target pictures of synthesized sets; write weights and scores to ``output``.
 
-    Raises:
-        InputError: the data are no synthesized pairs with target pictures.
-    """
-    from ..normalize import resolve_device
+    Args:
+        config: how.
+        data: outputs of ``normpipe synthesize``.
+        output: where to; a run that was stopped goes on there.
 
+    Raises:
+        InputError: the data are no synthesized pairs with target pictures, or ``output`` holds
+            another run.
+    """
     output.mkdir(parents=True, exist_ok=True)
-    device = resolve_device(config.device)
+    fabric = make_fabric(config.device, config.precision, "fit_reader.device")
     train = load_renders(data, "train", sources=False)
     held_out = _held_out(data, config)
-    torch.manual_seed(config.seed)
+    fabric.seed_everything(config.seed, verbose=False)
     module = ExpressionReader(train.expression.shape[1], config.width)
-    module.set_scale(torch.from_numpy(train.expression), torch.from_numpy(_relative(train)))
-    module = _learn(module.to(device), train, config, device).cpu().eval()
+    batches = TargetPictures(train, config.batch_size, config.seed)
+    module.set_scale(torch.from_numpy(train.expression), torch.from_numpy(batches.points))
+    about = {"settings": config.shaping(), "data": train.digest()}
+    objective = _Objective(module, config.point_share)
+    task = Task("reader", _View(module), module, objective, batches, about)
+    trainer = Trainer(task, _schedule(config), fabric, output)
+    trainer.run(lambda _: None)
+    module.load_state_dict(trainer.averaged())
+    module = module.cpu().eval()
     reader = LoadedReader(module, train.expression_names, train.target_note)
     seen = reader(through_codec(held_out.target))
     scores = reader_scores(train.expression_names, seen, held_out)
@@ -102,67 +111,86 @@ def _held_out(data: list[Path], config: FitReaderConfig) -> Renders:
     for split in ("test", "validation"):
         try:
             return load_renders(data, split, config.validation_pairs, sources=False)
-        except InputError:
+        except NoPairs:
             continue
     raise InputError("no test or validation pairs: synthesize with synthesize.test above 0")
 
 
-def _relative(renders: Renders) -> Floats:
-    """(N, 136) landmarks of the targets: 0 the picture's centre, 1 its edge."""
-    size = renders.target.shape[1]
-    return (renders.target_landmarks * 2 / size - 1).reshape(len(renders), -1).astype(np.float32)
-
-
-def _learn(
-    module: ExpressionReader, train: Renders, config: FitReaderConfig, device: torch.device
-) -> ExpressionReader:
-    """Train and return the averaged network."""
-    grey = shrunk(train.target)
-    code, points = train.expression, _relative(train)
-    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # In a short training nothing of the first weights may be left in the average.
-    decay = max(0.0, min(0.995, 1 - 5 / config.steps))
-    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    optimizer = AdamW(
-        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+def _schedule(config: FitReaderConfig) -> Schedule:
+    return Schedule(
+        steps=config.steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=max(1, min(100, config.steps // 4)),
+        weight_decay=config.weight_decay,
+        # In a short training nothing of the first weights may be left in the average.
+        ema_decay=max(0.0, min(0.995, 1 - 5 / config.steps)),
+        save_every=config.save_every,
+        evaluate_every=config.steps,
+        workers=0,
+        accumulate=1,
+        seed=config.seed,
     )
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and _fast_bf16(device))
-    rng = np.random.default_rng([config.seed, 41])
-    module.train()
-    for step in range(config.steps):
-        rows = rng.integers(0, len(grey), config.batch_size)
-        pictures, moved = augment(grey[rows], points[rows], rng)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _rate(step, config.steps)
-        with torch.autocast(device.type, torch.bfloat16, bf16):
-            seen = module.read(torch.from_numpy(pictures).to(device)[:, None].float() / 255)
-        wrong = (seen.coefficients - torch.from_numpy(code[rows]).to(device)) / module.code_spread
-        off = (seen.points - torch.from_numpy(moved).to(device)) / module.point_spread
-        loss: Tensor = wrong.square().mean() + config.point_share * off.square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 2.0)
-        optimizer.step()
-        average.update_parameters(module)
-        if step % 50 == 49:
-            log.info(
-                "reader step %d of %d, loss %.4f", step + 1, config.steps, float(loss.detach())
-            )
-    return cast(ExpressionReader, average.module)
 
 
-def _rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a half cosine to nothing."""
-    warmup = max(1, min(100, steps // 4))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+class TargetPictures(Dataset[Batch]):
+    """Batch n of augmented pictures of the target face, a function of (seed, n) alone.
+
+    Items hold ``images`` (B, 1, 112, 112) uint8 grey, ``expression`` (B, E) and ``points``
+    (B, 136), 0 the picture's centre and 1 its edge.
+
+    Attributes:
+        points: (N, 136) float32 likewise, of the pictures as they are.
+    """
+
+    def __init__(self, renders: Renders, batch_size: int, seed: int) -> None:
+        size = renders.target.shape[1]
+        landmarks = (renders.target_landmarks * 2 / size - 1).reshape(len(renders), -1)
+        self.points = landmarks.astype(np.float32)
+        self._grey = shrunk(renders.target)
+        self._expression = renders.expression
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng([self._seed, 41, step])
+        rows = rng.integers(0, len(self._grey), self._batch_size)
+        pictures, moved = augment(self._grey[rows], self.points[rows], rng)
+        return {
+            "images": torch.from_numpy(pictures)[:, None],
+            "expression": torch.from_numpy(self._expression[rows]),
+            "points": torch.from_numpy(moved),
+        }
 
 
-def _fast_bf16(device: torch.device) -> bool:
-    # On a CPU bf16 pays only where it has matrix instructions for it (AMX).
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return device.type == "cuda" or bool(tiles())
+class _View(nn.Module):
+    """Shows the reader a batch."""
+
+    def __init__(self, network: ExpressionReader) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> Seen:
+        return self.network.read(batch["images"].float() / 255)._asdict()
+
+
+class _Objective(nn.Module):
+    """Squared errors of coefficients and points, relative to how much they vary."""
+
+    def __init__(self, network: ExpressionReader, point_share: float) -> None:
+        super().__init__()
+        self.weights = {"coefficients": 1.0, "points": point_share}
+        self.register_buffer("code_spread", network.code_spread.clone())
+        self.register_buffer("point_spread", network.point_spread.clone())
+
+    def forward(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
+        wrong = (seen["coefficients"] - batch["expression"]) / self.get_buffer("code_spread")
+        off = (seen["points"] - batch["points"]) / self.get_buffer("point_spread")
+        terms = {"coefficients": wrong.square().mean(), "points": off.square().mean()}
+        total = torch.stack([self.weights[name] * terms[name] for name in terms]).sum()
+        return {"total": total, **terms}
 
 
 def shrunk(pictures: Pixels) -> Pixels:

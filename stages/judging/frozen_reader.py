@@ -14,9 +14,8 @@ import torch
 from ...manifests.arrays import Floats, Pixels
 from ...pipeline.errors import InputError
 from ..networks.files.checkpoint import find_weights, load_weights, read_notes
-from ..networks.reader import ExpressionReader
+from ..networks.reader import ExpressionReader, as_images
 from ..synthesis.scene.expressions import RENDERED_UNITS, action_units
-from .renders import as_images
 
 
 class Seen(NamedTuple):

@@ -21,7 +21,7 @@ from ...pipeline.store.labels import find_labels, label_rows, read_labels
 from ...pipeline.store.shards import ShardFolder
 from ..faces.geometry import apply
 from ..faces.pixels import Limits, decode
-from .renders import as_images
+from ..networks.reader import as_images
 
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from torch import Tensor
 from ...manifests.arrays import Floats, Pixels
 from ...pipeline.errors import InputError
 from ..faces.pixels import encode
+from ..networks.reader import as_images
 from ..synthesis.drawing.degrade import degrade
 from ..training.synthesized import (
     MEAN_TARGET,
+    NoPairs,
     expression_names,
     same_target,
     synthesized_shards,
@@ -61,6 +64,12 @@ class Renders:
     def __len__(self) -> int:
         return len(self.expression)
 
+    def digest(self) -> str:
+        """Sha256 of what is known of the renders, to tell one set from another."""
+        parts = (self.expression, self.identity, self.landmarks, self.target_landmarks)
+        known = (np.ascontiguousarray(part).tobytes() for part in parts)
+        return hashlib.sha256(b"".join(known)).hexdigest()
+
     @property
     def inter_ocular(self) -> float:
         """Return the distance between the eyes' middles of the target, in target pixels."""
@@ -83,7 +92,8 @@ def load_renders(
         sources: False leaves the people out and keeps their targets.
 
     Raises:
-        InputError: no synthesized shards, none with targets, or sets that do not fit together.
+        InputError: no synthesized shards, or sets that do not fit together.
+        NoPairs: they have none of that split with targets.
     """
     rows: list[dict[str, Any]] = []
     names: tuple[str, ...] = ()
@@ -102,7 +112,7 @@ def load_renders(
     rows = rows[:limit]
     if not rows:
         where = ", ".join(map(str, folders))
-        raise InputError(f"no {split or ''} pairs with target pictures in {where}")
+        raise NoPairs(f"no {split or ''} pairs with target pictures in {where}")
     return Renders(
         expression_names=names,
         source=np.stack([row["image"] for row in rows])
@@ -140,13 +150,6 @@ def degraded(renders: Renders, seed: int = 0) -> Pixels:
         # A mirrored face would need a mirrored answer, and the target's light is from one side.
         result[row] = degrade(picture, points, rng, mirror=0.0).picture
     return result
-
-
-def as_images(pictures: Pixels) -> Tensor:
-    """(N, H, W, 3) uint8 RGB or (N, H, W) grey → (N, 3, H, W) float32 RGB in [0, 1]."""
-    if pictures.ndim == 3:
-        pictures = np.repeat(pictures[..., None], 3, -1)
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 @torch.inference_mode()

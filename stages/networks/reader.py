@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .layers import DownBlock, resize
@@ -92,3 +94,10 @@ class ExpressionReader(nn.Module):
     def forward(self, images: Tensor) -> Readout:
         """(B, 3, H, W) RGB in [0, 1], the target face, any size → what is seen."""
         return self.read(self.look(images))
+
+
+def as_images(pictures: NDArray[np.uint8]) -> Tensor:
+    """(N, H, W, 3) uint8 RGB or (N, H, W) grey → (N, 3, H, W) float32 RGB in [0, 1]."""
+    if pictures.ndim == 3:
+        pictures = np.repeat(pictures[..., None], 3, -1)
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255

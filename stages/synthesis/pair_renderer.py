@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...manifests.arrays import Floats, Pixels
-from ..normalize import resolve_device
+from ..networks.devices import resolve_device
 from .drawing.batch import BatchRenderer
 from .drawing.renderer import PreparedPerson, Shot, prepare_person, take_shot
 from .scene.camera import eyes_nose_mouth
@@ -63,7 +63,7 @@ class PairRenderer:
         """``threads``: CPU threads that render, where the device is a CPU."""
         self.config = config
         self.cast = cast
-        self.device = resolve_device(config.device, "synthesize")
+        self.device = resolve_device(config.device, "synthesize.device")
         self._source = BatchRenderer(cast.head, config.size_px, self.device, threads)
         self._target = None
         if cast.target is not None:

@@ -25,9 +25,8 @@ from ..networks.files.checkpoint import save_tensors
 from ..networks.files.mae_checkpoints import load_encoder
 from ..networks.mae import MaskedAutoencoder, Painting, masked_loss, painted_picture
 from .batching import Batch, Seen
-from .devices import make_fabric
 from .masked import MaskedBatches, PictureRows, as_batch, fitted
-from .trainer import Schedule, Task, Trainer
+from .trainer import Schedule, Task, Trainer, make_fabric
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ def pretrain(config: PretrainEncoderConfig, data: list[Path], output: Path) -> P
     _claim(config, pictures, output)
     kept_back = np.linspace(0, len(pictures) - 1, config.held_out).round().astype(np.int64)
     log.info("%d pictures, %d held out", len(pictures) - config.held_out, config.held_out)
-    fabric = make_fabric(config.device, config.precision)
+    fabric = make_fabric(config.device, config.precision, "pretrain_encoder.device")
     fabric.seed_everything(config.seed, verbose=False)
     network = MaskedAutoencoder(config.size, config.image_size, config.masked)
     network.encoder.recompute = config.save_memory

@@ -27,6 +27,10 @@ MEAN_TARGET = {"kind": "mean"}
 _DEFINES = ("kind", "name", "facekit", "renderer", "size_px")
 
 
+class NoPairs(InputError):
+    """Sets have no pairs of a split, or none with what was asked for."""
+
+
 def synthesized_shards(folders: Sequence[Path]) -> list[Path]:
     """Return the shards of outputs of ``normpipe synthesize``, or of folders of such shards.
 
@@ -116,6 +120,7 @@ def load_pairs(
 
     Raises:
         InputError: a folder holds no synthesized shards, or the sets do not fit together.
+        NoPairs: they have none of that split.
     """
     said: _Said | None = None
     columns: dict[str, list[Any]] = {
@@ -129,7 +134,7 @@ def load_pairs(
         if limit is not None and len(columns["source"]) >= limit:
             break
     if said is None or not columns["source"]:
-        raise InputError(f"no {split} pairs in {', '.join(map(str, folders))}")
+        raise NoPairs(f"no {split} pairs in {', '.join(map(str, folders))}")
     pictures = Pictures(columns["source"], source or Form(), memory_gb * 1e9)
     shapes = [_size(columns[name][0]) for name in ("source", "target") if columns[name]]
     scale = len(pictures[0]) / shapes[0]

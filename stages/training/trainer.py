@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from ...pipeline.errors import InputError
+from ..networks.devices import multiplies_bf16_fast, resolve_device
 from ..networks.files.checkpoint import read_notes, read_tensors, save_tensors
 from .batching import Batch
 from .logs import Logs
@@ -295,6 +296,36 @@ class Trainer:
         if self.step < self.schedule.steps:
             log.info("%s goes on from step %d", self.task.name, self.step)
         return True
+
+
+def make_fabric(
+    device: str, precision: str, setting: str, devices: int = 1, nodes: int = 1
+) -> Fabric:
+    """Device, numbers and processes as configured.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N.
+        precision: auto, fp32 or bf16.
+        setting: whose value ``device`` is, for messages.
+        devices: processes on this machine, each with a GPU of its own where GPUs are used.
+        nodes: machines.
+
+    Raises:
+        InputError: a device is not there.
+    """
+    found = resolve_device(device, setting)
+    on_gpu = found.type == "cuda"
+    if on_gpu and devices > torch.cuda.device_count():
+        raise InputError(f"devices = {devices}, but torch sees {torch.cuda.device_count()} GPUs")
+    bf16 = precision == "bf16" or (precision == "auto" and multiplies_bf16_fast(found))
+    return Fabric(
+        accelerator=found.type,
+        devices=[found.index] if ":" in device else devices,
+        num_nodes=nodes,
+        # A loss of weight 0 leaves the head that only it looks at without gradients.
+        strategy="ddp_find_unused_parameters_true" if devices * nodes > 1 else "auto",
+        precision="bf16-mixed" if bf16 else "32-true",
+    )
 
 
 def _optimizers(module: nn.Module, schedule: Schedule) -> list[Optimizer]:

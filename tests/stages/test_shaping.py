@@ -11,6 +11,7 @@ import pytest
 
 from normpipe.pipeline.stage import StageConfig, free
 from normpipe.stages import CONFIGS
+from normpipe.stages.judging.fit_reader import FitReaderConfig
 from normpipe.stages.synthesis.render_settings import SynthesizeConfig
 from normpipe.stages.training.landmarks.fit_landmarks import FitLandmarksConfig
 from normpipe.stages.training.normalizer.settings import FitNormalizerConfig
@@ -34,6 +35,7 @@ SHAPING = {
     "ema_decay encoder expression_architecture expression_network faces_split "
     "identity_architecture identity_network learning_rate losses method network network_settings "
     "picture_share real_share seed steps warmup_steps weight_decay",
+    "fit_reader": "batch_size learning_rate point_share seed steps weight_decay width",
     "fit_landmarks": "batch_size empty_share inner_learning_rate learning_rate optimizer seed "
     "steps weight_decay wide_mouths",
     "pretrain_encoder": "batch_size column ema_decay held_out image_size learning_rate masked seed "
@@ -43,6 +45,7 @@ MODELS: dict[str, type[StageConfig]] = {
     **CONFIGS,
     "synthesize": SynthesizeConfig,
     "fit_normalizer": FitNormalizerConfig,
+    "fit_reader": FitReaderConfig,
     "fit_landmarks": FitLandmarksConfig,
     "pretrain_encoder": PretrainEncoderConfig,
 }

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from normpipe.stages.training.devices import make_fabric
-from normpipe.stages.training.trainer import Schedule, Task, Trainer
+from normpipe.stages.training.trainer import Schedule, Task, Trainer, make_fabric
 
 BATCH, STEPS = 8, 60
 
@@ -55,7 +54,7 @@ def train(folder, devices=1, accumulate=1, stops=(), steps=STEPS, precision="fp3
 
     With ``muon``, its rate, there is a layer inside that it is for.
     """
-    fabric = make_fabric("cpu", precision, devices)
+    fabric = make_fabric("cpu", precision, "toy.device", devices)
     fabric.launch()
     view = View(8 if muon is None else 16)
     batches = Points(accumulate * devices)

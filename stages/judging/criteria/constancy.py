@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....manifests.arrays import Floats, Pixels
-from ...faces.detectors import Detector
-from ...faces.detectors.detector import Look
+from ...faces.detectors.detector import Detector, Look
 from ...metrics.resampling import RESAMPLES, bootstrap
 from ..figures import Figure
 from ..renders import Normalize, Renders, normalize_all, through_codec

@@ -19,9 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from ....manifests.arrays import Floats, Pixels
 from ....pipeline.errors import InputError
 from ...metrics.resampling import RESAMPLES, bootstrap
+from ...networks.reader import as_images
 from ..figures import Figure
 from ..frozen_reader import Read
-from ..renders import Renders, as_images, through_codec
+from ..renders import Renders, through_codec
 
 SIDE_PX = 64  # pictures are made this small for the probe
 COMPONENTS = 60

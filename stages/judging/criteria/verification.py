@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ....manifests.arrays import Numbers, Pixels
 from ....pipeline.errors import InputError
 from ...faces import onnx as runtime
-from ...faces.detectors import DetectorSettings
+from ...faces.detectors.detector import DetectorSettings
 from ...faces.detectors.insightface import InsightFace
 from ...faces.geometry import TEMPLATE, similarity
 from ...metrics.resampling import Draws, percentiles

@@ -24,10 +24,9 @@ from ....pipeline.store.commit import write_json
 from ...networks.files.checkpoint import load_weights, save_tensors
 from ...networks.landmarks import Found, LandmarkNet
 from ..batching import Batch, Seen
-from ..devices import make_fabric
 from ..pictures import Form, PairCache
-from ..synthesized import load_pairs
-from ..trainer import Schedule, Task, Trainer
+from ..synthesized import NoPairs, load_pairs
+from ..trainer import Schedule, Task, Trainer, make_fabric
 from .face_crops import FaceCrops
 from .marks import learn_marks
 
@@ -101,7 +100,7 @@ def fit_landmarks(
         torch.set_num_threads(config.threads)
     train = [load_pairs([folder], "train", source=Form()) for folder in data]
     held_out = _held_out(data)
-    fabric = make_fabric(config.device, config.precision)
+    fabric = make_fabric(config.device, config.precision, "fit_landmarks.device")
     fabric.seed_everything(config.seed, verbose=False)
     network = LandmarkNet()
     batches = FaceCrops(
@@ -210,7 +209,7 @@ def _held_out(data: list[Path]) -> list[PairCache]:
     for split in ("test", "validation"):
         try:
             return [load_pairs([folder], split, source=Form()) for folder in data]
-        except InputError:
+        except NoPairs:
             continue
     raise InputError("no test or validation pairs: synthesize with synthesize.test above 0")
 

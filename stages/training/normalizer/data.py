@@ -12,7 +12,7 @@ from ....pipeline.errors import InputError
 from ...networks.base import CodeNormalizer, Normalizer
 from ..pictures import Form, PairCache
 from ..real_faces import FaceCache, load_faces
-from ..synthesized import load_pairs
+from ..synthesized import NoPairs, load_pairs
 from .batches import Recipe
 
 if TYPE_CHECKING:
@@ -81,10 +81,8 @@ def _pairs(
 ) -> PairCache | None:
     try:
         return load_pairs(data, split, limit, *forms, memory_gb)
-    except InputError as error:
-        if str(error).startswith(f"no {split} pairs"):
-            return None
-        raise
+    except NoPairs:
+        return None
 
 
 def recipe(

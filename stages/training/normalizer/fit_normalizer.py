@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 
 from ....pipeline.errors import InputError, nearest
 from ....pipeline.stage import sha256_file
@@ -28,8 +29,8 @@ from ...networks.compact import CompactNormalizer
 from ...networks.files.checkpoint import save_tensors
 from ...networks.files.mae_checkpoints import load_encoder
 from ...networks.files.normalizer_file import open_normalizer
-from ..devices import make_fabric
 from ..pictures import mirrored
+from ..trainer import make_fabric
 from .course import Course
 from .data import Material, load_material
 from .notes import target_notes
@@ -80,7 +81,7 @@ def fit(
     if config.threads:
         torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)  # its own threads would only get in the way
-    fabric = make_fabric(config.device, config.precision, config.devices, config.nodes)
+    fabric = _fabric(config)
     fabric.launch()
     network = _empty_network(config)
     material = load_material(config, network, data, faces or [])
@@ -102,8 +103,13 @@ def fit(
 
 def check_settings(config: FitNormalizerConfig) -> None:
     """Raise InputError for what can be told before there are data, so before hours of rendering."""
-    make_fabric(config.device, config.precision, config.devices, config.nodes)
+    _fabric(config)
     _empty_network(config)
+
+
+def _fabric(config: FitNormalizerConfig) -> Fabric:
+    devices, nodes = config.devices, config.nodes
+    return make_fabric(config.device, config.precision, "fit_normalizer.device", devices, nodes)
 
 
 def finish(

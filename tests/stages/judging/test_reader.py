@@ -5,10 +5,15 @@ import pytest
 import torch
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.judging.fit_reader import FitReaderConfig, augment, fit_reader
+from normpipe.stages.judging.fit_reader import (
+    FitReaderConfig,
+    TargetPictures,
+    augment,
+    fit_reader,
+)
 from normpipe.stages.judging.frozen_reader import open_reader, units
 from normpipe.stages.judging.renders import load_renders, normalize_all
-from normpipe.stages.networks.files.checkpoint import find_weights
+from normpipe.stages.networks.files.checkpoint import find_weights, read_notes
 from normpipe.stages.networks.reader import INPUT_SIZE, ExpressionReader
 
 from . import toys
@@ -55,6 +60,41 @@ def test_a_reader_learns_and_comes_back_from_its_file(toy_set, tmp_path):
     assert np.corrcoef(seen.coefficients[:, 0], test.expression[:, 0])[0, 1] > 0.7
     away = np.abs(seen.points * toys.SIZE - test.target_landmarks).mean()
     assert away < np.abs(test.target_landmarks.mean(0) - test.target_landmarks).mean()
+
+
+def test_a_reader_that_was_killed_goes_on_as_if_it_had_not_been(toy_set, tmp_path, monkeypatch):
+    given = {"steps": 9, "batch_size": 4, "width": 4, "device": "cpu", "precision": "fp32"}
+    config = FitReaderConfig(**given, save_every=2)
+    whole = fit_reader(config, [toy_set], tmp_path / "whole")
+    drawn = TargetPictures.__getitem__
+
+    def dies(self, step):
+        if step == 5:
+            raise KeyboardInterrupt
+        return drawn(self, step)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(TargetPictures, "__getitem__", dies)
+        fit_reader(config, [toy_set], tmp_path / "killed")
+    state = tmp_path / "killed/reader.state.safetensors"
+    assert read_notes(state)["step"] == "4" and not (tmp_path / "killed/reader.json").exists()
+    steps: list[int] = []
+
+    def noted(self, step):
+        steps.append(step)
+        return drawn(self, step)
+
+    monkeypatch.setattr(TargetPictures, "__getitem__", noted)
+    other = FitReaderConfig(**given, save_every=3)  # changes nothing
+    again = fit_reader(other, [toy_set], tmp_path / "killed")
+    assert steps == [4, 5, 6, 7, 8]
+    assert again.weights.read_bytes() == whole.weights.read_bytes()
+    assert again.scores == whole.scores
+    # Finished, it is done again by nobody; another training has a folder of its own.
+    assert fit_reader(other, [toy_set], tmp_path / "killed").scores == whole.scores
+    assert len(steps) == 5
+    with pytest.raises(InputError, match="other settings or data"):
+        fit_reader(FitReaderConfig(**{**given, "seed": 1}), [toy_set], tmp_path / "killed")
 
 
 def test_weights_of_something_else_are_no_reader():
