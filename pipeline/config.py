@@ -120,21 +120,28 @@ _OF_SAVED = frozenset({"input_root", "schema_version", "flow"})
 
 def load_job(
     file: Path | None,
-    settings: Mapping[str, Any],
-    overrides: list[str],
+    given: Mapping[str, Any],
+    sets: Sequence[str],
     known: Mapping[str, type[BaseModel]],
     saved: Mapping[str, Any] | None = None,
 ) -> Job:
-    """Return the job of a file (or none), with ``settings`` of the command line over it.
+    """Return the job of a file (or none), with what the command line says over it.
 
-    ``overrides`` are ``stage.key=value``; ``known`` names every stage's settings class. Relative
-    paths in a job file count from the file's folder. Without a file, what the output folder's job
-    ``saved`` is begun from. Raises InputError with one line.
+    Args:
+        file: the job file. Relative paths in it count from its folder.
+        given: typed values of options, by key and by table: ``{"output": out, "ingest": {"limit":
+            5}}``. They win over all else; None stands for an option that was left out.
+        sets: texts of ``--set``: ``stage.key=value``.
+        known: the settings class of every table.
+        saved: what the job begins from without a file: as the output folder's job saved it.
+
+    Raises:
+        InputError: with one line.
     """
     values = _read(file) if file else deepcopy(dict(saved or {}))
-    values.update({key: value for key, value in settings.items() if value is not None})
-    for override in overrides:
-        _apply(values, override, known)
+    for text in sets:
+        _set(values, text, known)
+    _put(values, given)
     for key in values:
         if key not in (*TOP_LEVEL, *known):
             raise InputError(f"unknown key '{key}' in the job{nearest(key, [*TOP_LEVEL, *known])}")
@@ -176,31 +183,51 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
-def _apply(values: dict[str, Any], override: str, known: Mapping[str, type[BaseModel]]) -> None:
-    """Put one ``stage.key=value`` into the job's values; the value is TOML, or else a string."""
-    name, equals, text = override.partition("=")
+def _put(values: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Put the values of options into the job's."""
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            inner = {
+                name: one for name, one in cast(Mapping[str, Any], value).items() if one is not None
+            }
+            if inner:
+                _table(values, key, f"'{key}' in the job file").update(inner)
+        elif value is not None:
+            values[key] = value
+
+
+def _set(values: dict[str, Any], text: str, known: Mapping[str, type[BaseModel]]) -> None:
+    """Put one ``stage.key=value`` of ``--set`` into the job's values."""
+    name, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"--set {override}: expected stage.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    table, dot, key = name.strip().partition(".")
+        raise InputError(f"--set {text}: expected stage.key=value")
+    stage, dot, key = name.strip().partition(".")
     if not dot:
-        raise InputError(f"--set {override}: expected stage.key=value, such as align.size_px=224")
-    if table not in ("run", *known):
-        raise InputError(
-            f"--set {override}: unknown stage '{table}'{nearest(table, ['run', *known])}"
-        )
-    section = values.setdefault(table, {})
-    if not isinstance(section, dict):
-        raise InputError(f"'{table}' in the job file must be a table: [{table}]")
+        raise InputError(f"--set {text}: expected stage.key=value, such as align.size_px=224")
+    if stage not in ("run", *known):
+        raise InputError(f"--set {text}: unknown stage '{stage}'{nearest(stage, ['run', *known])}")
+    section = _table(values, stage, f"'{stage}' in the job file")
     *inner, last = key.split(".")
-    for name in inner:
-        section = section.setdefault(name, {})
-        if not isinstance(section, dict):
-            raise InputError(f"--set {override}: '{name}' is no table")
-    section[last] = value
+    for part in inner:
+        section = _table(section, part, f"--set {text}: '{part}'")
+    section[last] = _typed(value)
+
+
+def _typed(text: str) -> Any:
+    """Return the value that a text of ``--set`` is in TOML; plain text where it is none."""
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):  # no TOML; a number of 5,000 digits; a thousand brackets
+        return text
+    return found["value"] if len(found) == 1 else text  # else lines of it would be keys
+
+
+def _table(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Return a table within others, made where there is none."""
+    found = values.setdefault(name, {})
+    if not isinstance(found, dict):
+        raise InputError(f"{where} must be a table: [{name}]")
+    return cast(dict[str, Any], found)
 
 
 def check(model: type[Model], values: Any, table: str) -> Model:

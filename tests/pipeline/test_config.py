@@ -29,6 +29,44 @@ def test_override_values_are_toml_or_else_words() -> None:
     assert job.stage("pair").variants == ("a", "b")
 
 
+#: Characters that TOML, a shell or a terminal give a meaning to.
+AWKWARD = ["it's", 'a "b" c', "back\\slash", " two  words ", "zoë/😀", "'", '"', "a#b", "[x", "-"]
+
+
+@pytest.mark.parametrize(
+    "text", [*AWKWARD, "1\nlimit = 2", "1\n[run]", "tab\there", "[" * 5000, "9" * 5000]
+)
+def test_what_is_no_toml_value_is_plain_text(text: str) -> None:
+    given = {"input": Path("x"), "output": Path("y")}
+    job = load_job(None, given, [f"align.pack={text}"], CONFIGS)
+    assert job.stage("align").pack == text
+
+
+@pytest.mark.parametrize("text", [*AWKWARD, "7", "true", "[1, 2]", "2024-01-01", "x = 1"])
+def test_values_of_options_are_taken_as_they_are(tmp_path: Path, text: str) -> None:
+    given = {
+        "input": Path(text),
+        "dataset": "d",
+        "output": Path("y"),
+        "align": {"pack": text},
+        "run": {"scheduler": f"tcp://{text}"},
+    }
+    job = load_job(None, given, [], CONFIGS)
+    assert job.input == Path(text) and job.stage("align").pack == text
+    assert job.run.scheduler == f"tcp://{text}"
+
+
+def test_options_win_over_set_file_and_saved(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text('input = "x"\noutput = "y"\n[ingest]\nlimit = 1\nshard_rows = 7\n')
+    given = {"ingest": {"limit": 3, "allow_urls": None}, "run": {"workers": None}}
+    for saved, source in ((None, file), ({"output": "y", "ingest": {"limit": 1}}, None)):
+        job = load_job(source, given, ["ingest.limit=2"], CONFIGS, saved)
+        assert job.stage("ingest").limit == 3 and not job.stage("ingest").allow_urls
+        assert load_job(source, {}, ["ingest.limit=2"], CONFIGS, saved).stage("ingest").limit == 2
+    assert load_job(file, given, [], CONFIGS).stage("ingest").shard_rows == 7
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
