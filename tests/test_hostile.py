@@ -34,8 +34,7 @@ def watch(event, values):
     elif event == "open" and isinstance(values[0], (str, bytes)):
         if os.fsdecode(values[0]).endswith(("secret.jpg", "/hostname")):
             seen["secrets"].append(os.fsdecode(values[0]))
-from normpipe.pipeline.commands.app import app, register_commands
-register_commands()
+from normpipe.pipeline.commands.app import app
 sys.addaudithook(watch)
 try:
     app(prog_name="normpipe")

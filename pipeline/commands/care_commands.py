@@ -1,28 +1,58 @@
-"""Commands for a dataset that lives on: people leave, space is freed. Part of the command line."""
+"""Commands for a dataset that lives on: it is verified, people leave, space is freed.
 
+Part of the command line.
+"""
+
+import json
+import os
 from typing import Annotated
 
 import typer
 
-from ..care.clean import clean as free
-from ..care.clean import plan_cleaning
-from ..care.withdraw import withdraw as take_out
+from ..care import clean as cleaning
+from ..care import verify as verifying
+from ..care import withdraw as withdrawing
 from ..errors import InputError
 from ..store.storage import location
-from .app import OutputArgument, app, handled, start_logging
+from .handling import DIFFERENCES, handled, start_logging
+from .options import AsJson, OutputArgument
+
+
+@handled
+def verify(output: OutputArgument, as_json: AsJson = False) -> None:
+    """Check every shard against its record.
+
+    Rows are counted and bytes hashed again. Exits with 1 where anything differs.
+    """
+    report = verifying.verify(location(output), os.cpu_count() or 1)
+    if as_json:
+        typer.echo(json.dumps(vars(report), indent=2))
+    else:
+        for line in report.differences:
+            typer.echo(line)
+        verdict = f"{len(report.differences)} differences"
+        typer.echo(
+            f"{report.shards} shards, {report.rows} rows, {report.bytes:,} bytes: "
+            + (verdict if report.differences else "all as recorded")
+        )
+    if report.differences:
+        raise typer.Exit(DIFFERENCES)
 
 
 @handled
 def withdraw(
     output: OutputArgument,
     subject: Annotated[
-        list[str] | None, typer.Option(help="subject in the labels, repeatable")
+        list[str] | None, typer.Option(help="subject in the labels; repeatable")
     ] = None,
-    key: Annotated[list[str] | None, typer.Option(help="key of an input, repeatable")] = None,
+    key: Annotated[list[str] | None, typer.Option(help="key of an input; repeatable")] = None,
 ) -> None:
-    """Take a person out of every dataset, for good. Kill it; the same command finishes."""
-    start_logging(False)
-    done = take_out(location(output), subject or [], key or [])
+    """Remove a person from every dataset, for good.
+
+    If it is killed, the same command finishes it.
+    """
+    start_logging()
+    done = withdrawing.withdraw(location(output), subject or [], key or [])
     if not done:
         typer.echo("nothing to do: withdrawn already")
     for intent in done:
@@ -45,22 +75,21 @@ def withdraw(
 def clean(
     output: OutputArgument,
     stage: Annotated[
-        str, typer.Option(help="whose dataset to free, or its folder: normalized/compact")
+        str,
+        typer.Option(metavar="STAGE", help="its dataset is freed; or a folder: normalized/compact"),
     ],
-    yes: Annotated[bool, typer.Option("--yes", help="do it")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="remove it, and do not just say so")] = False,
 ) -> None:
-    """Free a dataset that the next run makes again, byte for byte; says first what it costs."""
-    start_logging(False)
+    """Free a dataset that the next run can make again.
+
+    It comes back byte for byte. Without --yes, this only says what would be
+    freed, and what making it again costs.
+    """
+    start_logging()
     root = location(output)
-    for line in plan_cleaning(root, stage).lines():
+    for line in cleaning.plan_cleaning(root, stage).lines():
         typer.echo(line)
     if not yes:
-        raise InputError("nothing was removed: say --yes to do it")
-    freed = free(root, stage)
+        raise InputError("nothing was removed: add --yes to remove it")
+    freed = cleaning.clean(root, stage)
     typer.echo(f"freed {freed.bytes:,} bytes: {root / freed.dataset}")
-
-
-def register() -> None:
-    """Add these commands to the command line."""
-    app.command("withdraw")(withdraw)
-    app.command("clean")(clean)

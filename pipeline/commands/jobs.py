@@ -4,33 +4,34 @@ Part of the command line.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from ...stages import CONFIGS, FLOW
+from ...stages import CONFIGS, SINKS
 from ..config import Job, load_job
 from ..errors import InputError, nearest
-from ..stage import Stage
-from ..store.job_file import FLOW as FLOW_KEY
-from ..store.job_file import HEAD, changes, has_begun, read_job, saved_settings
+from ..store.job_file import FLOW, HEAD, changes, has_begun, keep, read_job, saved_settings
 from ..store.labels import JOB_FILE, LABELS_FILE, holds_job, is_saved_job
+from ..store.lock import locked
 from ..store.shards import ShardFolder
 from ..store.storage import is_store, location
 
 log = logging.getLogger("normpipe")
 
 
-def job_to_run(argument: str | None, given: Mapping[str, Any], overrides: list[str]) -> Job:
+def job_to_run(argument: str | None, given: Mapping[str, Any], sets: Sequence[str]) -> Job:
     """Return the job of ``normpipe run``.
 
     Args:
         argument: a job file, which is a complete statement; or a folder that holds a saved job,
-            or that file, whose job is gone on with there.
-        given: input, output and dataset of the command line, None where left out.
-        overrides: ``stage.key=value``.
+            or that file, whose job is continued there.
+        given: values of options, as ``load_job`` takes them; input and output are among them,
+            None where left out.
+        sets: ``stage.key=value``, of ``--set``.
 
     Raises:
         InputError: with one line.
@@ -39,21 +40,21 @@ def job_to_run(argument: str | None, given: Mapping[str, Any], overrides: list[s
     if file is None and argument is None and root is not None and not has_begun(root):
         root = None  # nothing that its settings made is there: these are what counts
     if root is None:
-        return load_job(file, given, overrides, CONFIGS)
+        return load_job(file, given, sets, CONFIGS)
     if not holds_job(root):
         raise InputError(
             f"{root} holds no normpipe job: give --input PHOTOS and --output OUT, or a job file"
         )
     job = read_job(root)
     for name in job:
-        if name not in (*HEAD, FLOW_KEY, *CONFIGS):
+        if name not in (*HEAD, FLOW, *CONFIGS):
             hint = nearest(name, [*HEAD, *CONFIGS])
             raise InputError(f"{root / JOB_FILE}: unknown key '{name}' in the job of a run{hint}")
     saved = saved_settings(root, CONFIGS)
     if saved is None:
         saved = _recovered(root, job, alone=given["input"] is None)
     head = {name: job[name] for name in ("input", "dataset") if job.get(name)}
-    return load_job(None, {**given, "output": root}, overrides, CONFIGS, {**head, **saved})
+    return load_job(None, {**given, "output": root}, sets, CONFIGS, {**head, **saved})
 
 
 def _file_or_folder(argument: str | None, output: str | None) -> tuple[Path | None, Path | None]:
@@ -84,7 +85,7 @@ def _recovered(root: Path, job: Mapping[str, Any], alone: bool) -> dict[str, dic
             "and all --set once more; from then on they are saved"
         )
     found: dict[str, dict[str, Any]] = {}
-    for entry in job.get(FLOW_KEY, []):
+    for entry in job.get(FLOW, []):
         name = entry["stage"]
         made = ShardFolder(root / entry["writes"]).description()
         if made is None or name not in CONFIGS:
@@ -111,46 +112,21 @@ def say_changes(job: Job, stages: Sequence[str]) -> None:
         log.info("%s (the former is saved in %s)", line, job.output / JOB_FILE)
 
 
-def place(workers: int | None, gpus: str | None, scheduler: str | None) -> list[str]:
-    """Return the options that say where to work as settings; one takes the place of the others."""
-    if workers is None and gpus is None and scheduler is None:
-        return []
-    names = [name.strip() for name in (gpus or "").split(",") if name.strip()]
-    listed = ", ".join(name if name.isdecimal() else f'"{name}"' for name in names)
-    return [
-        f"run.workers={workers or 0}",
-        f"run.gpus=[{listed}]",
-        f"run.scheduler='{scheduler or ''}'",
-    ]
+def keep_settings(
+    root: Path, folder: Path, settings: Sequence[BaseModel], agreed: Callable[[], bool]
+) -> None:
+    """Save the settings of a job's own classifier, of classify and of evaluate.
 
-
-def identity(job: Job, flow: list[Stage]) -> dict[str, str]:
-    """Return what makes an output folder this job's and no other's."""
-    root, source = getattr(flow[0], "root", ""), job.input
-    if source is not None and source.is_symlink() and not source.is_dir():
-        # A list's folder, and what kind of file it is, are those of the link.
-        source = source.parent.resolve() / source.name
-    elif source is not None:
-        source = source.resolve()
-    return {
-        "dataset": job.dataset,
-        "input": str(source or ""),
-        "input_root": str(root),
-    }
-
-
-def select(only: str | None, first: str | None, until: str | None) -> list[str]:
-    """Return the names of the stages to run. Raises InputError for an unknown name or no choice."""
-    names = list(FLOW)
-    if only is not None and (first is not None or until is not None):
-        raise InputError("--stage goes without --from and --until")
-    for name in (only, first, until):
-        if name is not None and name not in names:
-            raise InputError(f"unknown stage '{name}'{nearest(name, names)}")
-    start = names.index(only or first or names[0])
-    end = names.index(only or until or names[-1])
-    if end < start:
-        raise InputError(
-            f"--until {until} comes before --from {first}: the order is {', '.join(names)}"
-        )
-    return names[start : end + 1]
+    Args:
+        root: the job's folder.
+        folder: the classifier's, which may lie elsewhere: nothing is saved then.
+        settings: of both.
+        agreed: says whether they are going to be used, and not refused.
+    """
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric starts the other processes anew
+    if not first or folder.resolve() != (root / "classify").resolve() or not holds_job(root):
+        return
+    tables = dict(zip(SINKS, settings, strict=True))
+    if changes(root, tables) and agreed():
+        with locked(root):
+            keep(root, tables, CONFIGS)

@@ -9,38 +9,17 @@ from pydantic import BaseModel
 
 from ..config import load_job
 from ..errors import InputError
-from .app import app, handled, start_logging
-from .face_jobs import align_faces
-from .train_commands import JobFile, Settings
+from .execute import align_faces
+from .handling import handled, start_logging
+from .options import JobFile, Settings, SynthesizedOption
 
 
 @functools.cache
 def _configs() -> dict[str, type[BaseModel]]:
-    # Imported on use: torch takes seconds, which no other command should pay.
     from ...stages.judging.fit_reader import FitReaderConfig
     from ...stages.judging.judge_normalizer import JudgeConfig
 
     return {"fit_reader": FitReaderConfig, "judge": JudgeConfig}
-
-
-@handled
-def fit_reader(
-    job_file: JobFile = None,
-    data: Annotated[list[Path] | None, typer.Option(help="synthesized folder, repeatable")] = None,
-    output: Annotated[Path | None, typer.Option(help="folder for weights and scores")] = None,
-    set: Settings = None,
-) -> None:
-    """Train the reader that judges normalizers, on exact renders of the target face."""
-    from ...stages.judging import fit_reader as training
-
-    start_logging(False)
-    job = load_job(job_file, {"output": output}, list(set or []), _configs())
-    if not data:
-        raise InputError("no data: give --data DIR, the output of normpipe synthesize")
-    config: Any = job.stage("fit_reader")
-    fitted = training.fit_reader(config, data, job.output)
-    typer.echo(f"weights: {fitted.weights}")
-    typer.echo(f"scores: {fitted.weights.with_suffix('.json')}")
 
 
 @handled
@@ -49,37 +28,47 @@ def judge_normalizer(
         str, typer.Argument(help="weights (.safetensors), a shipped name, or an .onnx file")
     ],
     renders: Annotated[
-        list[Path] | None, typer.Option(help="synthesized folder with a test split, repeatable")
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="output of synthesize with a test split; repeatable"),
     ] = None,
     crossed: Annotated[
-        list[Path] | None, typer.Option(help="folder of synthesize --crossed, repeatable")
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="output of synthesize --crossed; repeatable"),
     ] = None,
     faces: Annotated[
-        Path | None, typer.Option(help="photographs (with --labels), or a folder of normpipe run")
+        Path | None,
+        typer.Option(metavar="DIR", help="photographs (with --labels), or output of normpipe run"),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="list with image, identity, emotion, part, source (.csv)")
+        Path | None,
+        typer.Option(metavar="FILE", help="list: image, identity, emotion, part, source (.csv)"),
     ] = None,
     pack: Annotated[
-        Path | None, typer.Option(help="insightface pack: detection and recognition")
+        Path | None,
+        typer.Option(metavar="DIR", help="insightface pack: detection and recognition"),
     ] = None,
-    output: Annotated[Path, typer.Option(help="folder for the page and the JSON")] = Path("judged"),
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="folder for the page and the JSON")
+    ] = Path("judged"),
     set: Settings = None,
 ) -> None:
-    """Measure what a normalizer keeps, hides and holds constant; write a page and JSON."""
+    """Measure what a normalizer keeps and hides.
+
+    And what it makes constant; a page and JSON are written.
+    """
     from ...stages.judging import judge_normalizer as judging
     from ...stages.training.synthesized import synthesized_shards
 
-    start_logging(False)
-    job = load_job(None, {"output": output}, list(set or []), _configs())
+    start_logging()
+    job = load_job(None, {"output": output}, set or [], _configs())
     subject = judging.open_subject(model)
     if labels is not None and faces is None:
         raise InputError("--labels goes with --faces DIR, the folder that the pictures are in")
     # A folder without renders shall not be found out after minutes of aligning.
     synthesized_shards([*(renders or ()), *(crossed or ())])
     if faces is not None and labels is not None:
-        settings = () if pack is None else ("align.detector=insightface", f"align.pack={pack}")
-        faces = align_faces(faces, labels, output / "faces", settings)
+        align = {} if pack is None else {"detector": "insightface", "pack": str(pack)}
+        faces = align_faces(faces, labels, output / "faces", align)
     evidence = judging.Evidence(renders or [], crossed or [], faces, pack)
     report = judging.judge(job.stage("judge"), subject, evidence)
     report.write(output)
@@ -87,7 +76,26 @@ def judge_normalizer(
     typer.echo(f"{judging.summary(report.figures)}: {output / 'index.html'}")
 
 
-def register() -> None:
-    """Add these commands to the command line."""
-    app.command("judge-normalizer")(judge_normalizer)
-    app.command("fit-reader")(fit_reader)
+@handled
+def fit_reader(
+    job_file: JobFile = None,
+    data: SynthesizedOption = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder for weights and scores")
+    ] = None,
+    set: Settings = None,
+) -> None:
+    """Train the reader that judges normalizers.
+
+    It learns from exact renders of the target face.
+    """
+    from ...stages.judging import fit_reader as training
+
+    start_logging()
+    job = load_job(job_file, {"output": output}, set or [], _configs())
+    if not data:
+        raise InputError("no data: give --data DIR, the output of normpipe synthesize")
+    config: Any = job.stage("fit_reader")
+    fitted = training.fit_reader(config, data, job.output)
+    typer.echo(f"weights: {fitted.weights}")
+    typer.echo(f"scores: {fitted.weights.with_suffix('.json')}")

@@ -1,4 +1,4 @@
-"""Commands about the machine that jobs run on. Part of the command line."""
+"""Commands that look at a job, at the machine and at models. Part of the command line."""
 
 import json
 from dataclasses import asdict
@@ -7,19 +7,49 @@ from typing import Annotated
 import typer
 
 from ...stages.faces.packs import PACKS, ROOT, pack_files, packs_folder
+from ..care import status as status_module
 from ..errors import InputError
 from ..store.storage import location
-from .app import USER, app, handled
+from .handling import USER, handled
+from .options import AsJson, OutputArgument
+
+
+@handled
+def status(output: OutputArgument, as_json: AsJson = False) -> None:
+    """Show what is done, left, rejected and failed.
+
+    By stage, with the reasons.
+    """
+    state = status_module.status(location(output))
+    typer.echo(json.dumps(state, indent=2) if as_json else status_module.table(state))
+
+
+@handled
+def sheet(
+    output: OutputArgument,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="faces on the sheet")] = 16,
+    variant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="which normalized faces")
+    ] = None,
+) -> None:
+    """Draw a contact sheet: original, aligned, normalized."""
+    from ...stages.review.sheet import draw_sheet
+
+    typer.echo(f"contact sheet: {draw_sheet(location(output), rows, variant)}")
 
 
 @handled
 def doctor(
     output: Annotated[
-        str, typer.Option(help="where the job is to write: a folder, or an address")
+        str, typer.Option(metavar="PATH", help="where a job is to write: a folder or an address")
     ] = ".",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Say what a job needs and whether it is here; exit 2 where something is to be mended."""
+    """Check that everything a job needs is installed.
+
+    The machine and the output folder are checked, too. Exits with 2 where
+    something is missing.
+    """
     from ...stages.checks.doctor import examine, summary
 
     findings = examine(location(output))
@@ -37,15 +67,25 @@ def doctor(
 def models(
     action: Annotated[str | None, typer.Argument(help="get: download a pack")] = None,
     name: Annotated[str | None, typer.Argument(help="the pack, such as buffalo_l")] = None,
-    model_root: Annotated[str, typer.Option(help="folder that holds models/<pack>")] = ROOT,
+    model_root: Annotated[
+        str, typer.Option(metavar="DIR", help="folder that holds models/<pack>")
+    ] = ROOT,
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="accept the pack's terms; asked once")
     ] = False,
-    url: Annotated[str, typer.Option(help="another address of the pack's .zip")] = "",
-    sha256: Annotated[str, typer.Option(help="what the .zip must be")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    url: Annotated[
+        str, typer.Option(metavar="URL", help="another address of the .zip", show_default=False)
+    ] = "",
+    sha256: Annotated[
+        str, typer.Option(metavar="HEX", help="expected digest of the .zip", show_default=False)
+    ] = "",
+    as_json: AsJson = False,
 ) -> None:
-    """List weights and packs with their digests and licences; with get NAME, download a pack."""
+    """List weights and model packs; download a pack.
+
+    The list has their digests and licences; 'normpipe models get NAME'
+    downloads a pack.
+    """
     from ...stages.checks.models import get_pack, known_models
 
     folder = packs_folder(model_root)
@@ -61,9 +101,3 @@ def models(
     found = known_models(folder)
     lines = "\n".join(one.line() for one in found)
     typer.echo(json.dumps([asdict(one) for one in found], indent=2) if as_json else lines)
-
-
-def register() -> None:
-    """Add these commands to the command line."""
-    app.command("doctor")(doctor)
-    app.command("models")(models)

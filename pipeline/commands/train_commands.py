@@ -1,4 +1,4 @@
-"""Commands that make a normalizer: render pairs, train on them. Part of the command line."""
+"""Commands that render, train and export networks. Part of the command line."""
 
 from __future__ import annotations
 
@@ -6,91 +6,88 @@ import functools
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
+from ..care.status import status, table
 from ..config import Job, load_job
 from ..errors import InputError, Interrupted
 from ..run.plan import is_whole
 from ..run.runner import Options
-from .app import AGAIN, app, execute, handled, start_logging
+from .execute import execute
+from .handling import handled, start_logging, stopped_in_time
 from .jobs import begun_with, say_changes
+from .options import (
+    FacekitOption,
+    JobFile,
+    Overwrite,
+    RenderOptions,
+    Settings,
+    SynthesizedOption,
+    grouped,
+)
 
 if TYPE_CHECKING:
     from ...stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
     from ...stages.training.normalizer.settings import FitNormalizerConfig
 
-JobFile = Annotated[
-    Path | None, typer.Argument(help="job file (.toml) with a table for this command")
-]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="stage.key=value, repeatable")]
+#: What makes a folder of renders this command's and no other's.
+_RENDERS = {"dataset": "synth", "input": "synthesize"}
 
 
 @functools.cache
 def _configs() -> dict[str, type[BaseModel]]:
-    # Imported on use: torch and Lightning take seconds, which no other command should pay.
+    # Imported on use: torch and Lightning take seconds, which packing a kit should not pay.
     from ...stages.synthesis.synthesize import SynthesizeConfig
-    from ...stages.training.normalizer.settings import FitNormalizerConfig
+    from ...stages.training.landmarks.fit_landmarks import FitLandmarksConfig
+    from ...stages.training.normalizer.fit_normalizer import FitNormalizerConfig
     from ...stages.training.pretrain_encoder import PretrainEncoderConfig
 
     return {
         "synthesize": SynthesizeConfig,
         "fit_normalizer": FitNormalizerConfig,
+        "fit_landmarks": FitLandmarksConfig,
         "pretrain_encoder": PretrainEncoderConfig,
     }
 
 
 @handled
+@grouped
 def synthesize(
+    renders: RenderOptions,
     job_file: JobFile = None,
-    output: Annotated[Path | None, typer.Option(help="output folder")] = None,
-    facekit: Annotated[Path | None, typer.Option(help="ICT-FaceKit Light, packed (.npz)")] = None,
-    pairs: Annotated[int | None, typer.Option(min=1, help="pairs to render")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="other people, other pictures")] = None,
-    crossed: Annotated[
-        str | None, typer.Option(metavar="KxM", help="K people who all make the same M expressions")
-    ] = None,
-    backgrounds: Annotated[
-        Path | None, typer.Option(help="folder of pictures to stand behind the heads")
-    ] = None,
-    appearance: Annotated[
-        Path | None, typer.Option(help="photographs whose skin drawn people wear")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="mean, an identity's number, or the photograph of a face")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="output folder")] = None,
+    facekit: FacekitOption = None,
     set: Settings = None,
-    overwrite: Annotated[bool, typer.Option(help="redo what was made otherwise")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Render paired faces with exact labels. Kill it at any time; the same command goes on."""
-    from ..care.status import status, table
+    """Render paired faces with exact labels.
 
-    start_logging(False)
-    overrides = list(set or [])
+    If it is stopped or killed, the same command continues it.
+    """
+    start_logging()
     given = {
-        "pairs": pairs, "seed": seed, "crossed": crossed, "facekit": facekit,
-        "backgrounds": backgrounds, "appearance": appearance, "target": target,
-    }  # fmt: skip
-    for name, value in given.items():
-        if value is not None:
-            overrides.append(f"synthesize.{name}={value}")
+        name: str(one) if isinstance(one, Path) else one for name, one in asdict(renders).items()
+    }
+    given["facekit"] = None if facekit is None else str(facekit)
     known = {"synthesize": _configs()["synthesize"]}
     saved = begun_with(output, known) if output and job_file is None else None
-    job = load_job(job_file, {"output": output}, overrides, _configs(), saved)
+    job = load_job(job_file, {"output": output, "synthesize": given}, set or [], _configs(), saved)
     say_changes(job, list(known))
     flow = _rendering(job.stage("synthesize"), job)
-    renders = flow[1]
+    stage = flow[1]
     began = time.perf_counter(), time.process_time()
     execute(job, flow, flow, Options(overwrite, identity=_RENDERS))
     wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
     typer.echo(table(status(job.output)))
-    if renders.rendered:
+    if stage.rendered:
         typer.echo(
-            f"rate: {renders.rendered / wall:.1f} pairs/s on {renders.device_class}, "
-            f"{renders.rendered / cpu:.1f} per CPU core at work"
+            f"rate: {stage.rendered / wall:.1f} pairs/s on {stage.device_class}, "
+            f"{stage.rendered / cpu:.1f} per CPU core at work"
         )
     typer.echo(f"pairs: {job.output / 'pairs'}")
 
@@ -98,28 +95,28 @@ def synthesize(
 @handled
 def fit_normalizer(
     job_file: JobFile = None,
-    data: Annotated[list[Path] | None, typer.Option(help="synthesized folder, repeatable")] = None,
+    data: SynthesizedOption = None,
     faces: Annotated[
         list[Path] | None,
-        typer.Option(help="aligned real faces to mix in, without labels; repeatable"),
+        typer.Option(metavar="DIR", help="aligned real faces, no labels needed; repeatable"),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="folder for weights, scores, sheets")] = None,
-    facekit: Annotated[
-        Path | None, typer.Option(help="ICT-FaceKit Light, packed (.npz), for the job's sets")
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder for weights, scores, sheets")
     ] = None,
+    facekit: FacekitOption = None,
     set: Settings = None,
-    overwrite: Annotated[
-        bool, typer.Option(help="render sets again that were made otherwise")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Train a normalizer on synthesized pairs and real faces. Kill it; the same command goes on.
+    """Train a normalizer on renders and real faces.
 
-    Sets that the job file names ([fit_normalizer.sets.NAME]) are rendered before.
+    Sets that the job file names, in tables such as fit_normalizer.sets.NAME,
+    are rendered first. If it is stopped or killed, the same command continues
+    it.
     """
     from ...stages.training.normalizer.fit_normalizer import check_settings, end_of_leg, fit
 
-    start_logging(False)
-    job = load_job(job_file, {"output": output}, list(set or []), _configs())
+    start_logging()
+    job = load_job(job_file, {"output": output}, set or [], _configs())
     config: FitNormalizerConfig = job.stage("fit_normalizer")
     if not data and not config.sets:
         raise InputError(
@@ -133,23 +130,14 @@ def fit_normalizer(
     except Interrupted:
         if not deadline():
             raise
-        _stopped(job)
+        stopped_in_time(job.output)
     result = fit(config, [*rendered, *(data or [])], job.output, faces, deadline)
     if not result.finished:
-        _stopped(job)
+        stopped_in_time(job.output)
     if not result.scores:
         return  # another process than the first
     typer.echo(f"weights: {result.weights}")
     typer.echo(f"scores: {result.weights.with_suffix('.json')}")
-
-
-def _stopped(job: Job) -> NoReturn:
-    typer.echo(f"stopped after its minutes; run the same command again: {job.output}")
-    raise typer.Exit(AGAIN)
-
-
-#: What makes a folder of renders this command's and no other's.
-_RENDERS = {"dataset": "synth", "input": "synthesize"}
 
 
 def _rendering(config: SynthesizeConfig, job: Job) -> tuple[PlanPairs, Synthesize]:
@@ -199,31 +187,56 @@ def _one_process(config: FitNormalizerConfig, folder: Path) -> None:
 
 
 @handled
-def pack_facekit(
-    folder: Annotated[Path, typer.Argument(help="the folder FaceXModel of ICT-FaceKit")],
-    output: Annotated[Path, typer.Argument(help="the packed kit to write (.npz)")],
+def fit_landmarks(
+    job_file: JobFile = None,
+    data: SynthesizedOption = None,
+    heads: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="heads that fit_landmarks.pack marks; repeatable"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder for weights and scores")
+    ] = None,
+    set: Settings = None,
 ) -> None:
-    """Pack ICT-FaceKit Light (MIT licence) into the one file that synthesize reads."""
-    from ...stages.synthesis import kit_packing
+    """Train the default detector's landmark network.
 
-    digest = kit_packing.pack_facekit(folder, output)
-    typer.echo(f"{output}: sha256 {digest}")
+    It learns from renders. If it is stopped or killed, the same command
+    continues it.
+    """
+    from ...stages.training.landmarks import fit_landmarks as training
+
+    start_logging()
+    job = load_job(job_file, {"output": output}, set or [], _configs())
+    if not data:
+        raise InputError("no data: give --data DIR, the output of normpipe synthesize")
+    config: Any = job.stage("fit_landmarks")
+    fitted = training.fit_landmarks(config, data, job.output, heads or [])
+    typer.echo(f"weights: {fitted.weights}")
+    typer.echo(f"scores: {fitted.scores}")
 
 
 @handled
 def pretrain_encoder(
     job_file: JobFile = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="folder of shards with pictures, repeatable")
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="folder of shards with pictures; repeatable"),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="folder for encoder, scores, sheet")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder for encoder, scores, sheet")
+    ] = None,
     set: Settings = None,
 ) -> None:
-    """Train an encoder to see faces by painting hidden patches. Kill it; it goes on."""
+    """Pretrain an encoder on masked faces.
+
+    It learns to see faces by painting their hidden patches. If it is stopped
+    or killed, the same command continues it.
+    """
     from ...stages.training.pretrain_encoder import pretrain
 
-    start_logging(False)
-    job = load_job(job_file, {"output": output}, list(set or []), _configs())
+    start_logging()
+    job = load_job(job_file, {"output": output}, set or [], _configs())
     if not data:
         raise InputError("no data: give --data DIR, a folder of shards with pictures")
     result = pretrain(job.stage("pretrain_encoder"), data, job.output)
@@ -231,9 +244,38 @@ def pretrain_encoder(
     typer.echo(f"held-out loss: {result.loss} (a blank patch: 1)")
 
 
-def register() -> None:
-    """Add these commands to the command line."""
-    app.command("synthesize")(synthesize)
-    app.command("fit-normalizer")(fit_normalizer)
-    app.command("pretrain-encoder")(pretrain_encoder)
-    app.command("pack-facekit")(pack_facekit)
+@handled
+def pack_facekit(
+    folder: Annotated[Path, typer.Argument(help="the folder FaceXModel of ICT-FaceKit")],
+    output: Annotated[Path, typer.Argument(help="the packed kit to write (.npz)")],
+) -> None:
+    """Pack ICT-FaceKit Light into one file.
+
+    The kit has the MIT licence; 'normpipe synthesize' reads the file.
+    """
+    from ...stages.synthesis import kit_packing
+
+    digest = kit_packing.pack_facekit(folder, output)
+    typer.echo(f"{output}: sha256 {digest}")
+
+
+@handled
+def export_normalizer(
+    model: Annotated[str, typer.Argument(help=".safetensors file, or the name of shipped weights")],
+    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="the .onnx file to write")],
+    input_size: Annotated[
+        int, typer.Option(min=16, metavar="PIXELS", help="side of the aligned faces")
+    ] = 224,
+) -> None:
+    """Write a normalizer as an ONNX file.
+
+    Only if its pictures equal the network's within 0.001. The side of the
+    faces is that of align.size_px.
+    """
+    from ...stages.publishing.export_normalizer import export_onnx
+
+    start_logging()
+    made = export_onnx(model, onnx, input_size)
+    typer.echo(
+        f"{made.path}: largest difference {made.difference:.1e} in [0, 1] over {made.faces} faces"
+    )

@@ -114,28 +114,31 @@ def flow(settings: dict[str, Any]) -> list[Stage]:
     ]
 
 
-def main(output: Path, settings: dict[str, Any], run: dict[str, Any]) -> None:
-    from normpipe.pipeline.commands import app as cli
+def run(output: Path, settings: dict[str, Any], places: dict[str, Any]) -> None:
+    import typer
+
+    from normpipe.pipeline.commands.execute import execute
+    from normpipe.pipeline.commands.handling import handled, start_logging
     from normpipe.pipeline.config import Job
     from normpipe.pipeline.run.runner import Options
 
     # Sent by reference: workers import it under its name, which here is __main__.
     import cluster_toys  # isort: skip
 
-    @cli.handled
-    def execute() -> None:
-        cli.start_logging(False)
+    @handled
+    def main() -> None:
+        start_logging()
         stages = flow(settings)
-        job = Job(output=output, dataset="toy", run=RunConfig(**run), stages={})
+        job = Job(output=output, dataset="toy", run=RunConfig(**places), stages={})
         remote = Remote(cluster_toys.build, settings)
-        cli.execute(job, stages, stages, Options(identity={"dataset": "toy"}), remote=remote)
+        execute(job, stages, stages, Options(identity={"dataset": "toy"}), remote=remote)
         print("through; dask imported:", "dask" in sys.modules, flush=True)
 
     try:
-        execute()
-    except cli.typer.Exit as end:
+        main()
+    except typer.Exit as end:
         sys.exit(end.exit_code)
 
 
 if __name__ == "__main__":
-    main(location(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))
+    run(location(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))

@@ -7,20 +7,12 @@ from pathlib import Path
 import pytest
 
 import normpipe
-from normpipe.pipeline.commands import app as cli
-from normpipe.pipeline.commands import care_commands as cli_living
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.store.commit import write_json
 from normpipe.pipeline.store.shards import ShardFolder
 
 from .living import digests
 from .test_cli import call, refused
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _commands() -> None:
-    if not any(command.name == "clean" for command in cli.app.registered_commands):
-        cli_living.register()
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from normpipe.pipeline.commands import app as cli
-from normpipe.pipeline.commands import classify_commands as cli_classifying
 from normpipe.stages.classification.scores.score_files import read_scores
 from normpipe.stages.sources.sample_faces import sample_list
 
@@ -24,12 +22,6 @@ SHORT = [
     *("--set", "classify.workers=0"),
     *("--set", "classify.threads=1"),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _commands() -> None:
-    if not any(command.name == "classify" for command in cli.app.registered_commands):
-        cli_classifying.register()
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from normpipe.pipeline.commands import app as cli
-from normpipe.pipeline.commands import look_commands as cli_machine
 from normpipe.stages.checks import doctor
 from normpipe.stages.checks.finding import Finding, no, warn, yes
 
 
 def call(*arguments: object) -> Result:
-    if "doctor" not in {command.name for command in cli.app.registered_commands}:
-        cli_machine.register()
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands.options import PlaceOptions
 from normpipe.pipeline.commands.workers import build_map_stages, remote
 from normpipe.pipeline.config import load_job
 from normpipe.pipeline.errors import InputError
@@ -51,8 +52,9 @@ def test_places_that_exclude_each_other(settings: list[str], words: str) -> None
 
 
 def test_options_say_where_to_work() -> None:
-    assert cli.place(None, None, None) == []
-    assert cli.place(None, "0, GPU-ab", None)[1] == 'run.gpus=[0, "GPU-ab"]'
+    assert PlaceOptions().settings() == {}
+    places = PlaceOptions(gpus="0, GPU-ab").settings()
+    assert places == {"workers": 0, "gpus": [0, "GPU-ab"], "scheduler": ""}
 
 
 def test_no_scheduler_is_one_line(

@@ -126,16 +126,17 @@ def test_overwriting_into_fewer_shards_leaves_none_of_the_others(out: Path) -> N
 
 COMMAND = """
 import sys
+import typer
 from tests.pipeline.toy_scenarios import job
-from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands.handling import handled
 
-@cli.handled
+@handled
 def main():
     job()({root!r})
 
 try:
     main()
-except cli.typer.Exit as end:
+except typer.Exit as end:
     sys.exit(end.exit_code)
 """
 

@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+import typer
 
 from normpipe.pipeline.care.verify import verify
-from normpipe.pipeline.commands import app as cli
+from normpipe.pipeline.commands.handling import handled
 from normpipe.pipeline.errors import InputError, Interrupted, NormpipeError, lack_of
 from normpipe.pipeline.store.shards import ShardFolder
 
@@ -140,8 +141,8 @@ def limited(root: Path, log: Path, *limits: tuple[int, int]) -> int:
 def _handled(work: Callable[[], None]) -> Callable[[], None]:
     def main() -> None:
         try:
-            cli.handled(work)()
-        except cli.typer.Exit as end:
+            handled(work)()
+        except typer.Exit as end:
             sys.exit(end.exit_code)
 
     return main

@@ -21,8 +21,6 @@ import pytest
 
 import normpipe
 import normpipe.pipeline
-from normpipe.pipeline.commands import app as cli
-from normpipe.pipeline.commands import care_commands as cli_living
 from normpipe.pipeline.config import load_job
 from normpipe.pipeline.run import plan
 from normpipe.stages import CONFIGS, build_flow
@@ -63,12 +61,6 @@ def _as_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("normpipe.") and getattr(module, "describe", None) is _describe:
             monkeypatch.setattr(module, "describe", described)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _commands() -> None:
-    if not any(command.name == "withdraw" for command in cli.app.registered_commands):
-        cli_living.register()
 
 
 @pytest.fixture

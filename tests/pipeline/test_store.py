@@ -208,8 +208,6 @@ def test_who_begins_late_and_who_wakes_late_reach_nothing(address: str) -> None:
 
 @pytest.fixture
 def command() -> Callable[..., Any]:
-    cli.register_commands()
-
     def call(*words: str, code: int = 0) -> str:
         done = CliRunner().invoke(cli.app, list(words))
         assert done.exit_code == code, done.output

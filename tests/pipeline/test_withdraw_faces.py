@@ -7,8 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import normpipe
-from normpipe.pipeline.commands import app as cli
-from normpipe.pipeline.commands import care_commands as cli_living
 from normpipe.pipeline.store.shards import ShardFolder
 
 from .living import digests
@@ -16,12 +14,6 @@ from .test_cli import call, refused
 
 WHO = "person02"
 DATASETS = ("manifest", "aligned", "normalized/compact", "normalized/second", "pairs")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _commands() -> None:
-    if not any(command.name == "withdraw" for command in cli.app.registered_commands):
-        cli_living.register()
 
 
 @pytest.fixture(scope="module", params=["false", "true"], ids=["index", "materialized"])

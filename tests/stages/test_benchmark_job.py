@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from normpipe.pipeline.commands import train_commands as cli_training
 from normpipe.pipeline.commands.app import app
 from normpipe.stages.synthesis.synthesize import SynthesizeConfig, pairs_of
 from normpipe.stages.training.synthesized import synthesized_shards
@@ -44,8 +43,6 @@ def test_no_recipe_of_shipped_weights_takes_the_seeds_of_the_benchmark():
 @pytest.mark.assets
 def test_the_first_shard_is_the_recorded_one(real_kit_file, tmp_path):
     """Labels everywhere; pictures where a recording was made with the same libraries and CPU."""
-    if "synthesize" not in {command.name for command in app.registered_commands}:
-        cli_training.register()
     rows = [
         str(JOB), "--facekit", str(real_kit_file), "--output", str(tmp_path / "bench"),
         "--pairs", "100",

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from normpipe.pipeline.commands import classify_commands as cli_classifying
 from normpipe.pipeline.commands.app import app
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification.scores.compare import compare
@@ -137,8 +136,6 @@ def test_fallback_rows_count_in_the_headline(tmp_path):
 
 
 def call(*arguments):
-    if "compare" not in {command.name for command in app.registered_commands}:
-        cli_classifying.register()
     return CliRunner().invoke(app, ["compare", *map(str, arguments)])
 
 

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from normpipe.pipeline.commands import network_commands as cli_networks
 from normpipe.pipeline.commands.app import app
 from normpipe.pipeline.errors import InputError, NormpipeError
 from normpipe.pipeline.run.making import process
@@ -41,8 +40,6 @@ SIDE = 128
 def compact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped network, exported by the command."""
     path = tmp_path_factory.mktemp("export") / "compact.onnx"
-    if "export-normalizer" not in {command.name for command in app.registered_commands}:
-        cli_networks.register()
     arguments = ["export-normalizer", "compact", "--onnx", str(path), "--input-size", str(SIDE)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

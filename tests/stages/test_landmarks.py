@@ -302,10 +302,7 @@ def test_training_stopped_and_run_again_gives_the_same_weights(
 def test_training_needs_data() -> None:
     from typer.testing import CliRunner
 
-    from normpipe.pipeline.commands import network_commands as cli_networks
     from normpipe.pipeline.commands.app import app
 
-    if "fit-landmarks" not in {command.name for command in app.registered_commands}:
-        cli_networks.register()
     result = CliRunner().invoke(app, ["fit-landmarks", "--output", "nowhere"])
     assert result.exit_code == 2

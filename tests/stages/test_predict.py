@@ -17,7 +17,6 @@ import torch
 from typer.testing import CliRunner, Result
 
 from normpipe.pipeline.commands import app as cli
-from normpipe.pipeline.commands import classify_commands as cli_classifying
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.pipeline.store.shards import datasets_in
 from normpipe.stages.classification import predict as predicting
@@ -39,8 +38,6 @@ EMPTY = "no_face.jpg"
 
 
 def call(*arguments: object) -> Result:
-    if "predict" not in {command.name for command in cli.app.registered_commands}:
-        cli_classifying.register()
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 

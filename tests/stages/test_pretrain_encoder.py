@@ -14,7 +14,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from normpipe.manifests.schema import IMAGE
-from normpipe.pipeline.commands import train_commands as cli_training
 from normpipe.pipeline.commands.app import app
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces.pixels import encode
@@ -203,8 +202,6 @@ def test_it_begins_from_a_checkpoint(shards: Path, tmp_path: Path) -> None:
 
 
 def test_the_command(shards: Path, tmp_path: Path) -> None:
-    if "pretrain-encoder" not in {command.name for command in app.registered_commands}:
-        cli_training.register()
     changes = [f"--set=pretrain_encoder.{name}={value}" for name, value in TINY.items()]
     arguments = ["pretrain-encoder", "--output", str(tmp_path / "out"), *changes]
     result = CliRunner().invoke(app, [*arguments, "--data", str(shards)])

@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from normpipe.pipeline.commands import app as cli
-from normpipe.pipeline.commands import train_commands as cli_training
 from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages.networks.files.checkpoint import read_tensors
 from normpipe.stages.synthesis.synthesize import Synthesize
@@ -59,8 +58,6 @@ def job(tmp_path_factory):
 
 
 def call(*arguments):
-    if "fit-normalizer" not in {command.name for command in cli.app.registered_commands}:
-        cli_training.register()
     return CliRunner().invoke(cli.app, ["fit-normalizer", *map(str, arguments)])
 
 

@@ -4,7 +4,6 @@ import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
 from normpipe.pipeline.commands import app as cli
-from normpipe.pipeline.commands import train_commands as cli_training
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
@@ -35,8 +34,6 @@ def test_shards_are_committed_and_the_same_again(fake_kit_file, tmp_path):
 
 
 def test_its_own_output_needs_no_settings_again(fake_kit_file, tmp_path, monkeypatch):
-    if not any(command.name == "synthesize" for command in cli.app.registered_commands):
-        cli_training.register()
 
     def call(*words):
         return CliRunner().invoke(cli.app, ["synthesize", "--output", str(tmp_path / "a"), *words])

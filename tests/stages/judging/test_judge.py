@@ -6,7 +6,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from normpipe.pipeline.commands import judge_commands as cli_judging
 from normpipe.pipeline.commands.app import app
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.judging.judge_normalizer import (
@@ -77,8 +76,6 @@ def test_a_reader_of_another_face_is_refused(names, renders, tmp_path):
 
 
 def test_the_command_judges_weights_and_an_exported_file(renders, reader, names, tmp_path):
-    if "judge-normalizer" not in {command.name for command in app.registered_commands}:
-        cli_judging.register()
     torch.manual_seed(1)
     network = CompactNormalizer(len(names)).eval()
     weights = tmp_path / "mine.safetensors"
@@ -110,8 +107,6 @@ def test_the_command_judges_weights_and_an_exported_file(renders, reader, names,
 
 
 def test_a_folder_without_renders_is_found_out_before_anything_is_aligned(renders, tmp_path):
-    if "judge-normalizer" not in {command.name for command in app.registered_commands}:
-        cli_judging.register()
     (tmp_path / "empty").mkdir()
     (tmp_path / "labels.csv").write_text("image,emotion\n")
     found = CliRunner().invoke(

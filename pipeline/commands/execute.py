@@ -1,0 +1,178 @@
+"""Running the stages of a job, and saying what came of it.
+
+Part of the command line.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ...stages import CONFIGS, FLOW, build_flow
+from ..care import status as status_module
+from ..config import Job, load_job
+from ..errors import InputError, nearest
+from ..run.places import Remote
+from ..run.runner import Options, Runner
+from ..run.stopping import ending_in_time
+from ..stage import Stage
+from ..store.shards import ShardFolder
+from .handling import AGAIN, log, stopped_in_time
+
+if TYPE_CHECKING:
+    from ...stages.classification.protocol_run import Outcome
+    from ..read.dataset import ShardDataset
+
+#: Between looks at the clock while stages run.
+_GLANCE_SECONDS = 0.1
+
+
+def identity(job: Job, flow: list[Stage]) -> dict[str, str]:
+    """Return what makes an output folder this job's and no other's."""
+    root, source = getattr(flow[0], "root", ""), job.input
+    if source is not None and source.is_symlink() and not source.is_dir():
+        # A list's folder, and what kind of file it is, are those of the link.
+        source = source.parent.resolve() / source.name
+    elif source is not None:
+        source = source.resolve()
+    return {
+        "dataset": job.dataset,
+        "input": str(source or ""),
+        "input_root": str(root),
+    }
+
+
+def select(only: str | None, first: str | None, until: str | None) -> list[str]:
+    """Return the names of the stages to run. Raises InputError for an unknown name or no choice."""
+    names = list(FLOW)
+    if only is not None and (first is not None or until is not None):
+        raise InputError("--stage goes without --from and --until")
+    for name in (only, first, until):
+        if name is not None and name not in names:
+            raise InputError(f"unknown stage '{name}'{nearest(name, names)}")
+    start = names.index(only or first or names[0])
+    end = names.index(only or until or names[-1])
+    if end < start:
+        raise InputError(
+            f"--until {until} comes before --from {first}: the order is {', '.join(names)}"
+        )
+    return names[start : end + 1]
+
+
+def execute(
+    job: Job,
+    flow: Sequence[Stage],
+    selected: Sequence[Stage],
+    options: Options,
+    deadline: Callable[[], bool] | None = None,
+    remote: Remote | None = None,
+) -> None:
+    """Run stages with signals handled: the first ends them in the grace time, a second at once.
+
+    ``deadline`` says when to stop, dropping what is in hand; ``remote``, how workers build the
+    stages. Raises Interrupted where stopped.
+    """
+    if job.run.distributed and remote is None:
+        raise InputError(
+            "run.workers, run.gpus and run.scheduler are for normpipe run: leave them out here"
+        )
+    runner = Runner(
+        job.output, flow, job.run, options, remote=remote if job.run.distributed else None
+    )
+    through = threading.Event()
+    if deadline is not None:
+        threading.Thread(target=_stop_at, args=(deadline, runner, through), daemon=True).start()
+    try:
+        with ending_in_time(runner, job.run.grace_seconds, AGAIN), logging_redirect_tqdm([log]):
+            runner.run(selected)
+    finally:
+        through.set()
+
+
+def _stop_at(deadline: Callable[[], bool], runner: Runner, through: threading.Event) -> None:
+    while not through.wait(_GLANCE_SECONDS):
+        if deadline():
+            return runner.stop()
+    return None
+
+
+def align_faces(
+    images: Path, labels: Path, output: Path, align: Mapping[str, Any] | None = None
+) -> Path:
+    """Align the faces that a list names; what is done is not done again.
+
+    Args:
+        images: the folder that the list's paths count from.
+        labels: list (.csv or .parquet). Columns are found under their usual names: ``image``,
+            ``identity`` or ``subject``, ``emotion``, ``part`` or ``split``; ``source`` and others
+            are kept.
+        output: the job's folder.
+        align: settings of that stage.
+
+    Returns:
+        ``output``, which ``stages.judging.real.load_real`` reads.
+
+    Raises:
+        InputError: files or settings that cannot be used.
+    """
+    given = {
+        "input": labels,
+        "output": output,
+        "dataset": "faces",
+        "ingest": {"root": images},
+        "align": align or {},
+    }
+    run_until(load_job(None, given, [], CONFIGS), "align", Options())
+    return output
+
+
+def run_until(
+    job: Job, last: str, options: Options, accept: Callable[[str], None] | None = None
+) -> None:
+    """Run a job's stages up to ``last``; what is done is not done again.
+
+    Args:
+        options: all but whose job it is, and its settings.
+        accept: is given the sha256 of the normalizer's weights, where one is to run, before
+            anything does; what it raises ends the run.
+    """
+    flow = build_flow(job)
+    selected = [stage for stage in flow if stage.name in select(None, None, last)]
+    for stage in selected:
+        if stage.name == "normalize" and accept is not None:
+            stage.open()
+            accept(stage.digests()["weights"])
+    execute(
+        job, flow, selected, replace(options, identity=identity(job, flow), settings=job.stages)
+    )
+
+
+def opened(data: Path) -> "ShardDataset":
+    """Open all rows of a dataset, pictures encoded: what classifiers read."""
+    # Imported on use: torch takes seconds, which no other command should pay.
+    from ..read.dataset import open_dataset
+
+    return open_dataset(data, status="all", decode=False)
+
+
+def report(job: Job) -> None:
+    """Print where things are and what became of every input."""
+    state = status_module.status(job.output)
+    typer.echo(status_module.table(state))
+    normalized = job.output / f"normalized/{job.stage('normalize').variant_name}"
+    if ShardFolder(normalized).manifest_path.is_file():
+        typer.echo(f"normalized dataset: {normalized}")
+    status_module.refuse_quarantined(state)
+
+
+def report_scores(outcome: "Outcome", output: Path) -> None:
+    """Print scores and where they are; exit 3 where training is to go on."""
+    if outcome.scores:
+        typer.echo(outcome.table())
+        typer.echo(f"scores, with a page each: {output}")
+    if not outcome.finished:
+        stopped_in_time(output)

@@ -1,0 +1,264 @@
+"""Arguments and options that commands share, and groups of options. Part of the command line.
+
+Typer wants every option to be a parameter of its command, and takes no group of them. Options that
+belong together are the fields of a dataclass here: one parameter of the command, one panel of its
+help. ``grouped`` writes them out for Typer.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
+
+import typer
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+OutputArgument = Annotated[
+    str, typer.Argument(help="output of a run: a folder, or an address: s3://bucket/out")
+]
+DataArgument = Annotated[Path, typer.Argument(help="output of normpipe run, with labels")]
+JobFile = Annotated[
+    Path | None, typer.Argument(help="job file (.toml) with a table for this command")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="STAGE.KEY=VALUE", help="change a setting; repeatable"),
+]
+SynthesizedOption = Annotated[
+    list[Path] | None, typer.Option(metavar="DIR", help="output of synthesize; repeatable")
+]
+FacekitOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="ICT-FaceKit Light, packed (.npz)")
+]
+Overwrite = Annotated[
+    bool, typer.Option(help="redo what was made with other settings", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where a job reads and writes."""
+
+    panel: ClassVar[str] = "Input and output"
+
+    input: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="images: a folder, an archive (.zip, .tar), a list (.csv, .parquet), s3://bucket/in",
+        ),
+    ] = None
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="output folder, or an address: s3://bucket/out"),
+    ] = None
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="first part of every key; default: the name of the input"
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """Which stages run."""
+
+    panel: ClassVar[str] = "Stages"
+
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="run only this stage")] = None
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="first to run")] = (
+        None
+    )
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="last to run")] = None
+
+
+@dataclass(frozen=True)
+class SettingOptions:
+    """Settings of a job that have an option of their own, and all others."""
+
+    panel: ClassVar[str] = "Settings"
+
+    set: Settings = None
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="take the first N inputs")
+    ] = None
+    max_rejected: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="stop when this share of a stage's inputs is rejected or failed"
+        ),
+    ] = None
+    allow_urls: Annotated[
+        bool,
+        typer.Option("--allow-urls", help="fetch the http(s) addresses in a list"),
+    ] = False
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """Where the work is done: each of them takes the place of the others."""
+
+    panel: ClassVar[str] = "Where the work is done"
+
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="processes on this machine")
+    ] = None
+    gpus: Annotated[
+        str | None, typer.Option(metavar="0,1", help="GPUs of this machine, one worker each")
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="a running Dask scheduler: tcp://host:8786"),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return them as settings of ``run``; none where none of them is given."""
+        if self.workers is None and self.gpus is None and self.scheduler is None:
+            return {}
+        names = [name.strip() for name in (self.gpus or "").split(",") if name.strip()]
+        return {
+            "workers": self.workers or 0,
+            "gpus": [int(name) if name.isdecimal() else name for name in names],
+            "scheduler": self.scheduler or "",
+        }
+
+
+@dataclass(frozen=True)
+class AgainOptions:
+    """What is done again of what was done before."""
+
+    panel: ClassVar[str] = "Running again"
+
+    overwrite: Overwrite = False
+    retry_failed: Annotated[
+        bool, typer.Option(help="try failed rows again", show_default=False)
+    ] = False
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """Settings of ``synthesize``, by their names there."""
+
+    panel: ClassVar[str] = "What is rendered"
+
+    pairs: Annotated[int | None, typer.Option(min=1, metavar="N", help="pairs to render")] = None
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="other people, other pictures")
+    ] = None
+    crossed: Annotated[
+        str | None, typer.Option(metavar="KxM", help="K people who all make the same M expressions")
+    ] = None
+    backgrounds: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="pictures to stand behind the heads")
+    ] = None
+    appearance: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="photographs that drawn people take their skin from"),
+    ] = None
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="FACE", help="'mean', the number of an identity, or a photograph"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ProtocolOptions:
+    """What a classifier learns, and what it is tested on."""
+
+    panel: ClassVar[str] = "What is learned and how it is tested"
+
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="emotion, action_units or intensity")
+    ] = None
+    folds: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDS", help="cross-validate: a number, labels, bp4d or disfa"),
+    ] = None
+    test: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="test on another dataset: this output of normpipe run"),
+    ] = None
+    test_split: Annotated[
+        str | None, typer.Option(metavar="SPLIT", help="the split to test on")
+    ] = None
+
+
+@dataclass(frozen=True)
+class FaceOptions:
+    """Which faces are classified, and how they are made of photographs."""
+
+    panel: ClassVar[str] = "Faces of photographs"
+
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="where the faces are kept; default: beside the output"),
+    ] = None
+    variant: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="which normalized faces; empty: the only ones", show_default=False
+        ),
+    ] = ""
+    any_normalizer: Annotated[
+        bool, typer.Option("--any-normalizer", help="take faces that other weights normalized")
+    ] = False
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How a classifier is run."""
+
+    panel: ClassVar[str] = "Classifying"
+
+    threshold: Annotated[
+        float, typer.Option(metavar="SHARE", help="above it, an action unit occurs")
+    ] = 0.5
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="for both networks: auto, cpu or cuda")
+    ] = "auto"
+    batch_size: Annotated[int, typer.Option(metavar="N", help="faces per batch")] = 64
+
+
+def grouped(command: Command) -> Command:
+    """Let a command take groups of options: to Typer, their fields are its parameters."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, type[Any]] = {}
+    flat: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        if is_dataclass(parameter.annotation):
+            groups[parameter.name] = cast(Any, parameter.annotation)
+            flat += _parameters(parameter.annotation)
+        else:
+            flat.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> Any:
+        for name, group in groups.items():
+            values[name] = group(**{one.name: values.pop(one.name) for one in fields(group)})
+        return command(**values)
+
+    wrapper.__signature__ = signature.replace(parameters=flat)  # type: ignore[attr-defined]
+    return wrapper  # type: ignore[return-value]
+
+
+def _parameters(group: Any) -> list[inspect.Parameter]:
+    found: list[inspect.Parameter] = []
+    for one in fields(group):
+        kind, option = get_args(one.type)
+        option = copy(option)
+        option.rich_help_panel = group.panel
+        found.append(
+            inspect.Parameter(
+                one.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=one.default,
+                annotation=Annotated[kind, option],
+            )
+        )
+    return found
