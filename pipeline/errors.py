@@ -9,12 +9,16 @@ class NormpipeError(Exception):
     """Something the user can mend. The message is one line that says what to do."""
 
     def __str__(self) -> str:
-        """Return the message. What it quotes may hold line ends, or commands to a terminal."""
-        text = super().__str__()
-        return "".join(c if c.isprintable() else _SPACES.get(c, ascii(c)[1:-1]) for c in text)
+        """Return the message, fit for a terminal."""
+        return printable(super().__str__())
 
 
 _SPACES = dict.fromkeys("\n\t", " ")
+
+
+def printable(text: str) -> str:
+    """Return a message as one line: names that it quotes may hold line ends or terminal codes."""
+    return "".join(c if c.isprintable() else _SPACES.get(c, ascii(c)[1:-1]) for c in text)
 
 
 class InputError(NormpipeError):

@@ -12,9 +12,9 @@ import typer
 from ..care import clean as cleaning
 from ..care import verify as verifying
 from ..care import withdraw as withdrawing
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..store.storage import location
-from .handling import DIFFERENCES, handled, start_logging
+from .handling import DIFFERENCES, complain, handled, start_logging
 from .options import AsJson, OutputArgument
 
 
@@ -29,7 +29,7 @@ def verify(output: OutputArgument, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(vars(report), indent=2))
     else:
         for line in report.differences:
-            typer.echo(line)
+            typer.echo(printable(line))
         verdict = f"{len(report.differences)} differences"
         typer.echo(
             f"{report.shards} shards, {report.rows} rows, {report.bytes:,} bytes: "
@@ -64,7 +64,7 @@ def withdraw(
         if intent.files:
             typer.echo(f"removed: {', '.join(intent.files)}")
         for line in intent.remains:
-            typer.echo(f"normpipe: {line}", err=True)
+            complain(line)
     typer.echo(
         "normpipe changes no file of the input folder, and cannot reach copies, exports and "
         "backups: remove their pictures there yourself"

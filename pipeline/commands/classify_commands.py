@@ -18,6 +18,10 @@ from .execute import opened, report_scores, run_until, select
 from .handling import handled, start_logging
 from .jobs import begun_with, keep_settings, say_changes
 from .options import (
+    READ,
+    READ_FOLDER,
+    WRITTEN_FILE,
+    WRITTEN_FOLDER,
     AgainOptions,
     DataArgument,
     FaceOptions,
@@ -39,6 +43,7 @@ def classify(
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="for model and scores; default: DATA/classify"),
+        WRITTEN_FOLDER,
     ] = None,
     set: Settings = None,
     overwrite: Overwrite = False,
@@ -75,8 +80,10 @@ def classify(
 
 @handled
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="folder that normpipe classify wrote")],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="output of normpipe run, with labels")],
+    model: Annotated[Path, typer.Argument(help="folder that normpipe classify wrote"), READ],
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", help="output of normpipe run, with labels"), READ_FOLDER
+    ],
     split: Annotated[
         str,
         typer.Option(
@@ -84,7 +91,7 @@ def evaluate(
         ),
     ] = "",
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder for the scores")
+        Path | None, typer.Option(metavar="DIR", help="folder for the scores"), WRITTEN_FOLDER
     ] = None,
     set: Settings = None,
 ) -> None:
@@ -112,12 +119,18 @@ def evaluate(
 @handled
 @grouped
 def predict(
-    model: Annotated[Path, typer.Argument(help="folder or file that normpipe classify wrote")],
+    model: Annotated[
+        Path, typer.Argument(help="folder or file that normpipe classify wrote"), READ
+    ],
     input: Annotated[
-        Path, typer.Argument(help="photograph, folder or list of them; or output of normpipe run")
+        Path,
+        typer.Argument(help="photograph, folder or list of them; or output of normpipe run"),
+        READ,
     ],
     output: Annotated[
-        Path, typer.Option(metavar="FILE", help="predictions: a .parquet or .csv file")
+        Path,
+        typer.Option(metavar="FILE", help="predictions: a .parquet or .csv file"),
+        WRITTEN_FILE,
     ],
     faces: FaceOptions,
     reading: ReadingOptions,
@@ -176,6 +189,7 @@ def ablate(
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="for trainings and table; default: DATA/ablate"),
+        WRITTEN_FOLDER,
     ] = None,
     set: Settings = None,
     overwrite: Overwrite = False,
@@ -199,9 +213,13 @@ def ablate(
 
 @handled
 def compare(
-    scores: Annotated[list[Path], typer.Argument(help="folders of scores, the baseline first")],
+    scores: Annotated[
+        list[Path], typer.Argument(help="folders of scores, the baseline first"), READ_FOLDER
+    ],
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="write all figures to this file")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="write all figures to this file"),
+        WRITTEN_FILE,
     ] = None,
     resamples: Annotated[
         int, typer.Option(min=20, metavar="N", help="how often people are drawn")

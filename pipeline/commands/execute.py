@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...stages import CONFIGS, FLOW, build_flow
 from ..care import status as status_module
@@ -21,7 +20,7 @@ from ..run.runner import Options, Runner
 from ..run.stopping import ending_in_time
 from ..stage import Stage
 from ..store.shards import ShardFolder
-from .handling import AGAIN, log, stopped_in_time
+from .handling import AGAIN, stopped_in_time
 
 if TYPE_CHECKING:
     from ...stages.classification.protocol_run import Outcome
@@ -87,7 +86,7 @@ def execute(
     if deadline is not None:
         threading.Thread(target=_stop_at, args=(deadline, runner, through), daemon=True).start()
     try:
-        with ending_in_time(runner, job.run.grace_seconds, AGAIN), logging_redirect_tqdm([log]):
+        with ending_in_time(runner, job.run.grace_seconds, AGAIN):
             runner.run(selected)
     finally:
         through.set()
@@ -170,7 +169,7 @@ def report(job: Job) -> None:
 
 
 def report_scores(outcome: "Outcome", output: Path) -> None:
-    """Print scores and where they are; exit 3 where training is to go on."""
+    """Print scores and where they are; exit 3 where training is not finished."""
     if outcome.scores:
         typer.echo(outcome.table())
         typer.echo(f"scores, with a page each: {output}")

@@ -1,17 +1,25 @@
-"""What every command stands on: errors as one line, exit statuses, logging."""
+"""What every command stands on: paths checked, errors as one line, exit statuses, logging."""
 
+import errno
 import functools
+import inspect
 import logging
+import os
+import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import typer
+from typer.models import ParameterInfo
 
-from ..errors import Interrupted, NormpipeError
-from ..run.stopping import terminable
-from ..store.storage import refuse_address, said_by_store
+from ..errors import InputError, Interrupted, NormpipeError, printable
+from ..run.progress import LogLines
+from ..run.stopping import own_line, terminable
+from ..store.storage import is_address, is_store, refuse_address, said_by_store
+from .options import PathRule
 
 log = logging.getLogger("normpipe")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -19,47 +27,126 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 #: Exit statuses: 0 done, 1 verify found differences, 2 the user must act, 3 run it again.
 DIFFERENCES, USER, AGAIN = 1, 2, 3
 
+#: What a file system says of a path that cannot be used as it is meant to be.
+_FAULTS = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+}
+
 
 def handled(command: Command) -> Command:
     """Give errors that a user can mend as one line, without a traceback."""
+    signature = inspect.signature(command, eval_str=True)
+    rules = _rules(signature)
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            for value in kwargs.values():
-                for path in value if isinstance(value, list) else [value]:
-                    if isinstance(path, Path):
-                        refuse_address(path)
+            _check_paths(kwargs, rules)
             with terminable():
                 return command(*args, **kwargs)
         except (Interrupted, KeyboardInterrupt) as error:
             why = str(error) or "stopped"
-            typer.echo(
-                f"normpipe: {why}; what is finished is kept. Run the same command to go on.",
-                err=True,
-            )
+            line = f"{why}; what is finished is kept. Run the same command to continue."
+            typer.echo(f"{own_line(sys.stderr)}normpipe: {line}", err=True)
             raise typer.Exit(AGAIN) from None
         except NormpipeError as error:
-            typer.echo(f"normpipe: {error}", err=True)
+            complain(str(error))
             raise typer.Exit(USER) from None
         except Exception as error:
-            line = said_by_store(error)
+            line = said_by_store(error) or _said_by_files(error)
             if line is None:
                 raise
-            typer.echo(f"normpipe: {line}", err=True)
+            complain(line)
             raise typer.Exit(USER) from None
 
+    wrapper.__signature__ = signature  # type: ignore[attr-defined]
     return wrapper  # type: ignore[return-value]
+
+
+def complain(line: str) -> None:
+    """Print a line on stderr that is no error of the program, and no line of its log."""
+    typer.echo(f"normpipe: {printable(line)}", err=True)
+
+
+def _said_by_files(error: Exception) -> str | None:
+    """Return the line for an error of the file system that nothing else has turned into one."""
+    if not isinstance(error, OSError) or error.errno not in _FAULTS or error.filename is None:
+        return None
+    path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return f"cannot use {path}: {error.strerror}; mend that, or choose another path"
+
+
+def _rules(signature: inspect.Signature) -> dict[str, PathRule]:
+    """Return what the paths must be that a command takes, by parameter."""
+    found: dict[str, PathRule] = {}
+    for name, parameter in signature.parameters.items():
+        for one in get_args(parameter.annotation):
+            if isinstance(one, PathRule):
+                found[name] = one
+            elif isinstance(one, ParameterInfo):
+                one.readable = False  # Typer's own check, which takes a page to say so
+    return found
+
+
+def _check_paths(values: Mapping[str, Any], rules: Mapping[str, PathRule]) -> None:
+    """Raise InputError for a path that cannot be what its option wants."""
+    for name, value in values.items():
+        for one in value if isinstance(value, list) else [value]:
+            if not isinstance(one, str | Path):
+                continue
+            if "\0" in str(one):
+                raise InputError(f"{one}: neither a path nor a setting holds a NUL character")
+            if isinstance(one, Path):
+                refuse_address(one)
+            if name in rules and not is_store(one) and not is_address(str(one)):
+                _check_path(Path(one), rules[name])
+
+
+def _check_path(path: Path, rule: PathRule) -> None:
+    try:
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            _check_missing(path, rule)
+            return
+    except OSError as error:
+        raise InputError(f"cannot use {path}: {error.strerror}: choose another path") from None
+    if stat.S_ISDIR(mode) and not rule.folder:
+        raise InputError(f"{path} is a folder, where a file is needed: choose another path")
+    if not stat.S_ISDIR(mode) and not rule.file:
+        raise InputError(f"{path} is no folder, where one is needed: choose another path")
+    if not rule.written and not os.access(path, os.R_OK):
+        raise InputError(f"cannot read {path}: you have no permission")
+
+
+def _check_missing(path: Path, rule: PathRule) -> None:
+    """Raise InputError where what is not there cannot be made, or could never have been there."""
+    for place in (path, *path.absolute().parents):
+        if place.is_symlink() and not place.exists():
+            raise InputError(
+                f"{path}: {place} is a link to {place.readlink()}, which is not there: mend the "
+                "link, or choose another path"
+            )
+        if place.exists():
+            if not place.is_dir():
+                raise InputError(f"{path}: {place} is no folder: choose another path")
+            for part in path.absolute().relative_to(place).parts:
+                with suppress(FileNotFoundError):
+                    (place / part).lstat()  # raises for a name that is too long
+            if rule.written and not os.access(place, os.W_OK | os.X_OK):
+                raise InputError(f"cannot make {path}: you may not write in {place}")
+            return
 
 
 def start_logging(quiet: bool = False) -> None:
     """Log plain lines to stderr."""
     # Made anew, for stderr may be another than at the last call (in tests, in notebooks).
-    log.handlers[:] = [logging.StreamHandler(sys.stderr)]
+    log.handlers[:] = [LogLines(sys.stderr)]
     log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def stopped_in_time(output: Path) -> NoReturn:
     """Say that a training's time is up, and exit with the status for it."""
-    typer.echo(f"stopped, for its time is up; run the same command again to go on: {output}")
+    typer.echo(f"stopped, for its time is up; run the same command to continue: {output}")
     raise typer.Exit(AGAIN)

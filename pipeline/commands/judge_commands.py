@@ -11,7 +11,15 @@ from ..config import load_job
 from ..errors import InputError
 from .execute import align_faces
 from .handling import handled, start_logging
-from .options import JobFile, Settings, SynthesizedOption
+from .options import (
+    READ,
+    READ_FILE,
+    READ_FOLDER,
+    WRITTEN_FOLDER,
+    JobFile,
+    Settings,
+    SynthesizedOption,
+)
 
 
 @functools.cache
@@ -25,30 +33,35 @@ def _configs() -> dict[str, type[BaseModel]]:
 @handled
 def judge_normalizer(
     model: Annotated[
-        str, typer.Argument(help="weights (.safetensors), a shipped name, or an .onnx file")
+        str, typer.Argument(help="weights (.safetensors), a shipped name, or an .onnx file"), READ
     ],
     renders: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="output of synthesize with a test split; repeatable"),
+        READ_FOLDER,
     ] = None,
     crossed: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="output of synthesize --crossed; repeatable"),
+        READ_FOLDER,
     ] = None,
     faces: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="photographs (with --labels), or output of normpipe run"),
+        READ_FOLDER,
     ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="list: image, identity, emotion, part, source (.csv)"),
+        READ_FILE,
     ] = None,
     pack: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="insightface pack: detection and recognition"),
+        READ,
     ] = None,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="folder for the page and the JSON")
+        Path, typer.Option(metavar="DIR", help="folder for the page and the JSON"), WRITTEN_FOLDER
     ] = Path("judged"),
     set: Settings = None,
 ) -> None:
@@ -81,7 +94,9 @@ def fit_reader(
     job_file: JobFile = None,
     data: SynthesizedOption = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder for weights and scores")
+        Path | None,
+        typer.Option(metavar="DIR", help="folder for weights and scores"),
+        WRITTEN_FOLDER,
     ] = None,
     set: Settings = None,
 ) -> None:

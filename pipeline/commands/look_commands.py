@@ -11,7 +11,7 @@ from ..care import status as status_module
 from ..errors import InputError
 from ..store.storage import location
 from .handling import USER, handled
-from .options import AsJson, OutputArgument
+from .options import READ_FOLDER, WRITTEN_FOLDER, AsJson, OutputArgument
 
 
 @handled
@@ -41,7 +41,9 @@ def sheet(
 @handled
 def doctor(
     output: Annotated[
-        str, typer.Option(metavar="PATH", help="where a job is to write: a folder or an address")
+        str,
+        typer.Option(metavar="PATH", help="where a job is to write: a folder or an address"),
+        WRITTEN_FOLDER,
     ] = ".",
     as_json: AsJson = False,
 ) -> None:
@@ -68,7 +70,7 @@ def models(
     action: Annotated[str | None, typer.Argument(help="get: download a pack")] = None,
     name: Annotated[str | None, typer.Argument(help="the pack, such as buffalo_l")] = None,
     model_root: Annotated[
-        str, typer.Option(metavar="DIR", help="folder that holds models/<pack>")
+        str, typer.Option(metavar="DIR", help="folder that holds models/<pack>"), READ_FOLDER
     ] = ROOT,
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="accept the pack's terms; asked once")

@@ -11,28 +11,48 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, cast, get_args
 
 import typer
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+
+class PathRule(NamedTuple):
+    """What a path must be; ``handled`` checks it before the command begins."""
+
+    folder: bool
+    file: bool
+    #: Made by the command where it is missing. What is only read may be missing, too: the command
+    #: knows better what to say then.
+    written: bool = False
+
+
+READ, READ_FOLDER, READ_FILE = PathRule(True, True), PathRule(True, False), PathRule(False, True)
+WRITTEN_FOLDER, WRITTEN_FILE = PathRule(True, False, True), PathRule(False, True, True)
+
 OutputArgument = Annotated[
-    str, typer.Argument(help="output of a run: a folder, or an address: s3://bucket/out")
+    str,
+    typer.Argument(help="output of a run: a folder, or an address: s3://bucket/out"),
+    READ_FOLDER,
 ]
-DataArgument = Annotated[Path, typer.Argument(help="output of normpipe run, with labels")]
+DataArgument = Annotated[
+    Path, typer.Argument(help="output of normpipe run, with labels"), READ_FOLDER
+]
 JobFile = Annotated[
-    Path | None, typer.Argument(help="job file (.toml) with a table for this command")
+    Path | None, typer.Argument(help="job file (.toml) with a table for this command"), READ_FILE
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.KEY=VALUE", help="change a setting; repeatable"),
 ]
 SynthesizedOption = Annotated[
-    list[Path] | None, typer.Option(metavar="DIR", help="output of synthesize; repeatable")
+    list[Path] | None,
+    typer.Option(metavar="DIR", help="output of synthesize; repeatable"),
+    READ_FOLDER,
 ]
 FacekitOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="ICT-FaceKit Light, packed (.npz)")
+    Path | None, typer.Option(metavar="FILE", help="ICT-FaceKit Light, packed (.npz)"), READ_FILE
 ]
 Overwrite = Annotated[
     bool, typer.Option(help="redo what was made with other settings", show_default=False)
@@ -52,10 +72,12 @@ class DataOptions:
             metavar="PATH",
             help="images: a folder, an archive (.zip, .tar), a list (.csv, .parquet), s3://bucket/in",
         ),
+        READ,
     ] = None
     output: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="output folder, or an address: s3://bucket/out"),
+        WRITTEN_FOLDER,
     ] = None
     dataset: Annotated[
         str | None,
@@ -155,15 +177,19 @@ class RenderOptions:
         str | None, typer.Option(metavar="KxM", help="K people who all make the same M expressions")
     ] = None
     backgrounds: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="pictures to stand behind the heads")
+        Path | None,
+        typer.Option(metavar="DIR", help="pictures to stand behind the heads"),
+        READ_FOLDER,
     ] = None
     appearance: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="photographs that drawn people take their skin from"),
+        READ_FOLDER,
     ] = None
     target: Annotated[
         str | None,
         typer.Option(metavar="FACE", help="'mean', the number of an identity, or a photograph"),
+        READ,
     ] = None
 
 
@@ -183,6 +209,7 @@ class ProtocolOptions:
     test: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="test on another dataset: this output of normpipe run"),
+        READ_FOLDER,
     ] = None
     test_split: Annotated[
         str | None, typer.Option(metavar="SPLIT", help="the split to test on")
@@ -198,6 +225,7 @@ class FaceOptions:
     work: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="where the faces are kept; default: beside the output"),
+        WRITTEN_FOLDER,
     ] = None
     variant: Annotated[
         str,
@@ -250,7 +278,7 @@ def grouped(command: Command) -> Command:
 def _parameters(group: Any) -> list[inspect.Parameter]:
     found: list[inspect.Parameter] = []
     for one in fields(group):
-        kind, option = get_args(one.type)
+        kind, option, *rules = get_args(one.type)
         option = copy(option)
         option.rich_help_panel = group.panel
         found.append(
@@ -258,7 +286,7 @@ def _parameters(group: Any) -> list[inspect.Parameter]:
                 one.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=one.default,
-                annotation=Annotated[kind, option],
+                annotation=Annotated[kind, option, *rules],
             )
         )
     return found

@@ -14,6 +14,9 @@ from .execute import execute, identity, opened, report, report_scores, select
 from .handling import handled, start_logging
 from .jobs import job_to_run, keep_settings, say_changes
 from .options import (
+    READ,
+    WRITTEN_FILE,
+    WRITTEN_FOLDER,
     AgainOptions,
     DataOptions,
     PlaceOptions,
@@ -33,7 +36,9 @@ def run(
     places: PlaceOptions,
     again: AgainOptions,
     job_file: Annotated[
-        str | None, typer.Argument(help="job file (.toml), or the output of a run to continue")
+        str | None,
+        typer.Argument(help="job file (.toml), or the output of a run to continue"),
+        READ,
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan; write nothing")
@@ -85,9 +90,9 @@ def run(
 
 @handled
 def demo(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="folder for the demo")] = Path(
-        "demo-out"
-    ),
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="folder for the demo"), WRITTEN_FOLDER
+    ] = Path("demo-out"),
 ) -> None:
     """Run a whole job on the built-in sample faces.
 
@@ -116,7 +121,9 @@ def demo(
 
 @handled
 def init(
-    path: Annotated[Path, typer.Argument(help="where to write it")] = Path("job.toml"),
+    path: Annotated[Path, typer.Argument(help="where to write it"), WRITTEN_FILE] = Path(
+        "job.toml"
+    ),
 ) -> None:
     """Write a job file that states every setting.
 

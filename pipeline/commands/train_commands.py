@@ -22,6 +22,10 @@ from .execute import execute
 from .handling import handled, start_logging, stopped_in_time
 from .jobs import begun_with, say_changes
 from .options import (
+    READ,
+    READ_FOLDER,
+    WRITTEN_FILE,
+    WRITTEN_FOLDER,
     FacekitOption,
     JobFile,
     Overwrite,
@@ -60,7 +64,9 @@ def _configs() -> dict[str, type[BaseModel]]:
 def synthesize(
     renders: RenderOptions,
     job_file: JobFile = None,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="output folder")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="output folder"), WRITTEN_FOLDER
+    ] = None,
     facekit: FacekitOption = None,
     set: Settings = None,
     overwrite: Overwrite = False,
@@ -99,9 +105,12 @@ def fit_normalizer(
     faces: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="aligned real faces, no labels needed; repeatable"),
+        READ_FOLDER,
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder for weights, scores, sheets")
+        Path | None,
+        typer.Option(metavar="DIR", help="folder for weights, scores, sheets"),
+        WRITTEN_FOLDER,
     ] = None,
     facekit: FacekitOption = None,
     set: Settings = None,
@@ -193,9 +202,12 @@ def fit_landmarks(
     heads: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="heads that fit_landmarks.pack marks; repeatable"),
+        READ_FOLDER,
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder for weights and scores")
+        Path | None,
+        typer.Option(metavar="DIR", help="folder for weights and scores"),
+        WRITTEN_FOLDER,
     ] = None,
     set: Settings = None,
 ) -> None:
@@ -222,9 +234,12 @@ def pretrain_encoder(
     data: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="folder of shards with pictures; repeatable"),
+        READ_FOLDER,
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder for encoder, scores, sheet")
+        Path | None,
+        typer.Option(metavar="DIR", help="folder for encoder, scores, sheet"),
+        WRITTEN_FOLDER,
     ] = None,
     set: Settings = None,
 ) -> None:
@@ -246,8 +261,10 @@ def pretrain_encoder(
 
 @handled
 def pack_facekit(
-    folder: Annotated[Path, typer.Argument(help="the folder FaceXModel of ICT-FaceKit")],
-    output: Annotated[Path, typer.Argument(help="the packed kit to write (.npz)")],
+    folder: Annotated[
+        Path, typer.Argument(help="the folder FaceXModel of ICT-FaceKit"), READ_FOLDER
+    ],
+    output: Annotated[Path, typer.Argument(help="the packed kit to write (.npz)"), WRITTEN_FILE],
 ) -> None:
     """Pack ICT-FaceKit Light into one file.
 
@@ -261,8 +278,12 @@ def pack_facekit(
 
 @handled
 def export_normalizer(
-    model: Annotated[str, typer.Argument(help=".safetensors file, or the name of shipped weights")],
-    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="the .onnx file to write")],
+    model: Annotated[
+        str, typer.Argument(help=".safetensors file, or the name of shipped weights"), READ
+    ],
+    onnx: Annotated[
+        Path, typer.Option("--onnx", metavar="FILE", help="the .onnx file to write"), WRITTEN_FILE
+    ],
     input_size: Annotated[
         int, typer.Option(min=16, metavar="PIXELS", help="side of the aligned faces")
     ] = 224,

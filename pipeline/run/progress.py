@@ -1,17 +1,44 @@
 """Progress: a bar for each stage on a terminal, plain log lines in a pipe."""
 
 import logging
+import shutil
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from ..errors import printable
+
 log = logging.getLogger("normpipe")
+
+#: Columns of a terminal that a bar leaves free: an echoed ``^C`` must not begin a line of its own,
+#: or the bar above it would stay.
+_FREE = 4
+
+
+class _Plain(logging.Formatter):
+    """One line for each message; a traceback behind it stays as it is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
+class LogLines(logging.StreamHandler[TextIO]):
+    """Writes log lines above the bars of a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.setFormatter(_Plain())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
 
 @dataclass
@@ -41,7 +68,12 @@ class Progress:
             lane.spoke = lane.start
             if self._bars:
                 lane.bar = tqdm(
-                    total=total, desc=f"{stage:<10}", unit="img", position=len(self._lanes)
+                    total=total,
+                    desc=f"{stage:<10}",
+                    unit="img",
+                    position=len(self._lanes),
+                    leave=False,  # a bar that stays is drawn over by those of other stages
+                    ncols=shutil.get_terminal_size().columns - _FREE,
                 )
             self._lanes[stage] = lane
 
@@ -69,13 +101,12 @@ class Progress:
                 log.info(self._line(stage, lane))
 
     def finish(self, stage: str) -> None:
-        """Say that a stage is through."""
+        """Say that a stage is finished."""
         with self._lock:
             lane = self._lanes[stage]
             if lane.bar is not None:
                 lane.bar.close()
-            else:
-                log.info("%s, through", self._line(stage, lane))
+            log.info("%s, finished", self._line(stage, lane))
 
     def close(self) -> None:
         """Close bars that are still open."""

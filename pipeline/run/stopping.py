@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -68,13 +68,18 @@ def leave(status: int) -> NoReturn:
 
 
 def _leave(status: int) -> None:
-    _say("normpipe: out of time; what is finished is kept. Run the same command to go on.")
+    _say("normpipe: out of time; what is finished is kept. Run the same command to continue.")
     os._exit(status)
 
 
 def _say(line: str) -> None:
     # Not by way of a buffered stream: the signal may have come while it was being written to.
-    os.write(2, f"{line}\n".encode())
+    os.write(2, f"{own_line(sys.stderr)}{line}\n".encode())
+
+
+def own_line(stream: TextIO) -> str:
+    """Return what clears the line of a terminal, with its ``^C`` or bar, and all below it."""
+    return "\r\x1b[J" if stream.isatty() else ""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from ...pipeline.errors import InputError
 from ..networks.devices import multiplies_bf16_fast, resolve_device
@@ -101,6 +103,7 @@ class Trainer:
         self._pending: list[Tensor] = []
         self._window: list[list[float]] = []
         self._names = ["total", *_weights(task)]
+        self._bar: tqdm[Any]
         # The rest of the network may take part, but it stays as it is.
         for parameter in task.views.parameters():
             parameter.requires_grad_(False)
@@ -129,11 +132,18 @@ class Trainer:
         """
         self.resume()
         self.logs.begin(self.step)
+        with self._bar_on_terminal() as self._bar:
+            done = self._train(evaluate, deadline)
+        self.logs.close()
+        return done
+
+    def _train(self, evaluate: Callable[[Trainer], None], deadline: Callable[[], bool]) -> bool:
         started, first, busy = time.monotonic(), self.step, time.process_time()
         batches = self._batches()
         done = self.step >= self.schedule.steps
         while not done:
             self._learn(batches)
+            self._bar.update()
             done = self.step >= self.schedule.steps
             stop = not done and self._stops(deadline)
             if done or stop or self.step % _LOG_EVERY == 0:
@@ -150,8 +160,19 @@ class Trainer:
                 self.save()
             if stop:
                 break
-        self.logs.close()
         return done
+
+    def _bar_on_terminal(self) -> tqdm[Any]:
+        """A bar of the steps, shown by the first process where it writes to a terminal."""
+        return tqdm(
+            total=self.schedule.steps,
+            initial=self.step,
+            desc=self.task.name,
+            unit="step",
+            disable=None if self.fabric.is_global_zero else True,
+            leave=False,
+            ncols=shutil.get_terminal_size().columns - 4,  # room for ^C
+        )
 
     def averaged(self) -> dict[str, Tensor]:
         """Return the averaged weights (...) of the part that learns, by name."""
@@ -226,7 +247,9 @@ class Trainer:
             self.logs.numbers(self.step, {**numbers, "cpu_seconds": self.cpu_seconds})
         if self.step % _LOG_EVERY == 0:
             self._window = []
-        if self.fabric.is_global_zero:
+        if not self._bar.disable and self.step < self.schedule.steps:
+            self._bar.set_postfix_str(f"loss {means['total']:.4f}")
+        elif self.fabric.is_global_zero:
             log.info(
                 "%s step %d of %d, loss %.4f, %.2f steps/s",
                 self.task.name, self.step, self.schedule.steps, means["total"], speed,

@@ -48,7 +48,7 @@ def test_shards_in_hand_are_finished_where_there_is_time(tmp_path: Path) -> None
     assert process.returncode == 3, stderr
     assert seconds < grace
     assert "within 30 s" in stderr and "dropped" not in stderr
-    assert "Run the same command to go on" in stderr and "Traceback" not in stderr
+    assert "Run the same command to continue" in stderr and "Traceback" not in stderr
     assert "what follows" not in stdout
     # More than were there at the signal, by what was in hand: one being written, one being read.
     assert 3 <= len(made.records()) <= 5

@@ -29,7 +29,7 @@ def test_signal_stops_cleanly_and_says_how_to_go_on(
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 3, stderr
-    assert "Run the same command to go on" in stderr
+    assert "Run the same command to continue" in stderr
     assert "Traceback" not in stderr + stdout
     assert not list(output.rglob("*.tmp"))
     assert list(output.glob("_aligned/records/*.json"))

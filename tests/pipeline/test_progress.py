@@ -1,10 +1,13 @@
 """Bars on a terminal, log lines in a pipe."""
 
 import logging
+import time
 
 import pytest
 
 from normpipe.pipeline.run.progress import Progress
+
+from .terminal import screen
 
 
 def test_a_pipe_gets_plain_lines_with_rate_time_left_and_verdicts(
@@ -22,14 +25,19 @@ def test_a_pipe_gets_plain_lines_with_rate_time_left_and_verdicts(
     assert lines[0].startswith("align: 7/10 inputs, ")
     assert "/s, " in lines[0] and " s left, rejected 2, failed 0" in lines[0]
     assert "failed 2" in lines[1]
-    assert lines[-1].startswith("align: 7/10") and lines[-1].endswith("failed 0, through")
+    assert lines[-1].startswith("align: 7/10") and lines[-1].endswith("failed 0, finished")
 
 
-def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_gets_a_bar_that_goes_away(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     progress = Progress(bars=True)
     progress.begin("normalize", 10)
+    time.sleep(0.15)  # tqdm draws no faster
     progress.advance("normalize", 10, {"ok": 9, "rejected": 1})
-    progress.finish("normalize")
     shown = capsys.readouterr().err
     assert "normalize" in shown and "10/10" in shown and "img/s" in shown
     assert "rejected 1, failed 0" in shown
+    progress.finish("normalize")
+    assert not "".join(screen(shown + capsys.readouterr().err, 100)).strip()

@@ -1,5 +1,6 @@
 """The loop: parts of a batch make the batch, wherever they are computed; legs make the whole."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from normpipe.stages.networks.files.checkpoint import read_tensors
 from normpipe.stages.training.logs import read_log
 from normpipe.stages.training.normalizer.batches import Recipe
 
+from ..pipeline.terminal import on_terminal, screen
 from .toy_training import STEPS, train
 
 
@@ -120,3 +122,21 @@ def test_the_rate_depends_on_the_step_alone(whole):
 def test_a_batch_that_cannot_be_cut_is_one_line():
     with pytest.raises(InputError, match="4 equal parts"):
         Recipe(pairs=12, drawn=3, faces=4, size_px=112, parts=4)
+
+
+def test_a_bar_is_for_terminals_and_goes_away(tmp_path):
+    script = Path(__file__).with_name("toy_training.py")
+    status, output = on_terminal([sys.executable, script, tmp_path / "a", 1])
+    assert status == 0, output
+    assert "toy: " in output and f"/{STEPS} [" in output and "step/s" in output
+    assert not [line for line in screen(output) if "%|" in line]
+    command = [sys.executable, script, tmp_path / "b", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "%|" not in done.stdout + done.stderr
+
+
+def test_a_pipe_gets_log_lines(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "normpipe")
+    train(tmp_path)
+    said = [record.getMessage() for record in caplog.records if "loss" in record.getMessage()]
+    assert [line.split(",")[0] for line in said] == ["toy step 50 of 60", "toy step 60 of 60"]
