@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 import normpipe
 from normpipe.manifests.schema import ALIGNED, INDEX, NORMALIZED
 from normpipe.pipeline.errors import InputError
+from normpipe.pipeline.read import dataset
 from normpipe.pipeline.read.dataset import collate, open_dataset
 from normpipe.pipeline.store.shards import ShardFolder, ShardWriter, write_table
 from normpipe.stages.pair import Pair, PairConfig
@@ -209,6 +210,24 @@ def test_columns_decode_and_transform(job):
         open_dataset(job / "normalized/compact", columns=["brightnes"])
     keys = open_dataset(job / "normalized/compact", transform=lambda item: item["key"])
     assert keys[0] == "d/000.jpg"
+
+
+def test_other_columns_are_chosen_without_opening_again(paired, monkeypatch):
+    found = open_dataset(paired, status="all", decode=False)
+    assert {"image", "normalized", "normalized_weights_sha256", "AU12", "variant"} <= {
+        *found.opened.offered
+    }
+    assert "face" not in found.opened.offered
+    assert (found.opened.path, found.opened.folder) == (paired, paired / "pairs")
+    monkeypatch.setattr(dataset, "open_rows", None)
+    some = pickle.loads(pickle.dumps(found)).select(["normalized", "AU12"])
+    assert len(some) == len(found) == ROWS
+    assert set(some[2]) == {"key", "normalized", "AU12"} and set(found[2]) > set(some[2])
+    for name in ("normalized", "AU12"):
+        assert some[2][name] == found[2][name]
+    assert list(some.select([])[7]) == ["key"]
+    with pytest.raises(InputError, match="no column 'imagine'; did you mean 'image'"):
+        some.select(["imagine"])
 
 
 def test_pairs_refer_to_both_pictures(paired):
