@@ -38,10 +38,10 @@ from normpipe.stages.training.batching import Batch, Seen
 from normpipe.stages.training.normalizer import batches as batches_module
 from normpipe.stages.training.normalizer.batches import Batches, Recipe, planes
 from normpipe.stages.training.normalizer.data import Material, load_material
+from normpipe.stages.training.normalizer.fit_settings import FitNormalizerConfig
 from normpipe.stages.training.normalizer.losses import LOSSES, Frozen, Loss, Objective
 from normpipe.stages.training.normalizer.measures import Measures
 from normpipe.stages.training.normalizer.scores import degraded_set, landmark_scores, r2, read_all
-from normpipe.stages.training.normalizer.settings import FitNormalizerConfig
 from normpipe.stages.training.normalizer.step_views import Views
 from normpipe.stages.training.trainer import Schedule, Task, Trainer, make_fabric
 

@@ -138,7 +138,7 @@ def load_job(
     Raises:
         InputError: with one line.
     """
-    values = _read(file) if file else deepcopy(dict(saved or {}))
+    values = _read(file, known) if file else deepcopy(dict(saved or {}))
     for text in sets:
         _set(values, text, known)
     _put(values, given)
@@ -160,7 +160,7 @@ def load_job(
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, known: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
     """Read a job file; its relative ``input`` and ``output`` count from its folder."""
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -177,9 +177,13 @@ def _read(file: Path) -> dict[str, Any]:
     for key in ("input", "output"):
         if isinstance(values.get(key), str) and not is_address(values[key]):
             values[key] = file.parent / values[key]
-    ingest = values.get("ingest")
-    if isinstance(ingest, dict) and ingest.get("root"):
-        ingest["root"] = file.parent / str(ingest["root"])
+    for name, model in known.items():
+        table = values.get(name)
+        if not isinstance(table, dict):
+            continue
+        for key, info in model.model_fields.items():
+            if marked(info, "beside_job_file") and table.get(key):
+                table[key] = file.parent / str(table[key])
     return values
 
 

@@ -23,7 +23,13 @@ Row = dict[str, Any]
 
 
 def free(
-    default: Any, *, description: str, path: bool = False, of_one_run: bool = False, **limits: Any
+    default: Any,
+    *,
+    description: str,
+    path: bool = False,
+    beside_job_file: bool = False,
+    of_one_run: bool = False,
+    **limits: Any,
 ) -> Any:
     """Return a field of a ``StageConfig`` that does not shape results, such as a device.
 
@@ -31,11 +37,14 @@ def free(
         default: its value where none is given.
         description: as of pydantic's ``Field``, which also takes ``limits``.
         path: it is a path (whose file's digest counts instead), which a saved job holds absolute.
+        beside_job_file: it is a path that, in a job file, counts from that file's folder.
         of_one_run: it is asked of a single run, and a saved job does not hold it.
     """
     marks: JsonDict = {"shapes_results": False}
     if path:
         marks["path"] = True
+    if beside_job_file:
+        marks["beside_job_file"] = True
     if of_one_run:
         marks["of_one_run"] = True
     return Field(default, description=description, json_schema_extra=marks, **limits)

@@ -64,6 +64,7 @@ class IngestConfig(StageConfig):
         None,
         description="the folder that a list's paths count from; unset: the list's own folder",
         path=True,
+        beside_job_file=True,
     )
     path_column: str = free("path", description="a list's column with the paths")
     columns: dict[str, str] = free(

@@ -1,9 +1,11 @@
 """The house stays as DESIGN and docs/architecture.md describe it: rooms, imports, habits, docs."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from normpipe.pipeline.commands.app import COMMANDS
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("manifests", "pipeline", "stages")
 LONGEST_FILE = 400
+LONGEST_CHAIN, MOST_IN_A_FOLDER = 10, 12
 
 #: What a stage may know of the engine: the contract, and the files that it reads and writes.
 CONTRACT = {
@@ -96,10 +99,14 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(path: Path) -> Iterator[str]:
+def imports(path: Path, with_types: bool = True) -> Iterator[str]:
     """Yield what a module imports, as dotted names; our own start with ``normpipe``."""
     package = ["normpipe", *path.relative_to(ROOT).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    left_out = set[ast.AST]() if with_types else only_for_types(tree)
+    for node in ast.walk(tree):
+        if node in left_out:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -108,9 +115,28 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def modules_imported(path: Path) -> Iterator[str]:
+def only_for_types(tree: ast.AST) -> set[ast.AST]:
+    """Return all nodes below ``if TYPE_CHECKING:``, which nothing runs."""
+    tests = (node for node in ast.walk(tree) if isinstance(node, ast.If))
+    guarded = (node for node in tests if "TYPE_CHECKING" in ast.unparse(node.test))
+    return {below for node in guarded for one in node.body for below in ast.walk(one)}
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Return module → modules of ours that running it imports, inside functions too."""
+    graph: dict[str, set[str]] = {}
+    for path in sources():
+        name = name_of(path).removesuffix(".py")
+        graph[name] = set()
+        for module in modules_imported(path, with_types=False):
+            found = module if (ROOT / f"{module}.py").is_file() else f"{module}/__init__"
+            graph[name] |= {found} - {name}
+    return graph
+
+
+def modules_imported(path: Path, with_types: bool = True) -> Iterator[str]:
     """Yield the modules of ours that a module imports, as ``pipeline/store/shards``."""
-    for name in imports(path):
+    for name in imports(path, with_types):
         parts = name.split(".")
         if parts[0] == "normpipe":
             for count in range(len(parts), 1, -1):
@@ -156,6 +182,25 @@ def test_imports_go_one_way() -> None:
             if room == "stages" and other == "pipeline" and inside not in known:
                 wrong.append(f"{name} imports {module}, which is no contract")
     assert not wrong, "\n".join(wrong)
+
+
+def test_imports_are_shallow_and_have_no_circle() -> None:
+    graph = import_graph()
+    order = graphlib.TopologicalSorter(graph).static_order()  # raises CycleError, with the circle
+    chains: dict[str, list[str]] = {}
+    for module in order:
+        below = [chains[other] for other in graph[module]]
+        chains[module] = [module, *max(below, key=len, default=[])]
+    longest = max(chains.values(), key=len)
+    assert len(longest) <= LONGEST_CHAIN, " → ".join(longest)
+
+
+def test_folders_hold_few_modules_and_names_are_used_once() -> None:
+    modules = [path for path in sources() if path.name != "__init__.py"]
+    flat = Counter(name_of(path.parent) for path in modules)
+    assert not {folder: count for folder, count in flat.items() if count > MOST_IN_A_FOLDER}
+    names = Counter(path.name for path in modules)
+    assert not {name: count for name, count in names.items() if count > 1}
 
 
 def test_the_engine_knows_no_faces() -> None:

@@ -53,7 +53,9 @@ def handled(command: Command) -> Command:
         except NormpipeError as error:
             complain(str(error))
             raise typer.Exit(USER) from None
-        except Exception as error:
+        except (
+            Exception
+        ) as error:  # a store's client, and the file system, have errors of their own
             line = said_by_store(error) or _said_by_files(error)
             if line is None:
                 raise

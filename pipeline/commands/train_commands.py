@@ -37,7 +37,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ...stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
-    from ...stages.training.normalizer.settings import FitNormalizerConfig
+    from ...stages.training.normalizer.fit_settings import FitNormalizerConfig
 
 #: What makes a folder of renders this command's and no other's.
 _RENDERS = {"dataset": "synth", "input": "synthesize"}

@@ -54,7 +54,7 @@ class Part:
 
 
 @dataclass
-class Source:
+class ColumnSource:
     """A dataset that columns can be read from.
 
     Attributes:
@@ -103,7 +103,7 @@ class Opened:
     rows: pa.Table
     known: dict[str, pa.ChunkedArray]
     own: list[str]
-    sources: list[Source]
+    sources: list[ColumnSource]
     pictures: list[str]
 
     @property
@@ -270,13 +270,15 @@ def _source_keys(rows: pa.Table) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array([key[:-length] for key, length in pairs], pa.string())])
 
 
-def _sources(folder: Path, schema: pa.Schema, rows: pa.Table) -> tuple[list[Source], list[str]]:
+def _sources(
+    folder: Path, schema: pa.Schema, rows: pa.Table
+) -> tuple[list[ColumnSource], list[str]]:
     """Return where columns can be read, and the names of those that are pictures."""
     references = _references(schema)
     if not references:
         own = {name: name for name in schema.names if name not in _COMMON}
         pictures = [field.name for field in schema if field.type == IMAGE]
-        return [Source({"": folder}, own, _places(rows, ""))], pictures
+        return [ColumnSource({"": folder}, own, _places(rows, ""))], pictures
     job = folder.resolve().parent
     variants = sorted(rows["variant"].unique().to_pylist())
     return [_referred(job, one, variants, rows) for one in references], [
@@ -284,14 +286,14 @@ def _sources(folder: Path, schema: pa.Schema, rows: pa.Table) -> tuple[list[Sour
     ]
 
 
-def _referred(job: Path, reference: Reference, variants: list[str], rows: pa.Table) -> Source:
+def _referred(job: Path, reference: Reference, variants: list[str], rows: pa.Table) -> ColumnSource:
     """Return where the columns of another dataset, or of its variants, can be read."""
     folders = {"": job / reference.dataset}
     if "{variant}" in reference.dataset:
         folders = {one: job / reference.dataset.format(variant=one) for one in variants}
     columns = _columns(next(iter(folders.values()))) if folders else ["image"]
     names = {reference.item_name(name): name for name in columns}
-    return Source(folders, names, _places(rows, reference.prefix))
+    return ColumnSource(folders, names, _places(rows, reference.prefix))
 
 
 def _places(rows: pa.Table, prefix: str) -> Int32s:
@@ -326,7 +328,7 @@ def _labels(
     return {name: found[name] for name in found.column_names}
 
 
-def _part(source: Source, wanted: Sequence[str], known: Mapping[str, Any]) -> Part:
+def _part(source: ColumnSource, wanted: Sequence[str], known: Mapping[str, Any]) -> Part:
     """Return a part that reads the wanted columns which are not known already."""
     names = {n: c for n, c in source.columns.items() if n in wanted and n not in known}
     columns = list(names.values())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-Rows = NDArray[np.int64]
+from ...manifests.arrays import Rows
+
 #: What a network is shown, by name.
 Batch = dict[str, Tensor]
 #: What it made of a batch, by name.

@@ -22,6 +22,12 @@ def test_file_then_command_line_then_overrides(tmp_path: Path) -> None:
     assert job.run.retries == 0
 
 
+def test_a_list_s_folder_counts_from_the_job_file(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text('input = "faces.csv"\noutput = "out"\n[ingest]\nroot = "photos"\n')
+    assert load_job(file, {}, [], CONFIGS).stage("ingest").root == tmp_path / "photos"
+
+
 def test_override_values_are_toml_or_else_words() -> None:
     given = {"input": Path("x"), "output": Path("y")}
     job = load_job(None, given, ["align.detector=none", 'pair.variants=["a", "b"]'], CONFIGS)

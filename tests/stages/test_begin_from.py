@@ -10,7 +10,7 @@ from normpipe.stages.networks.compact import CompactNormalizer
 from normpipe.stages.networks.files.checkpoint import read_tensors, save_tensors
 from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.training.normalizer.fit_normalizer import fit
-from normpipe.stages.training.normalizer.settings import FitNormalizerConfig
+from normpipe.stages.training.normalizer.fit_settings import FitNormalizerConfig
 
 #: One step that hardly moves anything.
 STILL = {

@@ -19,7 +19,7 @@ from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.training.logs import read_log
 from normpipe.stages.training.normalizer.batches import Batches, Recipe
 from normpipe.stages.training.normalizer.fit_normalizer import fit
-from normpipe.stages.training.normalizer.settings import FitNormalizerConfig
+from normpipe.stages.training.normalizer.fit_settings import FitNormalizerConfig
 from normpipe.stages.training.synthesized import load_pairs
 
 TINY = {
@@ -55,7 +55,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from normpipe.stages.training.normalizer.fit_normalizer import fit
-from normpipe.stages.training.normalizer.settings import FitNormalizerConfig
+from normpipe.stages.training.normalizer.fit_settings import FitNormalizerConfig
 config = FitNormalizerConfig.model_validate_json(sys.argv[1])
 fit(config, [Path(sys.argv[2])], Path(sys.argv[3]), [Path(path) for path in sys.argv[4:]])
 """

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 from normpipe.stages.networks import NETWORKS
 from normpipe.stages.networks.compact import CompactNormalizer
 from normpipe.stages.training.normalizer.batches import Batches, Recipe
+from normpipe.stages.training.normalizer.fit_settings import FitNormalizerConfig, LossWeights
 from normpipe.stages.training.normalizer.losses import LOSSES, Objective
 from normpipe.stages.training.normalizer.measures import Measures
-from normpipe.stages.training.normalizer.settings import FitNormalizerConfig, LossWeights
 from normpipe.stages.training.normalizer.step_views import Views
 from normpipe.stages.training.real_faces import FaceCache
 from normpipe.stages.training.synthesized import load_pairs

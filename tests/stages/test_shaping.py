@@ -14,7 +14,7 @@ from normpipe.stages import CONFIGS
 from normpipe.stages.judging.fit_reader import FitReaderConfig
 from normpipe.stages.synthesis.render_settings import SynthesizeConfig
 from normpipe.stages.training.landmarks.fit_landmarks import FitLandmarksConfig
-from normpipe.stages.training.normalizer.settings import FitNormalizerConfig
+from normpipe.stages.training.normalizer.fit_settings import FitNormalizerConfig
 from normpipe.stages.training.pretrain_encoder import PretrainEncoderConfig
 
 SHAPING = {

@@ -25,7 +25,7 @@ from .report import evaluate_network, sheet_of_faces, sheet_of_renders, write_sh
 from .step_views import DecoderView, Views
 
 if TYPE_CHECKING:
-    from .settings import FitNormalizerConfig
+    from .fit_settings import FitNormalizerConfig
 
 log = logging.getLogger(__name__)
 

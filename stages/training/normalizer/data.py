@@ -16,7 +16,7 @@ from ..synthesized import NoPairs, load_pairs
 from .batches import Recipe
 
 if TYPE_CHECKING:
-    from .settings import FitNormalizerConfig
+    from .fit_settings import FitNormalizerConfig
 
 log = logging.getLogger(__name__)
 

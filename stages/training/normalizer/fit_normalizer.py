@@ -33,10 +33,10 @@ from ..pictures import mirrored
 from ..trainer import make_fabric
 from .course import Course
 from .data import Material, load_material
+from .fit_settings import FitNormalizerConfig
 from .notes import target_notes
 from .report import evaluate_network, sheet_of_renders, write_sheet
 from .scores import degraded_set, read_all
-from .settings import FitNormalizerConfig
 
 log = logging.getLogger(__name__)
 
