@@ -51,7 +51,6 @@ READS_PICKLES = "stages/networks/files/mae_checkpoints.py"
 #: Names that more than one module may give to a function, with the reason.
 SHARED_NAMES = {
     "main": "what a program starts with",
-    "register": "each module of commands tells the app what it has",
     # The loops of rendering: compiled for a CPU, and the same as array operations for a GPU.
     **dict.fromkeys(
         ("blend", "cast_shadow", "move_heads", "normals", "rasterize", "sample"),
@@ -76,7 +75,7 @@ EVERYTHING = {"Exception", "BaseException"}
 ARRAYS = "manifests/arrays.py"
 #: How many broad excepts a module has; each says beside it why nothing narrower will do.
 BROAD_EXCEPTS = {
-    "pipeline/commands/app.py": 1,
+    "pipeline/commands/handling.py": 1,
     "pipeline/run/cluster.py": 7,
     "pipeline/run/making.py": 2,
     "pipeline/run/places.py": 1,
