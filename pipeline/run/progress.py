@@ -52,6 +52,12 @@ class _Lane:
     bar: "tqdm[Any] | None" = None
 
 
+def _close(lane: _Lane) -> None:
+    if lane.bar is not None and not lane.bar.disable:
+        lane.bar.close()
+        lane.bar.fp.write("\r")  # tqdm leaves the cursor where the bar ended, but for the first
+
+
 class Progress:
     """Counts inputs by stage. Thread-safe; bars where ``stderr`` is a terminal."""
 
@@ -104,15 +110,13 @@ class Progress:
         """Say that a stage is finished."""
         with self._lock:
             lane = self._lanes[stage]
-            if lane.bar is not None:
-                lane.bar.close()
+            _close(lane)
             log.info("%s, finished", self._line(stage, lane))
 
     def close(self) -> None:
         """Close bars that are still open."""
         for lane in self._lanes.values():
-            if lane.bar is not None:
-                lane.bar.close()
+            _close(lane)
 
     @staticmethod
     def _verdicts(lane: _Lane) -> str:

@@ -24,7 +24,7 @@ def screen(output: str, columns: int = COLUMNS) -> list[str]:
     row = column = 0
     for token in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|.", output, re.DOTALL):
         if token == "\n":
-            row += 1
+            row, column = row + 1, 0
         elif token == "\r":
             column = 0
         elif token == "\x1b[A":

@@ -1,10 +1,12 @@
 """Bars on a terminal, log lines in a pipe."""
 
 import logging
+import sys
 import time
 
 import pytest
 
+from normpipe.pipeline.commands.handling import start_logging
 from normpipe.pipeline.run.progress import Progress
 
 from .terminal import screen
@@ -41,3 +43,33 @@ def test_a_terminal_gets_a_bar_that_goes_away(
     assert "rejected 1, failed 0" in shown
     progress.finish("normalize")
     assert not "".join(screen(shown + capsys.readouterr().err, 100)).strip()
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_bars_side_by_side_leave_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    start_logging()
+    progress = Progress(bars=True)
+    for name in "ab":
+        progress.begin(name, 10)
+    time.sleep(0.15)
+    for name in order:
+        progress.advance(name, 10, {"ok": 10})
+        progress.finish(name)
+    print("behind it", file=sys.stderr)
+    shown = screen(capsys.readouterr().err)
+    assert [line[:9] for line in shown] == [*(f"{name}: 10/10 "[:9] for name in order), "behind it"]
+
+
+def test_bars_that_are_given_up_leave_the_cursor_at_the_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    progress = Progress(bars=True)
+    for name in "abc":
+        progress.begin(name, 10)
+    progress.close()
+    print("behind it", file=sys.stderr)
+    assert "".join(screen(capsys.readouterr().err)) == "behind it"

@@ -40,8 +40,11 @@ def test_ctrl_c_in_a_command_without_a_bar_begins_a_line() -> None:
     code = """
 import time
 from normpipe.pipeline.commands.handling import handled
-print("at work", flush=True)
-handled(lambda: time.sleep(60))()
+@handled
+def command():
+    print("at work", flush=True)
+    time.sleep(60)
+command()
 """
     command = [sys.executable, "-c", code]
     _, output = on_terminal(command, "\x03", lambda output: "at work" in output)
