@@ -76,9 +76,9 @@ def clean(
     output: OutputArgument,
     stage: Annotated[
         str,
-        typer.Option(metavar="STAGE", help="its dataset is freed; or a folder: normalized/compact"),
+        typer.Option(metavar="STAGE", help="stage whose dataset to free, or the folder itself"),
     ],
-    yes: Annotated[bool, typer.Option("--yes", help="remove it, and do not just say so")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="really remove it")] = False,
 ) -> None:
     """Free a dataset that the next run can make again.
 

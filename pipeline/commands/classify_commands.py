@@ -97,7 +97,7 @@ def evaluate(
 ) -> None:
     """Score a classifier on another dataset.
 
-    One that it was not trained on.
+    Use a dataset that it was not trained on.
     """
     from ...stages.classification import evaluate as scoring
     from ...stages.classification.classifiers import open_classifier
@@ -196,7 +196,7 @@ def ablate(
 ) -> None:
     """Train with and without normalizing, and compare.
 
-    With three seeds each, unless ablate.seeds says otherwise.
+    Each is trained with three seeds, unless ablate.seeds says otherwise.
     """
     from ...stages.classification.ablate import ablate as run_ablation
     from ...stages.classification.settings import AblateConfig

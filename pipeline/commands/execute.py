@@ -49,7 +49,7 @@ def select(only: str | None, first: str | None, until: str | None) -> list[str]:
     """Return the names of the stages to run. Raises InputError for an unknown name or no choice."""
     names = list(FLOW)
     if only is not None and (first is not None or until is not None):
-        raise InputError("--stage goes without --from and --until")
+        raise InputError("--stage cannot be combined with --from or --until")
     for name in (only, first, until):
         if name is not None and name not in names:
             raise InputError(f"unknown stage '{name}'{nearest(name, names)}")

@@ -77,7 +77,7 @@ def _file_or_folder(argument: str | None, output: str | None) -> tuple[Path | No
 def _recovered(root: Path, job: Mapping[str, Any], alone: bool) -> dict[str, dict[str, Any]]:
     """Return what the datasets of a folder of release 0.1.0 say of their settings.
 
-    Raises InputError where that is not enough to go on with it ``alone``, without its options.
+    Raises InputError where that is not enough to continue it ``alone``, without its options.
     """
     if alone and (root / LABELS_FILE).is_file():
         raise InputError(
@@ -109,7 +109,7 @@ def say_changes(job: Job, stages: Sequence[str]) -> None:
     """Log what the settings of ``stages`` change of what the output's job has saved."""
     settings = {name: job.stages[name] for name in stages if name in job.stages}
     for line in changes(job.output, settings):
-        log.info("%s (the former is saved in %s)", line, job.output / JOB_FILE)
+        log.info("%s (the old value is saved in %s)", line, job.output / JOB_FILE)
 
 
 def keep_settings(

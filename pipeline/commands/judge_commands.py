@@ -67,7 +67,8 @@ def judge_normalizer(
 ) -> None:
     """Measure what a normalizer keeps and hides.
 
-    And what it makes constant; a page and JSON are written.
+    It also measures what it makes constant, and writes a page and a JSON
+    file.
     """
     from ...stages.judging import judge_normalizer as judging
     from ...stages.training.synthesized import synthesized_shards

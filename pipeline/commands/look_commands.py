@@ -18,7 +18,7 @@ from .options import READ_FOLDER, WRITTEN_FOLDER, AsJson, OutputArgument
 def status(output: OutputArgument, as_json: AsJson = False) -> None:
     """Show what is done, left, rejected and failed.
 
-    By stage, with the reasons.
+    The table lists them by stage, with the reasons.
     """
     state = status_module.status(location(output))
     typer.echo(json.dumps(state, indent=2) if as_json else status_module.table(state))
@@ -92,7 +92,7 @@ def models(
 
     folder = packs_folder(model_root)
     if action not in (None, "get") or (action == "get") != (name is not None):
-        raise InputError("say 'normpipe models' for the list, or 'normpipe models get NAME'")
+        raise InputError("use 'normpipe models' for the list, or 'normpipe models get NAME'")
     if name is not None:
         target = get_pack(name, folder, accept_licence, url, sha256.lower())
         typer.echo(f"{target} ({PACKS[name].licence})")

@@ -245,7 +245,7 @@ class ReadingOptions:
     panel: ClassVar[str] = "Classifying"
 
     threshold: Annotated[
-        float, typer.Option(metavar="SHARE", help="above it, an action unit occurs")
+        float, typer.Option(metavar="PROBABILITY", help="above it, an action unit occurs")
     ] = 0.5
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="for both networks: auto, cpu or cuda")

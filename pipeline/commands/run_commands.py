@@ -127,7 +127,7 @@ def init(
 ) -> None:
     """Write a job file that states every setting.
 
-    Each is there with its default and a comment.
+    Every setting is there with its default and a comment.
     """
     if path.exists():
         raise InputError(f"{path} exists: choose another name, or remove it first")

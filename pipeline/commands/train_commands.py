@@ -191,7 +191,7 @@ def _one_process(config: FitNormalizerConfig, folder: Path) -> None:
     if config.nodes > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
         raise InputError(
             f"{folder} is not rendered yet, and one process renders: run the command without "
-            "torchrun and with fit_normalizer.nodes = 1 until it trains, then go on with them"
+            "torchrun and with fit_normalizer.nodes = 1 until training begins, then use them again"
         )
 
 
@@ -201,7 +201,9 @@ def fit_landmarks(
     data: SynthesizedOption = None,
     heads: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="heads that fit_landmarks.pack marks; repeatable"),
+        typer.Option(
+            metavar="DIR", help="rendered heads for fit_landmarks.pack to mark; repeatable"
+        ),
         READ_FOLDER,
     ] = None,
     output: Annotated[

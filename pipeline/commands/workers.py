@@ -10,7 +10,7 @@ from ..store.storage import location
 
 
 def remote(job: Job) -> Remote:
-    """Return what workers are told of a job; its paths count from this process's folder."""
+    """Return the job as workers receive it: its paths hold from any folder."""
     settings = {
         "input": str(job.input.resolve()) if job.input else None,
         "output": str(job.output.resolve()),

@@ -87,7 +87,7 @@ def test_what_a_classifier_is_trained_with_is_saved(job: Path, tmp_path: Path) -
     done = call("run", out, "--stage", "classify", "--set", "classify.minutes=1e-9", "--overwrite",
                 "--set", "classify.seed=5")  # fmt: skip
     assert done.exit_code == 3, done.output
-    assert "classify.seed: 0 → 5 (the former" in done.stderr
+    assert "classify.seed: 0 → 5 (the old value" in done.stderr
     assert saved(out)["classify"]["seed"] == 5 and "minutes" not in saved(out)["classify"]
     done = call("run", out, "--stage", "classify", "--overwrite")
     assert done.exit_code == 0, done.output
@@ -153,9 +153,9 @@ def test_folds_another_dataset_and_evaluate_each_by_one_flag(job: Path, tmp_path
     cross = call("classify", job, "--output", tmp_path / "cross", "--test", job, *short)
     assert cross.exit_code == 0, cross.output
     assert "cross-dataset" in cross.stdout
-    told = call("evaluate", tmp_path / "cross", "--data", job, "--output", tmp_path / "told")
-    assert told.exit_code == 0, told.output
-    table = call("compare", tmp_path / "told", tmp_path / "told")
+    done = call("evaluate", tmp_path / "cross", "--data", job, "--output", tmp_path / "scores")
+    assert done.exit_code == 0, done.output
+    table = call("compare", tmp_path / "scores", tmp_path / "scores")
     assert table.exit_code == 0, table.output
 
 

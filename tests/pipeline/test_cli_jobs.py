@@ -68,7 +68,7 @@ def test_a_differing_setting_is_said_refused_and_saved_when_redone(job: Path) ->
     done = call("run", job, *other)
     line = refused(done, "align.size_px: 96 → 64", "align.quality: 95 → 90", f"run {job}'")
     assert "settings" in line
-    assert "align.size_px: 96 → 64 (the former is saved in" in done.stderr
+    assert "align.size_px: 96 → 64 (the old value is saved in" in done.stderr
     assert saved(job)["align"]["size_px"] == 96
     assert call("run", job, "--until", "align").exit_code == 0
     assert call("run", job, *other, "--overwrite").exit_code == 0

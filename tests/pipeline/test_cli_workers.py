@@ -24,9 +24,9 @@ def test_workers_build_the_same_stages(
     monkeypatch.chdir(random_weights.parent)
     settings = [f"normalize.weights={random_weights.name}", "align.size_px=96"]
     job = load_job(None, {"input": samples, "output": Path("out")}, settings, CONFIGS)
-    told = json.loads(json.dumps(remote(job).job))
+    sent = json.loads(json.dumps(remote(job).job))
     monkeypatch.chdir(tmp_path)  # a worker lives elsewhere
-    there = build_map_stages(told, job.run)
+    there = build_map_stages(sent, job.run)
     assert list(there) == ["align", "normalize"]
     monkeypatch.chdir(random_weights.parent)
     for stage in build_flow(job):
