@@ -53,9 +53,7 @@ def handled(command: Command) -> Command:
         except NormpipeError as error:
             complain(str(error))
             raise typer.Exit(USER) from None
-        except (
-            Exception
-        ) as error:  # a store's client, and the file system, have errors of their own
+        except Exception as error:  # those of a store's client, and of the file system
             line = said_by_store(error) or _said_by_files(error)
             if line is None:
                 raise
