@@ -324,7 +324,8 @@ def _labels(
     if "key" not in labels.column_names:
         raise InputError("the labels have no column 'key'")
     keys, parents = (rows[name].combine_chunks() for name in ("_source", "parent_key"))
-    found = labels.drop_columns("key").take(label_rows(keys, parents, labels))
+    places = label_rows(keys, parents, labels)
+    found = labels.drop_columns("key").take(places).combine_chunks()
     return {name: found[name] for name in found.column_names}
 
 
