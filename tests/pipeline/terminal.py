@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -66,7 +67,7 @@ def on_terminal(
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=_as_a_shell_does,
         env={name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")},
     )
     os.close(theirs)
@@ -88,3 +89,8 @@ def on_terminal(
         process.kill()
         process.wait()
         os.close(ours)
+
+
+def _as_a_shell_does() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in what a script runs behind itself
