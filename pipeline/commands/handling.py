@@ -148,5 +148,5 @@ def start_logging(quiet: bool = False) -> None:
 
 def stopped_in_time(output: Path) -> NoReturn:
     """Say that a training's time is up, and exit with the status for it."""
-    typer.echo(f"stopped, for its time is up; run the same command to continue: {output}")
+    typer.echo(f"stopped when its time was up; run the same command again to continue: {output}")
     raise typer.Exit(AGAIN)
