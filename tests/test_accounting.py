@@ -24,7 +24,7 @@ from normpipe.stages.networks.files.checkpoint import save_tensors
 from normpipe.stages.normalize import Normalize
 
 from .corpus import ODD, SPOILT, Way, saved
-from .pipeline.test_runner import digests
+from .pipeline.living import digests
 
 DATASETS = ("manifest", "aligned", "normalized/placed", "pairs")
 SAMPLES = Path(__file__).parent.parent / "stages/samples"

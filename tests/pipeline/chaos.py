@@ -28,7 +28,8 @@ from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.pipeline.store.storage import location
 
-from .clusters import DaskCluster, begun, digests, environment, toy_command, wait_for
+from .clusters import DaskCluster, begun, environment, toy_command, wait_for
+from .living import digests
 from .stores import BUCKET, s3_server
 from .stores import digests as digests_in_store
 

@@ -1,7 +1,6 @@
 """Real clusters to test with: processes of ``dask scheduler`` and ``dask worker``, and toy jobs."""
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -46,15 +45,6 @@ def finish(job: subprocess.Popen[str], status: int = 0, seconds: float = 120) ->
         raise AssertionError(f"no end after {seconds} s:\n{stderr}") from None
     assert job.returncode == status, f"status {job.returncode}:\n{stderr}\n{stdout}"
     return stderr + stdout
-
-
-def digests(root: Path) -> dict[str, str]:
-    """Return path → sha256 of everything in a folder but the lock; nothing else may be left."""
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != ".normpipe.lock"
-    }
 
 
 def begun(out: Path, dataset: str = "*", stage: str = "*") -> list[Path]:

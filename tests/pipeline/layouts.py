@@ -1,8 +1,12 @@
 """Folders as release 0.1.0 laid them, and what lies in a folder of either layout."""
 
 import hashlib
+import json
+import tomllib
 from pathlib import Path
+from typing import Any
 
+from normpipe.pipeline.store.job_file import HEAD, read_job
 from normpipe.pipeline.store.lock import STORE_LOCK
 from normpipe.pipeline.store.shards import ShardFolder, datasets_in
 
@@ -35,3 +39,14 @@ def files(root: Path) -> dict[str, str]:
 def beside(root: Path) -> list[str]:
     """Return the folders that only the new layout has."""
     return sorted(p.name for p in root.rglob("_*") if p.is_dir())
+
+
+def saved(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "job.toml").read_text(encoding="utf-8"))
+
+
+def make_old(root: Path) -> None:
+    """Leave the folder as release 0.1.0 made it."""
+    job = {name: value for name, value in read_job(root).items() if name in (*HEAD, "flow")}
+    (root / "job.json").write_text(json.dumps(job))
+    (root / "job.toml").unlink()

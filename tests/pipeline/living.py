@@ -91,9 +91,10 @@ def make(root: Path, names: list[str] = NAMES) -> None:
     (root / "made" / "shard-00008.parquet").write_bytes(b"toy/n5=25")
 
 
-def digests(root: Path) -> dict[str, str]:
+def digests(root: Path, pattern: str = "*") -> dict[str, str]:
+    """Return path → sha256 of every file of a folder but the lock."""
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
+        for path in sorted(root.rglob(pattern))
         if path.is_file() and path.name != ".normpipe.lock"
     }

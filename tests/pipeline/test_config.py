@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from normpipe.pipeline.config import RunConfig, load_job, template
+from normpipe.pipeline.config import RunConfig, differences, load_job, template
 from normpipe.pipeline.errors import InputError
 from normpipe.stages import CONFIGS
 
@@ -142,3 +142,14 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
 
 def test_what_a_message_quotes_ends_no_line_and_commands_no_terminal() -> None:
     assert str(InputError("no column 'a\nb' in \x1b[2Jé.csv")) == "no column 'a b' in \\x1b[2Jé.csv"
+
+
+def test_differences_are_named_as_a_user_writes_them() -> None:
+    old = {"size_px": 224, "columns": {"subject": "who"}, "root": None, "digest": "a" * 64}
+    new = {"size_px": 160, "columns": {}, "root": "", "digest": "b" * 64}
+    assert differences(old, new, "x.") == [
+        "x.columns.subject: who → unset",
+        "x.digest: aaaaaaaaaa… → bbbbbbbbbb…",
+        'x.root: unset → ""',
+        "x.size_px: 224 → 160",
+    ]

@@ -20,10 +20,9 @@ from normpipe.pipeline.stage import Stage
 from normpipe.pipeline.store.lock import LOCK_FILE
 from normpipe.pipeline.store.shards import ShardFolder
 
-from .test_retry_failed import run_only
-from .test_runner import NAMES, digests, flow, rows, run
+from .living import digests
 from .toy_scenarios import job
-from .toys import ToyConfig, ToySource
+from .toys import NAMES, ToyConfig, ToySource, flow, rows, run, run_only
 
 ROOT = Path(__file__).resolve().parents[2]
 

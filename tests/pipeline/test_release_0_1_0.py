@@ -28,7 +28,7 @@ from normpipe.stages.align import Align
 from normpipe.stages.normalize import Normalize
 from normpipe.stages.pair import Pair
 
-from .test_cli import call
+from .calling import call
 
 RELEASE = Path(__file__).resolve().parents[1] / "fixtures" / "release_0_1_0"
 DATASETS = ("manifest", "aligned", "normalized/compact", "pairs")

@@ -3,24 +3,30 @@
 import hashlib
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from normpipe.manifests.schema import COMMON, IMAGE, MANIFEST, schema
 from normpipe.manifests.vocabularies import SampleError
-from normpipe.pipeline.run.runner import Runner
+from normpipe.pipeline.config import RunConfig
+from normpipe.pipeline.run.progress import Progress
+from normpipe.pipeline.run.runner import Options, Runner
 from normpipe.pipeline.stage import (
     JoinStage,
     MapStage,
     Row,
     Scan,
     SourceStage,
+    Stage,
     StageConfig,
 )
-from normpipe.pipeline.store.shards import ShardRecord
+from normpipe.pipeline.store.shards import ShardFolder, ShardRecord
 
 TOY = schema([("image", IMAGE), ("image_sha256", pa.string()), ("number", pa.int64())])
+NAMES = [f"n{i}" for i in range(23)] + ["noface90", "cut91", "twins92", "n93"]
 
 
 class ToyConfig(StageConfig):
@@ -156,3 +162,39 @@ def stop_after_commit(runner: Runner) -> None:
         runner.stop()
 
     runner._committed = committed  # type: ignore[method-assign]
+
+
+def run(
+    root: Path,
+    stages: Sequence[Stage],
+    *,
+    threads: int = 2,
+    prefetch: int = 2,
+    retries: int = 2,
+    max_rejected: float = 1.0,
+    **options: Any,
+) -> None:
+    settings = RunConfig(
+        threads=threads, prefetch=prefetch, retries=retries, max_rejected=max_rejected
+    )
+    wanted = Options(identity={"dataset": "toy", "input": "here"}, **options)
+    Runner(root, stages, settings, wanted, Progress(bars=False)).run(stages)
+
+
+def flow(names: list[str] = NAMES, factor: int = 1) -> list[Stage]:
+    return [
+        ToySource(names),
+        ToyMap(ToyConfig(factor=factor)),
+        SecondMap(reads="made", writes="second"),
+        ToyJoin(),
+    ]
+
+
+def run_only(out: Path, stages: list[Stage], selected: list[Stage], **options: Any) -> None:
+    wanted = Options(identity={"dataset": "toy", "input": "here"}, **options)
+    Runner(out, stages, RunConfig(threads=1), wanted, Progress(bars=False)).run(selected)
+
+
+def rows(root: Path, dataset: str) -> list[dict[str, Any]]:
+    folder = ShardFolder(root / dataset)
+    return [row for n in folder.records() for row in pq.read_table(folder.shard(n)).to_pylist()]
