@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +12,7 @@ from normpipe.manifests.schema import ALIGNED, NORMALIZED
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.read import dataset
 from normpipe.pipeline.read.dataset import open_dataset
+from normpipe.pipeline.read.opening import dataset_folder, open_rows
 from normpipe.pipeline.store.shards import ShardFolder, write_table
 from normpipe.stages.pair import PairConfig
 
@@ -157,3 +159,40 @@ def test_a_schema_version_that_is_no_number_is_damage(tmp_path):
     pq.write_table(table.replace_schema_metadata(metadata), shard)
     with pytest.raises(InputError, match="is damaged"):
         open_dataset(tmp_path / "made")
+
+
+def test_a_path_means_this_folder(tmp_path):
+    def dataset(name):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "shard-00000.parquet").write_bytes(b"")
+        return tmp_path / name
+
+    aligned = dataset("aligned")
+    assert dataset_folder(aligned) == aligned
+    first = dataset("normalized/a")
+    assert dataset_folder(tmp_path) == first  # the only variant
+    (tmp_path / "normalized/_a").mkdir()  # what is said of it is no variant
+    assert dataset_folder(tmp_path) == first
+    second = dataset("normalized/b")
+    with pytest.raises(InputError) as caught:
+        dataset_folder(tmp_path)
+    assert str(caught.value).endswith(f"open {first}, {second}, {aligned}")
+    pairs = dataset("pairs")
+    assert dataset_folder(tmp_path) == pairs and dataset_folder(second) == second
+    with pytest.raises(InputError, match=f"only says what made {first}: open {first}"):
+        dataset_folder(tmp_path / "normalized/_a")
+
+
+def test_columns_that_are_offered_are_those_that_can_be_chosen(paired):
+    opened = open_rows(paired, None, "ok")
+    assert opened.pictures == ["image", "normalized"] and opened.own == []
+    chosen = opened.choose(opened.offered)
+    known = {*chosen.table.column_names}
+    read = [name for part in chosen.parts for name in part.names]
+    assert known | {*read} == {*opened.offered, "_source", "_variant"}
+    assert not known & {*read}  # nothing is read that is known already
+    for part in chosen.parts:
+        assert part.places.shape == (opened.rows.num_rows, 3) and part.places.dtype == np.int32
+    assert [*opened.choose(["AU12"]).parts] == []
+    with pytest.raises(InputError, match="unknown status 'OK'; known: all, failed"):
+        open_rows(paired, None, "OK")

@@ -1,5 +1,7 @@
 """One job at a time, in a folder and in a store."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from normpipe.pipeline.errors import OutputError
 from normpipe.pipeline.store import lock, storage
-from normpipe.pipeline.store.lock import StoreLock
+from normpipe.pipeline.store.lock import StoreLock, locked
 from normpipe.pipeline.store.storage import location, put
 
 
@@ -69,3 +71,25 @@ def test_a_store_that_overwrites_is_refused(
     root = location(address)
     with pytest.raises(OutputError, match="conditional writes"):
         StoreLock(root / ".lock", root).acquire()
+
+
+# --- a folder
+
+
+def test_a_folder_is_held_by_one_and_free_after_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a/out"
+    code = f"""
+from pathlib import Path
+from normpipe.pipeline.store.lock import locked
+with locked(Path({str(folder)!r})):
+    print("held")
+"""
+
+    def other() -> str:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    with pytest.raises(ZeroDivisionError), locked(folder):
+        assert f"OutputError: another normpipe is at work in {folder}" in other()
+        raise ZeroDivisionError
+    assert other() == "held\n"
