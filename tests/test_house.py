@@ -17,6 +17,8 @@ from normpipe.pipeline.commands.app import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("manifests", "pipeline", "stages")
+#: Rooms in which every module has tests of its own.
+MIRRORED = ("manifests", "pipeline")
 LONGEST_FILE = 400
 LONGEST_CHAIN, MOST_IN_A_FOLDER = 10, 12
 
@@ -200,6 +202,20 @@ def test_folders_hold_few_modules_and_names_are_used_once() -> None:
     assert not {folder: count for folder, count in flat.items() if count > MOST_IN_A_FOLDER}
     names = Counter(path.name for path in modules)
     assert not {name: count for name, count in names.items() if count > 1}
+
+
+def test_tests_mirror_the_tree() -> None:
+    """A module of the engine has its tests at its own path below tests."""
+    without: list[str] = []
+    for path in sources():
+        room = name_of(path).partition("/")[0]
+        if room not in MIRRORED or path.name == "__init__.py":
+            continue
+        tests = ROOT / "tests" / path.relative_to(ROOT).with_name(f"test_{path.name}")
+        body = ast.parse(tests.read_text(encoding="utf-8")).body if tests.is_file() else []
+        if not any(isinstance(one, ast.FunctionDef) and one.name[:5] == "test_" for one in body):
+            without.append(f"{name_of(path)} has no test in {name_of(tests)}")
+    assert not without, "\n".join(without)
 
 
 def test_the_engine_knows_no_faces() -> None:
