@@ -5,7 +5,6 @@ import pickle
 import random
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -92,23 +91,6 @@ def test_pairs_refer_to_both_pictures(paired):
     assert none["image"] is None and none["reason"] == "no_face"
     more = open_dataset(paired, columns=["image", "brightness", "normalized_brightness"])
     assert (more[5]["brightness"], more[5]["normalized_brightness"]) == (5.0, 5.0)
-
-
-def test_materialized_pairs_stand_alone(job, tmp_path):
-    for name in ("aligned", "normalized"):
-        (tmp_path / name).symlink_to(job / name)
-    labels = LABELS.append_column("site", pa.array(["here"] * LABELS.num_rows))
-    write_pairs(tmp_path, PairConfig(variants="compact", materialize=True), labels)
-    for name in ("aligned", "normalized"):
-        (tmp_path / name).unlink()
-    found = open_dataset(tmp_path / "pairs")
-    item = found["d/104.jpg"]
-    assert item["normalized"][:, 0, 0].tolist() == list(color(104, 9))
-    assert (item["subject"], item["AU12"], item["site"]) == ("S4", 0, "here")
-    assert item["variant"] == "compact"
-    assert set(item) == {"key", "image", "normalized", "variant", "subject", "AU12", "site"}
-    other = pa.table({"key": ["d/104.jpg"], "subject": ["corrected"]})
-    assert open_dataset(tmp_path / "pairs", labels=other)["d/104.jpg"]["subject"] == "corrected"
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])

@@ -196,3 +196,20 @@ def test_columns_that_are_offered_are_those_that_can_be_chosen(paired):
     assert [*opened.choose(["AU12"]).parts] == []
     with pytest.raises(InputError, match="unknown status 'OK'; known: all, failed"):
         open_rows(paired, None, "OK")
+
+
+def test_materialized_pairs_stand_alone(job, tmp_path):
+    for name in ("aligned", "normalized"):
+        (tmp_path / name).symlink_to(job / name)
+    labels = LABELS.append_column("site", pa.array(["here"] * LABELS.num_rows))
+    write_pairs(tmp_path, PairConfig(variants="compact", materialize=True), labels)
+    for name in ("aligned", "normalized"):
+        (tmp_path / name).unlink()
+    found = open_dataset(tmp_path / "pairs")
+    item = found["d/104.jpg"]
+    assert item["normalized"][:, 0, 0].tolist() == list(color(104, 9))
+    assert (item["subject"], item["AU12"], item["site"]) == ("S4", 0, "here")
+    assert item["variant"] == "compact"
+    assert set(item) == {"key", "image", "normalized", "variant", "subject", "AU12", "site"}
+    other = pa.table({"key": ["d/104.jpg"], "subject": ["corrected"]})
+    assert open_dataset(tmp_path / "pairs", labels=other)["d/104.jpg"]["subject"] == "corrected"

@@ -92,7 +92,13 @@ def test_what_is_as_it_should_be_is_not_written_again(tmp_path: Path) -> None:
         os.utime(path, ns=(1, 1))
     derive(tmp_path, ToyMap())
     assert [path.stat().st_mtime_ns for path in derived] == [1, 1, 1]
-    # An index that the manifest does not vouch for is not believed.
+    # An index is believed where the manifest is of these very shards, and else made anew.
+    folder.index_path.write_bytes(b"of other shards")
+    changed = json.loads(folder.manifest_path.read_bytes())
+    changed["totals"]["rows"] += 1
+    folder.manifest_path.write_bytes(to_json(changed))
+    derive(tmp_path, ToyMap())
+    assert digests(tmp_path) == before
     folder.manifest_path.unlink()
     folder.index_path.write_bytes(b"of other shards")
     folder.cleaned_path.write_text("{}")

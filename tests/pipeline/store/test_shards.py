@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from normpipe.manifests.schema import ALIGNED, IMAGE, schema
@@ -73,6 +73,7 @@ def few(count: int, name: str = "d") -> list[dict[str, Any]]:
 
 @settings(max_examples=25, deadline=None)
 @given(values=rows_of_shards, pieces=st.integers(1, 70))
+@example(values=[(VERDICTS[i % 3], i % 4, b"x", 0.5, None) for i in range(150)], pieces=150)
 def test_rows_come_back_with_their_places_and_are_counted(
     tmp_path_factory: pytest.TempPathFactory, values: list[Any], pieces: int
 ) -> None:
