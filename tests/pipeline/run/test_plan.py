@@ -22,7 +22,7 @@ from normpipe.pipeline.run.plan import (
 from normpipe.pipeline.stage import Stage, free
 from normpipe.pipeline.store.shards import ShardFolder
 
-from ..toys import SecondMap, ToyConfig, ToyMap, ToySource, flow, run
+from ..toys import SecondMap, ToyConfig, ToyJoin, ToyMap, ToySource, flow, run
 
 
 class Free(ToyConfig):
@@ -108,6 +108,9 @@ def test_shards_are_done_or_to_be_made_or_made_of_other_input(job: Path) -> None
     # An input that will be there again makes nothing of another making.
     assert planned(job, second) == ([0, 2], [], [])
     assert Inputs(job, ["made", "second"]).digests(1)[0] == ABSENT
+    join = ToyJoin()
+    ShardFolder(job / "second").record_path(0).unlink()
+    assert planned(job, join) == ([2], [0], [])
     other = ToyMap(ToyConfig(factor=2))
     assert planned(job, other) == ([], [0, 1, 2], [0, 2])
     record = ShardFolder(job / "manifest").record(2)

@@ -12,7 +12,7 @@ from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.run.plan import describe
 from normpipe.pipeline.run.source_run import run_source
 from normpipe.pipeline.stage import Scan
-from normpipe.pipeline.store.shards import ShardFolder
+from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 from normpipe.pipeline.store.tombstones import Withdrawal, Withdrawn, new_salt
 
 from ..living import digests
@@ -98,6 +98,23 @@ def test_inputs_that_are_gone_are_counted_and_their_rows_stay(
     assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
 
 
+def test_people_who_left_are_not_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ingest(tmp_path, [*"abc"])
+    folder = ShardFolder(tmp_path / "manifest")
+    rows = pq.read_table(folder.shard(0)).to_pylist()
+    neutral = {"key": "toy/withdrawn1", "parent_key": "toy/withdrawn1", "status": "rejected"}
+    rows[1] |= {**neutral, "reason": "withdrawn", "decided_by": "withdraw"}
+    record = folder.record(0)
+    assert record is not None
+    with ShardWriter(folder, 0, Scanned.schema) as writer:
+        writer.add(rows)
+        writer.commit(record.fingerprint, None)
+    ingest(tmp_path, ["a", "c"])
+    assert caplog.records == []
+    ingest(tmp_path, ["a"])
+    assert "1 ingested inputs are no longer there" in caplog.text
+
+
 def test_labels_that_a_limited_scan_did_not_look_at_stay(tmp_path: Path) -> None:
     def labels(**subjects: str) -> pa.Table:
         keys = [f"toy/{name}" for name in subjects]
@@ -122,6 +139,9 @@ def test_a_number_that_was_lost_is_given_again_and_a_whole_shard_is_believed(
     folder.record_path(1).unlink()  # a kill between the shard and its record
     ingest(tmp_path, [*"abcdefg"])
     assert digests(tmp_path) == good
+    folder.record_path(1).unlink()
+    assert ingest(tmp_path, [*"0abcdefg"])[1:] == [["d", "e", "f"], ["g"], ["0"]]
+    folder.remove(3)
     folder.record_path(1).unlink()
     folder.shard(1).write_bytes(b"torn")
     assert ingest(tmp_path, [*"abcdefg"]) == [["a", "b", "c"], ["d", "e", "f"], ["g"]]
