@@ -1,1 +1,1 @@
-"""What data is: keys, schemas, vocabularies. Imports nothing of ours."""
+"""What data is: keys, schemas, vocabularies. Imports no other package of normpipe."""

@@ -1,6 +1,6 @@
-"""What is agreed on about public datasets: folds, splits, action units, class numbers, counts.
+"""Agreed facts about public datasets: folds, splits, action units, class numbers, counts.
 
-The facts stand in ``datasets/*.toml``, each with its sources; ``docs/protocols.md`` explains them.
+The facts are in ``datasets/*.toml``, each with its sources; ``docs/protocols.md`` explains them.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ class _Facts(BaseModel):
 
 
 class Group(_Facts):
-    """People who are tested together.
+    """Subjects who are tested together.
 
     Attributes:
         subjects: their names in the dataset.
@@ -35,16 +35,16 @@ class Protocol(_Facts):
     """How one task is trained and tested on a dataset.
 
     Attributes:
-        kind: of the task, as in ``classification.tasks``.
+        kind: of task, as in ``classification.tasks``.
         names: the action units or classes that are scored.
-        folds: the group that each fold tests, fold 1 first; empty where there are none.
-        train, test: the subjects of a fixed split; empty where there is none.
-        canonical: whether these folds are what publications agree on.
-        present_from: the least intensity that counts as present, where labels are intensities.
+        folds: the group that each fold tests, fold 1 first; empty if there are none.
+        train, test: the subjects of a fixed split; empty if there is none.
+        canonical: whether publications agree on these folds.
+        present_from: the lowest intensity that counts as present, if labels are intensities.
         train_rows, test_rows: published counts.
         test_counts: published counts of the test set by class.
-        verified: False where the counts are only as usually quoted; ``sources`` says what was read.
-        note: what a reader must know.
+        verified: False if the counts are only as usually quoted; ``sources`` says what was read.
+        note: what users must know.
     """
 
     kind: Literal["emotion", "action_units", "intensity"]
@@ -66,16 +66,16 @@ class Description(_Facts):
 
     Attributes:
         name: of its file, as ``load_description`` takes it.
-        title: as publications write it.
-        sources: where the facts come from, or that it was not recorded.
-        subject_count: how many people; None where unknown.
-        missing: the label that stands for "not coded" and is never a value (``ingest.au_missing``).
-        cameras: those that projects choose from; the one used belongs to every score.
-        groups: people who are tested together, by name.
+        title: the name in publications.
+        sources: where the facts come from, or that this was not recorded.
+        subject_count: how many people; None if unknown.
+        missing: the label that means "not coded" and is never a value (``ingest.au_missing``).
+        cameras: those that projects choose from; state with every score which one was used.
+        groups: subjects who are tested together, by name.
         class_numbers: number in the dataset → emotion.
-        other_numbers: number in the dataset → what it says that is no emotion.
+        other_numbers: number in the dataset → its meaning, if that is not an emotion.
         tasks: how each task is trained and tested.
-        note: how its label files are read.
+        note: how to read its label files.
     """
 
     name: str
@@ -99,26 +99,26 @@ class Description(_Facts):
 
     @property
     def emotion_names(self) -> tuple[str, ...]:
-        """Return the classes by number from 0, as ``ingest.emotion_names`` takes them.
+        """Return the class names by number from 0, as ``ingest.emotion_names`` takes them.
 
-        Numbers that are no emotion have an empty name.
+        Numbers that do not stand for an emotion have an empty name.
         """
         last = max([*self.class_numbers, *self.other_numbers], default=-1)
         return tuple(self.class_numbers.get(number, "") for number in range(last + 1))
 
     @property
     def frames(self) -> int | None:
-        """Return how many labelled frames all groups have; None where it is unknown."""
+        """Return how many labelled frames all groups have; None if unknown."""
         return sum(group.frames for group in self.groups.values()) if self.groups else None
 
     def protocol(self, task: str) -> Protocol:
-        """Return how a task is trained and tested. Raises ValueError for a task that it has not."""
+        """Return how a task is trained and tested. Raises ValueError for an unknown task."""
         if task not in self.tasks:
             raise ValueError(f"{self.title} has no task '{task}'{_nearest(task, [*self.tasks])}")
         return self.tasks[task]
 
     def fold_of(self, task: str) -> dict[str, int]:
-        """Return for each subject the fold, from 1, that tests it.
+        """Return subject → the fold, from 1, that tests it.
 
         Raises:
             ValueError: the dataset has no such task, or no folds for it.
@@ -134,10 +134,10 @@ class Description(_Facts):
         }
 
     def split_of(self, task: str) -> dict[str, Literal["train", "test"]]:
-        """Return for each subject of a fixed split its part.
+        """Return subject → its part of the fixed split.
 
         Raises:
-            ValueError: the dataset has no such task, or no split of people for it.
+            ValueError: the dataset has no such task, or no fixed split of subjects for it.
         """
         protocol = self.protocol(task)
         if not protocol.test:
@@ -147,12 +147,12 @@ class Description(_Facts):
 
 
 def described() -> list[str]:
-    """Return the names of all datasets that are described, sorted."""
+    """Return the names of all described datasets, sorted."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
 def load_description(name: str) -> Description:
-    """Return what is known of a dataset.
+    """Return the description of a dataset.
 
     Raises:
         ValueError: no dataset of this name is described; the message names the nearest.
@@ -164,23 +164,23 @@ def load_description(name: str) -> Description:
 
 
 def seeded_folds(subjects: Iterable[str], folds: int, seed: int = 0) -> dict[str, int]:
-    """Return a fold, from 1, for each subject: the same on every machine and Python.
+    """Return subject → fold, from 1: the same on every machine and Python version.
 
-    Subjects are sorted by the SHA-256 of seed and name and dealt out in turn. So neither the order
-    nor the repetition of ``subjects`` matters, and sizes differ by one at most. Another set of
-    subjects is dealt anew.
+    Subjects are sorted by the SHA-256 of seed and name and assigned to folds in turn. So neither
+    order nor repetition of ``subjects`` matters, and sizes differ by at most one. A different set
+    of subjects may get entirely different folds.
 
     Args:
         subjects: names; may repeat.
         folds: how many, at least 2.
-        seed: another seed deals otherwise.
+        seed: another seed gives other folds.
 
     Raises:
         ValueError: fewer than two folds, or fewer subjects than folds.
     """
     distinct = {*subjects}
     if not 2 <= folds <= len(distinct):
-        raise ValueError(f"cannot deal {len(distinct)} subjects into {folds} folds of one or more")
+        raise ValueError(f"cannot split {len(distinct)} subjects into {folds} folds")
 
     def digest(subject: str) -> bytes:
         return hashlib.sha256(f"{seed}\0{subject}".encode()).digest()
@@ -190,6 +190,6 @@ def seeded_folds(subjects: Iterable[str], folds: int, seed: int = 0) -> dict[str
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    # As pipeline.errors.nearest, which this package may not import.
+    # Same as pipeline.errors.nearest, which this package may not import.
     match = get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(sorted(known))}"

@@ -29,11 +29,11 @@ class Key:
 
 
 def parse_key(text: str) -> Key:
-    """Take a key apart; the inverse of ``str(Key)``. Raises ValueError where it is no key."""
+    """Parse a key; the inverse of ``str(Key)``. Raises ValueError if it is not a key."""
     dataset, slash, rest = text.partition("/")
     match = _TAIL.match(rest)
     if not slash or not dataset or match is None or not match["base"] or "#" in match["base"]:
-        raise ValueError(f"{text!r} is no key: expected dataset/sample_id[#frameN][#faceN]")
+        raise ValueError(f"{text!r} is not a key: expected dataset/sample_id[#frameN][#faceN]")
     frame, face = match["frame"], match["face"]
     return Key(
         dataset,
@@ -49,20 +49,20 @@ def face_key(parent_key: str, face: int) -> str:
 
 
 def pair_key(key: str, variant: str) -> str:
-    """Return the key of a pair, where a face has pairs of several normalized variants."""
+    """Return the key of a pair if a face has pairs with several normalized variants."""
     return f"{key}@{variant}"
 
 
 def belongs_to(key: str, parent: str) -> bool:
-    """Say whether a key is a parent's own, or that of a part of it: a frame or a face in it."""
+    """Return whether a key is the parent's own, or that of a frame or a face in it."""
     return key == parent or key.startswith(f"{parent}#")
 
 
 def sample_id(path: str) -> str:
     """Escape a relative path for use in a key.
 
-    ``#`` and ``%`` are percent-encoded, for ``#`` ends a sample's name; so are the bytes of a
-    file name that is not UTF-8 (Python's surrogate escapes) and control characters.
+    ``#`` and ``%`` are percent-encoded, because ``#`` ends a sample's name; so are control
+    characters and the bytes of a file name that is not UTF-8 (Python's surrogate escapes).
     """
     pieces: list[str] = []
     for char in path.replace(os.sep, "/"):

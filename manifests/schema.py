@@ -1,7 +1,7 @@
 """Arrow schemas of every dataset that normpipe writes.
 
 Rows of all stages start with the same five columns. ``image`` follows the Hugging Face layout
-(``struct<bytes, path>`` with feature metadata), so ``datasets`` shows pictures without our code.
+(``struct<bytes, path>`` with feature metadata), so ``datasets`` shows images without normpipe.
 """
 
 import json
@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-#: Raised with every incompatible change; a reader refuses a newer one.
+#: Increased with every incompatible change; readers refuse a newer version.
 SCHEMA_VERSION = 1
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 POINTS = pa.list_(pa.list_(pa.float32()))
 
-#: key: of this row. parent_key: of the input it came from (equal unless one image has several
-#: faces). status, reason: see vocabularies. decided_by: the stage that gave the status.
+#: key: of this row. parent_key: of its input (the same unless an image has several faces).
+#: status, reason: see vocabularies. decided_by: the stage that set the status.
 COMMON: list[tuple[str, pa.DataType]] = [
     ("key", pa.string()),
     ("parent_key", pa.string()),
@@ -32,14 +32,14 @@ def schema(
     """Return COMMON + ``columns`` as a schema with version and Hugging Face image metadata."""
     fields = [*COMMON, *columns]
     images = {name: {"_type": "Image"} for name, kind in fields if kind == IMAGE}
-    words = {"normpipe_schema_version": str(SCHEMA_VERSION), **(metadata or {})}
+    entries = {"normpipe_schema_version": str(SCHEMA_VERSION), **(metadata or {})}
     if images:
-        words["huggingface"] = json.dumps({"info": {"features": images}})
-    return pa.schema(fields, metadata=words)
+        entries["huggingface"] = json.dumps({"info": {"features": images}})
+    return pa.schema(fields, metadata=entries)
 
 
-#: ingest: references. ``path`` is relative to the input root; boxes and landmarks only where the
-#: list supplies them, in upright original pixels (x, y).
+#: ingest: references. ``path`` is relative to the input root; boxes and landmarks only if the list
+#: supplies them, in upright original pixels (x, y).
 MANIFEST = schema(
     [
         ("path", pa.string()),
@@ -96,12 +96,12 @@ PAIRS = schema(
 
 
 class Reference(NamedTuple):
-    """Columns that say where a row's picture stands in another dataset of the same job.
+    """Columns that locate a row's image in another dataset of the same job.
 
     Attributes:
         prefix: of the columns ``<prefix>shard``, ``<prefix>row_group`` and ``<prefix>row``.
         dataset: the other dataset, below the job's folder; ``{variant}`` is the row's ``variant``.
-        name: what readers call its image; its other columns are ``<name>_<column>``. Empty: its
+        name: the image's name in items; the other columns are ``<name>_<column>``. Empty: the
             columns keep their names.
     """
 
@@ -110,27 +110,27 @@ class Reference(NamedTuple):
     name: str = ""
 
     def item_name(self, column: str) -> str:
-        """Return what readers call a column of the other dataset."""
+        """Return the name that a column of the other dataset has in items."""
         if not self.name:
             return column
         return self.name if column == "image" else f"{self.name}_{column}"
 
 
-#: How ``PAIRS`` refers to the datasets that hold its pictures.
+#: How ``PAIRS`` refers to the datasets that contain its images.
 REFERENCES = (
     Reference("aligned_", "aligned"),
     Reference("normalized_", "normalized/{variant}", "normalized"),
 )
-#: How a user has pairs without references.
+#: Advice: how to get pairs without references.
 PAIRS_ALONE = "pair with --set pair.materialize=true for shards that need nothing beside them"
-#: What opening a job's folder means: this dataset, or else the only one in that folder.
+#: What opening a job's folder opens: this dataset, else the only one in that folder.
 OPENED_FIRST, OPENED_ELSE = "pairs", "normalized"
 
 #: The derived ``index.parquet`` of an image dataset.
 INDEX = schema([*_PLACE, ("image_sha256", pa.string())])
 
-#: Label columns that normpipe knows. AU columns (``AU1`` … occurrence 0/1 or intensity 0–5, see
-#: ``labels.py``) come beside them, by name; null where unknown.
+#: Label columns that normpipe knows. AU columns (``AU1`` …: occurrence 0/1 or intensity 0–5, see
+#: ``labels.py``) are added by name; null if unknown.
 LABEL_COLUMNS: list[tuple[str, pa.DataType]] = [
     ("key", pa.string()),
     ("subject", pa.string()),

@@ -1,14 +1,14 @@
-"""The fixed words of normpipe: statuses, reasons, emotions, action units.
+"""The fixed vocabularies of normpipe: statuses, reasons, emotions, action units.
 
-Names, never bare indices, cross a boundary: datasets number their classes differently.
+Interfaces use names, never class numbers: datasets number their classes differently.
 """
 
 from typing import Literal
 
 Status = Literal["ok", "rejected", "failed"]
 
-#: Every reason a row may carry, with its status and what a user reads.
-#: ``rejected``: the input was fine and was judged unusable. ``failed``: it could not be processed.
+#: Every reason that a row may have, with its status and its text for users.
+#: ``rejected``: the input was readable but unusable. ``failed``: it could not be processed.
 REASONS: dict[str, tuple[Status, str]] = {
     # ingest, and reading in align
     "missing_file": ("failed", "the listed file does not exist"),
@@ -120,20 +120,20 @@ ACTION_UNITS: dict[str, str] = {
 
 
 def status_of(reason: str) -> Status:
-    """Return the status (``rejected`` or ``failed``) that a reason stands for."""
+    """Return the status (``rejected`` or ``failed``) of a reason."""
     return REASONS[reason][0]
 
 
 def is_failure(reason: str) -> bool:
-    """Say whether a reason stands for ``failed``; one that a newer release made does not."""
+    """Return whether a reason means ``failed``; False for an unknown one of a newer release."""
     return REASONS.get(reason, ("rejected", ""))[0] == "failed"
 
 
 class SampleError(Exception):
-    """One sample cannot be used; its row carries the reason and the rest of its batch goes on."""
+    """One sample cannot be used; its row gets the reason, and the rest of its batch continues."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        """``reason``: of ``REASONS``. Raises ValueError for any other."""
+        """``reason``: one of ``REASONS``. Raises ValueError for any other."""
         if reason not in REASONS:
             raise ValueError(f"{reason!r} is not in the vocabulary of reasons")
         super().__init__(reason, detail)
@@ -142,6 +142,6 @@ class SampleError(Exception):
 
 
 def emotion_name(text: str) -> str:
-    """Return the emotion's standard name, or the text in lower case where it is not a known one."""
-    word = text.strip().lower()
-    return EMOTION_SYNONYMS.get(word, word)
+    """Return the emotion's standard name, or the text in lower case if it is not a known one."""
+    name = text.strip().lower()
+    return EMOTION_SYNONYMS.get(name, name)

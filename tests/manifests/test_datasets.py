@@ -146,7 +146,7 @@ def test_seeded_folds_are_balanced_and_know_no_order(people, folds, seed):
 
 
 def test_folds_need_people():
-    with pytest.raises(ValueError, match="cannot deal 2 subjects into 3"):
+    with pytest.raises(ValueError, match="cannot split 2 subjects into 3"):
         seeded_folds(["a", "b"], 3)
-    with pytest.raises(ValueError, match="cannot deal"):
+    with pytest.raises(ValueError, match="cannot split"):
         seeded_folds(["a", "b"], 1)

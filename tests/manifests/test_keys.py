@@ -47,7 +47,7 @@ def test_parts():
     "text", ["", "dataset", "/x", "d/", "d/#face1", "d/x#face", "d/x#face1#frame2"]
 )
 def test_what_is_no_key_is_refused(text):
-    with pytest.raises(ValueError, match="is no key"):
+    with pytest.raises(ValueError, match="is not a key"):
         parse_key(text)
 
 

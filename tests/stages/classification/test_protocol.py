@@ -101,7 +101,7 @@ def test_folds_by_number_test_everyone_once():
         one.test.tolist() == two.test.tolist() for one, two in zip(parts, again, strict=True)
     )
     refused("two at least", folds, listing, TWO, "1", 0)
-    refused("cannot deal 20 subjects into 21", folds, listing, TWO, "21", 0)
+    refused("cannot split 20 subjects into 21", folds, listing, TWO, "21", 0)
 
 
 def test_folds_of_the_labels():
