@@ -1,4 +1,4 @@
-"""The Python API: every name that ``import normpipe`` offers, from where it is made."""
+"""The Python API: every name that ``import normpipe`` offers."""
 
 from .errors import NormpipeError
 from .read.dataset import ShardDataset, collate, open_dataset

@@ -1,4 +1,4 @@
-"""The job file: TOML checked by pydantic, ``--set`` overrides, and errors of one line."""
+"""The job file: TOML validated by pydantic, ``--set`` overrides, one-line errors."""
 
 import os
 import re
@@ -16,14 +16,14 @@ from .store.storage import is_address, location
 from .store.toml_text import table_lines, value_text
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-#: Differences that a line names; the others are counted.
+#: Differences that a message lists; the others are counted.
 _NAMED = 8
-#: Characters of a value that a line shows.
+#: Characters of a value that a message shows.
 _SHOWN = 60
 
 
-def lent_cpus() -> int:
-    """Return how many CPUs this process may use; a batch system often lends part of a machine."""
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use: a batch system often allows only some of them."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -35,13 +35,13 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threads: int = Field(
-        default_factory=lent_cpus,
+        default_factory=usable_cpus,
         ge=1,
         description="threads that read, decode, encode and, on a CPU, compute; default: the CPUs "
         "that this process may use. Local workers share them",
     )
     workers: int = Field(
-        0, ge=0, description="processes on this machine that share the work; 0: this one does it"
+        0, ge=0, description="processes on this machine that share the work; 0: only this one"
     )
     gpus: tuple[int | str, ...] = Field(
         (), description="GPUs of this machine, such as [0, 1]: one worker for each"
@@ -50,15 +50,15 @@ class RunConfig(BaseModel):
         "", description="address of a running Dask scheduler: tcp://host:8786 or tls://…"
     )
     lease_seconds: float = Field(
-        30.0, ge=1, description="a worker that is silent for this long loses its shards to others"
+        30.0, ge=1, description="when a worker is silent for this long, others take over its shards"
     )
     prefetch: int = Field(
         2,
         ge=1,
-        description="batches on the way, beside the one in a network and the one that is being "
-        "written: bounds the memory",
+        description="batches in flight, besides the one in the network and the one being written: "
+        "limits the memory",
     )
-    retries: int = Field(2, ge=0, description="tries of a broken shard before it is quarantined")
+    retries: int = Field(2, ge=0, description="retries of a failed shard before it is quarantined")
     max_rejected: float = Field(
         1.0,
         ge=0,
@@ -71,8 +71,8 @@ class RunConfig(BaseModel):
     grace_seconds: float = Field(
         60.0,
         ge=0,
-        description="seconds that the first Ctrl-C or SIGTERM leaves: shards in hand that will be "
-        "through by then are finished, the others dropped; 0 drops all",
+        description="seconds until the run ends after the first Ctrl-C or SIGTERM: shards in "
+        "progress that can be done by then are finished, the others dropped; 0 drops all",
     )
 
     @model_validator(mode="after")
@@ -89,18 +89,18 @@ class RunConfig(BaseModel):
 
     @property
     def distributed(self) -> bool:
-        """Return whether other processes do the work."""
+        """Return whether worker processes do the work."""
         return bool(self.workers or self.gpus or self.scheduler)
 
 
 class Job(BaseModel):
-    """A checked job: where from, where to, and the settings of every stage."""
+    """A validated job: its input, its output, and the settings of every stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    #: As ``output``: what stands for a folder, a list or an archive.
+    #: A folder, a list or an archive; as ``output``, possibly in a store.
     input: SkipValidation[Path | None] = None
-    #: A folder, or what stands for one in a store (``storage.location``).
+    #: A folder, or its address in a store (``storage.location``).
     output: SkipValidation[Path]
     dataset: str
     run: RunConfig
@@ -125,18 +125,18 @@ def load_job(
     known: Mapping[str, type[BaseModel]],
     saved: Mapping[str, Any] | None = None,
 ) -> Job:
-    """Return the job of a file (or none), with what the command line says over it.
+    """Return the job of a file (or none), overridden by the command line.
 
     Args:
-        file: the job file. Relative paths in it count from its folder.
+        file: the job file. Relative paths in it are relative to its folder.
         given: typed values of options, by key and by table: ``{"output": out, "ingest": {"limit":
-            5}}``. They win over all else; None stands for an option that was left out.
+            5}}``. They override everything else; None stands for an option that was not given.
         sets: texts of ``--set``: ``stage.key=value``.
         known: the settings class of every table.
-        saved: what the job begins from without a file: as the output folder's job saved it.
+        saved: the settings that the output folder's job saved; used if there is no file.
 
     Raises:
-        InputError: with one line.
+        InputError: the job is not valid; a one-line message.
     """
     values = _read(file, known) if file else deepcopy(dict(saved or {}))
     for text in sets:
@@ -155,13 +155,16 @@ def load_job(
         input=source,
         output=location(values["output"]),
         dataset=dataset,
-        run=check(RunConfig, values.get("run", {}), "run"),
-        stages={name: check(model, values.get(name, {}), name) for name, model in known.items()},
+        run=validate_settings(RunConfig, values.get("run", {}), "run"),
+        stages={
+            name: validate_settings(model, values.get(name, {}), name)
+            for name, model in known.items()
+        },
     )
 
 
 def _read(file: Path, known: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
-    """Read a job file; its relative ``input`` and ``output`` count from its folder."""
+    """Read a job file; its relative ``input`` and ``output`` are relative to its folder."""
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -182,13 +185,13 @@ def _read(file: Path, known: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
         if not isinstance(table, dict):
             continue
         for key, info in model.model_fields.items():
-            if marked(info, "beside_job_file") and table.get(key):
+            if has_mark(info, "relative_to_job_file") and table.get(key):
                 table[key] = file.parent / str(table[key])
     return values
 
 
 def _put(values: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Put the values of options into the job's."""
+    """Put the values of options into the job's values."""
     for key, value in given.items():
         if isinstance(value, Mapping):
             inner = {
@@ -218,24 +221,24 @@ def _set(values: dict[str, Any], text: str, known: Mapping[str, type[BaseModel]]
 
 
 def _typed(text: str) -> Any:
-    """Return the value that a text of ``--set`` is in TOML; plain text where it is none."""
+    """Return the value of a ``--set`` text, parsed as TOML; the text itself if it is not TOML."""
     try:
         found = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):  # no TOML; a number of 5,000 digits; a thousand brackets
+    except (ValueError, RecursionError):  # not TOML; a number of 5,000 digits; a thousand brackets
         return text
-    return found["value"] if len(found) == 1 else text  # else lines of it would be keys
+    return found["value"] if len(found) == 1 else text  # else its further lines would be keys
 
 
 def _table(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:
-    """Return a table within others, made where there is none."""
+    """Return a table within others; create it if there is none."""
     found = values.setdefault(name, {})
     if not isinstance(found, dict):
         raise InputError(f"{where} must be a table: [{name}]")
     return cast(dict[str, Any], found)
 
 
-def check(model: type[Model], values: Any, table: str) -> Model:
-    """Return ``model(**values)``, or raise InputError with one line that names the nearest key."""
+def validate_settings(model: type[Model], values: Any, table: str) -> Model:
+    """Return ``model(**values)``, or raise a one-line InputError that names the nearest key."""
     if not isinstance(values, dict):
         raise InputError(f"'{table}' in the job file must be a table: [{table}]")
     try:
@@ -255,7 +258,7 @@ def _fields(model: type[BaseModel], tables: list[str]) -> list[str]:
     """Return the keys of a table within a table's model."""
     inner: Any = model
     for table in tables:
-        named = get_args(inner)  # of a dict of tables: its names, what each of them is
+        named = get_args(inner)  # for a dict of tables: the types of its keys and of its tables
         inner = named[1] if named else inner.model_fields[table].annotation
     return list(inner.model_fields)
 
@@ -275,18 +278,18 @@ def template(known: Mapping[str, type[BaseModel]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def marked(info: FieldInfo, mark: str) -> bool:
-    """Say whether a setting carries a mark: ``path`` or ``of_one_run`` (see ``StageConfig``)."""
+def has_mark(info: FieldInfo, mark: str) -> bool:
+    """Return whether a setting has a mark of ``stage.free``, such as ``path``."""
     extra = info.json_schema_extra
     return isinstance(extra, dict) and extra.get(mark) is True
 
 
 def portable(config: BaseModel) -> dict[str, Any]:
-    """Return settings as JSON holds them, fit for another folder: paths that exist are absolute."""
+    """Return settings ready for JSON, valid in any folder: paths that exist are made absolute."""
     values: dict[str, Any] = _plain(config.model_dump())  # JSON's mode would lose infinity
     for name, info in type(config).model_fields.items():
         value = values[name]
-        if marked(info, "path") and value and os.path.exists(value):  # noqa: PTH110 - never raises
+        if has_mark(info, "path") and value and os.path.exists(value):  # noqa: PTH110 - never raises
             values[name] = os.path.abspath(value)  # noqa: PTH100 - a link keeps its name
     return values
 
@@ -300,7 +303,7 @@ def _plain(value: Any) -> Any:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return lines ``align.size_px: 224 → 160`` for all that differs, as JSON holds it."""
+    """Return lines ``align.size_px: 224 → 160`` for all values, ready for JSON, that differ."""
     lines: list[str] = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
@@ -311,8 +314,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return lines
 
 
-def listed(lines: Sequence[str]) -> str:
-    """Return differences in brackets, the first few of them; nothing where there are none."""
+def bracketed(lines: Sequence[str]) -> str:
+    """Return the first few differences in brackets; "" if there are none."""
     if not lines:
         return ""
     more = len(lines) - _NAMED

@@ -1,8 +1,8 @@
 """The contract between the engine and a stage.
 
-Four kinds: a *source* makes rows from outside, a *map* turns each row into one or more rows, a
+Four kinds: a *source* makes rows from outside data, a *map* turns each row into one or more rows, a
 *join* reads two datasets shard by shard, and a *sink* (a plain function) makes an artifact. The
-engine receives stages; it never imports one.
+engine is given stages; it never imports one.
 """
 
 import hashlib
@@ -27,26 +27,26 @@ def free(
     *,
     description: str,
     path: bool = False,
-    beside_job_file: bool = False,
-    of_one_run: bool = False,
+    relative_to_job_file: bool = False,
+    per_run: bool = False,
     **limits: Any,
 ) -> Any:
     """Return a field of a ``StageConfig`` that does not shape results, such as a device.
 
     Args:
-        default: its value where none is given.
-        description: as of pydantic's ``Field``, which also takes ``limits``.
-        path: it is a path (whose file's digest counts instead), which a saved job holds absolute.
-        beside_job_file: it is a path that, in a job file, counts from that file's folder.
-        of_one_run: it is asked of a single run, and a saved job does not hold it.
+        default: its default value.
+        description: passed to pydantic's ``Field``, as are ``limits``.
+        path: it is a path, saved as absolute; the digest of its file shapes results instead.
+        relative_to_job_file: it is a path that, in a job file, is relative to that file's folder.
+        per_run: it applies to a single run, and is not saved with the job.
     """
     marks: JsonDict = {"shapes_results": False}
     if path:
         marks["path"] = True
-    if beside_job_file:
-        marks["beside_job_file"] = True
-    if of_one_run:
-        marks["of_one_run"] = True
+    if relative_to_job_file:
+        marks["relative_to_job_file"] = True
+    if per_run:
+        marks["per_run"] = True
     return Field(default, description=description, json_schema_extra=marks, **limits)
 
 
@@ -61,7 +61,7 @@ class StageConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, values: Any) -> Any:
-        """Take ``""`` for a setting that may be unset as unset: TOML has no null."""
+        """Treat ``""`` as unset for a setting that may be unset: TOML has no null."""
         if not isinstance(values, dict):
             return values
         unset = {
@@ -74,7 +74,7 @@ class StageConfig(BaseModel):
     def shaping(self) -> dict[str, Any]:
         """Return the settings that shape results, ready for JSON: all but those made by ``free``.
 
-        What is made with them is known again by these, and by nothing else of them.
+        Fingerprints contain these settings and no others.
         """
         hidden: set[str] = set()
         for name, info in type(self).model_fields.items():
@@ -85,17 +85,17 @@ class StageConfig(BaseModel):
 
 
 class Stage(ABC):
-    """What every stage says of itself."""
+    """What every stage declares."""
 
-    #: As on the command line, in the job file and in ``decided_by``.
+    #: Its name on the command line, in the job file and in ``decided_by``.
     name: ClassVar[str]
-    #: The table of its settings in a job file; empty: named as the stage.
+    #: The table of its settings in a job file; empty: the stage's name.
     settings_table: ClassVar[str] = ""
-    #: The command that goes on with a job of it; ``{}`` is the output folder.
-    goes_on: ClassVar[str] = "normpipe run {}"
-    #: Raised when the same input and settings give other bytes than before.
+    #: The command that resumes its job; ``{}`` is the output folder.
+    resume_command: ClassVar[str] = "normpipe run {}"
+    #: Increased when the same input and settings give other bytes than before.
     version: ClassVar[int] = 1
-    #: Distributions whose version shapes the bytes.
+    #: Python packages whose version shapes the bytes.
     libraries: tuple[str, ...] = ("pyarrow",)
     #: The stage's StageConfig; each stage names its own class (a mutable attribute may not narrow).
     config: Any
@@ -114,11 +114,11 @@ class Stage(ABC):
     def open(self) -> None:  # noqa: B027 - most stages load nothing
         """Load models, once per worker; a second call does nothing.
 
-        Raises InputError for what the user must mend.
+        Raises InputError for what the user must fix.
         """
 
-    def close(self) -> None:  # noqa: B027 - most stages hold nothing that ends later than they do
-        """Let go of what ``open`` started; a second call does nothing."""
+    def close(self) -> None:  # noqa: B027 - most stages hold nothing to close
+        """Release what ``open`` started; a second call does nothing."""
 
     def digests(self) -> dict[str, str]:
         """Return name → sha256 of every file outside the input that shapes results (open first)."""
@@ -132,29 +132,29 @@ class Stage(ABC):
     def resources(self) -> dict[str, float]:
         """Return what a worker must offer to run this stage: ``GPU`` and ``MEMORY``, in bytes.
 
-        Memory is asked for only of workers that say how much they have.
+        Memory is only requested if some worker declares how much it has.
         """
         return {}
 
 
 @dataclass
 class Scan:
-    """What a source found: rows in their final order, their labels, and what it passed over."""
+    """What a source found: rows in final order, their labels, and ignored files by suffix."""
 
     rows: pa.Table
     labels: pa.Table | None = None
     ignored: dict[str, int] = field(default_factory=lambda: dict[str, int]())
-    #: False where only the first inputs were looked at (--limit).
+    #: False if only the first inputs were scanned (--limit).
     complete: bool = True
 
 
 class SourceStage(Stage):
-    """Makes rows from outside."""
+    """Makes rows from data outside the job's folder."""
 
     @property
     @abstractmethod
     def shard_rows(self) -> int:
-        """Return how many rows make a shard; fixed here, it holds to the end of the flow."""
+        """Return the rows of a shard; all later stages keep these shards."""
 
     @abstractmethod
     def scan(self) -> Scan:
@@ -172,20 +172,20 @@ class MapStage(Stage):
     """Turns each input row into one or more rows, in batches.
 
     The engine cuts batches of ``batch_size`` rows within a shard, so that they never depend on
-    workers or order; it calls ``prepare`` and ``finish`` for single rows in a thread pool and
+    workers or order. It calls ``prepare`` and ``finish`` for single rows in a thread pool and
     ``compute`` in one thread. Input rows that are not ``ok`` pass through with their reason.
     A SampleError from prepare or finish becomes the row's status; anything else stops the shard.
     """
 
-    #: True: ``compute`` is given every row at its place in the batch, None where it is decided
-    #: already, so that a bad row cannot move its neighbours to other places of the network's batch.
-    #: False: each item is computed on its own, and only those to be computed are given.
-    keeps_places: ClassVar[bool] = False
+    #: True: ``compute`` gets every row at its position in the batch, None if it is settled already,
+    #: so that a bad row does not move its neighbours to other positions of the network's batch.
+    #: False: items are independent, and ``compute`` gets only those to be computed.
+    keeps_positions: ClassVar[bool] = False
 
     @property
     @abstractmethod
     def batch_size(self) -> int:
-        """Return the rows of a batch; the last one of a shard may be shorter (pad it)."""
+        """Return the rows of a batch; the last batch of a shard may be shorter (pad it)."""
 
     @abstractmethod
     def prepare(self, row: Row) -> Any:
@@ -193,7 +193,7 @@ class MapStage(Stage):
 
     @abstractmethod
     def compute(self, items: list[Any]) -> Sequence[Any]:
-        """Run the network over prepared items; one result for each, in order."""
+        """Run the network over prepared items; return one result for each, in order."""
 
     @abstractmethod
     def finish(self, row: Row, item: Any, result: Any) -> list[Row]:
@@ -212,7 +212,7 @@ class MapStage(Stage):
         return rows
 
     def refuse(self, row: Row, reason: str) -> Row:
-        """Return the output row of an input that this stage could not use."""
+        """Return the output row of an input that this stage cannot use."""
         return {
             "key": row["key"],
             "parent_key": row["parent_key"],
@@ -221,7 +221,7 @@ class MapStage(Stage):
             "decided_by": self.name,
         }
 
-    def pass_on(self, row: Row) -> Row:
+    def pass_through(self, row: Row) -> Row:
         """Return the output row of an input that an earlier stage decided."""
         return {
             "key": row["key"],
@@ -235,26 +235,26 @@ class MapStage(Stage):
 class JoinStage(Stage):
     """Joins shard n of several datasets into shard n of its own."""
 
-    #: Columns wanted of each dataset in ``reads``; None for all.
+    #: Columns to read of each dataset in ``reads``; None for all.
     columns: Sequence[str] | None = None
 
     @abstractmethod
     def join(self, number: int, inputs: list[pa.Table]) -> Iterable[pa.Table]:
         """Return the rows of shard ``number`` as tables, each becoming one row group.
 
-        Each input has, beside its own columns, ``shard``, ``row_group`` and ``row``.
+        Each input has, besides its own columns, ``shard``, ``row_group`` and ``row``.
         """
 
 
-#: The resources of workers, as clusters name them.
+#: The names of a Dask worker's resources.
 GPU, MEMORY = "GPU", "MEMORY"
 
-#: What a setting that pins a file's digest may be: a hex sha256, or empty.
+#: Pattern of a setting that pins a file's digest: a hex sha256, or empty.
 DIGEST = r"^([0-9a-f]{64})?$"
 
 
 def check_digest(file: str, digest: str, setting: str, pin: str) -> None:
-    """Raise InputError where a file is not the one that the job pins."""
+    """Raise InputError if a file is not the one that the job pins."""
     if digest != pin:
         raise InputError(
             f"{file} has sha256 {digest}, but {setting} pins {pin}: give the file that was meant, "

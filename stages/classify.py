@@ -22,7 +22,7 @@ import torch
 from lightning.fabric import Fabric
 
 from ..manifests.arrays import Floats
-from ..pipeline.config import differences, listed
+from ..pipeline.config import bracketed, differences
 from ..pipeline.errors import InputError, OutputError
 from ..pipeline.stage import sha256_file
 from ..pipeline.store.commit import write_json
@@ -367,6 +367,6 @@ def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:
     kind, what = (OtherData, "labels or pictures") if same else (OutputError, "settings")
     lines = differences(found.get("about", {}).get("settings", {}), wanted["settings"], "classify.")
     raise kind(
-        f"{folder} holds a classifier of other {what}{listed(lines)}: redo it with --overwrite, "
+        f"{folder} holds a classifier of other {what}{bracketed(lines)}: redo it with --overwrite, "
         "or choose another --output"
     )

@@ -46,9 +46,7 @@ class IngestConfig(StageConfig):
     """
 
     shard_rows: int = Field(1024, ge=1, description="inputs a shard; holds to the end of the flow")
-    limit: int | None = free(
-        None, description="take the first N inputs only", of_one_run=True, ge=1
-    )
+    limit: int | None = free(None, description="take the first N inputs only", per_run=True, ge=1)
     extensions: tuple[str, ...] = free(
         _EXTENSIONS, description="a folder's files so named are images"
     )
@@ -64,7 +62,7 @@ class IngestConfig(StageConfig):
         None,
         description="the folder that a list's paths count from; unset: the list's own folder",
         path=True,
-        beside_job_file=True,
+        relative_to_job_file=True,
     )
     path_column: str = free("path", description="a list's column with the paths")
     columns: dict[str, str] = free(

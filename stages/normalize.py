@@ -113,7 +113,7 @@ class Normalize(MapStage):
 
     name: ClassVar[str] = "normalize"
     version: ClassVar[int] = 1
-    keeps_places: ClassVar[bool] = True
+    keeps_positions: ClassVar[bool] = True
     libraries: tuple[str, ...] = ("pyarrow", "pillow", "torch", "numpy")
     reads = ("aligned",)
     schema = NORMALIZED

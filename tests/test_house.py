@@ -61,8 +61,8 @@ SHARED_NAMES = {
 }
 #: Still of two meanings; to be renamed, each in its room.
 OF_TWO_MEANINGS = {
-    "Gallery", "Line", "Outcome", "Part", "Report", "Task", "build_network", "check", "finish",
-    "identity", "landmark_scores", "r2", "read_all", "summary", "table",
+    "Gallery", "Task", "build_network",
+    "identity", "landmark_scores", "r2", "summary",
 }  # fmt: skip
 #: A shape in a docstring: ``(N, 5, 2)``, ``(E, 3 * V)``, ``(L,)``; ``(...)`` is any, ``()`` none.
 _SIDE = r"(?:`*\w+`*(?: ?[*+/-] ?\w+)?|\.\.\.|…)"

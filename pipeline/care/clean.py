@@ -1,4 +1,4 @@
-"""Frees a dataset that the next run can make again, byte for byte; refuses any other."""
+"""Free the space of a dataset that the next run can make again, byte for byte; refuse others."""
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +15,7 @@ from ..store.lock import locked
 from ..store.shards import ShardFolder
 from ..store.storage import is_store, location
 from ..store.tombstones import WITHDRAWN, refuse_unfinished
-from .withdraw import datasets
+from .withdraw import described_datasets
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Cleaning:
     """What cleaning a dataset frees, and what it costs.
 
     Attributes:
-        dataset, stage: what goes, and the stage that makes it again.
-        waiting: datasets that refer to its pictures, and cannot be opened until then.
+        dataset, stage: the dataset to remove, and the stage that makes it again.
+        waiting: datasets that refer to its images, and cannot be opened until it is back.
     """
 
     dataset: str
@@ -36,38 +36,38 @@ class Cleaning:
     waiting: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """Return what a user must know before saying yes."""
+        """Return what a user must know before confirming."""
         lines = [
             f"frees {self.bytes:,} bytes: {self.dataset}, {self.rows} rows in {self.shards} shards",
             f"costs: the next normpipe run makes these rows again ({self.stage}, on "
             f"{self.device_class}); nothing else is redone. Its settings and weights must be the "
-            "same. normpipe run --dry-run says then how long it takes",
+            "same. normpipe run --dry-run then estimates the time",
         ]
         if self.waiting:
-            lines.append(f"until then cannot be opened: {', '.join(self.waiting)}")
+            lines.append(f"cannot be opened until then: {', '.join(self.waiting)}")
         return lines
 
 
 def plan_cleaning(root: Path, name: str) -> Cleaning:
-    """Return what cleaning would do; nothing is removed.
+    """Return what cleaning would do; remove nothing.
 
     Args:
         name: a stage, or the folder of one of its datasets (``normalized/compact``).
 
     Raises:
-        InputError: no such dataset, or it cannot be made again as it is.
+        InputError: no such dataset, or it cannot be made again exactly.
     """
     job = read_job(root)
     refuse_unfinished(root)
-    made = datasets(root)
+    made = described_datasets(root)
     dataset = _find(made, name)
     description = made[dataset]
     folder = ShardFolder(root / dataset)
     records = folder.records()
     if not records:
-        raise InputError(f"{folder.path} holds no finished shard: there is nothing to free")
+        raise InputError(f"{folder.path} has no finished shard: there is nothing to free")
     if not description.get("reads"):
-        raise InputError(f"{dataset} cannot be made again from anything else: it stays")
+        raise InputError(f"{dataset} cannot be made again from other data: it is kept")
     _refuse_unlike(root, folder, description)
     for source in description["reads"]:
         if not made.get(source, {}).get("reads"):
@@ -84,21 +84,21 @@ def plan_cleaning(root: Path, name: str) -> Cleaning:
 
 
 def clean(root: Path, name: str) -> Cleaning:
-    """Remove a dataset's shards, index and manifest; its description stays.
+    """Remove a dataset's shards, index and manifest; keep its description.
 
-    Killed, it leaves a dataset with fewer shards; the same command goes on, a run makes it whole.
-    Raises InputError as ``plan_cleaning``.
+    If killed, it leaves a dataset with fewer shards; the same command continues, and a run makes
+    the dataset complete. Raises InputError as ``plan_cleaning`` does.
     """
     read_job(root)
     with locked(root):
         clear(root)
         cleaning = plan_cleaning(root, name)
         folder = ShardFolder(root / cleaning.dataset)
-        # First: it tells verify that what is missing is missing on purpose.
+        # First: it tells verify that shards are missing on purpose.
         write_json(folder.cleaned_path, {"rows": cleaning.rows})
         for path in (folder.index_path, folder.manifest_path):
             remove_file(path)
-        # From the last one, so that the numbers that are left have no gap.
+        # From the last one, so that the remaining numbers have no gap.
         for number in sorted(folder.records(), reverse=True):
             folder.remove(number)
     return cleaning
@@ -117,7 +117,7 @@ def _find(made: dict[str, dict[str, Any]], name: str) -> str:
 
 
 def _refuse_unlike(root: Path, folder: ShardFolder, description: dict[str, Any]) -> None:
-    """Raise where a run would not make these very shards again."""
+    """Raise InputError if a run would not make exactly these shards again."""
     for name, before in description["libraries"].items():
         try:
             now = version(name)
@@ -125,32 +125,32 @@ def _refuse_unlike(root: Path, folder: ShardFolder, description: dict[str, Any])
             now = "absent"
         if now != before:
             raise InputError(
-                f"{folder.path} was made with {name} {before}, here is {now}: it would not be made "
-                "again as it is; install that version, or redo it with normpipe run --overwrite"
+                f"{folder.path} was made with {name} {before}, installed is {now}: a run would not "
+                "make it the same; install that version, or redo it with normpipe run --overwrite"
             )
     inputs = Inputs(root, description["reads"])
     for number, record in folder.records().items():
         mark = fingerprint(description, inputs.digests(number))
         if record.quarantined or record.fingerprint != mark:
             raise InputError(
-                f"{folder.shard(number)} is not what a run would make again (its input is gone or "
-                "another, or it was quarantined): bring it up to date with normpipe run first"
+                f"{folder.shard(number)} is not what a run would make again (its input is gone "
+                "or changed, or it was quarantined): bring it up to date with normpipe run first"
             )
         table = folder.read(number, ["parent_key", "reason"]).to_pylist()
         gone = [row["parent_key"] for row in table if row["reason"] == WITHDRAWN]
         if len(set(gone)) < len(gone):
             raise InputError(
                 f"{folder.shard(number)} has neutral rows of several faces in one withdrawn "
-                "image, which would not be made again: it stays"
+                "image, which a run would not make again: it is kept"
             )
 
 
 def _refuse_missing(root: Path, folder: ShardFolder) -> None:
-    """Raise where an input file is gone, or not as it was ingested."""
+    """Raise InputError if an input file is gone, or was changed since it was ingested."""
     columns = ["status", "path", "size_bytes", "modified_ns"]
     for number in folder.records():
         if not {*columns} <= {*folder.schema_names(number)}:
-            return  # no references to files: its rows are made, not read
+            return  # no references to files: its rows are generated
         for row in folder.read(number, columns).to_pylist():
             if row["status"] != "ok":
                 continue
@@ -158,19 +158,20 @@ def _refuse_missing(root: Path, folder: ShardFolder) -> None:
                 found = (root / row["path"]).stat()
             except OSError:
                 raise InputError(
-                    f"{root / row['path']} is gone, so it cannot be made again: nothing was removed"
+                    f"{root / row['path']} is gone, so its rows could not be made again: nothing "
+                    "was removed"
                 ) from None
-            # Of objects the time is known in seconds.
+            # The times of objects are in seconds.
             modified = int(found.st_mtime) * 10**9 if is_store(root) else found.st_mtime_ns
             if (found.st_size, modified) != (row["size_bytes"], row["modified_ns"]):
                 raise InputError(
-                    f"{root / row['path']} was changed since it was ingested, so it would be made "
-                    "otherwise: nothing was removed"
+                    f"{root / row['path']} was changed since it was ingested, so its rows would "
+                    "change: nothing was removed"
                 )
 
 
 def _referring(root: Path, dataset: str, made: dict[str, dict[str, Any]]) -> list[str]:
-    """Return datasets that read this one and hold no pictures themselves."""
+    """Return the datasets that read this one and contain no images themselves."""
     found: list[str] = []
     for name, about in made.items():
         folder = ShardFolder(root / name)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..run.making import compute, finish, prepare, process
+from ..run.making import compute, finish_row, prepare_row, process
 from ..run.plan import describe, plan_stage
 from ..stage import MapStage, Row, SourceStage, Stage
 from ..store.shards import ShardFolder
 
-#: Inputs that are tried, spread over the whole.
+#: Inputs that are run, spread over the dataset.
 SAMPLE = 32
 
 
@@ -29,8 +29,8 @@ class Estimate:
 def estimate(root: Path, stages: Sequence[Stage], threads: int) -> list[Estimate]:
     """Return a line for each stage; nothing is written.
 
-    Map stages are run in memory over up to 32 inputs. The estimate holds for an otherwise idle
-    machine; stages that overlap on a GPU take less than the sum of their times.
+    Map stages are run in memory on up to 32 inputs. The estimate is for an otherwise idle machine;
+    stages that overlap on a GPU take less than the sum of their times.
     """
     lines: list[Estimate] = []
     rows: list[Row] | None = None
@@ -61,27 +61,27 @@ def estimate(root: Path, stages: Sequence[Stage], threads: int) -> list[Estimate
         shards = len(plan.done) + len(plan.todo) or (lines[0].shards_done + lines[0].shards_todo)
         left = shards - len(plan.done)
         if isinstance(stage, MapStage) and rows:
-            rows, seconds, size = _try(stage, rows, threads)
+            rows, seconds, size = _measure(stage, rows, threads)
             share = inputs / max(1, len(rows)) * left / max(1, shards)
             seconds, size = seconds * share, int(size * share)
         lines.append(Estimate(stage.name, inputs, len(plan.done), left, seconds, size))
     return lines
 
 
-def _try(stage: MapStage, rows: list[Row], threads: int) -> tuple[list[Row], float, int]:
-    """Run a stage over sample rows: its output rows, seconds, bytes of images."""
+def _measure(stage: MapStage, rows: list[Row], threads: int) -> tuple[list[Row], float, int]:
+    """Run a stage on sample rows; return its output rows, seconds, bytes of images."""
     process(stage, rows[:1])  # warm-up: libraries load on first use
     made: list[Row] = []
     around = network = 0.0
     for i in range(0, len(rows), stage.batch_size):
         batch = rows[i : i + stage.batch_size]
         times = [time.perf_counter()]
-        items = [prepare(stage, row) for row in batch]
+        items = [prepare_row(stage, row) for row in batch]
         times.append(time.perf_counter())
         results = compute(stage, items)
         times.append(time.perf_counter())
         for row, item, result in zip(batch, items, results, strict=True):
-            made += finish(stage, row, item, result)
+            made += finish_row(stage, row, item, result)
         network += times[2] - times[1]
         around += times[1] - times[0] + time.perf_counter() - times[2]
     size = sum(
@@ -91,11 +91,11 @@ def _try(stage: MapStage, rows: list[Row], threads: int) -> tuple[list[Row], flo
         if isinstance(value, dict) and isinstance(value.get("bytes"), bytes)
     )
     blank = dict.fromkeys(stage.schema.names)
-    # The network uses all threads as it is; the work around it is shared among them.
+    # The network already uses all threads; the work around it is divided among them.
     return [{**blank, **row} for row in made], network + around / threads, size
 
 
-def table(lines: Sequence[Estimate]) -> str:
+def estimate_table(lines: Sequence[Estimate]) -> str:
     """Return the plan as a table."""
     head = f"{'stage':<12}{'inputs':>10}{'shards done':>13}{'to do':>8}{'time':>12}{'disk':>11}"
     body = [

@@ -1,4 +1,4 @@
-"""What is done, left, rejected and failed, from the records alone."""
+"""What is done, left, rejected and failed, from the records only."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ _QUARANTINES_SHOWN = 5
 
 
 def status(root: Path) -> dict[str, Any]:
-    """Return the state of a job's folder, ready for JSON. Raises InputError for no such folder."""
+    """Return the state of a job's folder, ready for JSON. Raises InputError if it is not one."""
     job = read_job(root)
     stages: list[dict[str, Any]] = []
     total: int | None = None
@@ -40,7 +40,7 @@ def status(root: Path) -> dict[str, Any]:
                 "rejected": sums["statuses"].get("rejected", 0),
                 "failed": sums["statuses"].get("failed", 0),
                 "reasons": verdicts,
-                # Why, by shard; unknown of those that release 0.1.0 set aside.
+                # Shard → why; unknown if release 0.1.0 quarantined it.
                 "quarantined": {n: one.why for n, one in records.items() if one.quarantined},
                 "bytes": sums["bytes"],
                 "cleaned": folder.cleaned_path.is_file(),
@@ -55,7 +55,7 @@ def status(root: Path) -> dict[str, Any]:
 
 
 def _withdrawn(root: Path) -> dict[str, Any]:
-    """Return how many inputs were withdrawn, in how many withdrawals, and whether one is left."""
+    """Return the number of withdrawn inputs and of withdrawals, and whether one is unfinished."""
     found = read_withdrawn(root)
     withdrawals = found.withdrawals if found else ()
     return {
@@ -76,8 +76,8 @@ def _datasets(root: Path, flow: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one for entry in flow for one in [entry, *others.get(entry["stage"], [])]]
 
 
-def table(state: dict[str, Any]) -> str:
-    """Return the state as a table, with the reasons below it."""
+def status_table(state: dict[str, Any]) -> str:
+    """Return the state as a table, followed by the reasons."""
     head = ["stage", "dataset", "done", "left", "ok", "rejected", "failed", "MB"]
     rows = [
         [
@@ -122,10 +122,10 @@ def table(state: dict[str, Any]) -> str:
 
 
 def refuse_quarantined(state: dict[str, Any]) -> None:
-    """Raise where shards were set aside after several tries: the same command keeps them so.
+    """Raise if shards were quarantined, because the same command would not retry them.
 
     Raises:
-        OutputError: naming each stage and its rows.
+        OutputError: names each stage and the number of its rows.
     """
     found = [
         f"{rows} of {stage['stage']}"
@@ -135,5 +135,5 @@ def refuse_quarantined(state: dict[str, Any]) -> None:
     if found:
         raise OutputError(
             f"rows in quarantined shards: {', '.join(found)}; all else is done. 'normpipe status "
-            f"{state['output']}' says why: mend it, and run the same command with --retry-failed"
+            f"{state['output']}' says why: fix it, and run the same command with --retry-failed"
         )

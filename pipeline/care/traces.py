@@ -1,4 +1,4 @@
-"""What lies beside the datasets of a job's folder and still speaks of withdrawn people."""
+"""Files of a job's folder, besides its datasets, that still name withdrawn people."""
 
 import json
 from collections.abc import Set
@@ -15,16 +15,16 @@ from ..store.toml_text import value_text
 
 _TEXTS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".toml", ".html", ".md", ".txt", ".log"})
 _MODELS = frozenset({".safetensors", ".onnx"})
-#: Paths that a line names; the others are counted.
+#: Paths that a message names; the others are counted.
 _NAMED = 3
 
 
 def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[str], list[str]]:
-    """Return files to remove and lines on what stays, all paths relative to the folder.
+    """Return the files to remove, and messages about what remains, with paths below the folder.
 
-    Tables that hold one of the keys are removed (predictions, say), with the JSON files beside
-    them that vouch for their sha256 (scores made from them). Texts that name a key are the user's
-    to remove; of models only retraining takes what they learnt.
+    Tables that contain one of the keys are removed (such as predictions), with the JSON files next
+    to them that contain their sha256 (scores made from them). Texts that name a key are for the
+    user to remove; models forget what they learnt only by retraining.
     """
     own = {root / name for name in datasets}
     known = {ShardFolder(path).index_path for path in own} | {root / LABELS_FILE}
@@ -36,7 +36,7 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
         name = path.relative_to(root).as_posix()
         if (path.parent in own and path.name.startswith("shard-")) or path in known:
             continue
-        if path.parent.name == STORE_LOCK:  # this process's own, and rewritten meanwhile
+        if path.parent.name == STORE_LOCK:  # this process's own lock, which keeps being rewritten
             continue
         if path.suffix in _MODELS:
             models.append(name)
@@ -51,23 +51,23 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
     texts = [name for name in texts if name not in remove]
     remains: list[str] = []
     own_job = [name for name in texts if name in (JOB_FILE, OLD_JOB_FILE)]
-    if own_job:  # an input of one photograph, say; without it the folder is no job's
-        remains.append(f"{_listed(own_job)} still names them: see for yourself what in it does")
+    if own_job:  # such as an input of one photograph; without the file it is not a job's folder
+        remains.append(f"{_listed(own_job)} still names them: check it, and edit it by hand")
         texts = [name for name in texts if name not in own_job]
     if texts:
-        remains.append(f"{_listed(texts)} still name them: remove these files, or make them anew")
+        remains.append(f"{_listed(texts)} still name them: remove these files, or make them again")
     if unreadable:
-        remains.append(f"{_listed(unreadable)} cannot be read: see for yourself who is in it")
+        remains.append(f"{_listed(unreadable)} cannot be read: check yourself who is in it")
     if models:
         remains.append(
             f"models may have been trained with them, and keep what they learnt: "
-            f"{_listed(models)}; train anew with --overwrite, or remove them"
+            f"{_listed(models)}; train again with --overwrite, or remove them"
         )
     return remove, remains
 
 
 def _holds(path: Path, keys: Set[str]) -> bool | None:
-    """Say whether a table has a row of one of the keys; None: it cannot be read."""
+    """Return whether a table has a row of one of the keys; None if it cannot be read."""
     try:
         with parquet_file(path) as file:
             wanted = [name for name in ("key", "parent_key") if name in file.schema_arrow.names]
@@ -88,7 +88,7 @@ def _vouching(root: Path, table: Path) -> list[str]:
 
 def _names(path: Path, keys: Set[str]) -> bool:
     data = path.read_bytes()
-    # As it is, as TOML writes it, and as JSON writes what is not ASCII.
+    # As plain text, as TOML, and as JSON with escapes for what is not ASCII.
     return any(
         text.encode() in data
         for key in keys

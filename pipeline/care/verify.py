@@ -1,4 +1,4 @@
-"""Recounts rows and rehashes shards: does the folder hold what its records say?"""
+"""Count rows and hash shards again: does the folder match its records?"""
 
 import errno
 import hashlib
@@ -32,20 +32,20 @@ from ..store.tombstones import (
     Withdrawn,
     read_withdrawn,
 )
-from .withdraw import datasets
+from .withdraw import described_datasets
 
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute
 
-#: Of madvise: fetch these pages now, and say where that fails.
+#: Flag of madvise: read these pages now, and report an error if that fails.
 _POPULATE_READ = 22
-#: A multiple of every system's pages.
+#: Bytes; a multiple of every system's page size.
 _STRETCH = 4 << 20
 
 
 @dataclass
-class Report:
-    """What ``verify`` found."""
+class VerifyReport:
+    """The result of ``verify``."""
 
     shards: int = 0
     rows: int = 0
@@ -53,21 +53,22 @@ class Report:
     differences: list[str] = field(default_factory=lambda: list[str]())
 
 
-def verify(root: Path, threads: int = 2) -> Report:
-    """Check every dataset of a job's folder against its records, and each against its input.
+def verify(root: Path, threads: int = 2) -> VerifyReport:
+    """Check every dataset of a job's folder against its records, and against its input.
 
-    Raises InputError where the folder holds no job.
+    Raises InputError if the folder is not a job's.
     """
     read_job(root)
-    report = Report()
-    made = datasets(root)
+    report = VerifyReport()
+    made = described_datasets(root)
     folders = {name: ShardFolder(root / name) for name in made}
     records = {name: folder.records() for name, folder in folders.items()}
     withdrawn = read_withdrawn(root)
     report.differences += _withdrawals(root, records.values(), withdrawn)
     damaged: dict[str, set[int]] = {}
     with ThreadPoolExecutor(threads) as pool:
-        # Inputs first: with a damaged shard none is compared, so that one damage is one difference.
+        # Inputs first: nothing is compared with a damaged shard, so that one damage is reported
+        # once.
         for name, folder in folders.items():
             own, reads = records[name], made[name].get("reads") or []
             report.differences += [f"{name}: {line}" for line in _strays(folder, own)]
@@ -92,7 +93,7 @@ def verify(root: Path, threads: int = 2) -> Report:
 
 @dataclass(frozen=True)
 class _Source:
-    """The first dataset that a dataset reads; ``closed`` where it may name no other samples."""
+    """The first dataset that a dataset reads; ``closed``: rows for other samples are an error."""
 
     folder: ShardFolder
     shards: set[int]
@@ -100,7 +101,7 @@ class _Source:
     closed: bool
 
     def compare(self, number: int, parents: pa.Array) -> list[str]:
-        """Return whether every input key of the shard's source is there, and none besides."""
+        """Return how a shard's input keys differ from ``parents``, its rows' parent keys."""
         if number not in self.shards:
             gone = f"its input {self.folder.path.name} is gone"
             return [] if _cleaned(self.folder) else [gone]
@@ -112,9 +113,9 @@ class _Source:
             return []
         lost, added = _absent(inputs, parents), _absent(parents, inputs)
         lines = [f"{lost} input keys have no row"] if lost else []
-        # A join may name samples that only its second input has; a map may not.
+        # A join may have rows of samples that only its second input has; a map may not.
         if added and self.closed:
-            lines.append(f"{added} rows stand for no input")
+            lines.append(f"{added} rows have no input")
         return lines
 
 
@@ -126,7 +127,7 @@ def _absent(keys: pa.Array, others: pa.Array) -> int:
 def _withdrawals(
     root: Path, records: Iterable[dict[int, ShardRecord]], withdrawn: Withdrawn | None
 ) -> Iterator[str]:
-    """Yield what would bring withdrawn people back, or leave them in."""
+    """Yield problems that would bring withdrawn people back, or leave them in."""
     if (root / INTENT_FILE).is_file():
         yield f"a withdrawal was stopped: finish it with normpipe withdraw {root}"
     mark = f"{DECIDED_BY}:{WITHDRAWN}"
@@ -137,7 +138,7 @@ def _withdrawals(
 
 
 def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
-    """Yield what lies in a dataset's folders without being committed."""
+    """Yield what is in a dataset's folders without being committed."""
     shards = {shard_name(number) for number in folder.shard_sizes()}
     listed = (name.partition(".json") for name in sizes(folder.records_path))
     recorded = {stem for stem, ending, rest in listed if ending and not rest}
@@ -145,13 +146,13 @@ def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[st
     for name in sorted(shards - recorded):
         yield f"{name}.parquet has no record: it was never finished"
     for name in sorted(recorded - shards):
-        yield f"{_beside(folder, RECORDS)}/{name}.json has no shard"
+        yield f"{_metadata_name(folder, RECORDS)}/{name}.json has no shard"
     for name in sorted(shards & recorded - committed):
         yield _damaged_record(folder, f"{name}.json")
-    found = {*sizes(folder.path), *(_beside(folder, name) for name in sizes(folder.about))}
-    for name in sorted(found):
+    metadata = (_metadata_name(folder, name) for name in sizes(folder.metadata_folder))
+    for name in sorted({*sizes(folder.path), *metadata}):
         if name.endswith(TEMPORARY):
-            yield f"{name} is left of a run that was stopped"
+            yield f"{name} is left over from a run that was stopped"
     yield from _foreign(folder)
     numbers = list(records)
     if numbers != list(range(len(numbers))):
@@ -159,26 +160,28 @@ def _strays(folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[st
 
 
 def _foreign(folder: ShardFolder) -> Iterator[str]:
-    """Yield what keeps other tools from opening a folder of shards; of old none opened it."""
-    if folder.about == folder.path:
+    """Yield files that keep other tools from opening a folder of shards; in 0.1.0 none could."""
+    if folder.metadata_folder == folder.path:
         return
     ours = {folder.shard(number).name for number in folder.shard_sizes()}
     found = (name for name in sizes(folder.path) if not name.endswith(TEMPORARY))
     for name in sorted({*found, *folders(folder.path)} - ours):
-        yield f"{name} is no shard: other tools cannot open the folder with it; take it out"
+        yield f"{name} is not a shard: other tools cannot open the folder because of it; remove it"
 
 
-def _beside(folder: ShardFolder, name: str) -> str:
-    """Return how a file beside the shards is told: of old it lies in the dataset's own folder."""
-    return name if folder.about == folder.path else f"{folder.about.name}/{name}"
+def _metadata_name(folder: ShardFolder, name: str) -> str:
+    """Return how messages name a metadata file; in 0.1.0 it is in the dataset's own folder."""
+    metadata = folder.metadata_folder
+    return name if metadata == folder.path else f"{metadata.name}/{name}"
 
 
 def _damaged_record(folder: ShardFolder, name: str) -> str:
-    return f"{_beside(folder, f'{RECORDS}/{name}')} is damaged: remove it, and run the job again"
+    path = _metadata_name(folder, f"{RECORDS}/{name}")
+    return f"{path} is damaged: remove it, and run the job again"
 
 
 def _cleaned(folder: ShardFolder) -> bool:
-    """Say whether a dataset's shards are missing on purpose: normpipe clean freed them."""
+    """Return whether a dataset's shards are missing on purpose: removed by normpipe clean."""
     return folder.cleaned_path.is_file()
 
 
@@ -201,7 +204,7 @@ def _check(
     lines: list[str] = []
     names = table["key"].unique()
     keys = len(names)
-    # Mostly each input has one row, with its own key; to compare is faster than to look up.
+    # Mostly each input has one row, with its own key; comparing is faster than a lookup.
     alike = table["key"].equals(table["parent_key"])
     parents = names if alike else table["parent_key"].unique()
     if table.num_rows != record.rows or len(parents) != record.inputs:
@@ -217,17 +220,17 @@ def _check(
 
 
 def sha256_mapped(path: Path) -> str:
-    """Return the hex sha256 of a file; of one on a disk without copying its bytes.
+    """Return the hex sha256 of a file; a file on disk is mapped, without copying its bytes.
 
-    Raises OSError where it cannot be read. A plain mapping would end the process there, so each
-    stretch is asked for before it is touched.
+    Raises OSError if it cannot be read. Touching an unreadable page would kill the process, so each
+    stretch is read in with madvise first.
     """
     if is_store(path) or not hasattr(mmap.mmap, "madvise"):
         return sha256_file(path)
     with path.open("rb") as stream:
         try:
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except (ValueError, OSError):  # empty, or of a file system without mappings
+        except (ValueError, OSError):  # empty, or on a file system without mmap
             return sha256_file(path)
         digest = hashlib.sha256()
         with mapped, memoryview(mapped) as view:
@@ -245,26 +248,30 @@ def sha256_mapped(path: Path) -> str:
 
 
 def _statuses(file: pq.ParquetFile) -> dict[str, int]:
-    """Return rows by status; where all of a row group have the same, its statistics say so."""
+    """Return rows by status, from a row group's statistics if all its rows have the same."""
     schema = file.metadata.schema
     column = next(i for i in range(len(schema)) if schema.column(i).path == "status")
     counted: Counter[str] = Counter()
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
-        told = group.column(column).statistics
-        if told is not None and told.has_min_max and told.min == told.max and not told.null_count:
-            counted[told.min] += group.num_rows
+        stats = group.column(column).statistics
+        if stats is not None and _is_constant(stats):
+            counted[stats.min] += group.num_rows
         else:
             counted.update(file.read_row_group(number, ["status"])["status"].to_pylist())
     return dict(counted)
 
 
-#: What ``manifest.json`` may list beside the shards, and whether it lies in the job's folder.
+def _is_constant(stats: pq.Statistics) -> bool:
+    return stats.has_min_max and stats.min == stats.max and not stats.null_count
+
+
+#: Files that ``manifest.json`` may list besides the shards → whether they are in the job's folder.
 _LISTED = {CARD_FILE: False, INDEX_FILE: False, LABELS_FILE: True, WITHDRAWN_FILE: True}
 
 
 def _derived(root: Path, folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
-    """Yield where the manifest, and what it lists, do not speak of what is there."""
+    """Yield where the manifest, and the files that it lists, differ from what is there."""
     if not folder.manifest_path.is_file():
         yield "manifest.json is missing: run the job to its end"
         return
@@ -278,11 +285,11 @@ def _derived(root: Path, folder: ShardFolder, records: dict[int, ShardRecord]) -
     if not set(files) <= set(_LISTED):
         yield "manifest.json cannot be read: run the job again"
         return
-    lines = list(_vouched(root, folder, files))
+    lines = list(_changed_files(root, folder, files))
     expected = manifest_of(folder, records)
     shards = {shard["file"]: shard for shard in expected["shards"]}
     if listed.keys() != shards.keys():
-        lines.append("manifest.json speaks of other shards: run the job to its end")
+        lines.append("manifest.json lists other shards: run the job to its end")
     for name in sorted(listed.keys() & shards.keys()):
         if listed[name] != shards[name]:
             lines.append(f"manifest.json and the record of {name} differ: run the job to its end")
@@ -297,12 +304,12 @@ def _derived(root: Path, folder: ShardFolder, records: dict[int, ShardRecord]) -
             yield _damaged_record(folder, path.name)
 
 
-def _vouched(root: Path, folder: ShardFolder, files: dict[str, str]) -> Iterator[str]:
-    """Yield where the files that a manifest lists are not as they were."""
+def _changed_files(root: Path, folder: ShardFolder, files: dict[str, str]) -> Iterator[str]:
+    """Yield the files that a manifest lists and that are gone or changed."""
     for name, digest in files.items():
-        path = (root if _LISTED[name] else folder.about) / name
-        said = name if _LISTED[name] else _beside(folder, name)
+        path = (root if _LISTED[name] else folder.metadata_folder) / name
+        shown = name if _LISTED[name] else _metadata_name(folder, name)
         if not path.is_file():
-            yield f"{said} is gone: run the job again"
+            yield f"{shown} is gone: run the job again"
         elif sha256_file(path) != digest:
-            yield f"{said} is not as it was written: remove it, and run the job again"
+            yield f"{shown} is not as it was written: remove it, and run the job again"

@@ -1,8 +1,8 @@
-"""Withdraws people from every dataset of a job's folder: decides what is to happen, and starts it.
+"""Withdraw people from every dataset of a job's folder: plan the changes, and start them.
 
-An input of a withdrawn person keeps its rows, so that places and counts stay true, but they say
-nothing any more: ``rejected``, reason ``withdrawn``, under a key made of its place. ``withdrawal``
-carries it out.
+An input of a withdrawn person keeps its rows, so that positions and counts stay correct, but their
+content is removed: ``rejected``, reason ``withdrawn``, and a key made from the position.
+``withdrawal`` carries out the changes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,25 +37,25 @@ from .withdrawal import SHEET_FILE, Intent, ShardStep, carry_out
 
 @dataclass
 class _Person:
-    """Whom to withdraw, and where they stand."""
+    """The people to withdraw, and where they occur."""
 
     subjects: list[str]
     keys: list[str]
-    #: Key of each of their inputs → the neutral key in its place.
+    #: Key of each of their inputs → the neutral key that replaces it.
     inputs: dict[str, str] = field(default_factory=lambda: dict[str, str]())
-    #: All keys under which they are known, in labels and datasets.
+    #: All their keys, in labels and datasets.
     names: set[str] = field(default_factory=lambda: set[str]())
     rows: int = 0
 
 
 def withdraw(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> list[Intent]:
-    """Withdraw people; first finish what an earlier call began.
+    """Withdraw people; first finish an earlier withdrawal that was stopped.
 
     Returns:
-        What was carried out: the unfinished one, the asked one, both or none.
+        The withdrawals carried out: the earlier one, the new one, both or none.
 
     Raises:
-        InputError: no job, or nobody of that name.
+        InputError: not a job's folder, or an unknown name.
     """
     read_job(root)
     done: list[Intent] = []
@@ -68,7 +68,7 @@ def withdraw(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> list[I
             raise InputError("nobody to withdraw: give --subject NAME or --key KEY")
         remove_temporaries(root)
         _remove_uncommitted(root)
-        intent = plan(root, subjects, keys)
+        intent = plan_withdrawal(root, subjects, keys)
         if intent is not None:
             write_json(root / INTENT_FILE, intent.model_dump(mode="json"))
             carry_out(root)
@@ -76,8 +76,8 @@ def withdraw(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> list[I
     return done
 
 
-def datasets(root: Path) -> dict[str, dict[str, Any]]:
-    """Return the datasets of a job's folder and what made them, inputs first."""
+def described_datasets(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the datasets of a job's folder and their descriptions, inputs first."""
     found = {name: one.description() or {} for name, one in datasets_in(root).items()}
     order = TopologicalSorter({name: made.get("reads", []) for name, made in found.items()})
     return {name: found[name] for name in order.static_order() if name in found}
@@ -85,7 +85,7 @@ def datasets(root: Path) -> dict[str, dict[str, Any]]:
 
 def _remove_uncommitted(root: Path) -> None:
     """Remove shards without a record: they do not exist, but a face may be in them."""
-    for name in datasets(root):
+    for name in described_datasets(root):
         folder = ShardFolder(root / name)
         records = folder.records()
         uncommitted = [number for number in folder.shard_sizes() if number not in records]
@@ -95,9 +95,9 @@ def _remove_uncommitted(root: Path) -> None:
             fsync_folder(folder.path)
 
 
-def plan(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> Intent | None:
-    """Return what is to happen; None where nothing is left to do. Reads only."""
-    made = datasets(root)
+def plan_withdrawal(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> Intent | None:
+    """Return the changes to make; None if there is nothing to do. Reads only."""
+    made = described_datasets(root)
     before = read_withdrawn(root) or Withdrawn(salt=new_salt())
     person = _Person(list(subjects), list(keys))
     labels = read_labels(root / LABELS_FILE) if (root / LABELS_FILE).is_file() else None
@@ -128,7 +128,7 @@ def plan(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> Intent | N
 
 
 def _find_inputs(folder: ShardFolder, labels: pa.Table | None, person: _Person) -> None:
-    """Add a source's inputs of a person, and the neutral keys that take their places."""
+    """Add a source's inputs of a person, and the neutral keys that replace them."""
     if labels is not None and "subject" in labels.column_names:
         pairs = zip(labels["key"].to_pylist(), labels["subject"].to_pylist(), strict=True)
         person.names.update(key for key, subject in pairs if subject in person.subjects)
@@ -143,7 +143,7 @@ def _find_inputs(folder: ShardFolder, labels: pa.Table | None, person: _Person) 
             who = labels["subject"].take(label_rows(column, column, labels)).to_pylist()
         for row, (key, reason) in enumerate(zip(keys, table["reason"].to_pylist(), strict=True)):
             if reason != WITHDRAWN and (key in person.keys or who[row] in person.subjects):
-                # No file's name gives such a key: a "%" in it would be encoded.
+                # No file name gives such a key: a "%" in it would be encoded.
                 person.inputs[key] = f"{key.partition('/')[0]}/%withdrawn-{number}-{row}"
     person.names.update(person.inputs)
 
@@ -155,15 +155,15 @@ def _columns(folder: ShardFolder, number: int, names: list[str]) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         line = str(error).splitlines()[0]
         raise InputError(
-            f"cannot read {folder.shard(number)}: {line}; mend it first ('normpipe verify', "
-            "'normpipe run'), for who stands in it cannot be known"
+            f"cannot read {folder.shard(number)}: {line}; repair it first ('normpipe verify', "
+            "'normpipe run'), to find out who is in it"
         ) from None
 
 
 def _refuse_unknown(
     root: Path, person: _Person, labels: pa.Table | None, before: Withdrawn
 ) -> None:
-    """Raise for whom the folder does not know; pass over who was withdrawn before."""
+    """Raise InputError for unknown people; skip those who were withdrawn before."""
     earlier = before.found(person.keys, before.keys)
     for key in person.keys:
         if key in person.inputs or key in earlier:
@@ -171,8 +171,8 @@ def _refuse_unknown(
         image = key.partition("#")[0]
         if image in person.inputs or _is_input(root, image):
             raise InputError(
-                f"{key} is no input but made of one, which would bring it back: give --key "
-                f"{image} (that withdraws all faces in it)"
+                f"{key} is not an input but was made from one, which would bring it back: give "
+                f"--key {image} (that withdraws all faces in it)"
             )
         raise InputError(
             f"no input has the key {key}: keys are those in manifest/, such as "
@@ -192,7 +192,7 @@ def _refuse_unknown(
 
 
 def _is_input(root: Path, key: str) -> bool:
-    for name, description in datasets(root).items():
+    for name, description in described_datasets(root).items():
         if not description.get("reads"):
             folder = ShardFolder(root / name)
             for number in folder.records():
@@ -204,7 +204,7 @@ def _is_input(root: Path, key: str) -> bool:
 def _relabelled(
     labels: pa.Table | None, person: _Person, made: dict[str, dict[str, Any]]
 ) -> list[str]:
-    """Return the datasets whose shards hold today's labels, where some of these go."""
+    """Return the datasets whose shards contain the current labels, if any of these are removed."""
     if labels is None or not person.names.intersection(labels["key"].to_pylist()):
         return []
     digest = labels_digest(labels)
@@ -214,7 +214,7 @@ def _relabelled(
 def _steps(
     root: Path, made: dict[str, dict[str, Any]], person: _Person, relabelled: Iterable[str]
 ) -> list[ShardStep]:
-    """Return the shards that change, or whose record does, inputs first."""
+    """Return the shards that change, or whose records change, inputs first."""
     steps: list[ShardStep] = []
     rewritten: set[tuple[str, int]] = set()
     for name, description in made.items():
@@ -251,7 +251,7 @@ def _rows(folder: ShardFolder, number: int, person: _Person) -> dict[int, tuple[
     for place, (key, parent) in enumerate(pairs):
         if parent in person.inputs:
             person.names.add(key)
-            # Which face and variant it was stays; a key of another form might hold a name.
+            # Keep which face and variant it was; a key of another form might contain a name.
             tail = key.removeprefix(parent) if key.startswith(parent) else f"#row{place}"
             rows[place] = (person.inputs[parent] + tail, person.inputs[parent])
     return rows

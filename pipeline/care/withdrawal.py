@@ -1,9 +1,9 @@
-"""Carries out a withdrawal whose intent is written down. Killed anywhere, it is done again.
+"""Carry out a withdrawal whose intent is on disk. Killed at any point, it can be repeated.
 
-``withdrawing.json`` is committed first and removed last. It says which rows of which shards become
-which neutral rows, by their place, and holds no key of the person. Every step may be repeated: a
-shard that was rewritten already is known by its sha256, one torn in between (its record is gone)
-is rewritten from either state.
+``withdrawing.json`` is committed first and removed last. It says, by position, which rows of which
+shards become which neutral rows, and contains no key of the person. Every step can be repeated: a
+shard that was rewritten already is recognized by its sha256, and one that was cut off in between
+(its record is gone) is rewritten from either state.
 """
 
 import base64
@@ -37,21 +37,21 @@ from ..store.tombstones import (
     without,
 )
 
-#: Removed by every withdrawal: it shows faces and their names.
+#: Removed by every withdrawal: it shows faces and names.
 SHEET_FILE = "contact_sheet.jpg"
-#: What a neutral row keeps beside the columns of every row: readers of pairs need the variant.
+#: What a neutral row keeps besides the common columns: readers of pairs need the variant.
 _KEPT = frozenset({"variant"})
 
 
 class ShardStep(BaseModel):
-    """What happens to one shard.
+    """The change of one shard.
 
     Attributes:
-        sha256: before.
-        fingerprint: to keep, where the shard was not current; None: of its input as it will be.
+        sha256: before the change.
+        fingerprint: to keep, if the shard was not current; None: computed from its new input.
         rows: position in the shard → neutral key and parent_key. None: only the record changes,
-            for the input or the labels do.
-        why: it was quarantined.
+            because the input or the labels do.
+        why: the reason for a quarantine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,12 +69,12 @@ class Intent(BaseModel):
     """A withdrawal that is decided and not finished.
 
     Attributes:
-        after: ``withdrawn.json`` as it will be.
-        steps: in the order of the flow: a shard's input comes before it.
-        relabelled: datasets whose shards hold labels, and so count their digest.
-        derived: datasets with index and manifest to be made anew.
-        files: that show or name the person and are removed.
-        remains: lines on what normpipe leaves, for the user.
+        after: the new ``withdrawn.json``.
+        steps: in the order of the flow: a shard's input comes first.
+        relabelled: datasets whose shards contain labels, so that the labels' digest counts.
+        derived: datasets whose index and manifest are rewritten.
+        files: to remove, because they show or name the person.
+        remains: messages to the user about what normpipe leaves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,13 +97,13 @@ def read_intent(root: Path) -> Intent | None:
         return None
     except ValidationError:
         raise InputError(
-            f"{path} cannot be read (damaged, or of a newer normpipe): restore it, or remove it "
+            f"{path} cannot be read (damaged, or from a newer normpipe): restore it, or remove it "
             "and withdraw again"
         ) from None
 
 
 def carry_out(root: Path) -> Intent | None:
-    """Finish the withdrawal whose intent lies in a job's folder, which is locked; return it."""
+    """Finish the withdrawal whose intent is in a locked job's folder, if any; return it."""
     intent = read_intent(root)
     if intent is None:
         return None
@@ -135,7 +135,7 @@ def _strike_labels(path: Path, withdrawn: Withdrawn) -> None:
 
 
 def _relabel(root: Path, name: str) -> None:
-    """Let a dataset that holds labels say that it was made with those that are left."""
+    """Update the description of a dataset that contains labels to the remaining labels."""
     folder = ShardFolder(root / name)
     made = folder.description() or {}
     made["digests"] = {
@@ -148,7 +148,7 @@ def _relabel(root: Path, name: str) -> None:
 def _carry_out_step(root: Path, step: ShardStep) -> None:
     folder = ShardFolder(root / step.dataset)
     if not folder.shard(step.shard).is_file():
-        return  # taken away since; the next run makes it from the neutral rows
+        return  # removed since; the next run makes it from the neutral rows
     mark = step.fingerprint
     if mark is None:
         made = folder.description() or {}
@@ -162,7 +162,7 @@ def _carry_out_step(root: Path, step: ShardStep) -> None:
 
 
 def _rewrite(folder: ShardFolder, step: ShardStep, mark: str) -> None:
-    """Write a shard anew, row group by row group, in the order that it had."""
+    """Rewrite a shard, row group by row group, in the same order."""
     with (
         parquet_file(folder.shard(step.shard)) as file,
         ShardWriter(folder, step.shard, _schema(file)) as writer,
@@ -176,17 +176,17 @@ def _rewrite(folder: ShardFolder, step: ShardStep, mark: str) -> None:
 
 
 def _schema(file: pq.ParquetFile) -> pa.Schema:
-    """Return a shard's schema as it was written: read back, the items of lists have other names."""
+    """Return a shard's schema as it was written: Parquet renames the items of lists."""
     text: bytes = file.metadata.metadata[b"ARROW:schema"]
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 def neutral(table: pa.Table, start: int, rows: dict[int, tuple[str, str]]) -> pa.Table:
-    """Return a table in which some rows say no more than that someone was withdrawn.
+    """Return a table in which some rows only say that someone was withdrawn.
 
     Args:
         start: position of the table's first row in the shard.
-        rows: position in the shard → key and parent_key. All other rows stay as they are.
+        rows: position in the shard → key and parent_key. All other rows stay unchanged.
     """
     here = range(start, start + table.num_rows)
     if not any(place in rows for place in here):
@@ -206,6 +206,6 @@ def neutral(table: pa.Table, start: int, rows: dict[int, tuple[str, str]]) -> pa
             values = [fixed[field.name] if p in rows else old[p - start] for p in here]
             column = pa.array(values, field.type)
         elif field.name not in _KEPT:
-            column = column.take(places)  # null where there is no place
+            column = column.take(places)  # null for a null position
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=table.schema)

@@ -9,7 +9,7 @@ import typer
 from ...manifests.keys import sample_id
 from ...stages import CONFIGS, SINKS
 from ..care.status import refuse_quarantined, status
-from ..config import Job, check, load_job
+from ..config import Job, load_job, validate_settings
 from ..errors import InputError
 from ..run.runner import Options
 from ..stage import sha256_file
@@ -161,7 +161,7 @@ def predict(
         **asdict(reading),
         "threads": job.run.threads,
     }
-    config = check(predicting.PredictConfig, chosen, "predict")
+    config = validate_settings(predicting.PredictConfig, chosen, "predict")
     file = classifier_file(model)
     found = open_classifier(file)
     views = PLANS[found.views].reads

@@ -17,7 +17,7 @@ from ..config import Job, load_job
 from ..errors import InputError, nearest
 from ..run.places import Remote
 from ..run.runner import Options, Runner
-from ..run.stopping import ending_in_time
+from ..run.stopping import stop_in_time
 from ..stage import Stage
 from ..store.shards import ShardFolder
 from .handling import AGAIN, stopped_in_time
@@ -86,7 +86,7 @@ def execute(
     if deadline is not None:
         threading.Thread(target=_stop_at, args=(deadline, runner, through), daemon=True).start()
     try:
-        with ending_in_time(runner, job.run.grace_seconds, AGAIN):
+        with stop_in_time(runner, job.run.grace_seconds, AGAIN):
             runner.run(selected)
     finally:
         through.set()
@@ -161,7 +161,7 @@ def opened(data: Path) -> "ShardDataset":
 def report(job: Job) -> None:
     """Print where things are and what became of every input."""
     state = status_module.status(job.output)
-    typer.echo(status_module.table(state))
+    typer.echo(status_module.status_table(state))
     normalized = job.output / f"normalized/{job.stage('normalize').variant_name}"
     if ShardFolder(normalized).manifest_path.is_file():
         typer.echo(f"normalized dataset: {normalized}")

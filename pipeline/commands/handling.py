@@ -17,8 +17,8 @@ from typer.models import ParameterInfo
 
 from ..errors import InputError, Interrupted, NormpipeError, printable
 from ..run.progress import LogLines
-from ..run.stopping import own_line, terminable
-from ..store.storage import is_address, is_store, refuse_address, said_by_store
+from ..run.stopping import clear_line, sigterm_as_interrupt
+from ..store.storage import is_address, is_store, refuse_address, store_error_line
 from .options import PathRule
 
 log = logging.getLogger("normpipe")
@@ -43,18 +43,18 @@ def handled(command: Command) -> Command:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             _check_paths(kwargs, rules)
-            with terminable():
+            with sigterm_as_interrupt():
                 return command(*args, **kwargs)
         except (Interrupted, KeyboardInterrupt) as error:
             why = str(error) or "stopped"
             line = f"{why}; what is finished is kept. Run the same command to continue."
-            typer.echo(f"{own_line(sys.stderr)}normpipe: {line}", err=True)
+            typer.echo(f"{clear_line(sys.stderr)}normpipe: {line}", err=True)
             raise typer.Exit(AGAIN) from None
         except NormpipeError as error:
             complain(str(error))
             raise typer.Exit(USER) from None
         except Exception as error:  # those of a store's client, and of the file system
-            line = said_by_store(error) or _said_by_files(error)
+            line = store_error_line(error) or _said_by_files(error)
             if line is None:
                 raise
             complain(line)

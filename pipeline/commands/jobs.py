@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from ...stages import CONFIGS, SINKS
 from ..config import Job, load_job
 from ..errors import InputError, nearest
-from ..store.job_file import FLOW, HEAD, changes, has_begun, keep, read_job, saved_settings
+from ..store.job_file import FLOW, HEAD, changes, has_shards, keep, read_job, saved_settings
 from ..store.labels import JOB_FILE, LABELS_FILE, holds_job, is_saved_job
 from ..store.lock import locked
 from ..store.shards import ShardFolder
@@ -37,7 +37,7 @@ def job_to_run(argument: str | None, given: Mapping[str, Any], sets: Sequence[st
         InputError: with one line.
     """
     file, root = _file_or_folder(argument, given["output"])
-    if file is None and argument is None and root is not None and not has_begun(root):
+    if file is None and argument is None and root is not None and not has_shards(root):
         root = None  # nothing that its settings made is there: these are what counts
     if root is None:
         return load_job(file, given, sets, CONFIGS)
@@ -102,7 +102,7 @@ def _recovered(root: Path, job: Mapping[str, Any], alone: bool) -> dict[str, dic
 
 def begun_with(root: Path, known: Mapping[str, type[BaseModel]]) -> dict[str, dict[str, Any]]:
     """Return the settings in ``known`` that a folder's job saved; none where nothing is made."""
-    return (saved_settings(root, known) or {}) if has_begun(root) else {}
+    return (saved_settings(root, known) or {}) if has_shards(root) else {}
 
 
 def say_changes(job: Job, stages: Sequence[str]) -> None:

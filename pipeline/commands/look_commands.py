@@ -21,7 +21,7 @@ def status(output: OutputArgument, as_json: AsJson = False) -> None:
     The table lists them by stage, with the reasons.
     """
     state = status_module.status(location(output))
-    typer.echo(json.dumps(state, indent=2) if as_json else status_module.table(state))
+    typer.echo(json.dumps(state, indent=2) if as_json else status_module.status_table(state))
 
 
 @handled

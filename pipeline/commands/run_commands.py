@@ -9,7 +9,7 @@ from ...stages import CONFIGS, FLOW, SINKS, build_flow
 from ..config import Job, load_job, template
 from ..errors import InputError
 from ..run.runner import Options
-from ..store.storage import is_store, lies_in
+from ..store.storage import is_store, is_within
 from .execute import execute, identity, opened, report, report_scores, select
 from .handling import handled, start_logging
 from .jobs import job_to_run, keep_settings, say_changes
@@ -61,7 +61,7 @@ def run(
     job = job_to_run(job_file, given, settings.set or [])
     if job.input is None:
         raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
-    if lies_in(job.output, job.input):
+    if is_within(job.output, job.input):
         raise InputError(
             f"{job.output} lies inside the input folder, where its pictures would become inputs: "
             "choose an --output beside it"
@@ -72,9 +72,9 @@ def run(
     sinks = [name for name in SINKS if name in names]
     say_changes(job, names)
     if dry_run:
-        from ..care import estimate
+        from ..care.estimate import estimate, estimate_table
 
-        typer.echo(estimate.table(estimate.estimate(job.output, selected, job.run.threads)))
+        typer.echo(estimate_table(estimate(job.output, selected, job.run.threads)))
         if sinks:
             typer.echo(
                 f"then, if there are labels: {', '.join(sinks)} (--until pair leaves it out)"

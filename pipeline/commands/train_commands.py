@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from ..care.status import status, table
+from ..care.status import status, status_table
 from ..config import Job, load_job
 from ..errors import InputError, Interrupted
-from ..run.plan import is_whole
+from ..run.plan import is_complete
 from ..run.runner import Options
 from .execute import execute
 from .handling import handled, start_logging, stopped_in_time
@@ -89,7 +89,7 @@ def synthesize(
     began = time.perf_counter(), time.process_time()
     execute(job, flow, flow, Options(overwrite, identity=_RENDERS))
     wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
-    typer.echo(table(status(job.output)))
+    typer.echo(status_table(status(job.output)))
     if stage.rendered:
         typer.echo(
             f"rate: {stage.rendered / wall:.1f} pairs/s on {stage.device_class}, "
@@ -179,7 +179,7 @@ def _render_sets(
             given["device"] = config.device
         flows[folder] = _rendering(settings.model_copy(update=given), job)
     for folder, flow in flows.items():
-        if not is_whole(folder, flow):
+        if not is_complete(folder, flow):
             _one_process(config, folder)
             part = job.model_copy(update={"output": folder})
             execute(part, flow, flow, Options(overwrite, identity=_RENDERS), deadline)

@@ -1,4 +1,4 @@
-"""Finds a dataset and says where each of its rows, pictures and labels stands."""
+"""Find a dataset, and locate its rows, images and labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ from ...manifests.schema import (
 from ..errors import InputError, nearest
 from ..store.damage import damaged
 from ..store.labels import find_labels, job_folder, label_rows, own_label_columns, read_labels
-from ..store.layout import ABOUT
+from ..store.layout import METADATA_PREFIX
 from ..store.shards import ShardFolder
 from ..store.storage import location, parquet_file
 from ..store.tombstones import refuse_unfinished
-from .reading import RowReader, damage_said, open_parquet
+from .reading import RowReader, damage_errors, open_parquet
 
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute
@@ -39,13 +39,13 @@ STATUSES = ("ok", "rejected", "failed", "all")
 
 
 @dataclass
-class Part:
-    """A dataset that items take values from.
+class ColumnReader:
+    """Reads columns of items from a dataset.
 
     Attributes:
-        readers: one for each variant; under "" where all rows stand in one dataset.
-        names: the item's name → the column's.
-        places: (N, 3) int32, shard, row group, row of each item's row; -1 where it has none.
+        readers: one for each variant; under "" if all rows are in one dataset.
+        names: name in the item → column.
+        places: (N, 3) int32, shard, row group, row of each item's row; -1 if it has none.
     """
 
     readers: dict[str, RowReader]
@@ -58,9 +58,9 @@ class ColumnSource:
     """A dataset that columns can be read from.
 
     Attributes:
-        folders: where it is, for each variant; under "" where all rows stand in one.
-        columns: the item's name → the column's.
-        places: as of ``Part``.
+        folders: its folder for each variant; under "" if all rows are in one.
+        columns: name in the item → column.
+        places: as in ``ColumnReader``.
     """
 
     folders: dict[str, Path]
@@ -69,40 +69,40 @@ class ColumnSource:
 
 
 @dataclass
-class Chosen:
-    """The columns that items are to have.
+class ChosenColumns:
+    """The columns chosen for items.
 
     Attributes:
-        table: one row an item: ``key``, ``_source`` (the key in the parts), ``_variant``, and those
-            of the wanted columns that need no shard to be read.
-        parts: where the other columns are.
+        table: one row per item: ``key``, ``_source`` (the key in the datasets that are read),
+            ``_variant``, and the chosen columns that need no shard to be read.
+        readers: of the other columns.
     """
 
     table: pa.Table
-    parts: list[Part]
+    readers: list[ColumnReader]
 
 
 @dataclass
-class Opened:
-    """A dataset found, its rows known: columns are chosen of it without opening it again.
+class OpenedDataset:
+    """An open dataset: its rows are known, and its columns can be chosen without opening it again.
 
     Attributes:
-        path: as it was given.
-        folder: with its shards.
-        status: which rows there are.
-        rows: common columns, ``_source`` and ``_variant`` of each.
-        known: labels that need no shard to be read, in the order of the rows.
-        own: labels that the shards hold themselves.
+        path: as given by the caller.
+        folder: of the shards.
+        status: of the rows.
+        rows: common columns, ``_source`` and ``_variant`` of each row.
+        joined_labels: labels from a label table, in the order of the rows.
+        shard_labels: names of label columns that the shards contain.
         sources: where all other columns are.
-        pictures: names of the columns that are pictures.
+        pictures: names of the image columns.
     """
 
     path: Path
     folder: Path
     status: str
     rows: pa.Table
-    known: dict[str, pa.ChunkedArray]
-    own: list[str]
+    joined_labels: dict[str, pa.ChunkedArray]
+    shard_labels: list[str]
     sources: list[ColumnSource]
     pictures: list[str]
 
@@ -111,10 +111,10 @@ class Opened:
         """Return the names of all columns that an item may have."""
         available = [name for source in self.sources for name in source.columns]
         variant = ["variant"] if "variant" in self.rows.column_names else []
-        return [*_COMMON, *available, *self.known, *variant]
+        return [*_COMMON, *available, *self.joined_labels, *variant]
 
-    def choose(self, columns: Sequence[str] | None = None) -> Chosen:
-        """Choose columns; None for the usual ones. Raises InputError for an unknown one."""
+    def choose(self, columns: Sequence[str] | None = None) -> ChosenColumns:
+        """Choose columns; None for the default ones. Raises InputError for an unknown one."""
         wanted = self._usual() if columns is None else list(columns)
         offered = self.offered
         unknown = next((name for name in wanted if name not in offered), None)
@@ -122,21 +122,23 @@ class Opened:
             raise InputError(f"{self.folder} has no column '{unknown}'{nearest(unknown, offered)}")
         table = {name: self.rows[name] for name in ("key", "_source", "_variant")}
         for name in wanted:
-            if name in self.known or name in self.rows.column_names:
-                table[name] = self.known[name] if name in self.known else self.rows[name]
-        parts = [_part(source, wanted, table) for source in self.sources]
-        return Chosen(pa.table(table), [part for part in parts if part.names])
+            if name in self.joined_labels:
+                table[name] = self.joined_labels[name]
+            elif name in self.rows.column_names:
+                table[name] = self.rows[name]
+        readers = [_column_reader(source, wanted, table) for source in self.sources]
+        return ChosenColumns(pa.table(table), [one for one in readers if one.names])
 
     def _usual(self) -> list[str]:
-        found = [*self.pictures, *self.own]
+        found = [*self.pictures, *self.shard_labels]
         if not self.pictures:
             found = [name for source in self.sources for name in source.columns]
-        found += [*self.known, *(n for n in ("variant",) if n in self.offered)]
+        found += [*self.joined_labels, *(n for n in ("variant",) if n in self.offered)]
         return found + (_DECISION if self.status != "ok" else [])
 
 
-def open_rows(path: Path, labels: str | Path | pa.Table | None, status: str) -> Opened:
-    """Open a dataset; arguments and errors as of ``open_dataset``."""
+def open_rows(path: Path, labels: str | Path | pa.Table | None, status: str) -> OpenedDataset:
+    """Open a dataset; arguments and errors as for ``open_dataset``."""
     if status not in STATUSES:
         raise InputError(f"unknown status '{status}'{nearest(status, list(STATUSES))}")
     shards = ShardFolder(dataset_folder(path))
@@ -151,14 +153,14 @@ def open_rows(path: Path, labels: str | Path | pa.Table | None, status: str) -> 
     known = _labels(shards.path, labels, own, rows)
     taken = next((n for n in known if n in (*_COMMON, "variant", *pictures)), None)
     if taken:
-        raise InputError(f"a label is named '{taken}', as a column of the dataset is: rename it")
+        raise InputError(f"a label is named '{taken}', like a column of the dataset: rename it")
     names = [*_COMMON, "_source", "_variant", *(["variant"] if _references(schema) else [])]
     rows = rows.select(names).combine_chunks()
-    return Opened(path, shards.path, status, rows, known, own, sources, pictures)
+    return OpenedDataset(path, shards.path, status, rows, known, own, sources, pictures)
 
 
 def dataset_folder(path: Path) -> Path:
-    """Return the folder with the shards that a path means; see ``open_dataset``."""
+    """Return the folder of shards that a path stands for; see ``open_dataset``."""
     if path.is_file():
         raise InputError(f"{path} is a file: give the folder that the shards are in")
     if not path.is_dir():
@@ -172,10 +174,10 @@ def dataset_folder(path: Path) -> Path:
         return variants[0]
     others = [*variants, *_datasets(path)]
     if not others:
-        plain = path.name.removeprefix(ABOUT)
+        plain = path.name.removeprefix(METADATA_PREFIX)
         if plain not in ("", path.name) and _has_shards(path.with_name(plain)):
             other = path.with_name(plain)
-            raise InputError(f"{path} only says what made {other}: open {other}")
+            raise InputError(f"{path} contains only the metadata of {other}: open {other}")
         raise InputError(f"{path} holds no dataset (no shard-*.parquet): run 'normpipe run' first")
     choices = ", ".join(str(other) for other in others)
     raise InputError(
@@ -184,8 +186,8 @@ def dataset_folder(path: Path) -> Path:
 
 
 def _datasets(folder: Path) -> list[Path]:
-    """Return the datasets in a folder, not those below; what lies beside each is none."""
-    found = (path for path in sorted(folder.glob("*")) if not path.name.startswith(ABOUT))
+    """Return the datasets directly in a folder; folders of metadata are not datasets."""
+    found = (path for path in sorted(folder.glob("*")) if not path.name.startswith(METADATA_PREFIX))
     return [path for path in found if path.is_dir() and _has_shards(path)]
 
 
@@ -194,11 +196,11 @@ def _has_shards(folder: Path) -> bool:
 
 
 def _numbers(shards: ShardFolder) -> list[int]:
-    """Return the numbers of the shards to read: those committed, or all where none has a record."""
+    """Return the numbers of the shards to read: those committed, or all if there are no records."""
     if shards.records_path.is_dir():
         records = shards.records()
         for number, wrong in damaged(shards, records).items():
-            open_parquet(shards.shard(number)).close()  # a newer one is refused in plain words
+            open_parquet(shards.shard(number)).close()  # a newer one is refused as such
             raise InputError(f"{wrong}: the next normpipe run makes it again; see normpipe verify")
         numbers = list(records)
     else:
@@ -214,25 +216,25 @@ def _schema(folder: Path, numbers: list[int]) -> pa.Schema:
         schema = file.schema_arrow
     missing = [name for name in ("key", "status") if name not in schema.names]
     if missing:
-        raise InputError(f"{path} is no shard of normpipe: it has no column '{missing[0]}'")
+        raise InputError(f"{path} is not a shard of normpipe: it has no column '{missing[0]}'")
     return schema
 
 
 def _references(schema: pa.Schema) -> list[Reference]:
-    """Return how a dataset refers to others; empty where its columns are all its own."""
+    """Return a dataset's references to others; empty if all its columns are its own."""
     return [one for one in REFERENCES if f"{one.prefix}{_PLACE[0]}" in schema.names]
 
 
 def _rows(shards: ShardFolder, numbers: list[int], schema: pa.Schema) -> pa.Table:
-    """Return all rows without their pictures, and where they stand."""
+    """Return all rows without their images, and their positions."""
     refers = bool(_references(schema))
     rows = _from_index(shards, numbers)
     if rows is None:
         names = schema.names if refers else [n for n in _COMMON if n in schema.names]
         tables: list[pa.Table] = []
         for number in numbers:
-            open_parquet(shards.shard(number)).close()  # refuses a newer one in plain words
-            with damage_said(shards.shard(number)):
+            open_parquet(shards.shard(number)).close()  # a newer one is refused as such
+            with damage_errors(shards.shard(number)):
                 tables.append(shards.read(number, names))
         rows = pa.concat_tables(tables)
     unknown = pa.nulls(rows.num_rows, pa.string())
@@ -244,10 +246,10 @@ def _rows(shards: ShardFolder, numbers: list[int], schema: pa.Schema) -> pa.Tabl
 
 
 def _from_index(shards: ShardFolder, numbers: list[int]) -> pa.Table | None:
-    """Return the derived index, or None where there is none or it is of other shards."""
+    """Return the derived index, or None if there is none or it covers other shards."""
     if not shards.index_path.is_file():
         return None
-    with open_parquet(shards.index_path) as file, damage_said(shards.index_path):
+    with open_parquet(shards.index_path) as file, damage_errors(shards.index_path):
         index = file.read()
     records = shards.records()
     if records:
@@ -261,10 +263,10 @@ def _from_index(shards: ShardFolder, numbers: list[int]) -> pa.Table | None:
 
 
 def _source_keys(rows: pa.Table) -> pa.ChunkedArray:
-    """Return the keys that rows have in the datasets that hold their pictures."""
+    """Return the keys of rows in the datasets that contain their images."""
     if len(rows["variant"].unique()) < 2:
         return rows["key"]
-    # Of several variants: each key ends in its own (``pair_key``).
+    # With several variants, each key ends with its variant (``pair_key``).
     lengths = pc.add(pc.utf8_length(rows["variant"]), len(pair_key("", "")))
     pairs = zip(rows["key"].to_pylist(), lengths.to_pylist(), strict=True)
     return pa.chunked_array([pa.array([key[:-length] for key, length in pairs], pa.string())])
@@ -273,7 +275,7 @@ def _source_keys(rows: pa.Table) -> pa.ChunkedArray:
 def _sources(
     folder: Path, schema: pa.Schema, rows: pa.Table
 ) -> tuple[list[ColumnSource], list[str]]:
-    """Return where columns can be read, and the names of those that are pictures."""
+    """Return where columns can be read, and the names of the image columns."""
     references = _references(schema)
     if not references:
         own = {name: name for name in schema.names if name not in _COMMON}
@@ -281,12 +283,14 @@ def _sources(
         return [ColumnSource({"": folder}, own, _places(rows, ""))], pictures
     job = folder.resolve().parent
     variants = sorted(rows["variant"].unique().to_pylist())
-    return [_referred(job, one, variants, rows) for one in references], [
+    return [_referenced_source(job, one, variants, rows) for one in references], [
         one.item_name("image") for one in references
     ]
 
 
-def _referred(job: Path, reference: Reference, variants: list[str], rows: pa.Table) -> ColumnSource:
+def _referenced_source(
+    job: Path, reference: Reference, variants: list[str], rows: pa.Table
+) -> ColumnSource:
     """Return where the columns of another dataset, or of its variants, can be read."""
     folders = {"": job / reference.dataset}
     if "{variant}" in reference.dataset:
@@ -297,7 +301,7 @@ def _referred(job: Path, reference: Reference, variants: list[str], rows: pa.Tab
 
 
 def _places(rows: pa.Table, prefix: str) -> Int32s:
-    """(N, 3) int32, as of ``Part``."""
+    """Return (N, 3) int32, as in ``ColumnReader``."""
     places = [pc.fill_null(rows[prefix + name], -1).to_numpy() for name in _PLACE]
     return np.stack(places, axis=1).astype(np.int32)
 
@@ -305,7 +309,7 @@ def _places(rows: pa.Table, prefix: str) -> Int32s:
 def _columns(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise InputError(
-            f"the pairs refer to {folder}, which is not there: put it back, or {PAIRS_ALONE}"
+            f"the pairs refer to {folder}, which is missing: put it back, or {PAIRS_ALONE}"
         )
     schema = _schema(folder, _numbers(ShardFolder(folder)))
     return [name for name in schema.names if name not in _COMMON]
@@ -314,12 +318,12 @@ def _columns(folder: Path) -> list[str]:
 def _labels(
     folder: Path, given: str | Path | pa.Table | None, own: list[str], rows: pa.Table
 ) -> dict[str, pa.ChunkedArray]:
-    """Return label columns in the order of the rows; none where the shards hold their own."""
+    """Return label columns in the order of the rows; none if the shards contain their labels."""
     if given is None:
         file = None if own else find_labels(folder)
         if file is None:
             return {}
-        given = read_labels(file)  # in a store, the file is no Path
+        given = read_labels(file)  # in a store, the file is not a Path
     labels: pa.Table = read_labels(location(given)) if isinstance(given, str | Path) else given
     if "key" not in labels.column_names:
         raise InputError("the labels have no column 'key'")
@@ -329,9 +333,11 @@ def _labels(
     return {name: found[name] for name in found.column_names}
 
 
-def _part(source: ColumnSource, wanted: Sequence[str], known: Mapping[str, Any]) -> Part:
-    """Return a part that reads the wanted columns which are not known already."""
+def _column_reader(
+    source: ColumnSource, wanted: Sequence[str], known: Mapping[str, Any]
+) -> ColumnReader:
+    """Return a reader of the wanted columns that are not in the table already."""
     names = {n: c for n, c in source.columns.items() if n in wanted and n not in known}
     columns = list(names.values())
     readers = {variant: RowReader(folder, columns) for variant, folder in source.folders.items()}
-    return Part(readers, names, source.places)
+    return ColumnReader(readers, names, source.places)

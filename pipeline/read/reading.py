@@ -1,4 +1,4 @@
-"""Random access to rows of shards: one row group at a time, nothing held but the last few."""
+"""Random access to rows of shards: one row group at a time; only the last few are cached."""
 
 import os
 import threading
@@ -27,10 +27,10 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-def ahead(
+def map_ahead(
     pool: Executor, work: Callable[[Item], Found], items: Iterable[Item], count: int
 ) -> Iterator[Found]:
-    """Yield what ``work`` makes of each item, in order, while a pool makes the next ``count``."""
+    """Yield ``work(item)`` for each item, in order, while a pool computes the next ``count``."""
     waiting: deque[Future[Found]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))
@@ -41,7 +41,7 @@ def ahead(
 
 
 class Place(NamedTuple):
-    """Where a row stands; ``row`` counts within the row group."""
+    """The position of a row; ``row`` counts within the row group."""
 
     shard: int
     group: int
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 
 def require_readable(path: Path, schema: pa.Schema) -> None:
-    """Raise InputError for a file of a newer schema than this release knows."""
+    """Raise InputError for a file with a newer schema than this release knows."""
     written = (schema.metadata or {}).get(b"normpipe_schema_version", b"0")
     if not written.isdigit():
         raise InputError(f"{path} is damaged (its schema's version): see 'normpipe verify'")
@@ -61,7 +61,7 @@ def require_readable(path: Path, schema: pa.Schema) -> None:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a shard or index. Raises InputError where it is none, or newer than this release."""
+    """Open a shard or index. Raises InputError if it is not one, or newer than this release."""
     try:
         file = parquet_file(path, memory_map=True)
     except FileNotFoundError:
@@ -74,8 +74,8 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 
 
 @contextmanager
-def damage_said(path: Path) -> Generator[None, None, None]:
-    """Turn what Arrow raises on a damaged file into one line that says what to do."""
+def damage_errors(path: Path) -> Generator[None, None, None]:
+    """Turn Arrow's errors on a damaged file into a one-line InputError."""
     try:
         yield
     except (OSError, pa.ArrowException, ValueError) as error:
@@ -84,14 +84,13 @@ def damage_said(path: Path) -> Generator[None, None, None]:
 
 
 class RowReader:
-    """Reads rows of one dataset by their place.
+    """Reads rows of one dataset by position.
 
-    May be pickled, forked and shared by threads: files are opened when they are first needed, once
-    a process.
+    May be pickled, forked and shared by threads: each process opens files when it first needs them.
 
     Args:
         folder: the dataset.
-        columns: what to read beside ``key``. Pictures come as their encoded bytes.
+        columns: what to read besides ``key``. Images are returned as encoded bytes.
     """
 
     def __init__(self, folder: Path, columns: Sequence[str]) -> None:
@@ -113,12 +112,12 @@ class RowReader:
         self._forget()
 
     def rows(self, places: Sequence[Place], keys: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the rows at some places, in their order; each row group is read once.
+        """Return the rows at some places, in that order; each row group is read once.
 
-        ``keys`` are those that the rows must have. Raises InputError where they have others, for
-        the dataset was then written anew since it was opened.
+        ``keys``: the keys that the rows must have. Raises InputError if they have others, because
+        the dataset was rewritten since it was opened.
         """
-        if os.getpid() != self._process:  # forked: a file position is not to be shared
+        if os.getpid() != self._process:  # forked: file positions must not be shared
             self._forget()
             self._folder = ShardFolder(reopened(self._folder.path))
         found: list[dict[str, Any]] = [{} for _ in places]
@@ -142,7 +141,7 @@ class RowReader:
         file = self._file(shard)
         if number >= file.num_row_groups:
             raise InputError(f"{self._folder.path} was changed since it was opened: open it again")
-        with damage_said(self._folder.shard(shard)):
+        with damage_errors(self._folder.shard(shard)):
             # One thread: a group is small, and pools of threads do not survive a fork.
             table = file.read_row_group(number, columns=self._columns, use_threads=False)
         group = {name: _plain(table[name]) for name in self._columns}
@@ -162,7 +161,7 @@ class RowReader:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column in one piece; of a picture, its bytes."""
+    """Return a column as one array; of an image, its bytes."""
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
@@ -170,7 +169,7 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _value(array: pa.Array, row: int) -> Any:
-    """Return one value; bytes as a buffer, which refers to the row group and copies nothing."""
+    """Return one value; bytes as a buffer that refers to the row group, without a copy."""
     value = array[row]
     if pa.types.is_binary(array.type):
         return value.as_buffer()

@@ -1,7 +1,7 @@
-"""The one loop of a run: sends shards to be made, and puts in place what the first good task made.
+"""The one loop of a run: submits shards' tasks and commits what the first good attempt made.
 
-A shard is one task, made wherever the place makes it, under a name that nobody else has. Here alone
-is decided what becomes of it: whether it is tried again, given to another, set aside or dropped.
+Each shard is one task, run in threads or by a worker, which writes under a name of its own. Only
+the loop decides whether a shard is committed, retried, taken over, quarantined or dropped.
 """
 
 import logging
@@ -16,139 +16,144 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig
-from ..errors import Interrupted, NormpipeError, lacking
+from ..errors import Interrupted, NormpipeError, resource_shortage
 from ..stage import JoinStage, Stage
-from ..store.shards import ShardFolder, ShardRecord, parsed
-from .making import DEATHS, Outcome, Ticket
+from ..store.shards import ShardFolder, ShardRecord, parse_record
+from .making import MAX_DEATHS, ShardTask, TaskOutcome
 from .progress import Progress
 from .tries import RunFolder, stage_of
 
 if TYPE_CHECKING:
     from .cluster import Cluster
-    from .places import Host
+    from .places import StageThreads
 
 log = logging.getLogger("normpipe")
 
-#: Shards of one stage that may be quarantined in a row before the job stops: then it is no shard's
-#: fault.
+#: After this many quarantined shards of one stage in a row the job stops: it is not the data.
 QUARANTINES_IN_A_ROW = 3
-#: Times that a task may be lost before its shard was begun.
-_LOSSES = 3 * (1 + DEATHS)
-_GLANCE_SECONDS, _LOOK_SECONDS = 0.1, 1.0
-#: Seconds that a network file system may take to show what another machine has made.
-_SHOW_SECONDS = 30.0
+#: Times that a task may be lost before its shard was started.
+_MAX_LOSSES = 3 * (1 + MAX_DEATHS)
+_POLL_SECONDS, _CHECK_SECONDS = 0.1, 1.0
+#: Seconds until a network file system must show a file that another machine wrote.
+_VISIBLE_SECONDS = 30.0
 
 
-class Ending:
-    """How a run is asked to end; from a signal handler, too."""
+class Shutdown:
+    """A request to end the run; may be made from a signal handler."""
 
     def __init__(self) -> None:
         self.stopped, self._drained = threading.Event(), threading.Event()
         self._drop_at = 0.0
 
     def drain(self, seconds: float) -> None:
-        """Ask that no shard be begun, and those dropped that are not through in ``seconds``."""
+        """Start no more shards, and drop those that are not done in ``seconds``."""
         self._drop_at = time.monotonic() + seconds
         self._drained.set()
 
-    def asked(self) -> bool:
-        """Say whether nothing new is to be begun."""
+    def requested(self) -> bool:
+        """Return whether nothing more may be started."""
         return self._drained.is_set() or self.stopped.is_set()
 
-    def left(self) -> float:
-        """Return the seconds that are left, once the run is asked to end."""
+    def seconds_left(self) -> float:
+        """Return the seconds that are left for shards in flight; 0 before a request."""
         return self._drop_at - time.monotonic() if self._drained.is_set() else 0.0
 
     def check(self) -> None:
-        """Raise Interrupted where nothing new is to be begun."""
-        if self.asked():
+        """Raise Interrupted if nothing more may be started."""
+        if self.requested():
             raise Interrupted("stopped")
 
 
 @dataclass(eq=False)
 class Pending:
-    """A shard that is being made, by one task or, where a worker fell silent, by several."""
+    """A shard in flight: with one attempt or, after a worker fell silent, several."""
 
-    ticket: Ticket
+    task: ShardTask
     rows: int
-    #: Task → it is known to be stuck.
-    tasks: dict[Any, bool] = field(default_factory=lambda: dict[Any, bool]())
-    tries: int = 0
+    #: Future of an attempt → whether it is known to be stuck.
+    futures: dict[Any, bool] = field(default_factory=lambda: dict[Any, bool]())
+    #: Attempts that failed, and that were lost with their worker.
+    failures: int = 0
     losses: int = 0
-    #: Input rows that are written, and what they became.
+    #: Input rows written so far, and the statuses of their output rows.
     written: int = 0
     statuses: Counter[str] = field(default_factory=lambda: Counter[str]())
-    #: When somebody was first seen to make it.
-    begun: float | None = None
+    #: When the loop first saw that it had been started.
+    started_at: float | None = None
 
 
 class Lane:
-    """What the loop knows of one stage: shards that wait, shards that are being made, the pace."""
+    """The loop's state of one stage: shards waiting, shards in flight, and throughput."""
 
-    def __init__(self, stage: Stage, place: "Host | Cluster", root: Path) -> None:
+    def __init__(self, stage: Stage, place: "StageThreads | Cluster", root: Path) -> None:
         self.stage, self.place = stage, place
         self.source, self.target = (
             ShardFolder(root / name) for name in (stage.reads[0], stage.writes)
         )
         self.waiting: deque[int] = deque()
-        #: Of the first that waits, once there was no room for it.
-        self.ticket: Ticket | None = None
+        #: The task of the first waiting shard, kept while there is no capacity for it.
+        self.task: ShardTask | None = None
         #: Oldest first.
         self.pending: dict[int, Pending] = {}
-        self.through = False
-        self.quarantines = 0
-        #: Rows that were made, the seconds that they took, and when the last shard arrived.
-        self.rows, self.seconds, self.since = 0, 0.0, 0.0
+        self.done = False
+        self.quarantined_in_a_row = 0
+        #: Rows made, the seconds that they took, and when the last shard was committed.
+        self.rows, self.seconds, self.last_commit = 0, 0.0, 0.0
 
-    def took(self, one: Pending, now: float) -> float:
-        """Return for how long a shard has been made; in order, since the one before was through."""
-        begun = now if one.begun is None else one.begun
-        return now - (max(self.since, begun) if self.place.in_order else begun)
+    def elapsed(self, one: Pending, now: float) -> float:
+        """Return the seconds spent on a shard; in order, only since the last commit."""
+        started = now if one.started_at is None else one.started_at
+        return now - (max(self.last_commit, started) if self.place.in_order else started)
 
     def late(self, seconds: float, now: float) -> list[int]:
-        """Return the shards that will not be through in so many seconds, or are not begun.
+        """Return the shards in flight that will not be done in ``seconds``, or have not started.
 
-        ``now``: by the clock of ``Pending.begun``.
+        ``now``: by the clock of ``Pending.started_at``.
         """
         late: list[int] = []
         rows, took, left = self.rows, self.seconds, 0.0
         for one in list(self.pending.values())[: int(self.place.in_order)]:
-            if one.written:  # what is known of the very shard that is being written counts, too
-                rows, took = rows + one.written, took + self.took(one, now)
+            if one.written:  # the part already written counts towards the throughput
+                rows, took = rows + one.written, took + self.elapsed(one, now)
         for number, one in self.pending.items():
             if rows and self.place.in_order:  # behind those before it
                 left += (one.rows - one.written) * took / rows
             elif rows:
-                left = one.rows * took / rows - self.took(one, now)
-            if one.begun is None or not rows or left > seconds:
+                left = one.rows * took / rows - self.elapsed(one, now)
+            if one.started_at is None or not rows or left > seconds:
                 late.append(number)
         return late
 
 
 class Loop:
-    """Sends, lands and puts in place the shards of stages, which hand them on to each other."""
+    """Submits and commits the shards of all stages; a committed shard goes to the next stage."""
 
     def __init__(
         self,
         run: RunFolder,
         settings: RunConfig,
         progress: Progress,
-        ending: Ending,
-        ticket: Callable[[Stage, int], Ticket | ShardRecord],
+        shutdown: Shutdown,
+        task: Callable[[Stage, int], ShardTask | ShardRecord],
         committed: Callable[[str, ShardRecord], None],
     ) -> None:
-        """Hold what the loop acts on.
+        """Set up the loop.
 
         Args:
-            ticket: what to send for a shard, or the record of one that is current.
-            committed: called with stage and record after each shard that was put in place.
+            task: returns the task of a shard, or the record of a shard that is current.
+            committed: called with stage and record after each commit.
         """
-        self._run, self._settings, self._progress, self._ending = run, settings, progress, ending
-        self._ticket, self._committed = ticket, committed
+        self._run, self._settings, self._progress, self._shutdown = (
+            run,
+            settings,
+            progress,
+            shutdown,
+        )
+        self._task, self._committed = task, committed
         self._lanes: list[Lane] = []
         self._done: queue.SimpleQueue[tuple[Lane, Pending, Any]] = queue.SimpleQueue()
 
-    def walk(self, lanes: list[Lane], total: int) -> None:
+    def run(self, lanes: list[Lane], total: int) -> None:
         """Make all shards of some stages, of ``total`` inputs each. Raises Interrupted."""
         self._lanes = lanes
         for lane in lanes:
@@ -156,215 +161,217 @@ class Loop:
             if self._before(lane) is None:
                 lane.waiting.extend(lane.source.records())
         try:
-            self._go_round()
+            self._run_loop()
         finally:
             self._progress.close()
-        self._ending.check()
+        self._shutdown.check()
 
-    def _go_round(self) -> None:
-        looked = time.monotonic()
-        while not self._is_over():
+    def _run_loop(self) -> None:
+        checked = time.monotonic()
+        while not self._submit_ready():
             with suppress(queue.Empty):
-                self._land(*self._done.get(timeout=_GLANCE_SECONDS))
-            if self._ending.asked():
-                if self._ending.stopped.is_set() or self._ending.left() <= 0:
+                self._handle_end(*self._done.get(timeout=_POLL_SECONDS))
+            if self._shutdown.requested():
+                if self._shutdown.stopped.is_set() or self._shutdown.seconds_left() <= 0:
                     raise Interrupted("stopped")
-                self._drop_late(self._ending.left())
-            if time.monotonic() - looked >= _LOOK_SECONDS:
-                looked = time.monotonic()
+                self._drop_late(self._shutdown.seconds_left())
+            if time.monotonic() - checked >= _CHECK_SECONDS:
+                checked = time.monotonic()
                 for lane in self._lanes:
-                    self._look(lane)
+                    self._check_lane(lane)
 
     def _before(self, lane: Lane) -> Lane | None:
-        """Return the lane that hands its shards on to another, if there is one."""
+        """Return the lane whose shards this lane reads, if there is one."""
         i = self._lanes.index(lane)
         chained = i > 0 and self._lanes[i - 1].stage.writes in lane.stage.reads
         return self._lanes[i - 1] if chained else None
 
-    def _is_over(self) -> bool:
-        """Send what can be sent; say whether all lanes are through, or drained."""
+    def _submit_ready(self) -> bool:
+        """Submit what there is capacity for; return whether all lanes are done, or drained."""
         for lane in self._lanes:
-            while lane.waiting and not self._ending.asked() and self._send_next(lane):
+            while lane.waiting and not self._shutdown.requested() and self._submit_next(lane):
                 pass
             before = self._before(lane)
-            more = lane.waiting or lane.pending or (before is not None and not before.through)
-            if not more and not lane.through:
-                lane.through = True
+            more = lane.waiting or lane.pending or (before is not None and not before.done)
+            if not more and not lane.done:
+                lane.done = True
                 self._progress.finish(lane.stage.name)
-        if self._ending.asked():
+        if self._shutdown.requested():
             return not any(lane.pending for lane in self._lanes)
-        return all(lane.through for lane in self._lanes)
+        return all(lane.done for lane in self._lanes)
 
-    def _send_next(self, lane: Lane) -> bool:
-        """Begin the next shard, or pass it on if it is current; say whether there was room."""
+    def _submit_next(self, lane: Lane) -> bool:
+        """Submit the next shard, or skip it if it is current; return whether there was capacity."""
         number = lane.waiting[0]
-        ticket = lane.ticket or self._ticket(lane.stage, number)
-        if not isinstance(ticket, ShardRecord):
-            lane.ticket = ticket
-            if len(lane.pending) >= lane.place.room(lane.stage):
+        task = lane.task or self._task(lane.stage, number)
+        if not isinstance(task, ShardRecord):
+            lane.task = task
+            if len(lane.pending) >= lane.place.capacity(lane.stage):
                 return False
         lane.waiting.popleft()
-        if isinstance(ticket, ShardRecord):
-            self._progress.skip(lane.stage.name, ticket.inputs)
-            self._through(lane, number)
+        if isinstance(task, ShardRecord):
+            self._progress.skip(lane.stage.name, task.inputs)
+            self._hand_on(lane, number)
             return True
-        lane.ticket = None
+        lane.task = None
         record = lane.source.record(number)
-        one = lane.pending[number] = Pending(ticket, record.rows if record else 0)
-        one.begun = time.monotonic() if lane.place.in_order else None
-        self._send(lane, one)
+        one = lane.pending[number] = Pending(task, record.rows if record else 0)
+        one.started_at = time.monotonic() if lane.place.in_order else None
+        self._submit(lane, one)
         return True
 
-    def _send(self, lane: Lane, one: Pending, quarantine: str = "") -> None:
-        if quarantine and not one.ticket["quarantine"]:
-            one.ticket["quarantine"] = quarantine
-            shard = f"{lane.stage.name}: shard {one.ticket['shard']}"
+    def _submit(self, lane: Lane, one: Pending, quarantine: str = "") -> None:
+        if quarantine and not one.task["quarantine"]:
+            one.task["quarantine"] = quarantine
+            shard = f"{lane.stage.name}: shard {one.task['shard']}"
             log.warning("%s quarantined: %s; its rows are failed(quarantined)", shard, quarantine)
-        task = lane.place.submit(lane.stage, one.ticket)
-        one.tasks[task] = False
-        task.add_done_callback(lambda task: self._done.put((lane, one, task)))
+        future = lane.place.submit(lane.stage, one.task)
+        one.futures[future] = False
+        future.add_done_callback(lambda future: self._done.put((lane, one, future)))
 
-    def _through(self, lane: Lane, number: int) -> None:
-        """Hand a shard that is in place to the stage that reads it."""
+    def _hand_on(self, lane: Lane, number: int) -> None:
+        """Hand a committed shard to the stage that reads it."""
         for other in self._lanes:
             if self._before(other) is lane:
                 other.waiting.append(number)
 
-    def _land(self, lane: Lane, one: Pending, task: Any) -> None:
-        """Act on a task's end."""
-        number, name = one.ticket["shard"], lane.stage.name
-        if lane.pending.get(number) is not one:  # in place already, or dropped: it comes too late
+    def _handle_end(self, lane: Lane, one: Pending, future: Any) -> None:
+        """Act on an attempt that ended."""
+        number, name = one.task["shard"], lane.stage.name
+        if lane.pending.get(number) is not one:  # too late: committed already, or dropped
             return
-        outcome = lane.place.outcome(task)
-        one.tasks.pop(task)
-        for line in outcome.lines if outcome else ():
+        outcome = lane.place.outcome(future)
+        one.futures.pop(future)
+        for line in outcome.warnings if outcome else ():
             log.warning("%s", line)
-        if outcome is None or outcome.kind in ("stopped", "deadly"):
-            self._lost(lane, one, outcome)
+        if outcome is None or outcome.kind in ("stopped", "too_many_deaths"):
+            self._handle_loss(lane, one, outcome)
         elif outcome.kind == "made":
-            self._arrived(lane, one, outcome)
-        elif outcome.kind == "broken":
-            self._broke(lane, one, outcome.text)
-        elif outcome.kind == "lacking":
-            raise lacking(f"{name}: shard {number}: {outcome.text}")
+            self._commit(lane, one, outcome)
+        elif outcome.kind == "failed":
+            self._handle_failure(lane, one, outcome.text)
+        elif outcome.kind == "shortage":
+            raise resource_shortage(f"{name}: shard {number}: {outcome.text}")
         else:
             raise outcome.error or NormpipeError(f"{name}: shard {number}: {outcome.text}")
 
-    def _broke(self, lane: Lane, one: Pending, why: str) -> None:
-        """Try a broken shard again or, after a few tries, set it aside."""
-        shard = f"{lane.stage.name}: shard {one.ticket['shard']}"
-        self._take_back(lane, one)
-        one.tries += 1
-        if one.ticket["quarantine"] or isinstance(lane.stage, JoinStage):
+    def _handle_failure(self, lane: Lane, one: Pending, why: str) -> None:
+        """Retry a failed shard or, after a few attempts, quarantine it."""
+        shard = f"{lane.stage.name}: shard {one.task['shard']}"
+        self._undo_progress(lane, one)
+        one.failures += 1
+        if one.task["quarantine"] or isinstance(lane.stage, JoinStage):
             raise NormpipeError(f"{shard} cannot be made: {why}")
-        again = one.tries <= self._settings.retries
-        log.warning("%s broke (%s)%s", shard, why, ", trying again" if again else "")
-        self._send(lane, one, "" if again else f"it broke {one.tries} times ({why})")
+        again = one.failures <= self._settings.retries
+        log.warning("%s failed (%s)%s", shard, why, ", retrying" if again else "")
+        self._submit(lane, one, "" if again else f"it failed {one.failures} times ({why})")
 
-    def _lost(self, lane: Lane, one: Pending, outcome: Outcome | None) -> None:
-        """Act on a task that ended without a shard, unless another of the same is under way."""
-        name, number = lane.stage.name, one.ticket["shard"]
-        lane.place.look(lane.stage)
-        if not all(one.tasks.values()):
+    def _handle_loss(self, lane: Lane, one: Pending, outcome: TaskOutcome | None) -> None:
+        """Act on an attempt that ended without a result, unless another is still running."""
+        name, number = lane.stage.name, one.task["shard"]
+        lane.place.check_workers(lane.stage)
+        if not all(one.futures.values()):
             return
-        self._take_back(lane, one)
-        for token in self._run.made(name, number):
-            # It was whole, and its maker died before it said so.
-            return self._arrived(lane, one, Outcome("made", token))
+        self._undo_progress(lane, one)
+        for token in self._run.finished(name, number):
+            # The shard was complete, and its worker died before it reported that.
+            return self._commit(lane, one, TaskOutcome("made", token))
         one.losses += 1
-        if one.losses > _LOSSES:
-            why = outcome.text if outcome else "its workers die before they begin"
+        if one.losses > _MAX_LOSSES:
+            why = outcome.text if outcome else "its workers die before they start"
             raise NormpipeError(
-                f"{name}: shard {number} is lost each time it is sent ({why}): see what the "
-                "workers say themselves"
+                f"{name}: shard {number} is lost each time it is sent ({why}): see the workers' "
+                "own logs"
             )
-        dead = len(self._run.begun(name, number)) >= DEATHS
-        why = f"it was begun {DEATHS} times and its worker died or fell silent" if dead else ""
-        return self._send(lane, one, why)
+        dead = len(self._run.active(name, number)) >= MAX_DEATHS
+        why = (
+            f"it was started {MAX_DEATHS} times and its worker died or went silent" if dead else ""
+        )
+        return self._submit(lane, one, why)
 
-    def _arrived(self, lane: Lane, one: Pending, outcome: Outcome) -> None:
-        """Put in place what a task made."""
-        name, number, now = lane.stage.name, one.ticket["shard"], time.monotonic()
+    def _commit(self, lane: Lane, one: Pending, outcome: TaskOutcome) -> None:
+        """Put in place the shard that an attempt made."""
+        name, number, now = lane.stage.name, one.task["shard"], time.monotonic()
         record = self._record(outcome.text)
-        if (record.fingerprint, record.shard) != (one.ticket["fingerprint"], number):
-            raise AssertionError(f"{name}: {outcome.text} is no shard {number} as it was asked for")
-        self._run.adopt(outcome.text, record, lane.target)
-        self._forget(lane, one)
+        if (record.fingerprint, record.shard) != (one.task["fingerprint"], number):
+            raise AssertionError(f"{name}: {outcome.text} is not shard {number} as requested")
+        self._run.commit(outcome.text, record, lane.target)
+        self._release(lane, one)
         lane.rows += one.rows
-        lane.seconds += lane.took(one, now) if lane.place.in_order else outcome.seconds
-        lane.since = now
+        lane.seconds += lane.elapsed(one, now) if lane.place.in_order else outcome.seconds
+        lane.last_commit = now
         if not one.written:
             self._progress.advance(name, record.inputs, record.statuses)
         self._committed(name, record)
-        self._through(lane, number)
-        lane.quarantines = lane.quarantines + 1 if record.quarantined else 0
-        if lane.quarantines >= QUARANTINES_IN_A_ROW:
+        self._hand_on(lane, number)
+        lane.quarantined_in_a_row = lane.quarantined_in_a_row + 1 if record.quarantined else 0
+        if lane.quarantined_in_a_row >= QUARANTINES_IN_A_ROW:
             raise NormpipeError(
-                f"{name}: {lane.quarantines} shards in a row broke, the last: {record.why}: this "
-                "is not about the data; mend the cause and run again with --retry-failed"
+                f"{name}: {lane.quarantined_in_a_row} shards in a row failed, the last: "
+                f"{record.why}: the data is not the cause; fix it and run again with --retry-failed"
             )
 
-    def _forget(self, lane: Lane, one: Pending) -> None:
-        """Let go of a shard; whoever still makes it sees so, and stops."""
-        number = one.ticket["shard"]
+    def _release(self, lane: Lane, one: Pending) -> None:
+        """Remove a shard from those in flight; attempts still running notice this and stop."""
+        number = one.task["shard"]
         del lane.pending[number]
-        for task in one.tasks:
-            lane.place.cancel(task)
-        if one.tasks or not lane.place.in_order:  # else its only maker has said that it ended
-            self._run.end(*self._run.begun(lane.stage.name, number))
+        for future in one.futures:
+            lane.place.cancel(future)
+        if one.futures or not lane.place.in_order:  # else its only attempt recorded its end itself
+            self._run.end(*self._run.active(lane.stage.name, number))
 
     def _record(self, token: str) -> ShardRecord:
-        until = time.monotonic() + _SHOW_SECONDS
-        while (record := parsed(self._run.record(token) or b"")) is None:
-            if time.monotonic() > until or self._ending.stopped.is_set():
+        until = time.monotonic() + _VISIBLE_SECONDS
+        while (record := parse_record(self._run.record(token) or b"")) is None:
+            if time.monotonic() > until or self._shutdown.stopped.is_set():
                 raise NormpipeError(
-                    f"a worker says that it made {token}, but it is not in {self._run.path} here: "
-                    "do all machines see the same folder?"
+                    f"a worker reports that it made {token}, but it is not in {self._run.path} "
+                    "here: do all machines see the same folder?"
                 )
-            time.sleep(_GLANCE_SECONDS)
+            time.sleep(_POLL_SECONDS)
         return record
 
-    def _look(self, lane: Lane) -> None:
-        """Give shards that a silent worker has to another; say what is waited for."""
-        self._notice_begun(lane)
+    def _check_lane(self, lane: Lane) -> None:
+        """Take over the shards of silent workers; warn about what is waited for."""
+        self._note_started(lane)
         for number, one in list(lane.pending.items()):
-            for task, known in one.tasks.items():
-                if not known and (why := lane.place.stuck(task)):
-                    one.tasks[task] = True
+            for future, known in one.futures.items():
+                if not known and (why := lane.place.stuck(future)):
+                    one.futures[future] = True
                     log.warning("%s: shard %d is taken over: %s", lane.stage.name, number, why)
-            if one.tasks and all(one.tasks.values()) and lane.place.room(lane.stage):
-                self._lost(lane, one, None)
+            if one.futures and all(one.futures.values()) and lane.place.capacity(lane.stage):
+                self._handle_loss(lane, one, None)
         if lane.pending:
-            lane.place.look(lane.stage)
+            lane.place.check_workers(lane.stage)
 
-    def _notice_begun(self, lane: Lane) -> None:
-        """Note which of the shards that are with workers somebody makes by now."""
-        if any(one.begun is None for one in lane.pending.values()):
-            begun = {stage_of(token)[1] for token in self._run.begun(lane.stage.name)}
-            for number in begun & lane.pending.keys():
+    def _note_started(self, lane: Lane) -> None:
+        """Note which of the submitted shards a worker has started by now."""
+        if any(one.started_at is None for one in lane.pending.values()):
+            started = {stage_of(token)[1] for token in self._run.active(lane.stage.name)}
+            for number in started & lane.pending.keys():
                 one = lane.pending[number]
-                one.begun = time.monotonic() if one.begun is None else one.begun
+                one.started_at = time.monotonic() if one.started_at is None else one.started_at
 
     def _drop_late(self, seconds: float) -> None:
-        """Once asked to end, drop what will not be through in time."""
+        """Drop the shards that will not be done in time."""
         for lane in self._lanes:
-            self._notice_begun(lane)
+            self._note_started(lane)
             for number in lane.late(seconds, time.monotonic()):
                 log.info("%s: shard %d dropped: no time to finish", lane.stage.name, number)
                 one = lane.pending[number]
-                self._forget(lane, one)
-                self._take_back(lane, one)
+                self._release(lane, one)
+                self._undo_progress(lane, one)
 
-    def advance(self, ticket: Ticket, rows: int, statuses: Counter[str]) -> None:
-        """Count input rows that a thread of this process has written."""
-        lane = next(one for one in self._lanes if one.stage.name == ticket["stage"])
-        one = lane.pending.get(ticket["shard"])
+    def advance(self, task: ShardTask, rows: int, statuses: Counter[str]) -> None:
+        """Count input rows that a thread of this process wrote."""
+        lane = next(one for one in self._lanes if one.stage.name == task["stage"])
+        one = lane.pending.get(task["shard"])
         if one is not None:
             one.written += rows
             one.statuses.update(statuses)
-            self._progress.advance(ticket["stage"], rows, statuses)
+            self._progress.advance(task["stage"], rows, statuses)
 
-    def _take_back(self, lane: Lane, one: Pending) -> None:
+    def _undo_progress(self, lane: Lane, one: Pending) -> None:
         back = Counter({status: -count for status, count in one.statuses.items()})
         if one.written:
             self._progress.advance(lane.stage.name, -one.written, back)

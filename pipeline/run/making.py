@@ -1,10 +1,10 @@
-"""Makes one shard: reads its inputs, runs a stage over them, and writes it where nobody else does.
+"""Make one shard: read its inputs, run a stage over them, write it under a name of its own.
 
-One thread reads the shard and hands batches on: rows are prepared in a pool, the stage's one thread
-for its network computes batch by batch, rows are finished in the pool; and the same thread writes
-them in order. The next shard of the stage is read ahead as soon as this one is read, within the
-same budget of batches, and written as soon as this one is whole: no border between shards drains
-what is on the way. Order and batches are the plan's, so timing never changes a byte.
+One thread reads the shard and submits its batches: a pool prepares the rows, the stage's one
+compute thread runs the network batch by batch, the pool finishes the rows, and the first thread
+writes them in order. The next shard of the stage is read ahead as soon as this one has been read,
+within the same budget of batches, and written as soon as this one is complete, so the pipeline does
+not drain between shards. The plan fixes order and batches, so timing never changes a byte.
 """
 
 import logging
@@ -19,7 +19,14 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import pyarrow as pa
 
 from ...manifests.vocabularies import SampleError
-from ..errors import Interrupted, NormpipeError, OutputError, lack_of, one_line, spoils_process
+from ..errors import (
+    Interrupted,
+    NormpipeError,
+    OutputError,
+    breaks_cuda_context,
+    missing_resource,
+    one_line,
+)
 from ..stage import JoinStage, MapStage, Row, Stage
 from ..store.shards import ShardFolder, ShardWriter
 from ..store.storage import parquet_file, store_errors
@@ -28,44 +35,46 @@ from .tries import RunFolder, RunOver
 
 log = logging.getLogger("normpipe")
 
-#: A shard that was begun so often without a word of its end is not tried again.
-DEATHS = 3
-#: Seconds between looks at whether a try still counts, and at the shard before.
-_LOOK_SECONDS, _GLANCE_SECONDS = 1.0, 0.01
+#: A shard that was started this many times without finishing is not retried.
+MAX_DEATHS = 3
+#: Seconds between checks whether an attempt is still wanted, and whether the shard before is done.
+_CHECK_SECONDS, _POLL_SECONDS = 1.0, 0.01
 
 
-class Ticket(TypedDict):
-    """A task: which shard is to be made. References only."""
+class ShardTask(TypedDict):
+    """Which shard to make. References only."""
 
     stage: str
     shard: int
     fingerprint: str
-    #: Rows that the shard in place holds and that did not fail are kept.
-    mends: bool
-    #: Why its rows become ``failed(quarantined)``; empty: the stage runs.
+    #: Keep the rows of the committed shard that did not fail.
+    keep_settled: bool
+    #: Why all its rows become ``failed(quarantined)``; empty: run the stage.
     quarantine: str
 
 
-Advance = Callable[[Ticket, int, Counter[str]], None]
+Advance = Callable[[ShardTask, int, Counter[str]], None]
 
 
-class Outcome(NamedTuple):
-    """What became of a task.
+class TaskOutcome(NamedTuple):
+    """The result of a task.
 
     Attributes:
-        kind: ``made``; ``broken``: this try failed; ``lacking``: the machine lacks something;
-            ``deadly``: begun too often; ``stopped``; ``refused``: the user must act; of another
-            task, ``description``.
-        text: why; of ``made``, the token.
+        kind: ``made``; ``failed``: this attempt failed; ``shortage``: the machine is out of memory,
+            threads or files; ``too_many_deaths``: started ``MAX_DEATHS`` times without finishing;
+            ``stopped``; ``refused``: the user must act; ``description``: of a stage.
+        text: why; for ``made``, the token.
         seconds: from the first row computed to the last one written.
-        lines: the worker's warnings.
-        error: of ``refused``.
+        warnings: log lines of the worker.
+        error: for ``refused``.
     """
 
-    kind: Literal["made", "broken", "lacking", "deadly", "stopped", "refused", "description"]
+    kind: Literal[
+        "made", "failed", "shortage", "too_many_deaths", "stopped", "refused", "description"
+    ]
     text: str = ""
     seconds: float = 0.0
-    lines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     error: NormpipeError | None = None
 
 
@@ -87,8 +96,8 @@ def read_batches(folder: ShardFolder, number: int, size: int) -> Iterator[list[R
         yield rest
 
 
-def prepare(stage: MapStage, row: Row, kept: Kept | None = None) -> Any:
-    """Return the prepared item, or what decides the row: SampleError, ``kept``, None: passed on."""
+def prepare_row(stage: MapStage, row: Row, kept: Kept | None = None) -> Any:
+    """Return the prepared item, or what settles the row: SampleError, ``kept``, None: passed on."""
     if row["status"] != "ok":
         return None
     if kept is not None:
@@ -99,10 +108,10 @@ def prepare(stage: MapStage, row: Row, kept: Kept | None = None) -> Any:
         return error
 
 
-def finish(stage: MapStage, row: Row, item: Any, result: Any) -> list[Row]:
-    """Return the output rows of one input row, whatever became of it."""
+def finish_row(stage: MapStage, row: Row, item: Any, result: Any) -> list[Row]:
+    """Return the output rows of one input row, whether or not it could be processed."""
     if item is None:
-        return [stage.pass_on(row)]
+        return [stage.pass_through(row)]
     if isinstance(item, Kept):
         return item.rows
     if not isinstance(item, SampleError):
@@ -116,12 +125,12 @@ def finish(stage: MapStage, row: Row, item: Any, result: Any) -> list[Row]:
 
 
 def compute(stage: MapStage, items: list[Any]) -> list[Any]:
-    """Return a result for each item; those that were decided already get None."""
+    """Return a result for each item; None for items that are already settled."""
     live = [i for i, item in enumerate(items) if not isinstance(item, SampleError | Kept | None)]
     results: list[Any] = [None] * len(items)
     if not live:
         return results
-    if stage.keeps_places:
+    if stage.keeps_positions:
         alive = {*live}
         outputs = stage.compute([item if i in alive else None for i, item in enumerate(items)])
         return [output if i in alive else None for i, output in enumerate(outputs)]
@@ -131,106 +140,114 @@ def compute(stage: MapStage, items: list[Any]) -> list[Any]:
 
 
 def process(stage: MapStage, rows: list[Row]) -> list[Row]:
-    """Run one batch in the calling thread: the contract in one line, for tests and warm-up."""
-    items = [prepare(stage, row) for row in rows]
+    """Run one batch in the calling thread, for tests and warm-up."""
+    items = [prepare_row(stage, row) for row in rows]
     results = compute(stage, items)
     return [
         out
         for row, item, result in zip(rows, items, results, strict=True)
-        for out in finish(stage, row, item, result)
+        for out in finish_row(stage, row, item, result)
     ]
 
 
 # ---------------------------------------------------------------- shards
 
 
-class Line:
-    """What the shards of one stage share in a process: its thread, its budget, and their turns."""
+class StagePipeline:
+    """What a stage's shards share in a process: compute thread, batch budget, and locks."""
 
     def __init__(self, run: RunFolder, pool: Executor, prefetch: int, advance: Advance) -> None:
-        """``advance`` is told of input rows that are written, with their rows' statuses."""
+        """``advance`` is called with the number of input rows written and their rows' statuses."""
         self.run, self.pool, self.advance = run, pool, advance
         self.stopped = threading.Event()
-        #: Who reads, and who writes; whoever waits has read as far ahead as the budget allows.
+        #: Held by the shard that reads, and by the one that writes. A shard that waits to write has
+        #: read as far ahead as the budget allows.
         self.reading, self.writing = threading.Lock(), threading.Lock()
-        #: Batches on the way: one with the network, one being written, those before and between.
+        #: Batches in flight: one in the network, one being written, ``prefetch`` others.
         self.budget = threading.Semaphore(prefetch + 2)
         self.computer = ThreadPoolExecutor(1, "compute")
 
 
-def make_shard(stage: Stage, inputs: Sequence[ShardFolder], ticket: Ticket, line: Line) -> Outcome:
-    """Make one shard of a stage that is open, under a token of its own; nothing is raised."""
-    run, number, token = line.run, ticket["shard"], ""
+def make_shard(
+    stage: Stage, inputs: Sequence[ShardFolder], task: ShardTask, pipeline: StagePipeline
+) -> TaskOutcome:
+    """Make one shard of an open stage, under a token of its own. Raises nothing."""
+    run, number, token = pipeline.run, task["shard"], ""
     try:
-        # Whoever sends a dead worker's task again need not have told us.
-        if not ticket["quarantine"] and len(run.begun(stage.name, number)) >= DEATHS:
-            return Outcome("deadly")
+        # Dask may resubmit a dead worker's task without telling the coordinator.
+        if not task["quarantine"] and len(run.active(stage.name, number)) >= MAX_DEATHS:
+            return TaskOutcome("too_many_deaths")
         token = run.begin(stage.name, number)
-        one = _Try(stage, inputs, ticket, line, token)
+        one = _Attempt(stage, inputs, task, pipeline, token)
         one.join() if isinstance(stage, JoinStage) else one.map()
-        return Outcome("made", token, time.monotonic() - one.began)
+        return TaskOutcome("made", token, time.monotonic() - one.started)
     except (Interrupted, RunOver) as error:
-        return Outcome("stopped", str(error))
-    except Exception as error:  # whatever a stage raises becomes the outcome of this try
+        return TaskOutcome("stopped", str(error))
+    except Exception as error:  # whatever a stage raises becomes the outcome of this attempt
         log.debug("%s: shard %d", stage.name, number, exc_info=True)
         text = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
-        if isinstance(error, FileNotFoundError) and not run.is_begun(token):
-            return Outcome("stopped", "the run is over")
+        if isinstance(error, FileNotFoundError) and not run.is_active(token):
+            return TaskOutcome("stopped", "the run is over")
         if isinstance(error, NormpipeError):
-            return Outcome("refused", str(error), error=error)
-        if lack := lack_of(error):
-            return Outcome("lacking", f"{lack} ({text})")
-        if spoils_process(error):
-            return _spoilt(stage.name, text)
-        return Outcome("broken", text)
+            return TaskOutcome("refused", str(error), error=error)
+        if shortage := missing_resource(error):
+            return TaskOutcome("shortage", f"{shortage} ({text})")
+        if breaks_cuda_context(error):
+            return _broken_gpu(stage.name, text)
+        return TaskOutcome("failed", text)
     finally:
         if token:
             run.end(token)
 
 
-def _spoilt(stage: str, text: str) -> Outcome:
-    words = f"{stage}: {text}: this process cannot use its GPU any more; run the same command again"
-    return Outcome("refused", words, error=NormpipeError(words))
+def _broken_gpu(stage: str, text: str) -> TaskOutcome:
+    message = f"{stage}: {text}: this process can no longer use its GPU; run the same command again"
+    return TaskOutcome("refused", message, error=NormpipeError(message))
 
 
 class _Batch(NamedTuple):
-    """Rows on their way: what is prepared of them, and what becomes the output rows of each."""
+    """Rows in flight: their prepared items, and the future output rows of each."""
 
     rows: list[Row]
     prepared: list[Future[Any]]
     finished: Future[list[Future[list[Row]]]]
 
 
-class _Try:
-    """One try at one shard."""
+class _Attempt:
+    """One attempt to make one shard."""
 
     def __init__(
-        self, stage: Any, inputs: Sequence[ShardFolder], ticket: Ticket, line: Line, token: str
+        self,
+        stage: Any,
+        inputs: Sequence[ShardFolder],
+        task: ShardTask,
+        pipeline: StagePipeline,
+        token: str,
     ) -> None:
-        self._stage, self._inputs, self._ticket, self._line = stage, inputs, ticket, line
-        self._run, self._token = line.run, token
-        self._number, self._quarantine = ticket["shard"], ticket["quarantine"]
+        self._stage, self._inputs, self._task, self._pipeline = stage, inputs, task, pipeline
+        self._run, self._token = pipeline.run, token
+        self._number, self._quarantine = task["shard"], task["quarantine"]
         self._target = ShardFolder(self._run.root / stage.writes)
         self._keys: set[str] = set()
-        #: Batches on the way, oldest first.
+        #: Batches in flight, oldest first.
         self._ahead: deque[_Batch] = deque()
-        self.began = self._looked = time.monotonic()
+        self.started = self._checked_at = time.monotonic()
 
     def map(self) -> None:
         """Run a map stage over the shard."""
-        line, batches = self._line, self._batches()
+        pipeline, batches = self._pipeline, self._batches()
         with ExitStack() as reading, ExitStack() as writing:
-            reading.enter_context(line.reading)
-            writing.callback(self._give_back)
+            reading.enter_context(pipeline.reading)
+            writing.callback(self._release_budget)
             more = self._read_ahead(batches)
-            # What the shard before gives back of the budget is for this one.
-            while not line.writing.acquire(timeout=_GLANCE_SECONDS):
+            # As the shard before releases budget, this one reads further ahead.
+            while not pipeline.writing.acquire(timeout=_POLL_SECONDS):
                 self._check()
                 more = more and self._read_ahead(batches)
-            writing.callback(line.writing.release)
+            writing.callback(pipeline.writing.release)
             if not more:
                 reading.close()
-            self.began = time.monotonic()
+            self.started = time.monotonic()
             writer = writing.enter_context(self._writer())
             while self._ahead:
                 self._check()
@@ -241,32 +258,32 @@ class _Try:
             self._finish(writer, self._keys)
 
     def _write(self, writer: ShardWriter) -> None:
-        """Write the oldest batch that is on its way."""
+        """Write the oldest batch in flight."""
         out = [row for made in self._ahead[0].finished.result() for row in made.result()]
         writer.add(out)
         rows = len(self._ahead.popleft().rows)
-        self._line.budget.release()
-        self._line.advance(self._ticket, rows, Counter(row["status"] for row in out))
+        self._pipeline.budget.release()
+        self._pipeline.advance(self._task, rows, Counter(row["status"] for row in out))
 
     def _read_ahead(self, batches: Iterator[list[Row]]) -> bool:
-        """Send batches on their way as far as the budget allows; say whether more are left."""
-        # Who has none on the way waits for room; who has some writes those first.
-        while self._line.budget.acquire(blocking=not self._ahead):
+        """Submit as many batches as the budget allows; return whether any are left."""
+        # Wait for budget only with no batch in flight; otherwise write those first.
+        while self._pipeline.budget.acquire(blocking=not self._ahead):
             try:
                 self._check()
                 rows = next(batches, None)
                 if rows is not None:
-                    self._ahead.append(self._sent(rows))
+                    self._ahead.append(self._submit_batch(rows))
                     continue
-            except BaseException:  # the room is given back, whatever ends this
-                self._line.budget.release()
+            except BaseException:  # release the budget, whatever ends this
+                self._pipeline.budget.release()
                 raise
-            self._line.budget.release()
+            self._pipeline.budget.release()
             return False
         return True
 
-    def _sent(self, rows: list[Row]) -> _Batch:
-        submit, stage = self._line.pool.submit, self._stage
+    def _submit_batch(self, rows: list[Row]) -> _Batch:
+        submit, stage = self._pipeline.pool.submit, self._stage
         kept = [self._settled.of(row) if self._settled else None for row in rows]
         if self._quarantine:
             broken = SampleError("quarantined")
@@ -275,31 +292,35 @@ class _Try:
                 for row, one in zip(rows, kept, strict=True)
             ]
             nothing = [None] * len(rows)
-            made = self._line.computer.submit(self._finished, rows, items, nothing)
+            made = self._pipeline.computer.submit(self._finish_batch, rows, items, nothing)
             return _Batch(rows, [], made)
-        futures = [submit(prepare, stage, *pair) for pair in zip(rows, kept, strict=True)]
-        return _Batch(rows, futures, self._line.computer.submit(self._computed, rows, futures))
+        futures = [submit(prepare_row, stage, *pair) for pair in zip(rows, kept, strict=True)]
+        return _Batch(
+            rows, futures, self._pipeline.computer.submit(self._compute_batch, rows, futures)
+        )
 
-    def _computed(self, rows: list[Row], futures: list[Future[Any]]) -> list[Future[list[Row]]]:
+    def _compute_batch(
+        self, rows: list[Row], futures: list[Future[Any]]
+    ) -> list[Future[list[Row]]]:
         items = [future.result() for future in futures]
-        futures.clear()  # prepared pictures are large, and the batch is kept until it is written
-        return self._finished(rows, items, compute(self._stage, items))
+        futures.clear()  # prepared images are large, and the batch is kept until it is written
+        return self._finish_batch(rows, items, compute(self._stage, items))
 
-    def _finished(self, *columns: list[Any]) -> list[Future[list[Row]]]:
-        submit, stage = self._line.pool.submit, self._stage
-        return [submit(finish, stage, *row) for row in zip(*columns, strict=True)]
+    def _finish_batch(self, *columns: list[Any]) -> list[Future[list[Row]]]:
+        submit, stage = self._pipeline.pool.submit, self._stage
+        return [submit(finish_row, stage, *row) for row in zip(*columns, strict=True)]
 
     def _batches(self) -> Iterator[list[Row]]:
-        # What was half put in place when an earlier run ended vouches for nothing.
-        mends = self._ticket["mends"] and self._target.record(self._number) is not None
+        # A shard that an earlier run had only half put in place proves nothing.
+        keep_settled = self._task["keep_settled"] and self._target.record(self._number) is not None
         shard = self._target.shard(self._number)
-        self._settled = SettledRows(shard, self._stage.name) if mends else None
+        self._settled = SettledRows(shard, self._stage.name) if keep_settled else None
         for rows in read_batches(self._inputs[0], self._number, self._stage.batch_size):
             self._keys.update(row["parent_key"] for row in rows)
             yield rows
 
-    def _give_back(self) -> None:
-        """Give back the budget of batches that come to nothing, once nobody works on them."""
+    def _release_budget(self) -> None:
+        """Release the budget of batches that are given up, once no thread works on them."""
         for batch in self._ahead:
             for future in (batch.finished, *batch.prepared):
                 future.cancel()
@@ -307,35 +328,35 @@ class _Try:
             wait([batch.finished, *batch.prepared])
             if not batch.finished.cancelled() and batch.finished.exception() is None:
                 wait(batch.finished.result())
-            self._line.budget.release()
+            self._pipeline.budget.release()
 
     def _check(self) -> None:
-        if self._line.stopped.is_set():
+        if self._pipeline.stopped.is_set():
             raise Interrupted("stopped")
-        if time.monotonic() - self._looked >= _LOOK_SECONDS:
-            self._looked = time.monotonic()
-            if not self._run.is_begun(self._token):
-                raise RunOver("it is another's by now, or too late")
+        if time.monotonic() - self._checked_at >= _CHECK_SECONDS:
+            self._checked_at = time.monotonic()
+            if not self._run.is_active(self._token):
+                raise RunOver("the shard was taken over, or dropped")
 
     def _writer(self) -> ShardWriter:
         written = self._run.shard(self._token)
         return ShardWriter(self._target, self._number, self._stage.schema, written)
 
     def _finish(self, writer: ShardWriter, keys: set[str] | None) -> None:
-        record = writer.finish(self._ticket["fingerprint"], keys, self._quarantine or None)
+        record = writer.finish(self._task["fingerprint"], keys, self._quarantine or None)
         self._run.finish(self._token, record)
 
     def join(self) -> None:
         """Run a join stage over the shard."""
         inputs = [self._table(folder) for folder in self._inputs]
-        with self._line.writing, self._writer() as writer:
+        with self._pipeline.writing, self._writer() as writer:
             for table in self._stage.join(self._number, inputs):
                 self._check()
                 writer.add_table(table)
             self._finish(writer, None)
 
     def _table(self, folder: ShardFolder) -> pa.Table:
-        """Return a shard's wanted columns; an absent shard (a partial dataset) has no rows."""
+        """Return the wanted columns of a shard; a missing shard (a partial dataset) has no rows."""
         wanted = None if self._stage.columns is None else list(self._stage.columns)
         if folder.record(self._number) is not None:
             return folder.read(self._number, wanted)

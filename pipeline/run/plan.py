@@ -1,4 +1,4 @@
-"""What is left to do: fingerprints decide, never times."""
+"""What is left to do: decided by fingerprints, never by times."""
 
 import hashlib
 import json
@@ -10,14 +10,14 @@ from typing import Any
 
 from ...manifests.schema import SCHEMA_VERSION
 from ...manifests.vocabularies import is_failure
-from ..config import differences, listed
+from ..config import bracketed, differences
 from ..errors import OutputError
 from ..stage import MapStage, SourceStage, Stage, sha256_file
 from ..store.shards import ShardFolder, ShardRecord
 
 
 def describe(stage: Stage) -> dict[str, Any]:
-    """Return all that shapes a stage's results, its input's bytes apart (open the stage first)."""
+    """Return all that shapes a stage's results except its input (open the stage first)."""
     versions: dict[str, str] = {}
     for name in stage.libraries:
         try:
@@ -37,13 +37,13 @@ def describe(stage: Stage) -> dict[str, Any]:
 
 
 def fingerprint(description: dict[str, Any], inputs: Sequence[str]) -> str:
-    """Return the hex sha256 of a description and the sha256 of each input shard."""
+    """Return the hex sha256 of a description and of ``inputs``, each input shard's sha256."""
     text = json.dumps([description, list(inputs)], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def refuse_other(stage: Stage, folder: ShardFolder, description: dict[str, Any]) -> None:
-    """Raise where ``folder`` was made otherwise, naming what differs as a user writes it."""
+def refuse_other_settings(stage: Stage, folder: ShardFolder, description: dict[str, Any]) -> None:
+    """Raise OutputError if ``folder`` was made with other settings, naming what differs."""
     old = folder.description()
     if old is None or not folder.records():
         return
@@ -52,16 +52,18 @@ def refuse_other(stage: Stage, folder: ShardFolder, description: dict[str, Any])
     before, after = ({**made, "settings": None} for made in (old, new))
     others = differences(before, after)
     if settings or others:
-        # Files are named by settings, but for labels, which joins read; versions by nobody.
-        set_so = settings or (
+        # Users set digests through settings, except those of labels, which joins read; they do not
+        # set versions.
+        set_by_user = settings or (
             isinstance(stage, MapStage) and any(line.startswith("digests.") for line in others)
         )
         root = folder.path.parents[stage.writes.count("/")]
-        command = f" ('{stage.goes_on.format(root)}' without these --set goes on)" if set_so else ""
+        command = stage.resume_command.format(root)
+        hint = f" ('{command}' without these --set continues it)" if set_by_user else ""
         raise OutputError(
-            f"{folder.path} was made otherwise{listed([*settings, *others])}: go back to the old "
-            f"settings{command}, choose another --output{_variant_hint(stage)}, or redo the stage "
-            "with --overwrite"
+            f"{folder.path} was made with other settings{bracketed([*settings, *others])}: go back "
+            f"to the old settings{hint}, choose another --output{_variant_hint(stage)}, or redo "
+            "the stage with --overwrite"
         )
 
 
@@ -75,7 +77,7 @@ ABSENT = "absent"
 
 @dataclass
 class StagePlan:
-    """A stage's shards: committed and current, to be made, and made from other input."""
+    """A stage's shards: ``done`` are current, ``todo`` are to be made, ``stale`` of other input."""
 
     done: dict[int, ShardRecord] = field(default_factory=lambda: dict[int, ShardRecord]())
     todo: list[int] = field(default_factory=lambda: list[int]())
@@ -92,7 +94,7 @@ def _digests(records: Iterable[ShardRecord | None]) -> list[str]:
 
 
 class Inputs:
-    """The same for all shards, of records that are read once."""
+    """``input_digests`` for all shards, from records that are read once."""
 
     def __init__(self, root: Path, reads: Sequence[str]) -> None:
         self.records = [ShardFolder(root / name).records() for name in reads]
@@ -102,10 +104,10 @@ class Inputs:
         return _digests(records.get(number) for records in self.records)
 
 
-def current(record: ShardRecord, wanted: str, retry: Stage | None = None) -> bool:
-    """Say whether a committed shard is what this job would write.
+def is_current(record: ShardRecord, wanted: str, retry: Stage | None = None) -> bool:
+    """Return whether a committed shard is what this job would write.
 
-    ``retry``: the stage whose failures are to be tried again; those of earlier stages are not its.
+    ``retry``: the stage whose own failures are retried; those of earlier stages do not count.
     """
     return record.fingerprint == wanted and not (retry and _failed_at(record, retry.name))
 
@@ -118,7 +120,7 @@ def _failed_at(record: ShardRecord, stage: str) -> bool:
 def plan_stage(
     root: Path, stage: Stage, description: dict[str, Any], retry_failed: bool = False
 ) -> StagePlan:
-    """Compare a stage's shards with its input's; reads records only."""
+    """Compare a stage's shards with its input's. Reads records only."""
     plan = StagePlan()
     own = ShardFolder(root / stage.writes).records()
     inputs = Inputs(root, stage.reads)
@@ -126,29 +128,29 @@ def plan_stage(
         digests = inputs.digests(number)
         wanted = fingerprint(description, digests)
         record = own.get(number)
-        if record is not None and current(record, wanted, stage if retry_failed else None):
+        if record is not None and is_current(record, wanted, stage if retry_failed else None):
             plan.done[number] = record
         else:
             plan.todo.append(number)
-            # An input that is to be made again will most likely be the same as before.
+            # An input that has to be made again will most likely be the same as before.
             if record is not None and record.fingerprint != wanted and ABSENT not in digests:
                 plan.stale.append(number)
     return plan
 
 
-#: What may differ between machines that make the same dataset, pictures' rounding apart.
-_OF_MACHINES = ("device_class", "libraries")
+#: What may differ between machines that make the same dataset, up to rounding of pixels.
+_MACHINE_DEPENDENT = ("device_class", "libraries")
 
 
-def is_whole(root: Path, flow: Sequence[Stage]) -> bool:
-    """Say whether all that a flow makes is there, made with its settings on whatever machine.
+def is_complete(root: Path, flow: Sequence[Stage]) -> bool:
+    """Return whether everything that a flow makes is there, made with its settings on any machine.
 
     Reads descriptions and records only. The stages need not be open.
     """
-    return all(_is_whole(root, stage) for stage in flow)
+    return all(_is_complete(root, stage) for stage in flow)
 
 
-def _is_whole(root: Path, stage: Stage) -> bool:
+def _is_complete(root: Path, stage: Stage) -> bool:
     folder = ShardFolder(root / stage.writes)
     made = folder.description()
     if made is None or not folder.manifest_path.is_file():  # written last
@@ -162,19 +164,19 @@ def _is_whole(root: Path, stage: Stage) -> bool:
 
 
 def _portable(description: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in description.items() if name not in _OF_MACHINES}
+    kept = {name: value for name, value in description.items() if name not in _MACHINE_DEPENDENT}
     return json.loads(json.dumps(kept))
 
 
 class Retry:
-    """Which shards of a job a retry may mend in place.
+    """Which shards of a job a retry may update, keeping their settled rows.
 
-    A shard's settled rows are good as long as its input's settled rows are what they were: the
-    input is untouched, or was only mended in this run. Anything else is made anew as a whole.
+    A shard's settled rows are valid as long as its input's settled rows are unchanged: the input
+    is untouched, or was only updated in this run. All other shards are made again completely.
     """
 
     def __init__(self, root: Path, flow: Sequence[Stage]) -> None:
-        """Remember the shards as they are; nothing may have been written yet."""
+        """Remember the shards' digests; call before anything is written."""
         self._root = root
         self._flow = list(flow)
         names = {name for stage in flow for name in (*stage.reads, stage.writes)}
@@ -182,10 +184,10 @@ class Retry:
             name: {n: r.sha256 for n, r in ShardFolder(root / name).records().items()}
             for name in names
         }
-        self._mended: set[tuple[str, int]] = set()
+        self._updated: set[tuple[str, int]] = set()
 
-    def settled(self, stage: Stage, description: dict[str, Any], number: int) -> bool:
-        """Say whether a shard is to be mended, its settled rows as they are, or made as a whole."""
+    def keeps_settled(self, stage: Stage, description: dict[str, Any], number: int) -> bool:
+        """Return whether a shard may keep its settled rows, and note that it is updated."""
         folder = ShardFolder(self._root / stage.writes)
         record = folder.record(number)
         before = [self._before[name].get(number, ABSENT) for name in stage.reads]
@@ -194,19 +196,19 @@ class Retry:
         for name, digest in zip(stage.reads, before, strict=True):
             now = ShardFolder(self._root / name).record(number)
             same = now is not None and now.sha256 == digest
-            if not same and (name, number) not in self._mended:
+            if not same and (name, number) not in self._updated:
                 return False
-        if sha256_file(folder.shard(number)) != record.sha256:  # a damaged shard vouches for none
+        if sha256_file(folder.shard(number)) != record.sha256:  # damaged: no row can be trusted
             return False
-        self.mends(stage.writes, number)
+        self.note_updated(stage.writes, number)
         return True
 
-    def mends(self, name: str, number: int) -> None:
-        """Note that a shard is rewritten with its settled rows as they were."""
-        self._mended.add((name, number))
+    def note_updated(self, name: str, number: int) -> None:
+        """Note that a shard is rewritten with its settled rows unchanged."""
+        self._updated.add((name, number))
 
     def failed_inputs(self, name: str, number: int) -> set[str]:
-        """Return the keys of a source's shard that failed in it, or in a dataset made of it."""
+        """Return the keys of a source's shard that failed in it, or in a dataset made from it."""
         failed: set[str] = set()
         datasets = [name, *(stage.writes for stage in self._flow if name in stage.reads[:1])]
         for dataset in datasets:

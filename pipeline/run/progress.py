@@ -1,4 +1,4 @@
-"""Progress: a bar for each stage on a terminal, plain log lines in a pipe."""
+"""Progress: a bar for each stage on a terminal, log lines in a pipe."""
 
 import logging
 import shutil
@@ -16,13 +16,13 @@ from ..errors import printable
 
 log = logging.getLogger("normpipe")
 
-#: Columns of a terminal that a bar leaves free: an echoed ``^C`` must not begin a line of its own,
+#: Columns of a terminal that a bar leaves free: an echoed ``^C`` must not wrap to the next line,
 #: or the bar above it would stay.
 _FREE = 4
 
 
 class _Plain(logging.Formatter):
-    """One line for each message; a traceback behind it stays as it is."""
+    """Formats each message as one line; a traceback after it stays as it is."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))
@@ -55,7 +55,7 @@ class _Lane:
 def _close(lane: _Lane) -> None:
     if lane.bar is not None and not lane.bar.disable:
         lane.bar.close()
-        lane.bar.fp.write("\r")  # tqdm leaves the cursor where the bar ended, but for the first
+        lane.bar.fp.write("\r")  # tqdm leaves the cursor at the end of all bars but the first
 
 
 class Progress:
@@ -68,7 +68,7 @@ class Progress:
         self._lock = threading.Lock()
 
     def begin(self, stage: str, total: int) -> None:
-        """Announce a stage and how many inputs it has in all."""
+        """Add a stage, with its total number of inputs."""
         with self._lock:
             lane = _Lane(total, time.monotonic())
             lane.spoke = lane.start
@@ -84,17 +84,17 @@ class Progress:
             self._lanes[stage] = lane
 
     def skip(self, stage: str, inputs: int) -> None:
-        """Count inputs that an earlier run has done."""
+        """Count inputs that an earlier run finished."""
         with self._lock:
             lane = self._lanes[stage]
             lane.skipped += inputs
             if lane.bar is not None:
-                # ``initial`` keeps what was done before out of the rate.
+                # ``initial`` keeps earlier inputs out of the rate.
                 lane.bar.initial += inputs
                 lane.bar.update(inputs)
 
     def advance(self, stage: str, inputs: int, statuses: Mapping[str, int]) -> None:
-        """Count inputs done now (negative when a shard is dropped) with their rows' statuses."""
+        """Count inputs finished now (negative if a shard is dropped) with their rows' statuses."""
         with self._lock:
             lane = self._lanes[stage]
             lane.inputs += inputs
@@ -107,7 +107,7 @@ class Progress:
                 log.info(self._line(stage, lane))
 
     def finish(self, stage: str) -> None:
-        """Say that a stage is finished."""
+        """Close a stage's bar and log that it is finished."""
         with self._lock:
             lane = self._lanes[stage]
             _close(lane)

@@ -1,4 +1,4 @@
-"""What ``--retry-failed`` keeps: settled rows stay as they are, failed ones are tried again."""
+"""What ``--retry-failed`` keeps: settled rows stay as they are, failed ones are retried."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +10,16 @@ from ..store.storage import parquet_file
 
 
 class Kept(NamedTuple):
-    """Output rows of an input that an earlier run settled; stands in a batch for its item."""
+    """Output rows of an input that an earlier run settled; takes the place of its batch item."""
 
     rows: list[Row]
 
 
 class SettledRows:
-    """The rows of a committed shard, handed out in step with its input's rows.
+    """The rows of a committed shard, read in step with its input's rows.
 
-    One row group is in memory at a time. The shard may be replaced meanwhile: the old file is held.
+    One row group is in memory at a time. The shard may be replaced meanwhile: the old file stays
+    open.
     """
 
     def __init__(self, path: Path, stage: str) -> None:
@@ -27,9 +28,9 @@ class SettledRows:
         self._next: Row | None = next(self._rows, None)
 
     def of(self, row: Row) -> Kept | None:
-        """Return what became of the next input row; None where it is to be tried again.
+        """Return the output rows of the next input row; None if it must be retried.
 
-        A row is settled where this stage decided it and did not fail.
+        A row is settled if this stage decided it and it did not fail.
         """
         found: list[Row] = []
         while (out := self._next) is not None:
@@ -52,5 +53,5 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _comes_from(out: Row, row: Row) -> bool:
-    """Say whether an output row was made of an input row."""
+    """Return whether an output row was made from an input row."""
     return out["parent_key"] == row["parent_key"] and belongs_to(out["key"], row["key"])

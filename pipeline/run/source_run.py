@@ -1,4 +1,4 @@
-"""Runs a source: its rows become shards once; later inputs become further shards."""
+"""Run a source: cut its rows into shards, once; later inputs become new shards."""
 
 import itertools
 import logging
@@ -14,13 +14,13 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..read.reading import ahead
+from ..read.reading import map_ahead
 from ..stage import Scan, SourceStage
 from ..store.damage import drop_orphans, remove_all
 from ..store.labels import LABELS_FILE, read_labels
 from ..store.shards import ShardFolder, ShardWriter, write_table
 from ..store.storage import parquet_file
-from ..store.tombstones import WITHDRAWN, keep_out, read_withdrawn
+from ..store.tombstones import WITHDRAWN, exclude_withdrawn, read_withdrawn
 from .plan import Retry, fingerprint
 
 # pyarrow makes these functions at run time; no type checker sees them.
@@ -32,7 +32,7 @@ log = logging.getLogger("normpipe")
 
 #: Rows of a row group in a shard of references.
 _GROUP = 1024
-#: Shards of known inputs that are read while others are compared.
+#: Shards of known inputs to read ahead while others are compared.
 _AHEAD = 2
 
 
@@ -43,14 +43,14 @@ def run_source(
     overwrite: bool,
     retry: Retry | None = None,
 ) -> None:
-    """Scan, and append what is new as shards; nothing committed is renumbered.
+    """Scan, and append new inputs as shards; committed shards keep their numbers.
 
-    Raises InputError where an input was changed since its shard was written (or rewrites those
-    shards with ``overwrite``). With ``retry``, inputs that failed are taken as they are now.
+    Raises InputError if an input was changed since its shard was written (with ``overwrite``,
+    rewrites those shards instead). With ``retry``, inputs that failed are read again.
     """
     folder = ShardFolder(root / stage.writes)
     mark = fingerprint(description, [])
-    if overwrite and _made_otherwise(folder, mark):
+    if overwrite and _has_other_settings(folder, mark):
         remove_all(folder)
     _commit_again(stage, folder, mark)
     scan = _without_withdrawn(stage, root, folder)
@@ -60,9 +60,9 @@ def run_source(
     rows = scan.rows
     if records:
         if retry is not None:
-            _take_failed_anew(stage, folder, scan, mark, retry)
+            _reread_failed(stage, folder, scan, mark, retry)
         rows = _new_rows(stage, folder, scan, list(records), mark, overwrite)
-    # A number that is free below the last is that of a shard whose record was lost.
+    # A free number below the last one belonged to a shard whose record was lost.
     free = (number for number in itertools.count() if number not in records)
     for i, number in zip(range(0, rows.num_rows, stage.shard_rows), free, strict=False):
         _write(stage, folder, number, rows.slice(i, stage.shard_rows), mark)
@@ -79,19 +79,19 @@ def run_source(
     )
 
 
-def _made_otherwise(folder: ShardFolder, mark: str) -> bool:
-    """Say whether any record, its shard there or not, is of other settings."""
-    stated = (folder.stated(number) for number in folder.recorded())
+def _has_other_settings(folder: ShardFolder, mark: str) -> bool:
+    """Return whether any record is of other settings, whether or not its shard is there."""
+    stated = (folder.stored_record(number) for number in folder.recorded_numbers())
     return any(record is not None and record.fingerprint != mark for record in stated)
 
 
 def _without_withdrawn(stage: SourceStage, root: Path, folder: ShardFolder) -> Scan:
-    """Scan, without people who were withdrawn, though their files may still be there."""
+    """Scan, leaving out withdrawn people, whose files may still be there."""
     scan, withdrawn = stage.scan(), read_withdrawn(root)
     if withdrawn is None:
         return scan
     known = {key for n in folder.records() for key in folder.read(n, ["key"])["key"].to_pylist()}
-    scan, out, named = keep_out(scan, withdrawn, known)
+    scan, out, named = exclude_withdrawn(scan, withdrawn, known)
     if out:
         log.info("%s: %d inputs of withdrawn people are left out", stage.name, len(out))
     if named:
@@ -113,9 +113,9 @@ def _write(stage: SourceStage, folder: ShardFolder, number: int, rows: pa.Table,
 
 
 def _commit_again(stage: SourceStage, folder: ShardFolder, mark: str) -> None:
-    """Commit shards that a kill left without their record: whole files, before or after a change.
+    """Commit shards that a kill left without their record: complete files, old or new.
 
-    Their rows would otherwise come back as new inputs, in a shard of another number.
+    Their rows would otherwise come back as new inputs, in a shard with another number.
     """
     records = folder.records()
     for number in folder.shard_sizes():
@@ -123,15 +123,15 @@ def _commit_again(stage: SourceStage, folder: ShardFolder, mark: str) -> None:
             continue
         try:
             rows = folder.read(number, stage.schema.names).select(stage.schema.names)
-        except (pa.ArrowException, OSError):  # damaged since
+        except (pa.ArrowException, OSError):  # damaged
             continue
         _write(stage, folder, number, rows, mark)
 
 
-def _take_failed_anew(
+def _reread_failed(
     stage: SourceStage, folder: ShardFolder, scan: Scan, mark: str, retry: Retry
 ) -> None:
-    """Write what the scan says now of inputs that failed, here or in the next dataset."""
+    """Rewrite the rows of inputs that failed, here or in the next dataset, from the new scan."""
     place = {key: i for i, key in enumerate(scan.rows["key"].to_pylist())}
     for number in folder.records():
         failed = retry.failed_inputs(stage.writes, number)
@@ -142,9 +142,9 @@ def _take_failed_anew(
         if not rows or not stage.changed(_rows_at(table, np.array(rows)), found):
             continue
         fresh = {row: found.slice(i, 1) for i, row in enumerate(rows)}
-        mended = [fresh.get(i, table.slice(i, 1)) for i in range(len(keys))]
-        retry.mends(stage.writes, number)
-        _write(stage, folder, number, pa.concat_tables(mended), mark)
+        updated = [fresh.get(i, table.slice(i, 1)) for i in range(len(keys))]
+        retry.note_updated(stage.writes, number)
+        _write(stage, folder, number, pa.concat_tables(updated), mark)
 
 
 def _new_rows(
@@ -155,11 +155,11 @@ def _new_rows(
     mark: str,
     overwrite: bool,
 ) -> pa.Table:
-    """Return the scan's rows that no shard has; settle those that changed or are gone."""
+    """Return the scan's rows that are in no shard; handle inputs that changed or are gone."""
     changed: list[str] = []
     gone = 0
     new = np.ones(scan.rows.num_rows, bool)
-    for number, table, where in _placed(stage, folder, scan, numbers):
+    for number, table, where in _with_positions(stage, folder, scan, numbers):
         here = where >= 0
         missing = table.filter(pa.array(~here))["reason"]
         gone += sum(reason != WITHDRAWN for reason in missing.to_pylist())
@@ -177,7 +177,7 @@ def _new_rows(
     if changed and not overwrite:
         raise InputError(
             f"{len(changed)} inputs were changed since they were ingested (first: {changed[0]}): "
-            "redo them with --overwrite (those that failed alone: --retry-failed), or put the old "
+            "redo them with --overwrite (only those that failed: --retry-failed), or put the old "
             "files back"
         )
     if gone and scan.complete:
@@ -190,20 +190,20 @@ def _new_rows(
     return scan.rows.filter(pa.array(new)) if new.any() else scan.rows.slice(0, 0)
 
 
-def _placed(
+def _with_positions(
     stage: SourceStage, folder: ShardFolder, scan: Scan, numbers: list[int]
 ) -> Iterator[tuple[int, pa.Table, _Places]]:
-    """Yield each shard's number, its rows, and where each of them stands in the scan (-1: gone).
+    """Yield each shard's number, its rows, and each row's position in the scan (-1: gone).
 
-    As long as the shards hold what the scan holds, in its order, keys are only compared. From the
-    first other shard on they are looked up, all at once, for that takes a table of all the scan's.
+    While the shards hold the scan's rows in the same order, keys are only compared. From the first
+    difference on they are looked up, all at once, because that needs a table of all keys.
     """
     keys = scan.rows["key"]
     start = 0
     looked_up: _Places | None = None
     read = partial(_read, folder, columns=stage.schema.names)
     with ThreadPoolExecutor(_AHEAD, "known") as pool:
-        tables = ahead(pool, read, numbers, _AHEAD)
+        tables = map_ahead(pool, read, numbers, _AHEAD)
         for i, (number, table) in enumerate(zip(numbers, tables, strict=True)):
             rows = table.num_rows
             if looked_up is None and table["key"].equals(keys.slice(start, rows)):
@@ -221,20 +221,20 @@ def _placed(
 
 
 def _read(folder: ShardFolder, number: int, columns: list[str]) -> pa.Table:
-    """Return a shard's rows. Not with ``pq.read_table``, which first looks at the whole folder."""
+    """Return a shard's rows. Not with ``pq.read_table``, which first scans the whole folder."""
     with parquet_file(folder.shard(number)) as file:
         return file.read(columns)
 
 
 def _rows_at(table: pa.Table, where: _Places) -> pa.Table:
-    """Return some rows of a table, without a copy where they follow each other."""
+    """Return some rows of a table, without a copy if they are contiguous."""
     if len(where) and where[-1] - where[0] + 1 == len(where) and (np.diff(where) == 1).all():
         return table.slice(int(where[0]), len(where))
     return table.take(pa.array(where, pa.int64()))
 
 
 def _all_labels(path: Path, scan: Scan) -> pa.Table:
-    """Return the scan's labels, and behind them those that a limited scan did not look at."""
+    """Return the scan's labels, followed by those that a limited scan did not cover."""
     labels = scan.labels
     if scan.complete or labels is None or not path.is_file():
         return labels

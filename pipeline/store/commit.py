@@ -1,6 +1,6 @@
 """Writing that survives a kill at any instant: temporary name, fsync, rename, fsync the folder.
 
-In a store an object appears whole or not at all, so there it is just put (``storage``).
+In a store an object appears complete or not at all, so it is simply written (``storage``).
 """
 
 import errno
@@ -17,7 +17,7 @@ from typing import IO, Any
 from ..errors import OutputError
 from .storage import copy, is_store, put, remove, store_errors, upload
 
-#: Suffix of what is being written; such a file is never read and is removed at the next start.
+#: Suffix of files being written; they are never read, and are removed at the next start.
 TEMPORARY = ".tmp"
 
 _FULL = {
@@ -28,7 +28,7 @@ _FULL = {
 
 @contextmanager
 def storage_errors(path: Path) -> Generator[None, None, None]:
-    """Turn a full, read-only or forbidden disk, or a store's error, into one line."""
+    """Turn a full, read-only or forbidden disk, or a store's error, into a one-line OutputError."""
     try:
         with store_errors(path):
             yield
@@ -37,18 +37,18 @@ def storage_errors(path: Path) -> Generator[None, None, None]:
             raise
         what = os.strerror(error.errno or 0)
         raise OutputError(
-            f"cannot write {path}: {what}; make room (or mend the permissions) and run the same "
-            "command again: what is committed is kept"
+            f"cannot write {path}: {what}; free some space (or fix the permissions) and run the "
+            "same command again: what is committed is kept"
         ) from error
 
 
 def temporary(path: Path) -> Path:
-    """Return the name under which ``path`` is written before its commit."""
+    """Return the name under which ``path`` is written before it is committed."""
     return path.with_name(path.name + TEMPORARY)
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make renames in a folder durable; a store needs no such thing."""
+    """Make renames in a folder durable; in a store, do nothing."""
     if is_store(folder):
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -59,22 +59,22 @@ def fsync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, durably: a power cut would take all that is in them."""
+    """Make a folder and its parents, durably: else a power cut would take everything in them."""
     if is_store(folder) or folder.is_dir():
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    with suppress(PermissionError):  # a folder that may be written to, but not read
+    with suppress(PermissionError):  # a folder with write but no read permission
         fsync_folder(folder.parent)
 
 
 def commit_file(path: Path) -> None:
-    """Give what was written as ``temporary(path)``, flushed and fsynced, its name, durably."""
+    """Rename ``temporary(path)``, which is flushed and fsynced, to ``path``, durably."""
     move(temporary(path), path)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a small file so that it is there whole or not at all."""
+    """Write a small file, complete or not at all."""
     if is_store(path):
         return put(path, data)
     with storage_errors(path):
@@ -92,20 +92,20 @@ def json_bytes(value: Any) -> bytes:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys, whole or not at all."""
+    """Write JSON with sorted keys, complete or not at all."""
     write_bytes(path, json_bytes(value))
 
 
 def write_if_changed(path: Path, data: bytes) -> None:
-    """Write a derived file unless it already holds these bytes."""
+    """Write a derived file unless it already contains these bytes."""
     if not path.is_file() or path.read_bytes() != data:
         write_bytes(path, data)
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed run left unfinished, for good: a face may be in it.
+    """Remove, durably, the unfinished files of a killed run: a face may be in them.
 
-    A store has such files only where a folder was copied to it.
+    A store has such files only if a folder was copied to it.
     """
     if not folder.is_dir():
         return
@@ -118,16 +118,16 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file; none there is no error. In a folder, durable with ``fsync_folder``."""
+    """Remove a file; a missing one is no error. In a folder, durable after ``fsync_folder``."""
     if is_store(path):
         return remove(path)
     return path.unlink(missing_ok=True)
 
 
 def move(source: Path, target: Path) -> None:
-    """Give a whole, fsynced file another name, in the place of an older one, durably.
+    """Rename a complete, fsynced file, replacing an older one, durably.
 
-    In a store the object is copied, and does not come here.
+    In a store the object is copied within the store.
     """
     if is_store(target):
         copy(source, target)
@@ -137,7 +137,7 @@ def move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        # The target lies on another disk: a link to where there is room.
+        # The target is on another disk: a link to where there is space.
         with source.open("rb") as data, temporary(target).open("wb") as stream:
             shutil.copyfileobj(data, stream)
             stream.flush()
@@ -148,10 +148,10 @@ def move(source: Path, target: Path) -> None:
 
 
 class PendingFile:
-    """A file that is hashed as it is written, and whose content is durable when it is finished.
+    """A file that is hashed as it is written, and is durable once it is finished.
 
-    For a store it is a file without a name here, which is uploaded at the end, so that a killed
-    process leaves nothing of it.
+    For a store it is an unnamed local file, uploaded at the end, so that a killed process leaves
+    nothing behind.
     """
 
     def __init__(self, path: Path) -> None:
@@ -166,28 +166,28 @@ class PendingFile:
         self.size = 0
 
     def write(self, data: bytes) -> int:
-        """Append bytes; once it is dropped, do nothing."""
+        """Append bytes; after ``drop``, do nothing."""
         view = memoryview(data)
         if self._dropped:
-            # Arrow writes a footer when it collects a writer that was not closed. Raised there, an
-            # error is formatted in the middle of whatever Python did when it began to collect.
+            # Arrow writes a footer when it collects a writer that was not closed. An error raised
+            # there would be formatted in the middle of whatever Python was doing.
             return view.nbytes
         self._hash.update(view)
         self.size += view.nbytes
         return self._stream.write(view)
 
     def flush(self) -> None:
-        """Hand what was written to the system."""
+        """Hand the written bytes to the operating system."""
         if not self._dropped:
             self._stream.flush()
 
     @property
     def closed(self) -> bool:
-        """Say whether it takes no more."""
+        """Return whether the file is closed."""
         return self._stream.closed
 
     def finish(self) -> str:
-        """Make what was written durable; return its hex sha256. Nothing may be written after."""
+        """Make the file durable and return its hex sha256. Nothing may be written afterwards."""
         self._stream.flush()
         if is_store(self._path):
             upload(self._stream, self._path)
@@ -199,7 +199,7 @@ class PendingFile:
     def drop(self) -> None:
         """Close it, and remove it."""
         self._dropped = True
-        with suppress(OSError):  # what is still held back finds no room on a full disk
+        with suppress(OSError):  # flushing the buffer may fail on a full disk
             self._stream.close()
         if not is_store(self._path):
             self._path.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Shards that are not as their records say when a run begins, and shards that nothing stands for.
+"""Shards that differ from their records when a run starts, and shards without an input.
 
-A run looks at sizes, which costs nothing; ``normpipe verify`` looks at every byte.
+A run only checks sizes, which costs nothing; ``normpipe verify`` reads every byte.
 """
 
 import logging
@@ -14,15 +14,17 @@ from .shards import ShardFolder, ShardRecord, datasets_in
 log = logging.getLogger("normpipe")
 
 
-def damaged(folder: ShardFolder, stated: Mapping[int, ShardRecord] | None = None) -> dict[int, str]:
-    """Return number → what is wrong, of all shards that have not the size that their record says.
+def damaged(
+    folder: ShardFolder, records: Mapping[int, ShardRecord] | None = None
+) -> dict[int, str]:
+    """Return number → what is wrong, for all shards whose size differs from their record's.
 
-    ``stated``: the records, if they are at hand.
+    ``records``: all stored records, if already read.
     """
     found: dict[int, str] = {}
-    stated = folder.all_stated() if stated is None else stated
-    there = folder.shard_sizes() if stated else {}
-    for number, record in stated.items():
+    records = folder.stored_records() if records is None else records
+    there = folder.shard_sizes() if records else {}
+    for number, record in records.items():
         size = there.get(number)
         if size is None:
             found[number] = f"{folder.shard(number)} is gone"
@@ -32,14 +34,14 @@ def damaged(folder: ShardFolder, stated: Mapping[int, ShardRecord] | None = None
 
 
 def drop_damaged(folder: ShardFolder) -> None:
-    """Remove damaged shards of a dataset that is about to be made: they are made again."""
+    """Remove damaged shards of a dataset that is about to be made, so that they are made again."""
     for number, wrong in damaged(folder).items():
-        log.warning("%s: it is made again", wrong)
+        log.warning("%s: making it again", wrong)
         folder.remove(number)
 
 
 def refuse_damaged(folder: ShardFolder, needed_by: str) -> None:
-    """Raise where a dataset that is read, and not made in this run, has a damaged shard."""
+    """Raise OutputError if a dataset that this run reads, but does not make, is damaged."""
     for wrong in damaged(folder).values():
         raise OutputError(
             f"{wrong}, and {needed_by} reads it: make it again with the run that made it (normpipe "
@@ -48,20 +50,21 @@ def refuse_damaged(folder: ShardFolder, needed_by: str) -> None:
 
 
 def drop_orphans(root: Path, inputs: Set[int]) -> None:
-    """Remove shards whose number the source has not: it was cut anew, into fewer shards."""
+    """Remove shards with a number that the source no longer has: it was cut into fewer shards."""
     for folder in datasets_in(root).values():
-        for number in sorted({*folder.recorded(), *folder.shard_sizes()} - inputs, reverse=True):
+        numbers = {*folder.recorded_numbers(), *folder.shard_sizes()}
+        for number in sorted(numbers - inputs, reverse=True):
             folder.remove(number)
 
 
 def remove_all(folder: ShardFolder) -> None:
-    """Remove a dataset's shards, then their records, each for good before the next begins.
+    """Remove a dataset's shards, then their records, each step durable before the next.
 
-    As long as one is left, its record says that it is of old, however the removal was stopped: a
-    shard without a record would pass for one whose commit was cut off.
+    As long as a shard is left, its record says that it is outdated, wherever the removal stopped: a
+    shard without a record would look like one whose commit was cut off.
     """
     shards = [folder.shard(number) for number in folder.shard_sizes()]
-    for paths in (shards, [folder.record_path(number) for number in folder.recorded()]):
+    for paths in (shards, [folder.record_path(number) for number in folder.recorded_numbers()]):
         for path in paths:
             remove_file(path)
         if paths:

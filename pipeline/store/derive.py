@@ -1,4 +1,4 @@
-"""What follows from the shards: index, manifest, dataset card. Made anew whenever they differ."""
+"""Files derived from the shards: index, manifest, dataset card. Rewritten whenever they differ."""
 
 import hashlib
 import json
@@ -25,12 +25,12 @@ from .layout import CARD_FILE, INDEX_FILE
 from .shards import PLACE, ShardFolder, ShardRecord
 from .tombstones import WITHDRAWN_FILE
 
-#: Rows of a row group in an index, at least: whole shards.
+#: Minimum rows of a row group in an index; it holds complete shards.
 _INDEX_GROUP = 1 << 16
 
 
 def to_json(value: Any) -> bytes:
-    """Return JSON with sorted keys, as all our files have it."""
+    """Return JSON with sorted keys, as in all files that normpipe derives."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
@@ -60,7 +60,7 @@ def derive(root: Path, stage: Stage) -> None:
 
 
 def derive_again(root: Path, name: str) -> None:
-    """Do the same for a dataset whose stage is not at hand: the old card says what it is."""
+    """Do the same for a dataset without its stage: the description comes from the old card."""
     folder = ShardFolder(root / name)
     number = next(iter(folder.records()), None)
     if number is None:
@@ -84,12 +84,12 @@ def _derive(root: Path, name: str, words: str, schema: pa.Schema) -> None:
         beside = [name for name in (LABELS_FILE, WITHDRAWN_FILE) if (root / name).is_file()]
         listed |= {name: sha256_file(root / name) for name in beside}
     write_if_changed(folder.card_path, card)
-    # Last: while it is missing or old, the index is made anew.
+    # Last: while the manifest is missing or outdated, the index is rewritten.
     write_if_changed(folder.manifest_path, to_json({**manifest, "files": listed}))
 
 
 def manifest_of(folder: ShardFolder, records: dict[int, ShardRecord]) -> dict[str, Any]:
-    """Return what ``manifest.json`` says of some records, the ``files`` beside them left out."""
+    """Return the content of ``manifest.json`` for some records, without its ``files``."""
     shards = [
         {
             "file": record.file,
@@ -109,7 +109,7 @@ def manifest_of(folder: ShardFolder, records: dict[int, ShardRecord]) -> dict[st
 
 
 def _current_index(folder: ShardFolder, manifest: dict[str, Any]) -> str | None:
-    """Return the sha256 of the index where it is of these very shards; it is not read for that."""
+    """Return the sha256 of the index if it covers exactly these shards, without reading it."""
     try:
         old = json.loads(folder.manifest_path.read_bytes())
         digest = old.pop("files")[INDEX_FILE]
@@ -120,9 +120,9 @@ def _current_index(folder: ShardFolder, manifest: dict[str, Any]) -> str | None:
 
 
 def _write_index(folder: ShardFolder, numbers: list[int]) -> str:
-    """Write key → shard, row group, row, status, sha256 over all shards; return its sha256.
+    """Write key → shard, row group, row, status, sha256 for all shards; return its sha256.
 
-    Shard by shard, so that memory does not grow with the dataset.
+    Works shard by shard, so that memory does not grow with the dataset.
     """
     with storage_errors(folder.index_path):
         file = PendingFile(temporary(folder.index_path))
@@ -151,7 +151,7 @@ def _index_rows(folder: ShardFolder, number: int) -> pa.Table:
 
 
 def _card(name: str, words: str, manifest: dict[str, Any]) -> str:
-    """Return the dataset card: how to open it, what is in it, what made it."""
+    """Return the dataset card: how to open the dataset, what it contains, what made it."""
     sums, made = manifest["totals"], manifest["made_by"]
     lines = [
         "---",

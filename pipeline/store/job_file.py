@@ -1,7 +1,7 @@
-"""The job that an output folder holds: ``job.toml`` says whose it is, and with which settings.
+"""The job of an output folder: ``job.toml`` says which job the folder belongs to, and its settings.
 
-It holds nothing of ``[run]``, nothing of a single run and no credentials, so that it is the same
-wherever and by however many the work is done.
+It contains nothing of ``[run]``, no settings of a single run and no credentials, so that it is the
+same wherever the work is done, and by however many workers.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ...manifests.schema import SCHEMA_VERSION
-from ..config import check, differences, marked, portable
+from ..config import differences, has_mark, portable, validate_settings
 from ..errors import InputError, OutputError
 from ..stage import Stage
 from .commit import (
@@ -33,15 +33,15 @@ from .toml_text import key_text, readable, table_lines, value_text
 Values = dict[str, Any]
 Models = Mapping[str, type[BaseModel]]
 
-#: What a saved job states besides settings.
+#: What a saved job contains besides settings.
 HEAD = ("input", "dataset", "input_root", "schema_version")
 FLOW = "flow"
 
 _ABOUT = """\
-# What made this folder, and with which settings; a later command on it goes on with them.
-# If the input moved, say here where it is now. A run that changes a setting writes this file anew.
+# What made this folder, and with which settings; later commands on it use them, too.
+# If the input moved, change its path here. A run that changes a setting rewrites this file.
 """
-_ABOUT_FLOW = "# Which stage reads and writes what; normpipe keeps this."
+_ABOUT_FLOW = "# Which stage reads and writes what; maintained by normpipe."
 
 
 # ---------------------------------------------------------------- reading
@@ -50,14 +50,14 @@ _ABOUT_FLOW = "# Which stage reads and writes what; normpipe keeps this."
 def read_job(root: Path) -> Values:
     """Return a folder's saved job: ``HEAD``, ``flow`` and the tables of settings, unchecked.
 
-    Raises InputError where it is no job's folder, or the file is broken.
+    Raises InputError if it is not a job's folder, or the file is broken.
     """
     path = root / JOB_FILE
     if is_saved_job(path):
         try:
             return _with_flow(tomllib.loads(path.read_bytes().decode()))
         except ValueError as error:
-            raise InputError(f"{path} cannot be read ({error}): mend that line") from None
+            raise InputError(f"{path} cannot be read ({error}): fix that line") from None
     old = root / OLD_JOB_FILE
     try:
         return _with_flow(json.loads(old.read_bytes()))
@@ -78,10 +78,10 @@ def _with_flow(job: Any) -> Values:
 
 
 def saved_settings(root: Path, known: Models) -> dict[str, Values] | None:
-    """Return the settings that a folder's job saved, complete, of the tables in ``known``.
+    """Return the settings that a folder's job saved, complete, for the tables in ``known``.
 
-    None where it saved none: no job's folder, or one of release 0.1.0. Raises InputError where a
-    setting is none, or cannot be.
+    None if it saved none: not a job's folder, or one of release 0.1.0. Raises InputError for an
+    unknown setting or an invalid value.
     """
     path = root / JOB_FILE
     if not is_saved_job(path):
@@ -89,7 +89,7 @@ def saved_settings(root: Path, known: Models) -> dict[str, Values] | None:
     job = read_job(root)
     with _naming(path):
         return {
-            name: saved_values(check(model, job[name], name))
+            name: saved_values(validate_settings(model, job[name], name))
             for name, model in known.items()
             if name in job
         }
@@ -97,21 +97,21 @@ def saved_settings(root: Path, known: Models) -> dict[str, Values] | None:
 
 @contextmanager
 def _naming(path: Path) -> Generator[None, None, None]:
-    """Put the file's name before what is wrong in it."""
+    """Prefix errors with the file's name."""
     try:
         yield
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def has_begun(root: Path) -> bool:
-    """Say whether a job's folder holds anything that its settings made."""
+def has_shards(root: Path) -> bool:
+    """Return whether a job's folder holds any shard's record."""
     if not holds_job(root):
         return False
-    # Where they are expected first: in a store, to look everywhere is to list everything.
+    # The expected places first: in a store, a search means listing everything.
     flow = read_job(root).get(FLOW, [])
     return (
-        any(ShardFolder(root / entry["writes"]).recorded() for entry in flow)
+        any(ShardFolder(root / entry["writes"]).recorded_numbers() for entry in flow)
         or next(root.rglob("records/*.json"), None) is not None
     )
 
@@ -120,12 +120,12 @@ def has_begun(root: Path) -> bool:
 
 
 def saved_values(config: BaseModel) -> Values:
-    """Return what is saved of settings: paths absolute, nothing of a single run, no credentials."""
+    """Return the settings to save: absolute paths, none of a single run, no credentials."""
     fields = type(config).model_fields
     return {
         name: _clean(value)
         for name, value in portable(config).items()
-        if not marked(fields[name], "of_one_run")
+        if not has_mark(fields[name], "per_run")
     }
 
 
@@ -140,7 +140,7 @@ def _clean(value: Any) -> Any:
 
 
 def job_text(head: Values, tables: Mapping[str, Values], models: Models, flow: list[Values]) -> str:
-    """Return ``job.toml``: the settings in ``tables``, commented where their model is known."""
+    """Return ``job.toml``: the settings in ``tables``, with comments if their model is known."""
     lines = [*_ABOUT.splitlines(), ""]
     lines += [f"{name} = {value_text(head[name])}" for name in HEAD if name in head]
     for name, values in tables.items():
@@ -167,7 +167,7 @@ def _write(root: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class Claim:
-    """A folder that a run holds, and what its job is to say once nothing refuses the run."""
+    """A folder that a run holds, and the ``job.toml`` to save once the run is accepted."""
 
     root: Path
     text: str
@@ -178,15 +178,15 @@ class Claim:
 
 
 def refuse_foreign(root: Path) -> None:
-    """Raise where the output folder holds something that is no job of ours."""
+    """Raise OutputError if the output folder holds something other than a normpipe job."""
     if not root.exists():
         return
     if not root.is_dir():
         raise OutputError(f"{root} is a file: choose a folder for --output")
-    # What a run leaves that was killed before it had claimed the folder.
-    begun = {LOCK_FILE, STORE_LOCK, temporary(root / JOB_FILE).name}
-    begun.add(temporary(root / OLD_JOB_FILE).name)
-    if not holds_job(root) and any(path.name not in begun for path in root.iterdir()):
+    # Left by a run that was killed before it claimed the folder.
+    leftover = {LOCK_FILE, STORE_LOCK, temporary(root / JOB_FILE).name}
+    leftover.add(temporary(root / OLD_JOB_FILE).name)
+    if not holds_job(root) and any(path.name not in leftover for path in root.iterdir()):
         raise OutputError(f"{root} is not empty and holds no normpipe job: choose another --output")
 
 
@@ -197,16 +197,16 @@ def claim(
     settings: Mapping[str, BaseModel],
     selected: Sequence[Stage],
 ) -> Claim:
-    """Save the job of a fresh folder; of another, say what is to be saved when it is accepted.
+    """Save the job of a new folder; for any other, return what to save once the run is accepted.
 
     Args:
-        identity: what makes the folder this job's: input, dataset, input_root.
+        identity: what ties the folder to this job: input, dataset, input_root.
         flow: all stages of the job.
         settings: by table; none: those of the flow.
-        selected: the stages that run. The settings of others stay as they were saved.
+        selected: the stages that run. The saved settings of other stages stay unchanged.
 
     Raises:
-        OutputError: the folder is another job's.
+        OutputError: the folder belongs to another job.
         InputError: its saved job is broken.
     """
     head: Values = {name: readable(without_credentials(text)) for name, text in identity.items()}
@@ -214,9 +214,9 @@ def claim(
     tables = {name: saved_values(config) for name, config in configs.items()}
     models = {name: type(config) for name, config in configs.items()}
     entries = [_entry(stage) for stage in flow]
-    # A first attempt that failed before any work (a mistyped input) does not claim the folder.
-    begun = has_begun(root)
-    if begun:
+    # A first run that failed before any work (a mistyped input) does not claim the folder.
+    has_work = has_shards(root)
+    if has_work:
         old = read_job(root)
         _refuse_other_job(root, old, head)
         head = {name: _clean(old.get(name, value)) for name, value in head.items()}
@@ -230,7 +230,7 @@ def claim(
         entries = [known.get(entry["stage"], entry) for entry in entries]
     head["schema_version"] = SCHEMA_VERSION
     made = Claim(root, job_text(head, tables, models, entries))
-    if not begun:
+    if not has_work:
         made.accept()
     return made
 
@@ -240,9 +240,9 @@ def _entry(stage: Stage) -> Values:
 
 
 def _is_beside(stage: Stage, selected: Sequence[Stage], old: Values) -> bool:
-    """Say whether a stage is run for another dataset than the job's own, which nothing reads now.
+    """Return whether a stage runs for a dataset other than the job's own, which nothing reads now.
 
-    Another normalized variant, say. It changes nothing of the job, which goes on with its own.
+    For example another normalized variant. It does not change the job, which keeps its own.
     """
     made = {entry["writes"] for entry in old.get(FLOW, []) if entry["stage"] == stage.name}
     read = any(stage.writes in other.reads for other in selected)
@@ -260,7 +260,7 @@ def _refuse_other_job(root: Path, old: Values, head: Values) -> None:
 
 
 def _same(old: Any, new: str) -> bool:
-    """Say whether two texts are equal, or the same place under two names."""
+    """Return whether two texts are equal, or two paths to the same place."""
     if old == new or not isinstance(old, str):
         return old == new
     places = Path(old), Path(new)
@@ -270,10 +270,10 @@ def _same(old: Any, new: str) -> bool:
 
 
 def keep(root: Path, settings: Mapping[str, BaseModel], known: Models) -> None:
-    """Save settings in a folder's job, others staying as they are; ``known`` comments them."""
+    """Save settings in a folder's job, keeping all others; ``known``: models for the comments."""
     job = read_job(root)
     kept = saved_settings(root, known)
-    if kept is None:  # of release 0.1.0: the next run writes it
+    if kept is None:  # a job of release 0.1.0: the next run writes its job.toml
         return
     tables: dict[str, Values] = {n: v for n, v in job.items() if n not in (*HEAD, FLOW)}
     tables |= kept
@@ -283,7 +283,7 @@ def keep(root: Path, settings: Mapping[str, BaseModel], known: Models) -> None:
 
 
 def changes(root: Path, settings: Mapping[str, BaseModel]) -> list[str]:
-    """Return ``align.size_px: 224 → 160`` for what differs from the saved job, if there is one."""
+    """Return lines ``align.size_px: 224 → 160`` for differences from the saved job, if any."""
     saved = saved_settings(root, {name: type(config) for name, config in settings.items()}) or {}
     return [
         line

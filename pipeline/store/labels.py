@@ -1,4 +1,4 @@
-"""Where the labels of a dataset are, and which of its rows they belong to."""
+"""Where a dataset's labels are, and which rows they belong to."""
 
 import hashlib
 import json
@@ -9,22 +9,22 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ...manifests.schema import LABEL_COLUMNS
-from ..errors import InputError, lack_of
+from ..errors import InputError, missing_resource
 from .storage import parquet_file
 
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute
 
-#: Schema metadata that names the label columns of shards which hold their labels themselves.
+#: Schema metadata that names the label columns of shards that contain their labels.
 LABELS_METADATA = "normpipe_label_columns"
 
 #: Name of the label table that ingest writes.
 LABELS_FILE = "labels.parquet"
 
-#: Names of the saved job, which marks a job's folder: now, and in folders of release 0.1.0.
+#: File names of the saved job, which marks a job's folder: now, and in release 0.1.0.
 JOB_FILE = "job.toml"
 OLD_JOB_FILE = "job.json"
-#: The line that a saved job has, and a job file that a user wrote has not.
+#: A line that a saved job has and a job file written by a user does not.
 _FLOW = b"[[flow]]"
 
 # Levels above a dataset at which its job's folder can be (``OUT/normalized/compact``: two).
@@ -32,12 +32,12 @@ _LEVELS = 3
 
 
 def holds_job(folder: Path) -> bool:
-    """Say whether a folder is a job's. A job file that a user put there makes it none."""
+    """Return whether a folder is a job's. A job file that a user put there does not count."""
     return is_saved_job(folder / JOB_FILE) or (folder / OLD_JOB_FILE).is_file()
 
 
 def is_saved_job(file: Path) -> bool:
-    """Say whether a file is a job that normpipe saved."""
+    """Return whether a file is a job that normpipe saved."""
     try:
         lines = file.read_bytes().splitlines() if file.is_file() else []
         return any(line.strip() == _FLOW for line in lines)
@@ -46,7 +46,7 @@ def is_saved_job(file: Path) -> bool:
 
 
 def job_folder(folder: Path) -> Path:
-    """Return the folder of the job that a dataset is of; the dataset's own where it is of none."""
+    """Return the job's folder of a dataset; without a job, the dataset's own folder."""
     above = [folder, *folder.resolve().parents[:_LEVELS]]
     return next((path for path in above if holds_job(path)), folder)
 
@@ -60,12 +60,12 @@ def find_labels(folder: Path) -> Path | None:
 
 
 def read_labels(path: Path) -> pa.Table:
-    """Read a label table. Raises InputError where it is none."""
+    """Read a label table. Raises InputError if the file is not one."""
     try:
         with parquet_file(path) as file:
             labels = file.read()
     except (OSError, pa.ArrowException) as error:
-        if lack_of(error):
+        if missing_resource(error):
             raise
         raise InputError(f"cannot read the labels {path}: {str(error).splitlines()[0]}") from None
     if "key" not in labels.column_names:
@@ -74,7 +74,7 @@ def read_labels(path: Path) -> pa.Table:
 
 
 def labels_digest(labels: pa.Table) -> str:
-    """Return the hex sha256 of a label table: what shards that hold their labels were made with."""
+    """Return the hex sha256 of a label table, for the fingerprint of shards that contain labels."""
     sink = pa.BufferOutputStream()
     table = labels.combine_chunks()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -83,14 +83,14 @@ def labels_digest(labels: pa.Table) -> str:
 
 
 def label_rows(keys: pa.Array, parents: pa.Array, labels: pa.Table) -> pa.Array:
-    """Return for each row the position of its labels, int64, null where there are none.
+    """Return for each row the position of its labels, int64, null if there are none.
 
     A row's labels are those of its key, else of its ``parent_key``, else of the image that it came
-    from: several faces of an image, and all that is made of them, share its labels.
+    from: several faces of an image, and everything made from them, share its labels.
     """
     known = labels["key"].combine_chunks().cast(pa.string())
     found = pc.index_in(keys, known)
-    # At most face and frame stand behind an image's name, once for the list and once for align.
+    # At most face and frame follow an image's name, once from the list and once from align.
     for _ in range(4):
         if not found.null_count:
             break
@@ -100,9 +100,9 @@ def label_rows(keys: pa.Array, parents: pa.Array, labels: pa.Table) -> pa.Array:
 
 
 def own_label_columns(schema: pa.Schema) -> list[str]:
-    """Return the columns of a shard that are labels: those it says, else those known by name."""
-    said = (schema.metadata or {}).get(LABELS_METADATA.encode())
-    if said is not None:
-        return [str(name) for name in json.loads(said)]
+    """Return a shard's label columns: those its metadata names, else those with a known name."""
+    listed = (schema.metadata or {}).get(LABELS_METADATA.encode())
+    if listed is not None:
+        return [str(name) for name in json.loads(listed)]
     known = {name for name, _ in LABEL_COLUMNS if name != "key"}
     return [name for name in schema.names if name in known]

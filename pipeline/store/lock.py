@@ -1,9 +1,10 @@
 """One job at a time: a locked file in a folder; in a store, which has no locks, numbered objects.
 
-Who makes the next number holds the job, and rewrites that object every few seconds. Who finds one
-held watches it: if it does not change for long, its holder is dead or cut off, and the next number
-may be made. The clocks of the machines are not compared. The last number stays when the job ends,
-marked free, so that a holder that was stopped and wakes up later always finds a higher one.
+The process that creates the next number holds the job, and rewrites that object every few seconds
+as a heartbeat. A process that finds the job held watches the object: if it does not change for
+``DEAD_AFTER_SECONDS``, the holder is dead or disconnected, and the next number may be created. The
+clocks of the machines are not compared. When the job ends, the last number stays, marked free, so
+that a holder that was stopped and wakes up later always finds a higher number.
 """
 
 import contextlib
@@ -22,25 +23,25 @@ from filelock import FileLock, Timeout
 
 from ..errors import NormpipeError, OutputError
 from .commit import make_folder, storage_errors
-from .storage import create, fenced, is_store, put, read_all, remove, sizes
+from .storage import create, fenced, is_store, put, read_files, remove, sizes
 
 log = logging.getLogger("normpipe")
 
-#: Held by the process that writes into a folder; in a store, a prefix of numbered objects. Other
-#: names, so that a dataset may be copied from one to the other.
+#: Held by the process that writes into a folder; in a store, a prefix of numbered objects. The
+#: names differ, so that a dataset may be copied from one to the other.
 LOCK_FILE = ".normpipe.lock"
 STORE_LOCK = ".normpipe.locks"
 
-#: Seconds between signs of life of a holder, and without any until it counts as dead.
-BEAT_SECONDS = 5.0
-DEAD_SECONDS = 30.0
+#: Seconds between heartbeats of a holder, and without one until it counts as dead.
+HEARTBEAT_SECONDS = 5.0
+DEAD_AFTER_SECONDS = 30.0
 
 
 class StoreLock:
     """Holds a job's address for this process."""
 
     def __init__(self, folder: Path, root: Path) -> None:
-        """``folder``: where the numbers lie; ``root``: of the job."""
+        """``folder``: of the numbered objects; ``root``: of the job."""
         self._folder = folder
         self._root = root
         self._number = 0
@@ -72,9 +73,9 @@ class StoreLock:
         if create(self._path(number), self._state(True)):
             remove(self._path(number))
             raise OutputError(
-                f"{self._root}: this store does not keep to 'only where there is none' "
-                "(conditional writes), without which two jobs could write at once: use another, or "
-                "a folder"
+                f"{self._root}: this store does not support conditional writes ('create only if "
+                "absent'), without which two jobs could write at once: use another store, or a "
+                "folder"
             )
         self._number = number
         for lower in self._numbers():
@@ -84,24 +85,24 @@ class StoreLock:
 
     def _taken(self, by: str = "") -> OutputError:
         return OutputError(
-            f"another normpipe is at work in {self._root}{by}: wait for it, or stop it first"
+            f"another normpipe is running in {self._root}{by}: wait for it, or stop it first"
         )
 
     def _wait_for(self, number: int) -> None:
-        """Return when a number is free or its holder dead; raise where it shows signs of life."""
+        """Return once a number is free or its holder is dead; raise if it sends a heartbeat."""
         first = self._read(number)
         if not first.get("held", True):
             return
         by = f" ({first.get('host')}, process {first.get('pid')})"
         log.info(
-            "%s is held by %s: looking for %g s whether that is still at work",
+            "%s is held by %s: waiting %g s to see whether that process is alive",
             self._root,
             by.strip(" ()"),
-            DEAD_SECONDS,
+            DEAD_AFTER_SECONDS,
         )
-        until = time.monotonic() + DEAD_SECONDS
+        until = time.monotonic() + DEAD_AFTER_SECONDS
         while time.monotonic() < until:
-            time.sleep(BEAT_SECONDS / 5)
+            time.sleep(HEARTBEAT_SECONDS / 5)
             now = self._read(number)
             if now != first:
                 if not now.get("held", True):
@@ -109,8 +110,8 @@ class StoreLock:
                 raise self._taken(by)
 
     def _read(self, number: int) -> dict[str, Any]:
-        (data,) = read_all([self._path(number)])
-        if data is None:  # whoever made a higher number removed it
+        (data,) = read_files([self._path(number)])
+        if data is None:  # removed by the process that created a higher number
             raise self._taken()
         try:
             return json.loads(data)
@@ -118,24 +119,25 @@ class StoreLock:
             return {}
 
     def _beat(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
+        while not self._over.wait(HEARTBEAT_SECONDS):
             self._beats += 1
-            # Lost or not, its own number is nobody else's. A store that does not answer may again.
+            # Even if the lock is lost, no other process uses this number. The store may answer
+            # again later.
             with contextlib.suppress(NormpipeError):
                 put(self._path(self._number), self._state(True))
 
     def check(self) -> None:
-        """Raise where another process took the job."""
+        """Raise OutputError if another process took over the job."""
         if self._last() != self._number:
             raise OutputError(
-                f"another normpipe took {self._root} over, for this one gave no sign of life for "
-                f"{DEAD_SECONDS:g} s: nothing more is written"
+                f"another normpipe took over {self._root}, because this one sent no heartbeat for "
+                f"{DEAD_AFTER_SECONDS:g} s: nothing more is written"
             )
 
     def release(self) -> None:
-        """Let the next one in without waiting."""
+        """Release the job, so that the next process need not wait."""
         self._over.set()
-        self._beating.join()  # or its last sign of life would follow
+        self._beating.join()  # or a last heartbeat would follow
         with contextlib.suppress(NormpipeError):
             put(self._path(self._number), self._state(False))
 
@@ -154,7 +156,7 @@ def _store_locked(folder: Path, root: Path) -> Generator[None, None, None]:
 
 @contextmanager
 def locked(folder: Path) -> Generator[None, None, None]:
-    """Hold a folder for this process alone, making it where it is missing.
+    """Hold a folder exclusively for this process; create it if it is missing.
 
     Raises:
         OutputError: another process holds it, or it cannot be written.
@@ -171,7 +173,7 @@ def locked(folder: Path) -> Generator[None, None, None]:
             lock.acquire(timeout=0)
     except Timeout:
         raise OutputError(
-            f"another normpipe is at work in {folder}: wait for it, or stop it first"
+            f"another normpipe is running in {folder}: wait for it, or stop it first"
         ) from None
     try:
         yield

@@ -1,16 +1,16 @@
-"""A dataset: numbered Parquet shards, a record for each, and what is derived from them.
+"""A dataset: numbered Parquet shards, a record for each, and the files derived from them.
 
 ::
 
     normalized/compact/
       shard-00000.parquet …   the rows, and nothing else
-    normalized/_compact/      what is said of them
+    normalized/_compact/      the metadata
       records/shard-00000.json …   written last: a shard without its record does not exist
       stage.json              what made it: stage, version, settings, digests, library versions
-      index.parquet, manifest.json, README.md   derived when the stage is through
-      cleaned.json            while the shards are freed
+      index.parquet, manifest.json, README.md   derived when the stage is done
+      cleaned.json            while the shards are cleaned
 
-Of old all of it lay in the first folder; ``layout`` knows which it is, and why.
+In release 0.1.0 everything was in the first folder; ``layout`` knows which layout it is, and why.
 """
 
 import builtins  # "bytes" is a field of the record
@@ -41,24 +41,24 @@ from .commit import (
     write_if_changed,
 )
 from .layout import DatasetFiles, dataset_names
-from .storage import parquet_file, read_all, sizes
+from .storage import parquet_file, read_files, sizes
 
-#: Columns that ``ShardFolder.read`` adds: where a row stands.
+#: Columns that ``ShardFolder.read`` adds: the position of a row.
 PLACE = ("shard", "row_group", "row")
 
-#: Rows of a row group in a shard with images: small, so that one row can be read at random.
+#: Rows of a row group in a shard with images: few, for random access to single rows.
 ROW_GROUP_ROWS = 64
 
 
 class ShardRecord(BaseModel):
-    """What a committed shard holds. No times: the same data gives the same record."""
+    """The contents of a committed shard. No times: the same data gives the same record."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     shard: int
     file: str
-    #: Rows, and the distinct input keys (``parent_key``) they stand for.
+    #: Number of rows, and of distinct input keys (``parent_key``).
     rows: int
     inputs: int
     #: Rows by status, and rows that are not ok by ``stage:reason``.
@@ -68,17 +68,17 @@ class ShardRecord(BaseModel):
     sha256: str
     fingerprint: str
     quarantined: bool = False
-    #: What it was quarantined for.
+    #: Why it was quarantined.
     why: str = ""
 
     def to_json(self) -> builtins.bytes:
-        """Return the record as it is written."""
-        unsaid = None if self.why else {"why"}
-        return json_bytes(self.model_dump(mode="json", exclude=unsaid))
+        """Return the record as JSON, as it is written."""
+        excluded = None if self.why else {"why"}
+        return json_bytes(self.model_dump(mode="json", exclude=excluded))
 
 
-def parsed(data: bytes) -> ShardRecord | None:
-    """Return the record that some bytes are, or None where they are none."""
+def parse_record(data: bytes) -> ShardRecord | None:
+    """Parse a record; return None if the bytes are not one."""
     try:
         return ShardRecord.model_validate_json(data)
     except ValueError:
@@ -91,7 +91,7 @@ def shard_name(number: int) -> str:
 
 
 class ShardFolder(DatasetFiles):
-    """The files of one dataset. Reading and naming; nothing but its layout is remembered."""
+    """The files of one dataset: paths and reading. Caches nothing but the layout."""
 
     def shard(self, number: int) -> Path:
         """Return the path of a shard."""
@@ -102,19 +102,19 @@ class ShardFolder(DatasetFiles):
         return self.records_path / f"{shard_name(number)}.json"
 
     def record(self, number: int) -> ShardRecord | None:
-        """Return a shard's record, or None where it is not committed (or its record is torn)."""
-        record = self.stated(number)
+        """Return a shard's record, or None if it is not committed (or its record is torn)."""
+        record = self.stored_record(number)
         return record if record is not None and self.shard(number).is_file() else None
 
-    def stated(self, number: int) -> ShardRecord | None:
-        """Return a shard's record, whether or not the shard is there; None where it is torn."""
-        (data,) = read_all([self.record_path(number)])
-        return self._parsed(number, data)
+    def stored_record(self, number: int) -> ShardRecord | None:
+        """Return a shard's record, whether or not the shard exists; None if missing or torn."""
+        (data,) = read_files([self.record_path(number)])
+        return self._parse(number, data)
 
-    def _parsed(self, number: int, data: bytes | None) -> ShardRecord | None:
+    def _parse(self, number: int, data: bytes | None) -> ShardRecord | None:
         if data is None:
             return None
-        record = parsed(data)
+        record = parse_record(data)
         if record is None and is_newer(data):
             raise InputError(
                 f"{self.record_path(number)} was written by a newer normpipe: upgrade normpipe "
@@ -124,29 +124,29 @@ class ShardFolder(DatasetFiles):
             return None
         return record
 
-    def recorded(self) -> list[int]:
+    def recorded_numbers(self) -> list[int]:
         """Return the numbers that have a record, torn or not, in order."""
         return sorted(_numbered(sizes(self.records_path), ".json"))
 
     def shard_sizes(self) -> dict[int, int]:
-        """Return number → bytes of all shards that are there, with a record or without."""
+        """Return number → bytes of all shards that exist, with a record or without."""
         return dict(sorted(_numbered(sizes(self.path), ".parquet").items()))
 
-    def all_stated(self) -> dict[int, ShardRecord]:
-        """Return all records that are not torn, whether or not their shards are there, in order."""
-        numbers = self.recorded()
-        read = read_all([self.record_path(number) for number in numbers])
-        parsed = (self._parsed(number, data) for number, data in zip(numbers, read, strict=True))
-        return {record.shard: record for record in parsed if record is not None}
+    def stored_records(self) -> dict[int, ShardRecord]:
+        """Return all records that are not torn, whether or not their shards exist, in order."""
+        numbers = self.recorded_numbers()
+        read = read_files([self.record_path(number) for number in numbers])
+        records = (self._parse(number, data) for number, data in zip(numbers, read, strict=True))
+        return {record.shard: record for record in records if record is not None}
 
     def records(self) -> dict[int, ShardRecord]:
         """Return the records of all committed shards, in order."""
-        stated = self.all_stated()
-        there = self.shard_sizes() if stated else {}  # asked after, for the record is written last
-        return {number: record for number, record in stated.items() if number in there}
+        stored = self.stored_records()
+        existing = self.shard_sizes() if stored else {}  # listed second: records are written last
+        return {number: record for number, record in stored.items() if number in existing}
 
     def read(self, number: int, columns: list[str] | None = None) -> pa.Table:
-        """Return a shard's rows with their place: columns shard, row_group, row (within it)."""
+        """Return a shard's rows and their positions: columns shard, row_group, row (within it)."""
         with parquet_file(self.shard(number)) as file:
             groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
             table = file.read(columns=columns)
@@ -167,36 +167,36 @@ class ShardFolder(DatasetFiles):
             return file.schema_arrow
 
     def put_in_place(self, record: ShardRecord, written: Path) -> None:
-        """Make a shard exist that is whole and durable elsewhere: its name first, then its record.
+        """Commit a shard that is complete and durable elsewhere: first its name, then its record.
 
-        This is the only way in which one comes to exist. For the process that holds the job's lock.
+        This is the only way to commit a shard. For the process that holds the job's lock.
         """
         shard, old = self.shard(record.shard), self.record_path(record.shard)
         with storage_errors(shard):
             for folder in (shard.parent, old.parent):
                 make_folder(folder)
             if old.exists():
-                # It must not speak of the new bytes for an instant, nor after a power cut.
+                # The old record must never stand beside the new bytes, not even after a power cut.
                 remove_file(old)
                 fsync_folder(old.parent)
             move(written, shard)
         write_bytes(old, record.to_json())
 
     def description(self) -> dict[str, Any] | None:
-        """Return what made the dataset, or None where nothing (readable) is there."""
+        """Return the description of what made the dataset, or None if it is missing or damaged."""
         try:
             return json.loads(self.stage_path.read_bytes())
         except (FileNotFoundError, ValueError):
             return None
 
     def remove(self, number: int) -> None:
-        """Remove a shard; its record goes first, so that it never speaks of a missing shard."""
+        """Remove a shard; first its record, so that no record describes a missing shard."""
         remove_file(self.record_path(number))
         remove_file(self.shard(number))
 
 
 def datasets_in(root: Path) -> dict[str, ShardFolder]:
-    """Return path below ``root`` → dataset, in order, of all that were begun."""
+    """Return path below ``root`` → dataset, in order, of all datasets that were started."""
     return {name: ShardFolder(root / name) for name in dataset_names(root)}
 
 
@@ -204,7 +204,7 @@ _NAME = re.compile(r"shard-(\d+)")
 
 
 def _numbered(names: Mapping[str, int], suffix: str) -> dict[int, int]:
-    """Return number → bytes of the files that are named as shards are."""
+    """Return number → bytes of the files that have a shard's name."""
     found: dict[int, int] = {}
     for name, size in names.items():
         named = _NAME.fullmatch(name.removesuffix(suffix))
@@ -214,7 +214,7 @@ def _numbered(names: Mapping[str, int], suffix: str) -> dict[int, int]:
 
 
 def is_newer(data: bytes) -> bool:
-    """Say whether JSON states a schema version that this release cannot read."""
+    """Return whether JSON has a schema version that is too new for this release."""
     try:
         return int(json.loads(data)["schema_version"]) > SCHEMA_VERSION
     except (ValueError, KeyError, TypeError):
@@ -222,15 +222,15 @@ def is_newer(data: bytes) -> bool:
 
 
 class ShardWriter:
-    """Writes one shard; until ``commit`` nothing has happened.
+    """Writes one shard; until ``commit`` the dataset is unchanged.
 
-    As a context manager it drops what was not finished.
+    As a context manager it drops an unfinished shard.
     """
 
     def __init__(
         self, folder: ShardFolder, number: int, schema: pa.Schema, written: Path | None = None
     ) -> None:
-        """``written``: where it lies before it is put in place; None: beside that place."""
+        """``written``: where to write the shard before it is put in place; None: next to it."""
         self._folder = folder
         self._number = number
         self._schema = schema
@@ -251,12 +251,12 @@ class ShardWriter:
                 self._parquet = pq.ParquetWriter(
                     pa.PythonFile(self._file, mode="w"), schema, **_layout(schema)
                 )
-            except BaseException:  # its first bytes find no room
+            except BaseException:  # no space even for the first bytes
                 self._file.drop()
                 raise
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Append rows; a full row group is written at once, so memory stays flat."""
+        """Append rows; full row groups are written at once, so memory use stays constant."""
         self._pending.extend(rows)
         while len(self._pending) >= ROW_GROUP_ROWS:
             head, self._pending = (
@@ -295,9 +295,9 @@ class ShardWriter:
     def finish(
         self, fingerprint: str, expected: set[str] | None, quarantined: str | None = None
     ) -> ShardRecord:
-        """Make what was written whole and durable; return its record.
+        """Make the shard complete and durable; return its record.
 
-        ``expected``: the input keys that it must cover; ``quarantined``: what for, if it is.
+        ``expected``: the input keys that it must cover; ``quarantined``: why, if it is.
         """
         if self._pending:
             self.add_table(pa.Table.from_pylist(self._pending, self._schema))
@@ -305,7 +305,7 @@ class ShardWriter:
         if expected is not None and self._parents != expected:
             lost = sorted(expected - self._parents)[:3]
             self.drop()
-            raise AssertionError(f"rows lost or made up in {self._path.name}: {lost}")
+            raise AssertionError(f"rows lost or invented in {self._path.name}: {lost}")
         with storage_errors(self._path):
             self._parquet.close()
             digest = self._file.finish()
@@ -326,10 +326,10 @@ class ShardWriter:
         return record
 
     def drop(self) -> None:
-        """Forget the shard and remove what was written of it; once it is finished, do nothing."""
+        """Remove what was written of the shard; once it is finished, do nothing."""
         if self._finished:
             return
-        # pyarrow would write the footer when it collects the writer: there is no file by then.
+        # pyarrow would write the footer when it collects the writer; the file is closed by then.
         self._parquet.is_open = False
         self._file.drop()
 
@@ -358,7 +358,7 @@ def _layout(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _leaves(schema: pa.Schema, names: list[str]) -> list[str]:
-    """Return the Parquet column paths of top-level fields that are plain or lists."""
+    """Return the Parquet column paths of the leaves of some top-level fields."""
     paths: list[str] = []
     for name in names:
         path, kind = name, schema.field(name).type
@@ -372,14 +372,14 @@ def _leaves(schema: pa.Schema, names: list[str]) -> list[str]:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a small derived or label table, whole or not at all."""
+    """Write a small derived or label table, complete or not at all."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="ZSTD", write_page_index=True)
     write_if_changed(path, sink.getvalue().to_pybytes())
 
 
 def require_dataset(folder: ShardFolder, needed_by: str) -> None:
-    """Raise where a dataset that a stage reads has no committed shard."""
+    """Raise OutputError if a dataset that a stage reads has no committed shard."""
     if not folder.records():
         raise OutputError(
             f"{needed_by} reads {folder.path}, which has no finished shard: run the earlier "

@@ -1,8 +1,8 @@
-"""Where data lies: in a folder, or in an object store that fsspec reaches (``s3://bucket/out``).
+"""Where data is stored: in a folder, or in an object store that fsspec reaches (``s3://bucket/out``).
 
-An address becomes a ``UPath``, which answers to all that is asked of a ``Path`` in this room, so
-that code for both is the same. What differs is here: a store has no renames, no fsync and no locks,
-but an object appears whole or not at all, and may be made only where there is none.
+An address becomes a ``UPath``, which has every method of ``Path`` that this package uses, so the
+code for both is the same. The differences are here: a store has no renames, no fsync and no locks,
+but an object appears complete or not at all, and can be created only if it does not exist.
 """
 
 import os
@@ -19,23 +19,23 @@ import pyarrow.parquet as pq
 from ...manifests.vocabularies import SampleError
 from ..errors import InputError, NormpipeError, OutputError
 
-# As a Path, an address has lost a slash. One letter is a drive.
+# As a Path, an address loses a slash. One letter is a drive.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 #: Bytes of a part of an upload; stores take 10,000 parts of an object.
 _PART = 16 << 20
 
 
 def is_address(text: str) -> bool:
-    """Say whether a text is an address such as ``s3://bucket/out``, and no path."""
+    """Return whether a text is an address such as ``s3://bucket/out``, not a path."""
     return _ADDRESS.fullmatch(text) is not None
 
 
 def location(text: str | Path) -> Path:
-    """Return where a path or an address points: a ``Path``, or what answers as one.
+    """Return the location of a path or an address: a ``Path``, or a ``UPath``.
 
     Raises:
-        InputError: nothing here reaches such an address.
-        OutputError: the store does not answer, or lets nobody in.
+        InputError: no installed package reaches such an address.
+        OutputError: the store does not answer, or denies access.
     """
     if is_store(text):
         return cast(Path, text)
@@ -48,11 +48,11 @@ def location(text: str | Path) -> Path:
     _require(protocol, str(text))
     from upath import UPath
 
-    # What other processes write must be seen, so no listing is remembered.
+    # No cached listings: files that other processes write must be seen.
     address = f"{protocol}://{rest.rstrip('/')}"
     path = cast(Path, UPath(address, use_listings_cache=False))
     with store_errors(path):
-        path.exists()  # wrong credentials show now, and not in the middle
+        path.exists()  # wrong credentials show now, not in the middle of a run
     return path
 
 
@@ -68,12 +68,12 @@ def _require(protocol: str, text: str) -> None:
         raise InputError(f"{text} cannot be reached from here: {error}{extra}") from None
     except ValueError:
         raise InputError(
-            f"{text}: '{protocol}' is no kind of storage that fsspec knows; give a folder, or an "
-            "address such as s3://bucket/out"
+            f"{text}: fsspec knows no storage '{protocol}'; give a folder, or an address such as "
+            "s3://bucket/out"
         ) from None
 
 
-# A port is no password.
+# A port is not a password.
 _CREDENTIALS = re.compile(r"[^/@:]*:(?!\d{1,5}/)[^@]*@(?:[^/@]*@)*")
 
 
@@ -82,26 +82,27 @@ def without_credentials(text: str) -> str:
     found = _ADDRESS.fullmatch(text)
     if found is None:
         return text
-    said = _CREDENTIALS.match(found[2])
-    return text[: found.start(2)] + found[2][said.end() if said else 0 :]
+    login = _CREDENTIALS.match(found[2])
+    return text[: found.start(2)] + found[2][login.end() if login else 0 :]
 
 
 def refuse_address(text: str | Path) -> None:
-    """Raise InputError for an address, which as a path would be a folder named ``s3:``."""
+    """Raise InputError for an address, which, as a path, would be a folder named ``s3:``."""
     if is_store(text) or is_address(str(text)):
         raise InputError(
-            f"{text} is an address, where only a folder will do (a mounted or shared file system, "
-            "say); stores are for input and output of normpipe run: docs/cluster.md, Object stores"
+            f"{text} is an address, but this must be a folder (it may be on a mounted or shared "
+            "file system); stores are for input and output of normpipe run: docs/cluster.md, "
+            "Object stores"
         )
 
 
 def is_store(path: object) -> bool:
-    """Say whether a location is an object store's."""
+    """Return whether a location is in an object store."""
     return not isinstance(path, str | PurePath)
 
 
-def lies_in(path: Path, folder: Path) -> bool:
-    """Say whether a location is another one, or below it."""
+def is_within(path: Path, folder: Path) -> bool:
+    """Return whether a location is ``folder``, or below it."""
     if is_store(path) or is_store(folder):
         return f"{path}/".startswith(f"{folder}/")
     return path.resolve().is_relative_to(folder.resolve())
@@ -114,7 +115,7 @@ def _store(path: Path) -> tuple[Any, str]:
 
 
 def reopened(path: Path) -> Path:
-    """Return a location for a process that was forked: no client of a store survives that."""
+    """Return a location for use in a forked process: a store's client does not survive a fork."""
     if not is_store(path):
         return path
     there: Any = path
@@ -123,15 +124,15 @@ def reopened(path: Path) -> Path:
 
 @contextmanager
 def store_errors(path: Path) -> Generator[None, None, None]:
-    """Turn what a store's client raises into one line; in a folder, change nothing.
+    """Turn errors of a store's client into a one-line OutputError; for a folder, change nothing.
 
-    That an object is missing, or there already, is no error of the store and is let through.
+    A missing object, or one that exists already, is not an error of the store and is re-raised.
     """
     try:
         yield
     except (NormpipeError, SampleError, FileNotFoundError, FileExistsError):
         raise
-    except Exception as error:  # each client of a store has errors of its own
+    except Exception as error:  # each store's client has errors of its own
         if not is_store(path):
             raise
         raise OutputError(f"{path}: {_advice(error)}") from error
@@ -140,19 +141,19 @@ def store_errors(path: Path) -> Generator[None, None, None]:
 def _advice(error: Exception) -> str:
     line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return (
-        f"{line}; see that address, credentials and network are right, and run the same command "
-        "again: what is committed is kept"
+        f"{line}; check address, credentials and network, and run the same command again: what is "
+        "committed is kept"
     )
 
 
-#: Packages whose errors are a store's, wherever they come up.
+#: Packages whose errors come from a store, wherever they are raised.
 _CLIENTS = frozenset(
     {"botocore", "aiobotocore", "s3fs", "gcsfs", "google", "adlfs", "azure", "aiohttp", "fsspec"}
 )
 
 
-def said_by_store(error: Exception) -> str | None:
-    """Return the line for an error of a store's client that nothing else has turned into one."""
+def store_error_line(error: Exception) -> str | None:
+    """Return the message for a store client's error that ``store_errors`` missed, else None."""
     kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return _advice(error) if kinds & _CLIENTS else None
 
@@ -161,7 +162,7 @@ def said_by_store(error: Exception) -> str | None:
 
 
 def parquet_file(path: Path, memory_map: bool = False) -> pq.ParquetFile:
-    """Open a Parquet file. From a store, only the ranges that are asked for are fetched."""
+    """Open a Parquet file. From a store, only the ranges that are read are fetched."""
     try:
         if not is_store(path):
             return pq.ParquetFile(path, memory_map=memory_map)
@@ -169,13 +170,13 @@ def parquet_file(path: Path, memory_map: bool = False) -> pq.ParquetFile:
         with store_errors(path):
             return pq.ParquetFile(key, filesystem=files, pre_buffer=True)
     except UnicodeDecodeError as error:  # a damaged footer
-        raise pa.ArrowInvalid(f"a name in it is no text ({error})") from None
+        raise pa.ArrowInvalid(f"a name in it is not valid text ({error})") from None
 
 
-def read_all(paths: Sequence[Path]) -> list[bytes | None]:
-    """Return the bytes of small files, None for those that are missing; of a store, side by side.
+def read_files(paths: Sequence[Path]) -> list[bytes | None]:
+    """Return the bytes of small files, None for missing ones; from a store, read in parallel.
 
-    All lie in the same folder or store.
+    All are in the same folder or store.
     """
     if not paths:
         return []
@@ -183,7 +184,7 @@ def read_all(paths: Sequence[Path]) -> list[bytes | None]:
         files, _ = _store(paths[0])
         keys = [_store(path)[1] for path in paths]
         with store_errors(paths[0]):
-            # Unlike ``cat``, this does not first ask of each whether it is there.
+            # Unlike ``cat``, this does not first check whether each exists.
             found: list[Any] = files.cat_ranges(keys, None, None, on_error="return")
             for one in found:
                 if isinstance(one, Exception) and not isinstance(one, FileNotFoundError):
@@ -200,7 +201,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Return name → bytes of the files in a folder, not in those below; none where it is not."""
+    """Return name → bytes of the files directly in a folder; none if the folder is missing."""
     try:
         if is_store(folder):
             files, key = _store(folder)
@@ -213,11 +214,11 @@ def sizes(folder: Path) -> dict[str, int]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except PermissionError as error:
-        raise InputError(f"cannot list {folder}: {error.strerror}; mend its permissions") from None
+        raise InputError(f"cannot list {folder}: {error.strerror}; fix its permissions") from None
 
 
 def folders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder; none where it is not."""
+    """Return the names of the folders in a folder; none if the folder is missing."""
     if is_store(folder):
         files, key = _store(folder)
         with suppress(FileNotFoundError), store_errors(folder):
@@ -240,13 +241,13 @@ def _sizes(entries: Iterable[os.DirEntry[str]]) -> dict[str, int]:
 
 # ---------------------------------------------------------------- writing
 
-#: Root of a locked job → raises where the lock is lost: nothing may be written then.
+#: Root of a locked job → check that raises if the lock is lost: nothing may be written then.
 _fences: dict[str, Callable[[], None]] = {}
 
 
 @contextmanager
 def fenced(root: Path, check: Callable[[], None]) -> Generator[None, None, None]:
-    """Let ``check`` raise before anything below ``root`` is changed by this process."""
+    """Call ``check``, which may raise, before this process changes anything below ``root``."""
     _fences[str(root)] = check
     try:
         yield
@@ -261,13 +262,13 @@ def _pass_fence(path: Path) -> None:
 
 
 def put(path: Path, data: bytes) -> None:
-    """Write an object, in the place of another where there is one."""
+    """Write an object, replacing an existing one."""
     with _writing(path) as (files, key):
         files.pipe_file(key, data)
 
 
 def create(path: Path, data: bytes) -> bool:
-    """Write an object where there is none; return False, and do nothing, where there is one."""
+    """Write an object if there is none; otherwise do nothing and return False."""
     try:
         with _writing(path) as (files, key):
             files.pipe_file(key, data, mode="create")
@@ -277,7 +278,7 @@ def create(path: Path, data: bytes) -> bool:
 
 
 def upload(stream: IO[bytes], path: Path) -> None:
-    """Write an object of all that a file holds. It appears when the last part is there."""
+    """Write a file's content as an object. It appears once the last part is uploaded."""
     with _writing(path) as (files, key):
         stream.seek(0)
         with files.open(key, "wb", block_size=_PART) as sink:
@@ -285,13 +286,13 @@ def upload(stream: IO[bytes], path: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy an object within its store; its bytes do not come here."""
+    """Copy an object within its store; its bytes do not pass through this machine."""
     with _writing(target) as (files, key):
         files.cp_file(_store(source)[1], key)
 
 
 def remove(path: Path) -> None:
-    """Remove an object; none there is no error."""
+    """Remove an object; a missing one is no error."""
     with _writing(path):
         path.unlink(missing_ok=True)
 

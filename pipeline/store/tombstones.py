@@ -1,8 +1,8 @@
-"""``withdrawn.json``: who was withdrawn from a job's folder, so that nobody comes back.
+"""``withdrawn.json``: who was withdrawn from a job's folder, so that no one of them comes back.
 
-Keys may hold names, so the file keeps them as keyed hashes (HMAC-SHA256 with a salt drawn for the
-folder). A key that turns up again is recognized; the list cannot be read. Whoever holds the folder
-can still test a guess: that is the least with which a key can be kept out.
+Keys may contain names, so the file stores them as keyed hashes (HMAC-SHA256 with a random salt per
+folder). A key that turns up again is recognized; the list cannot be read. Anyone who has the folder
+can still test a guess: without that, a key could not be kept out.
 """
 
 import datetime
@@ -21,16 +21,16 @@ from ..errors import InputError
 from ..stage import Scan
 
 WITHDRAWN_FILE = "withdrawn.json"
-#: Lies there from the first change of a withdrawal to the last (``care.withdrawal``).
+#: Exists from the first change of a withdrawal to the last (``care.withdrawal``).
 INTENT_FILE = "withdrawing.json"
-#: Reason and decider of the rows that stand where a withdrawn person's stood.
+#: ``reason`` and ``decided_by`` of the rows that replace a withdrawn person's.
 WITHDRAWN, DECIDED_BY = "withdrawn", "withdraw"
 
 _Hash = str
 
 
 class Withdrawal(BaseModel):
-    """The record that a removal took place."""
+    """The record of one withdrawal."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,8 +44,8 @@ class Withdrawn(BaseModel):
     """All withdrawals of a job's folder.
 
     Attributes:
-        sha256: of all the rest; "" in files of before it. One flipped bit of a hash would let its
-            person come back without a word.
+        sha256: of everything else; "" in files from before this field. One flipped bit of a hash
+            would silently let its person come back.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,7 +68,7 @@ class Withdrawn(BaseModel):
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     def hashed(self, text: str) -> _Hash:
-        """Return how a key or a subject's name is written here."""
+        """Return the hash that stands for a key or a subject's name."""
         return hmac.digest(bytes.fromhex(self.salt), text.encode(), "sha256").hex()
 
     def found(self, texts: Iterable[str | None], hashes: Iterable[_Hash]) -> set[str]:
@@ -98,14 +98,14 @@ def new_salt() -> str:
 
 
 def today() -> str:
-    """Return the day, UTC: a record of a removal that does not say when is none."""
+    """Return today's date in UTC: a record of a withdrawal needs its date."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def read_withdrawn(root: Path) -> Withdrawn | None:
-    """Return a folder's withdrawals, or None where nobody was withdrawn.
+    """Return a folder's withdrawals, or None if nobody was withdrawn.
 
-    Raises InputError for a file that cannot be read: going on without it would bring people back.
+    Raises InputError for a file that cannot be read: without it, people would come back.
     """
     path = root / WITHDRAWN_FILE
     try:
@@ -114,28 +114,30 @@ def read_withdrawn(root: Path) -> Withdrawn | None:
         return None
     except ValidationError:
         raise InputError(
-            f"{path} cannot be read (damaged, or of a newer normpipe): restore it, for without it "
-            "withdrawn people would come back"
+            f"{path} cannot be read (damaged, or from a newer normpipe): restore it, because "
+            "without it withdrawn people would come back"
         ) from None
 
 
 def refuse_unfinished(root: Path) -> None:
-    """Raise where a withdrawal is at work or was stopped: its person may still be there."""
+    """Raise InputError if a withdrawal is running or was stopped: its person may still be there."""
     if (root / INTENT_FILE).is_file():
         raise InputError(
             f"a withdrawal from {root} is not finished: finish it with normpipe withdraw {root}"
         )
 
 
-def keep_out(scan: Scan, withdrawn: Withdrawn, known: Set[str]) -> tuple[Scan, set[str], set[str]]:
+def exclude_withdrawn(
+    scan: Scan, withdrawn: Withdrawn, known: Set[str]
+) -> tuple[Scan, set[str], set[str]]:
     """Return a scan without withdrawn inputs and their labels, and two sets of keys.
 
     Args:
-        known: keys that the manifest holds.
+        known: keys in the manifest.
 
     Returns:
-        The scan; the keys left out; and known keys that are now labelled with a withdrawn subject.
-        Those stay until ``normpipe withdraw`` takes them out of the shards, too.
+        The scan; the keys left out; and known keys that are now labelled with a withdrawn subject,
+        which stay until ``normpipe withdraw`` removes them from the shards, too.
     """
     out = withdrawn.found(scan.rows["key"].to_pylist(), withdrawn.keys)
     named: set[str] = set()

@@ -1,4 +1,4 @@
-"""Settings as TOML with their descriptions, which reads back as exactly the same settings."""
+"""Settings as TOML with their descriptions; reading it gives exactly the same settings."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-# Half of a UTF-16 pair: what Python makes of a byte in a file's name that is no UTF-8.
+# Half of a UTF-16 pair: how Python represents a byte of a file name that is not UTF-8.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -18,7 +18,7 @@ def table_lines(
 ) -> list[str]:
     """Return the lines of a table, each setting below its description.
 
-    With ``values`` (as JSON holds them) those are stated; without, every default as a comment.
+    With ``values`` (ready for JSON), write those; without, write every default as a comment.
     """
     lines = ["", f"[{key_text(name)}]"]
     for key, info in model.model_fields.items():
@@ -39,12 +39,12 @@ def _stated(value: Any) -> str:
 
 
 def key_text(key: str) -> str:
-    """Return a key as TOML, in quotes where it needs them."""
+    """Return a key as TOML, in quotes if it needs them."""
     return key if _BARE_KEY.fullmatch(key) else _string(key)
 
 
 def value_text(value: Any) -> str:
-    """Return a value as TOML, on one line; None is ``""``, for TOML has no null."""
+    """Return a value as TOML, on one line; None is ``""``, because TOML has no null."""
     if value is None:
         return '""'
     if isinstance(value, bool):
@@ -61,7 +61,7 @@ def value_text(value: Any) -> str:
 
 
 def readable(text: str) -> str:
-    """Return a text that UTF-8 can hold: other bytes of a file's name are percent-encoded."""
+    """Return a text that is valid UTF-8: other bytes of a file name are percent-encoded."""
     return _SURROGATE.sub(_percent, text)
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ...pipeline.config import lent_cpus
+from ...pipeline.config import usable_cpus
 from .finding import Finding, no, warn, yes
 
 _GIB = 2**30
@@ -88,7 +88,7 @@ def check_open_files(soft: int, hard: int) -> Finding:
 
 def check_machine() -> list[Finding]:
     """Return the findings on CPUs, memory and open files."""
-    findings = [check_cpus(lent_cpus(), os.cpu_count() or 1), check_memory(usable_memory())]
+    findings = [check_cpus(usable_cpus(), os.cpu_count() or 1), check_memory(usable_memory())]
     try:
         import resource
     except ImportError:  # Windows has no such limit

@@ -147,7 +147,7 @@ def _without_pictures(dataset: ShardDataset) -> pa.Table:
     """All rows: keys, decisions, variants and labels, wherever these stand."""
     opened = dataset.opened
     variant = [name for name in ("variant",) if name in opened.offered]
-    wanted = list(dict.fromkeys([*_COMMON, *variant, *opened.known, *opened.own]))
+    wanted = list(dict.fromkeys([*_COMMON, *variant, *opened.joined_labels, *opened.shard_labels]))
     found = dataset.select(wanted)
     table = found.table
     inside = [name for name in wanted if name not in table.column_names]

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ...manifests.arrays import Floats, Mask
 from ...pipeline.errors import InputError, OutputError
-from ...pipeline.read.reading import ahead
+from ...pipeline.read.reading import map_ahead
 from ...pipeline.stage import StageConfig, sha256_file
 from ...pipeline.store.commit import commit_file, storage_errors, temporary, write_json
 from ..networks.devices import resolve_device
@@ -179,7 +179,7 @@ def _tables(
         ThreadPoolExecutor(config.threads, "predict") as pool,
         tqdm(total=len(listing), unit="rows", leave=False, disable=None) as bar,
     ):
-        for chunk in ahead(pool, read, range(0, len(listing), _CHUNK), _AHEAD):
+        for chunk in map_ahead(pool, read, range(0, len(listing), _CHUNK), _AHEAD):
             values = np.zeros((len(chunk.faces), labels), np.float32)
             if chunk.data is not None:
                 told = tell(model, chunk.data, device, config.batch_size)

@@ -102,7 +102,7 @@ class ClassifyConfig(StageConfig):
         None,
         gt=0,
         description="save and stop after so many",
-        of_one_run=True,
+        per_run=True,
     )
     save_every: int = free(500, ge=1, description="steps between saved states")
 

@@ -23,7 +23,7 @@ from normpipe.pipeline.stage import MapStage, Row, Stage
 from normpipe.pipeline.store.storage import location
 
 #: Not of the rows, and so not of the job that a folder saves.
-HIDDEN: dict[str, Any] = {"shapes_results": False, "of_one_run": True}
+HIDDEN: dict[str, Any] = {"shapes_results": False, "per_run": True}
 
 
 class RemoteConfig(ToyConfig):

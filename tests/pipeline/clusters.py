@@ -56,7 +56,7 @@ def begun(out: Path, dataset: str = "*", stage: str = "*") -> list[Path]:
 def laid(root: Path) -> RunFolder:
     """Return the folder of a new run, which is there."""
     run = RunFolder.new(root)
-    run.lay({})
+    run.create({})
     return run
 
 

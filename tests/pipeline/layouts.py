@@ -14,13 +14,13 @@ from normpipe.pipeline.store.shards import ShardFolder, datasets_in
 def as_of_old(root: Path) -> Path:
     """Move what is said of each dataset into its own folder, where 0.1.0 wrote it; return root."""
     for folder in datasets_in(root).values():
-        about = folder.about
+        about = folder.metadata_folder
         assert about != folder.path
         folder.path.mkdir(exist_ok=True)
         for path in list(about.iterdir()):
             path.rename(folder.path / path.name)
         about.rmdir()
-        assert ShardFolder(folder.path).about == folder.path
+        assert ShardFolder(folder.path).metadata_folder == folder.path
     return root
 
 

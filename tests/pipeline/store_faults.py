@@ -27,7 +27,7 @@ Command = Callable[[Path], None]
 
 def _quick_lock(beat: float) -> None:
     # A dead holder is found out in no time; with a long beat there is no sign of life to count.
-    lock.BEAT_SECONDS, lock.DEAD_SECONDS = beat, 0.3
+    lock.HEARTBEAT_SECONDS, lock.DEAD_AFTER_SECONDS = beat, 0.3
 
 
 def _end_at(fatal: int, counted: Path | None = None) -> None:

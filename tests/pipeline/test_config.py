@@ -97,7 +97,7 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path, text: str, message: str)
 @pytest.mark.parametrize("name", ["input", "output"])
 @pytest.mark.parametrize(
     ("address", "why"),
-    [("https://x.org/a", "object store"), ("nosuch:/x/a", "no kind of storage")],
+    [("https://x.org/a", "object store"), ("nosuch:/x/a", "knows no storage")],
 )
 def test_an_address_must_be_of_a_store(name: str, address: str, why: str) -> None:
     with pytest.raises(InputError, match=why):

@@ -17,7 +17,7 @@ import typer
 
 from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.commands.handling import handled
-from normpipe.pipeline.errors import InputError, Interrupted, NormpipeError, lack_of
+from normpipe.pipeline.errors import InputError, Interrupted, NormpipeError, missing_resource
 from normpipe.pipeline.store.shards import ShardFolder
 
 from .disturbing import start, tail, wait
@@ -54,7 +54,7 @@ NOBODY = 65534
     ],
 )
 def test_what_says_that_something_lacks(error: Exception, lack: str) -> None:
-    assert lack in lack_of(error) and bool(lack_of(error)) == bool(lack)
+    assert lack in missing_resource(error) and bool(missing_resource(error)) == bool(lack)
 
 
 def test_a_cause_counts_and_what_was_dealt_with_does_not() -> None:
@@ -69,8 +69,8 @@ def test_a_cause_counts_and_what_was_dealt_with_does_not() -> None:
         except ValueError as error:
             return error
 
-    assert lack_of(raised(False)) == "not enough memory"
-    assert lack_of(raised(True)) == ""
+    assert missing_resource(raised(False)) == "not enough memory"
+    assert missing_resource(raised(True)) == ""
 
 
 def test_a_spoilt_gpu_context_ends_the_run_with_a_line(
@@ -82,7 +82,7 @@ def test_a_spoilt_gpu_context_ends_the_run_with_a_line(
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr(stages[1], "compute", asserts)
-    with pytest.raises(NormpipeError, match="cannot use its GPU any more") as error:
+    with pytest.raises(NormpipeError, match="can no longer use its GPU") as error:
         run(tmp_path / "out", stages)
     assert not isinstance(error.value, Interrupted)
     assert ShardFolder(tmp_path / "out/made").records() == {}
@@ -91,8 +91,10 @@ def test_a_spoilt_gpu_context_ends_the_run_with_a_line(
 def test_opencv_and_onnxruntime_are_understood() -> None:
     import cv2
 
-    assert lack_of(cv2.error("alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate"))
-    assert lack_of(RuntimeError("Exception during initialization: std::bad_alloc"))
+    assert missing_resource(
+        cv2.error("alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate")
+    )
+    assert missing_resource(RuntimeError("Exception during initialization: std::bad_alloc"))
 
 
 @pytest.mark.parametrize("step", ["prepare", "compute", "finish"])

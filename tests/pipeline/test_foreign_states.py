@@ -58,7 +58,7 @@ def test_a_damaged_shard_is_made_again(
     run(out, stages)
     assert digests(out) == good
     words = "is gone" if damage is Path.unlink else "bytes, recorded"
-    assert f"{words}" in caplog.text and "made again" in caplog.text
+    assert f"{words}" in caplog.text and "making it again" in caplog.text
 
 
 @pytest.mark.parametrize("dataset", ["manifest", "made", "second", "joined"])
@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_is_one_line_and_with_room_the_job_goes_on(
 ) -> None:
     run(tmp_path / "good", flow())
     with mounted(tmp_path / "disk", f"size={kilobytes}k") as disk:
-        with pytest.raises(OutputError, match="No space left on device; make room"):
+        with pytest.raises(OutputError, match="No space left on device; free some space"):
             run(disk / "out", flow())
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
         run(disk / "out", flow())
@@ -208,7 +208,7 @@ def test_a_limit_on_the_size_of_files_is_one_line(tmp_path: Path) -> None:
         f"resource.setrlimit(resource.RLIMIT_FSIZE, (1024, {resource.RLIM_INFINITY}))\n"
     )
     code, said = ended(start(tmp_path / "out", before))
-    assert code == 2 and "File too large; make room" in said
+    assert code == 2 and "File too large; free some space" in said
     job()(tmp_path / "out")
     assert verify(tmp_path / "out").differences == []
 
@@ -225,7 +225,7 @@ def test_a_live_job_holds_its_lock_and_a_dead_one_none(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while not (tmp_path / "computing").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    with pytest.raises(OutputError, match=f"another normpipe is at work in {root}: wait for it"):
+    with pytest.raises(OutputError, match=f"another normpipe is running in {root}: wait for it"):
         job()(root)
     first.kill()
     first.communicate()

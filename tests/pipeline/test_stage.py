@@ -21,8 +21,8 @@ class Settings(StageConfig):
     size_px: int = 112
     pack: str | None = None
     name: str = "plain"
-    root: Path | None = free(None, description="where", path=True, beside_job_file=True)
-    limit: int | None = free(None, description="how many", of_one_run=True, ge=1)
+    root: Path | None = free(None, description="where", path=True, relative_to_job_file=True)
+    limit: int | None = free(None, description="how many", per_run=True, ge=1)
     needed: str
 
 
@@ -54,8 +54,8 @@ def test_a_free_setting_has_its_marks_and_limits() -> None:
     def marks(name: str) -> Any:
         return Settings.model_fields[name].json_schema_extra
 
-    assert marks("root") == {"shapes_results": False, "path": True, "beside_job_file": True}
-    assert marks("limit") == {"shapes_results": False, "of_one_run": True}
+    assert marks("root") == {"shapes_results": False, "path": True, "relative_to_job_file": True}
+    assert marks("limit") == {"shapes_results": False, "per_run": True}
     assert Settings.model_fields["limit"].description == "how many"
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         Settings(needed="x", limit=0)
@@ -102,7 +102,7 @@ def test_a_row_leaves_with_its_reason_and_who_gave_it() -> None:
     assert stage.refuse(ROW, "quarantined")["status"] == "failed"
     earlier = {**ROW, "status": "failed", "reason": "missing_file", "number": 3}
     decided = {"status": "failed", "reason": "missing_file", "decided_by": "x"}
-    assert stage.pass_on(earlier) == {**common, **decided}
+    assert stage.pass_through(earlier) == {**common, **decided}
 
 
 def test_a_stage_s_settings_stand_under_its_name_or_another() -> None:

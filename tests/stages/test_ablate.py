@@ -214,6 +214,6 @@ def test_what_cannot_be_is_said_before_anything_is_trained(easy, tmp_path, monke
 def test_two_at_once_are_refused(easy, tmp_path):
     with (
         FileLock(tmp_path / ".normpipe.lock"),
-        pytest.raises(OutputError, match="another normpipe is at work"),
+        pytest.raises(OutputError, match="another normpipe is running in"),
     ):
         ablate(AblateConfig(), QUICK, opened(easy), tmp_path)

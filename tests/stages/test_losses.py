@@ -245,10 +245,10 @@ def test_a_network_that_only_learns_whole_is_shown_the_same(name, cache, batch, 
 
 
 def test_weights_are_checked_by_name():
-    from normpipe.pipeline.config import check
+    from normpipe.pipeline.config import validate_settings
     from normpipe.pipeline.errors import InputError
 
     with pytest.raises(InputError, match=r"fit_normalizer\.losses\.consistancy.*'consistency'"):
-        check(FitNormalizerConfig, {"losses": {"consistancy": 1}}, "fit_normalizer")
+        validate_settings(FitNormalizerConfig, {"losses": {"consistancy": 1}}, "fit_normalizer")
     with pytest.raises(ValidationError):
         LossWeights(pose=-1)

@@ -153,7 +153,7 @@ def test_sets_rendered_on_another_machine_are_taken_as_they_are(
     assert call(*command, *short).exit_code == 3
     assert read_tensors(tmp_path / "decoder.state.safetensors")["losses"].numel() == 1
     other = call(*command, "--set", "fit_normalizer.sets.paired.seed=5")
-    refused(other, "made otherwise", "synthesize.seed: 0 → 5", "--overwrite")
+    refused(other, "made with other settings", "synthesize.seed: 0 → 5", "--overwrite")
 
 
 def test_data_go_beside_sets(job, whole, fake_kit_file, tmp_path):

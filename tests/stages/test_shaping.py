@@ -68,13 +68,13 @@ def test_a_free_setting_carries_its_marks() -> None:
     class Toy(StageConfig):
         colour: str = "red"
         weights: str = free("", description="a file", path=True)
-        limit: int | None = free(None, description="how many", of_one_run=True, ge=1)
+        limit: int | None = free(None, description="how many", per_run=True, ge=1)
 
     def marks(name: str) -> Any:
         return Toy.model_fields[name].json_schema_extra
 
     assert Toy(weights="x", limit=3).shaping() == {"colour": "red"}
     assert marks("weights") == {"shapes_results": False, "path": True}
-    assert marks("limit") == {"shapes_results": False, "of_one_run": True}
+    assert marks("limit") == {"shapes_results": False, "per_run": True}
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         Toy(limit=0)

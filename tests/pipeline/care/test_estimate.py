@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from normpipe.pipeline.care import estimate as module
-from normpipe.pipeline.care.estimate import SAMPLE, Estimate, estimate, table
+from normpipe.pipeline.care.estimate import SAMPLE, Estimate, estimate, estimate_table
 from normpipe.pipeline.stage import Row
 
 from ..toys import ToyConfig, ToyJoin, ToyMap, ToySource, flow, run
@@ -70,7 +70,7 @@ def test_what_is_done_costs_nothing(tmp_path: Path) -> None:
     [(0.4, "~0 s"), (89.4, "~89 s"), (90, "~2 min"), (5399, "~90 min"), (5400, "~1.5 h")],
 )
 def test_times_are_told_as_people_do(seconds: float, shown: str) -> None:
-    lines = table([Estimate("align", 1234, 5, 6, seconds, 7_890_000)]).splitlines()
+    lines = estimate_table([Estimate("align", 1234, 5, 6, seconds, 7_890_000)]).splitlines()
     assert lines[0].split() == ["stage", "inputs", "shards", "done", "to", "do", "time", "disk"]
     assert lines[1].split() == ["align", "1234", "5", "6", *shown.split(), "7.9", "MB"]
     assert len(lines[0]) == len(lines[1])

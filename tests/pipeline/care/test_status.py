@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from normpipe.pipeline.care.status import refuse_quarantined, status, table
+from normpipe.pipeline.care.status import refuse_quarantined, status, status_table
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.pipeline.run.runner import Options, Runner
@@ -66,7 +66,7 @@ def test_withdrawals_and_freed_datasets_are_told(tmp_path: Path) -> None:
     state = status(tmp_path)
     assert state["withdrawn"] == {"inputs": 5, "withdrawals": 2, "unfinished": True}
     assert [one["cleaned"] for one in state["stages"]] == [False, False, True, False]
-    assert table(state).splitlines()[-3:] == [
+    assert status_table(state).splitlines()[-3:] == [
         "second: cleaned; the next run makes it again",
         "withdrawn: 5 inputs, in 2 withdrawals",
         f"a withdrawal was stopped: normpipe withdraw {tmp_path} finishes it",
@@ -86,7 +86,7 @@ def state(*stages: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_table_is_this_one() -> None:
     broken = {n: f"broken at {n}" for n in range(5)} | {8: "", 9: "not shown"}
-    shown = table(
+    shown = status_table(
         state(
             stage("align", inputs_done=12345, ok=12, bytes=1_250_000, reasons={
                 "ingest": {"no_file": 1}, "align": {"no_face": 2, "blurred": 1},

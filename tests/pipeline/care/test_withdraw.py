@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import normpipe
-from normpipe.pipeline.care.status import status, table
+from normpipe.pipeline.care.status import status, status_table
 from normpipe.pipeline.care.traces import find_traces
 from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.care.withdraw import withdraw
@@ -84,7 +84,7 @@ def test_verify_and_status_say_that_all_is_well(job: Path) -> None:
     for stage in state["stages"]:
         assert stage["inputs_left"] == 0
         assert stage["reasons"]["withdraw"]["withdrawn"] >= len(ANNA)
-    assert f"withdrawn: {len(ANNA)} inputs, in 1 withdrawals" in table(state)
+    assert f"withdrawn: {len(ANNA)} inputs, in 1 withdrawals" in status_table(state)
     assert "| withdraw | withdrawn |" in ShardFolder(job / "made").card_path.read_text()
 
 
@@ -162,7 +162,7 @@ def test_nothing_opens_while_a_withdrawal_is_not_finished(
             withdraw(job, ["anna"], [])
     with pytest.raises(InputError, match="is not finished: finish it with normpipe withdraw"):
         normpipe.open_dataset(job / "made")
-    assert "a withdrawal was stopped" in table(status(job))
+    assert "a withdrawal was stopped" in status_table(status(job))
     assert any("a withdrawal was stopped" in line for line in verify(job).differences)
     (job / "contact_sheet.jpg").write_bytes(b"drawn since")
     (intent,) = withdraw(job, [], [])

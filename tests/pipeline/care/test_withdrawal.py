@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from normpipe.pipeline.care.withdraw import plan
+from normpipe.pipeline.care.withdraw import plan_withdrawal
 from normpipe.pipeline.care.withdrawal import Intent, ShardStep, carry_out, neutral, read_intent
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.store.commit import write_json
@@ -24,7 +24,7 @@ def decided(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A job in which a withdrawal is decided, and the same where it is carried out."""
     place = tmp_path_factory.mktemp("decided")
     make(place / "before")
-    intent = plan(place / "before", ["anna"], [])
+    intent = plan_withdrawal(place / "before", ["anna"], [])
     assert intent is not None
     write_json(place / "before" / INTENT, intent.model_dump(mode="json"))
     shutil.copytree(place / "before", place / "after")
@@ -64,7 +64,7 @@ def test_what_was_not_current_is_none_after_it(decided: tuple[Path, Path], tmp_p
         assert record is not None
         stale = record.model_copy(update={"fingerprint": "other"})
         folder.record_path(number).write_bytes(stale.to_json())
-    intent = plan(out, ["anna"], [])
+    intent = plan_withdrawal(out, ["anna"], [])
     assert intent is not None
     write_json(out / INTENT, intent.model_dump(mode="json"))
     carry_out(out)

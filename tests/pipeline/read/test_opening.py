@@ -123,7 +123,7 @@ def test_what_cannot_be_opened_is_one_line(tmp_path, job):
     (tmp_path / "shard-00000.parquet").write_bytes(b"PAR1 not")
     assert "cannot read" in message(tmp_path)
     pq.write_table(pa.table({"x": [1]}), tmp_path / "shard-00000.parquet")
-    assert "no shard of normpipe" in message(tmp_path)
+    assert "not a shard of normpipe" in message(tmp_path)
     (tmp_path / "records").mkdir()
     assert "no finished shard" in message(tmp_path)
     write_pairs_only = tmp_path / "job2"
@@ -147,7 +147,7 @@ def test_a_column_whose_name_is_no_text_is_damage(tmp_path):
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     data[data.index(b"image_sha256", footer)] = 0xFF
     shard.write_bytes(bytes(data))
-    with pytest.raises(InputError, match="a name in it is no text"):
+    with pytest.raises(InputError, match="a name in it is not valid text"):
         open_dataset(tmp_path / "made")
 
 
@@ -179,21 +179,21 @@ def test_a_path_means_this_folder(tmp_path):
     assert str(caught.value).endswith(f"open {first}, {second}, {aligned}")
     pairs = dataset("pairs")
     assert dataset_folder(tmp_path) == pairs and dataset_folder(second) == second
-    with pytest.raises(InputError, match=f"only says what made {first}: open {first}"):
+    with pytest.raises(InputError, match=f"contains only the metadata of {first}: open {first}"):
         dataset_folder(tmp_path / "normalized/_a")
 
 
 def test_columns_that_are_offered_are_those_that_can_be_chosen(paired):
     opened = open_rows(paired, None, "ok")
-    assert opened.pictures == ["image", "normalized"] and opened.own == []
+    assert opened.pictures == ["image", "normalized"] and opened.shard_labels == []
     chosen = opened.choose(opened.offered)
     known = {*chosen.table.column_names}
-    read = [name for part in chosen.parts for name in part.names]
+    read = [name for part in chosen.readers for name in part.names]
     assert known | {*read} == {*opened.offered, "_source", "_variant"}
     assert not known & {*read}  # nothing is read that is known already
-    for part in chosen.parts:
+    for part in chosen.readers:
         assert part.places.shape == (opened.rows.num_rows, 3) and part.places.dtype == np.int32
-    assert [*opened.choose(["AU12"]).parts] == []
+    assert [*opened.choose(["AU12"]).readers] == []
     with pytest.raises(InputError, match="unknown status 'OK'; known: all, failed"):
         open_rows(paired, None, "OK")
 

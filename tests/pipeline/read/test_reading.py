@@ -13,7 +13,7 @@ import pytest
 from normpipe.manifests.schema import NORMALIZED
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.read.dataset import open_dataset
-from normpipe.pipeline.read.reading import Place, RowReader, ahead, require_readable
+from normpipe.pipeline.read.reading import Place, RowReader, map_ahead, require_readable
 from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 
 from .pictured import ROWS, row, write
@@ -62,7 +62,7 @@ def test_a_newer_schema_is_refused_in_plain_words(tmp_path, what):
 def test_what_is_read_ahead_comes_in_order_and_no_further(count: int) -> None:
     begun: list[int] = []
     with ThreadPoolExecutor(1) as pool:
-        found = ahead(pool, lambda n: begun.append(n) or n * n, range(20), count)
+        found = map_ahead(pool, lambda n: begun.append(n) or n * n, range(20), count)
         assert next(found) == 0
         pool.submit(lambda: None).result()  # all that was asked for is through
         assert begun == [*range(min(20, count + 1))]

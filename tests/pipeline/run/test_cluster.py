@@ -33,7 +33,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def made(out: Path) -> int:
-    return len(ShardFolder(out / "made").recorded())
+    return len(ShardFolder(out / "made").recorded_numbers())
 
 
 def claims(out: Path) -> list[Path]:
@@ -64,7 +64,7 @@ def test_a_stopped_workers_shard_is_taken_over_and_it_commits_nothing_when_it_wa
         said = finish(job)
         assert time.monotonic() - began < 30
         assert digests(out) == undisturbed
-        assert "is taken over: no sign of worker" in said
+        assert "is taken over: no heartbeat from worker" in said
         before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
         asleep.send_signal(signal.SIGCONT)
         time.sleep(3)
@@ -77,9 +77,9 @@ def test_three_deaths_quarantine_a_shard_and_name_it(tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = finish(toy_job(out, {"deadly": 25, "broken": 46}, workers=2))
     # Not "worker … is gone": a worker that dies between two looks is not seen to go.
-    dead = "it was begun 3 times and its worker died or fell silent"
+    dead = "it was started 3 times and its worker died or went silent"
     assert f"toy-map: shard 2 quarantined: {dead}" in said
-    assert f"toy-map: shard 4 quarantined: it broke 3 times ({BROKEN})" in said
+    assert f"toy-map: shard 4 quarantined: it failed 3 times ({BROKEN})" in said
     assert "Traceback" not in said
     records = ShardFolder(out / "made").records()
     assert [n for n, record in records.items() if record.quarantined] == [2, 4]
@@ -95,11 +95,11 @@ def test_a_quarantine_keeps_its_reason_though_its_worker_dies_before_it_says_so(
 ) -> None:
     out = tmp_path / "out"
     said = finish(toy_job(out, {"broken": 46, "mute": mute}, workers=2))
-    assert said.count(f"toy-map: shard 4 broke ({BROKEN})") == 3
+    assert said.count(f"toy-map: shard 4 failed ({BROKEN})") == 3
     assert said.count("toy-map: shard 4 quarantined") == 1
     records = ShardFolder(out / "made").records()
     found = {n: record.why for n, record in records.items() if record.quarantined}
-    assert found == {4: f"it broke 3 times ({BROKEN})"}
+    assert found == {4: f"it failed 3 times ({BROKEN})"}
 
 
 def test_a_lost_scheduler_leaves_a_folder_to_go_on_with(
@@ -111,7 +111,7 @@ def test_a_lost_scheduler_leaves_a_folder_to_go_on_with(
         wait_for(lambda: made(out) >= 1)
         cluster.scheduler.kill()
         said = finish(job, status=3)
-        assert "does not answer any more; what is finished is kept" in said
+        assert "no longer answers; what is finished is kept" in said
         assert "Traceback" not in said
         assert 1 <= made(out) < 6
     finish(toy_job(out, {}))
@@ -216,7 +216,7 @@ def test_a_task_is_a_reference(tmp_path: Path) -> None:
 
     from normpipe.pipeline.commands.workers import build_map_stages
     from normpipe.pipeline.run.cluster import Cluster
-    from normpipe.pipeline.run.making import Outcome, Ticket
+    from normpipe.pipeline.run.making import ShardTask, TaskOutcome
     from normpipe.pipeline.run.places import Remote, run_task
     from normpipe.pipeline.run.tries import RunFolder
 
@@ -230,19 +230,19 @@ def test_a_task_is_a_reference(tmp_path: Path) -> None:
             sent.append({"task": (function, arguments), **options})
 
     run = RunFolder(tmp_path / "a-folder-with-a-rather-long-name" / ".making" / "0123456789ab")
-    ticket = Ticket(
+    task = ShardTask(
         stage="normalize",
         shard=99_999,
         fingerprint="f" * 64,
-        mends=True,
+        keep_settled=True,
         quarantine="",
     )
     client: Any = Client()
     cluster = Cluster(client, RunConfig(), run, Remote(build_map_stages, {}), lambda: False)
-    cluster._memory_told = True
+    cluster._memory_known = True
     stage: Any = SimpleNamespace(name="normalize", resources=lambda: {"GPU": 1.0, "MEMORY": 4e9})
-    cluster.submit(stage, ticket)
+    cluster.submit(stage, task)
     size = sum(len(frame) for frame in dumps(sent[0] | {"task": to_serialize(sent[0]["task"])}))
     assert 300 < size <= 1024
-    outcome = Outcome("made", f"normalize-99999-{'e' * 32}", 12.345)
+    outcome = TaskOutcome("made", f"normalize-99999-{'e' * 32}", 12.345)
     assert sum(len(frame) for frame in dumps({"result": to_serialize(outcome)})) <= 1024

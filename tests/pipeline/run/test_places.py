@@ -12,8 +12,8 @@ import pytest
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.errors import InputError, NormpipeError
 from normpipe.pipeline.run import places
-from normpipe.pipeline.run.making import Ticket
-from normpipe.pipeline.run.places import Host, Remote, run_task
+from normpipe.pipeline.run.making import ShardTask
+from normpipe.pipeline.run.places import Remote, StageThreads, run_task
 from normpipe.pipeline.run.tries import RunFolder
 from normpipe.pipeline.stage import MapStage
 
@@ -54,15 +54,17 @@ def _worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Be a worker's process that has made nothing so far; let its threads go at the end."""
     monkeypatch.setattr(log, "propagate", True)
     monkeypatch.setattr(log, "handlers", [])
-    hosts: dict[str, Host] = {}
-    monkeypatch.setattr(places, "_hosts", hosts)
+    hosts: dict[str, StageThreads] = {}
+    monkeypatch.setattr(places, "_threads_of_runs", hosts)
     yield
     for host in hosts.values():
         host.close()
 
 
-def ticket(shard: int = 1) -> Ticket:
-    return Ticket(stage="toy-map", shard=shard, fingerprint="f", mends=False, quarantine="")
+def ticket(shard: int = 1) -> ShardTask:
+    return ShardTask(
+        stage="toy-map", shard=shard, fingerprint="f", keep_settled=False, quarantine=""
+    )
 
 
 def build(stage: MapStage, settings: dict[str, Any], _run: RunConfig) -> dict[str, MapStage]:
@@ -74,8 +76,8 @@ def lay(root: Path, stage: MapStage | None = None) -> RunFolder:
     """Lay a run as the coordinator does, and what every worker's stage must be like."""
     folder = RunFolder.new(root)
     remote = Remote(lambda *_: {}, {"of": "the job"})
-    folder.lay(remote.told(RunConfig(workers=1, threads=2)))
-    like = Host(folder, [stage or ToyMap()], RunConfig(threads=1))
+    folder.create(remote.worker_settings(RunConfig(workers=1, threads=2)))
+    like = StageThreads(folder, [stage or ToyMap()], RunConfig(threads=1))
     folder.description_path("toy-map").write_text(json.dumps(like.describe("toy-map")))
     like.close()
     return folder
@@ -83,7 +85,7 @@ def lay(root: Path, stage: MapStage | None = None) -> RunFolder:
 
 def test_a_stage_is_opened_once_and_an_unlike_one_is_refused(there: RunFolder) -> None:
     stage = Loud()
-    host = Host(there, [stage], RunConfig(threads=1))
+    host = StageThreads(there, [stage], RunConfig(threads=1))
     path = there.description_path("toy-map")
     path.write_text(json.dumps(host.describe("toy-map")))
     host.check("toy-map")
@@ -98,13 +100,13 @@ def test_a_stage_is_opened_once_and_an_unlike_one_is_refused(there: RunFolder) -
 
 def test_as_a_place_it_makes_two_shards_of_a_map_and_one_of_a_join(there: RunFolder) -> None:
     _, first, _, join = flow()
-    host = Host(there, [first, join], RunConfig(threads=2))
-    assert [host.room(stage) for stage in (first, join)] == [2, 1]
+    host = StageThreads(there, [first, join], RunConfig(threads=2))
+    assert [host.capacity(stage) for stage in (first, join)] == [2, 1]
     futures = [host.submit(first, ticket(n)) for n in range(3)]
     outcomes = [host.outcome(future) for future in futures]
     assert [one and one.kind for one in outcomes] == ["made"] * 3
     for n, one in enumerate(outcomes):
-        assert one is not None and there.made("toy-map", n) == [one.text]
+        assert one is not None and there.finished("toy-map", n) == [one.text]
     host.close()
 
 
@@ -113,12 +115,12 @@ def test_a_worker_makes_a_shard_and_its_warnings_travel(there: RunFolder) -> Non
     folder = lay(there.root)
     here = partial(run_task, partial(build, stage), str(folder.path))
     outcome = here("toy-map", ticket())
-    assert outcome.kind == "made" and folder.made("toy-map", 1) == [outcome.text]
-    assert len(outcome.lines) == 10 and outcome.lines[1].startswith("weights are old: 1 xxx")
-    assert {len(line) for line in outcome.lines} == {500}
+    assert outcome.kind == "made" and folder.finished("toy-map", 1) == [outcome.text]
+    assert len(outcome.warnings) == 10 and outcome.warnings[1].startswith("weights are old: 1 xxx")
+    assert {len(line) for line in outcome.warnings} == {500}
     assert log.handlers == [] and not log.propagate  # the coordinator shows them, once
     again = here("toy-map", ticket(2))
-    assert (again.kind, again.lines, stage.opened) == ("made", (), 1)
+    assert (again.kind, again.warnings, stage.opened) == ("made", (), 1)
     said = here("toy-map", None)
     assert said.kind == "description"
     assert json.loads(said.text) == json.loads(folder.description_path("toy-map").read_text())
@@ -129,7 +131,7 @@ def test_a_worker_makes_a_shard_and_its_warnings_travel(there: RunFolder) -> Non
     [
         (InputError("no such weights: give others"), "refused", "no such weights: give others"),
         (RuntimeError("a\nb"), "refused", "RuntimeError: a b"),
-        (MemoryError("8 GiB"), "lacking", "not enough memory (MemoryError: 8 GiB)"),
+        (MemoryError("8 GiB"), "shortage", "not enough memory (MemoryError: 8 GiB)"),
     ],
 )
 def test_a_worker_answers_with_what_went_wrong(
@@ -140,14 +142,14 @@ def test_a_worker_answers_with_what_went_wrong(
     outcome = run_task(partial(build, stage), str(folder.path), "toy-map", ticket())
     assert (outcome.kind, outcome.text) == (kind, text)
     assert str(outcome.error) == f"toy-map: {text}" if kind == "refused" else not outcome.error
-    assert log.handlers == [] and folder.begun("toy-map") == []
+    assert log.handlers == [] and folder.active("toy-map") == []
 
 
 def test_a_worker_that_would_make_other_bytes_makes_none(there: RunFolder) -> None:
     folder = lay(there.root, ToyMap(ToyConfig(factor=3)))
     outcome = run_task(partial(build, ToyMap()), str(folder.path), "toy-map", ticket())
     assert outcome.kind == "refused" and "settings.factor: 3 → 1" in outcome.text
-    assert folder.made("toy-map", 1) == [] and folder.begun("toy-map") == []
+    assert folder.finished("toy-map", 1) == [] and folder.active("toy-map") == []
 
 
 def test_a_run_that_is_over_is_no_error(there: RunFolder) -> None:
@@ -180,5 +182,5 @@ def test_the_threads_of_a_machine_are_shared_among_its_workers(
     settings: dict[str, Any], told: dict[str, int]
 ) -> None:
     run_config = RunConfig(**settings)
-    found = Remote(lambda *_: {}, {"x": 1}).told(run_config)
+    found = Remote(lambda *_: {}, {"x": 1}).worker_settings(run_config)
     assert found == {"run": {"prefetch": run_config.prefetch, **told}, "job": {"x": 1}}

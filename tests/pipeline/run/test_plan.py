@@ -11,13 +11,13 @@ from normpipe.pipeline.run.plan import (
     ABSENT,
     Inputs,
     Retry,
-    current,
     describe,
     fingerprint,
     input_digests,
-    is_whole,
+    is_complete,
+    is_current,
     plan_stage,
-    refuse_other,
+    refuse_other_settings,
 )
 from normpipe.pipeline.stage import Stage, free
 from normpipe.pipeline.store.shards import ShardFolder
@@ -129,10 +129,10 @@ def test_only_its_own_failures_are_a_stage_s_to_try_again(job: Path) -> None:
     failed = record.model_copy(update={"reasons": {"toy-map:no_face": 2, "toy-map:truncated": 1}})
     earlier = record.model_copy(update={"reasons": {"toy-source:missing_file": 1}})
     stage = ToyMap()
-    assert all(current(one, wanted) for one in (rejected, failed, earlier))
-    assert current(earlier, wanted, stage) and not current(failed, wanted, stage)
-    assert current(rejected, wanted, stage)
-    assert not current(record, "other")
+    assert all(is_current(one, wanted) for one in (rejected, failed, earlier))
+    assert is_current(earlier, wanted, stage) and not is_current(failed, wanted, stage)
+    assert is_current(rejected, wanted, stage)
+    assert not is_current(record, "other")
     ShardFolder(job / "made").record_path(2).write_bytes(failed.to_json())
     assert planned(job, stage, retry_failed=True) == ([0, 1], [2], [])
     assert planned(job, stage) == ([0, 1, 2], [], [])
@@ -145,56 +145,58 @@ def test_a_job_is_whole_on_whatever_machine_it_was_made(job: Path) -> None:
             setattr(found[1], name, value)
         return found
 
-    assert is_whole(job, stages()) and is_whole(job, stages(libraries=("numpy",)))
-    assert not is_whole(job, stages(version=2))
-    assert not is_whole(job, [ToySource([f"n{i}" for i in range(28)])])
-    assert not is_whole(job / "elsewhere", stages())
+    assert is_complete(job, stages()) and is_complete(job, stages(libraries=("numpy",)))
+    assert not is_complete(job, stages(version=2))
+    assert not is_complete(job, [ToySource([f"n{i}" for i in range(28)])])
+    assert not is_complete(job / "elsewhere", stages())
     manifest = ShardFolder(job / "made").manifest_path
     kept = manifest.read_bytes()
     manifest.unlink()  # written last
-    assert not is_whole(job, stages())
+    assert not is_complete(job, stages())
     manifest.write_bytes(kept)
     ShardFolder(job / "made").record_path(2).unlink()
-    assert not is_whole(job, stages()) and is_whole(job, stages()[:1])
+    assert not is_complete(job, stages()) and is_complete(job, stages()[:1])
 
 
 def test_a_shard_is_mended_where_its_settled_rows_still_hold(job: Path) -> None:
     _, first, second, _ = stages = flow()
     retry = Retry(job, stages)
-    assert retry.settled(first, describe(first), 0)
-    assert not retry.settled(first, {**describe(first), "version": 2}, 0)
-    assert not retry.settled(first, describe(first), 9)
+    assert retry.keeps_settled(first, describe(first), 0)
+    assert not retry.keeps_settled(first, {**describe(first), "version": 2}, 0)
+    assert not retry.keeps_settled(first, describe(first), 9)
     # Its input was made anew: as a whole, and then mended only.
     record = ShardFolder(job / "made").record(1)
     assert record is not None
     changed = record.model_copy(update={"sha256": "0" * 64})
     ShardFolder(job / "made").record_path(1).write_bytes(changed.to_json())
-    assert not retry.settled(second, describe(second), 1)
-    retry.mends("made", 1)
-    assert retry.settled(second, describe(second), 1)
+    assert not retry.keeps_settled(second, describe(second), 1)
+    retry.note_updated("made", 1)
+    assert retry.keeps_settled(second, describe(second), 1)
     shard = ShardFolder(job / "second").shard(2)
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
-    assert not retry.settled(second, describe(second), 2)
+    assert not retry.keeps_settled(second, describe(second), 2)
     assert retry.failed_inputs("manifest", 2) == {"toy/cut91"}  # in what is made of it
     assert retry.failed_inputs("manifest", 1) == set()
 
 
 def test_who_wants_other_settings_is_told_which_and_how_to_go_on(job: Path) -> None:
     folder = ShardFolder(job / "made")
-    refuse_other(ToyMap(), folder, describe(ToyMap()))
+    refuse_other_settings(ToyMap(), folder, describe(ToyMap()))
     other = ToyMap(ToyConfig(factor=2))
     with pytest.raises(OutputError) as caught:
-        refuse_other(other, folder, describe(other))
+        refuse_other_settings(other, folder, describe(other))
     said = str(caught.value)
     assert "toy-map.factor: 1 → 2" in said and f"'normpipe run {job}' without these --set" in said
     newer = ToyMap()
     newer.libraries = ("numpy",)
     with pytest.raises(OutputError, match=r"libraries\.pyarrow") as caught:
-        refuse_other(newer, folder, describe(newer))
+        refuse_other_settings(newer, folder, describe(newer))
     assert "without these" not in str(caught.value)  # nobody set a version
     for path in folder.records_path.iterdir():
         path.unlink()
-    refuse_other(other, folder, describe(other))  # nothing is there that could be overwritten
+    refuse_other_settings(
+        other, folder, describe(other)
+    )  # nothing is there that could be overwritten
 
 
 def test_many_differences_are_counted(tmp_path: Path) -> None:
@@ -202,4 +204,4 @@ def test_many_differences_are_counted(tmp_path: Path) -> None:
     stage = ToyMap()
     settings = {f"s{i}": i for i in range(12)}
     with pytest.raises(OutputError, match=r"toy-map\.s3: unset → 3.*; and 14 more\)"):
-        refuse_other(stage, ShardFolder(tmp_path / "out/made"), {"settings": settings})
+        refuse_other_settings(stage, ShardFolder(tmp_path / "out/made"), {"settings": settings})

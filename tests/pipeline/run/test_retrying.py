@@ -143,7 +143,7 @@ def test_a_stopped_retry_is_gone_on_with(tmp_path: Path) -> None:
     stop_after_commit(runner)
     with pytest.raises(Interrupted):
         runner.run(stages)
-    with pytest.raises(OutputError, match="if a run with --retry-failed was stopped, go on with"):
+    with pytest.raises(OutputError, match="if a run with --retry-failed was stopped, continue it"):
         run(out, flow())
     run(out, flow(), retry_failed=True)
     assert digests(out) == digests(tmp_path / "good")

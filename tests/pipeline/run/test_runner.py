@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from normpipe.pipeline.care.status import refuse_quarantined, status, table
+from normpipe.pipeline.care.status import refuse_quarantined, status, status_table
 from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.errors import Interrupted, NormpipeError, OutputError
@@ -87,9 +87,9 @@ def test_quarantine_keeps_the_run_going_and_retry_failed_mends_it(tmp_path: Path
         refuse_quarantined(state)
     record = ShardFolder(tmp_path / "out/made").record(1)
     assert record is not None and record.quarantined
-    assert record.why == "it broke 3 times (RuntimeError: broken at n12)"
+    assert record.why == "it failed 3 times (RuntimeError: broken at n12)"
     assert made["quarantined"] == {1: record.why}
-    assert f"toy-map: shard 1 quarantined: {record.why}" in table(state)
+    assert f"toy-map: shard 1 quarantined: {record.why}" in status_table(state)
     run(tmp_path / "out", flow(), retry_failed=True)
     refuse_quarantined(status(tmp_path / "out"))
     assert digests(tmp_path / "good") == digests(tmp_path / "out")
@@ -99,7 +99,7 @@ def test_three_quarantines_in_a_row_stop_the_job(tmp_path: Path) -> None:
     stages = flow([f"n{i}" for i in range(60)])
     assert isinstance(stages[1], ToyMap)
     stages[1].breaks = {f"n{i}": 99 for i in range(60)}
-    with pytest.raises(NormpipeError, match="3 shards in a row broke"):
+    with pytest.raises(NormpipeError, match="3 shards in a row failed"):
         run(tmp_path / "out", stages, retries=0)
 
 
@@ -176,7 +176,7 @@ def test_rejections_past_the_share_stop_the_job(tmp_path: Path) -> None:
 def test_full_disk_is_one_line_and_leaves_nothing_half(tmp_path: Path, code: int) -> None:
     out = tmp_path / "out"
     names = [f"n{i}" for i in range(400)]
-    with small_disk(60_000, code), pytest.raises(OutputError, match="make room"):
+    with small_disk(60_000, code), pytest.raises(OutputError, match="free some space"):
         run(out, flow(names))
     assert not list(out.rglob("*.tmp"))
     run(out, flow(names))
@@ -199,7 +199,7 @@ def test_folder_of_another_job_and_foreign_folder_are_refused(tmp_path: Path) ->
 
 def test_a_second_start_says_that_one_is_at_work(tmp_path: Path) -> None:
     run(tmp_path / "out", flow())
-    with FileLock(tmp_path / "out/.normpipe.lock"), pytest.raises(OutputError, match="at work"):
+    with FileLock(tmp_path / "out/.normpipe.lock"), pytest.raises(OutputError, match="running in"):
         run(tmp_path / "out", flow())
 
 

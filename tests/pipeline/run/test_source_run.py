@@ -169,4 +169,4 @@ def test_with_overwrite_other_settings_cut_the_source_anew(tmp_path: Path) -> No
     run_source(stage, tmp_path, describe(stage), True)
     folder = ShardFolder(tmp_path / "manifest")
     assert [r.rows for r in folder.records().values()] == [5, 2]
-    assert [*folder.shard_sizes()] == folder.recorded() == [0, 1]
+    assert [*folder.shard_sizes()] == folder.recorded_numbers() == [0, 1]

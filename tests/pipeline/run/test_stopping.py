@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from normpipe.pipeline.run.loop import Lane, Pending
-from normpipe.pipeline.run.stopping import terminable
+from normpipe.pipeline.run.stopping import sigterm_as_interrupt
 from normpipe.pipeline.store.shards import ShardFolder
 
 from ..disturbing import in_writing
@@ -93,8 +93,8 @@ def lane(in_order: bool, *begun: float | None) -> Lane:
     place: Any = SimpleNamespace(in_order=in_order)
     found = Lane(SecondMap(reads="made", writes="second"), place, Path())
     found.rows, found.seconds = 1000, 100.0
-    ticket: Any = {}
-    found.pending = {n: Pending(ticket, 100, begun=at) for n, at in enumerate(begun)}
+    task: Any = {}
+    found.pending = {n: Pending(task, 100, started_at=at) for n, at in enumerate(begun)}
     return found
 
 
@@ -112,7 +112,7 @@ def test_side_by_side_each_shard_counts_by_itself() -> None:
     far = lane(False, 0.0, 6.0, None)
     assert far.late(6, 8.0) == [1, 2]  # 2 s left, 8 s left, and nobody has begun it
     assert far.late(8, 8.0) == [2]
-    far.pending[2].begun = 8.0
+    far.pending[2].started_at = 8.0
     assert far.late(8, 8.0) == [2]  # begun just now: 10 s left
     assert far.late(10, 8.0) == []
 
@@ -125,22 +125,22 @@ def test_without_a_pace_everything_is_late() -> None:
 
 def test_idle_time_is_not_in_the_pace() -> None:
     here = lane(True, 900.0)
-    here.since = 10.0
-    assert here.took(here.pending[0], 903.0) == 3.0
-    here.since = 901.0  # it was read ahead until then
-    assert here.took(here.pending[0], 903.0) == 2.0
+    here.last_commit = 10.0
+    assert here.elapsed(here.pending[0], 903.0) == 3.0
+    here.last_commit = 901.0  # it was read ahead until then
+    assert here.elapsed(here.pending[0], 903.0) == 2.0
 
 
 def test_sigterm_ends_any_command_as_ctrl_c_does() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), terminable():
+    with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert signal.getsignal(signal.SIGTERM) == before
     seen: list[object] = []
 
     def elsewhere() -> None:
-        with terminable():
+        with sigterm_as_interrupt():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=elsewhere)

@@ -39,15 +39,15 @@ def made(there: RunFolder, folder: ShardFolder, number: int) -> tuple[str, Shard
 def test_marks_count_the_tries_at_one_shard_of_one_stage(there: RunFolder) -> None:
     tokens = [there.begin("toy-map", 7) for _ in range(3)]
     others = [there.begin("toy", 7), there.begin("toy-map", 70), there.begin("toy-map-7", 7)]
-    assert sorted(there.begun("toy-map", 7)) == sorted(tokens)
-    assert there.begun("toy") == others[:1]
-    assert {stage_of(token) for token in there.begun("toy-map")} == {
+    assert sorted(there.active("toy-map", 7)) == sorted(tokens)
+    assert there.active("toy") == others[:1]
+    assert {stage_of(token) for token in there.active("toy-map")} == {
         ("toy-map", 7),
         ("toy-map", 70),
     }
     there.end(*tokens[:2], "never-00001-begun")
-    assert there.begun("toy-map", 7) == tokens[2:]
-    assert there.is_begun(tokens[2]) and not there.is_begun(tokens[0])
+    assert there.active("toy-map", 7) == tokens[2:]
+    assert there.is_active(tokens[2]) and not there.is_active(tokens[0])
 
 
 def test_nothing_is_written_once_the_run_is_over(there: RunFolder, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_nothing_is_written_once_the_run_is_over(there: RunFolder, tmp_path: Pat
     with pytest.raises(RunOver):
         there.finish(unfinished, write(writer, 1))
     with pytest.raises(FileNotFoundError):
-        there.adopt(late, record, folder)
+        there.commit(late, record, folder)
     assert not (tmp_path / MAKING_FOLDER).exists()
     assert folder.records() == {} and not list(tmp_path.rglob("*.parquet"))
 
@@ -72,7 +72,7 @@ def test_who_leaves_removes_its_own_run_alone(there: RunFolder, tmp_path: Path) 
     other = laid(tmp_path)
     token = other.begin("toy-map", 7)
     there.close()
-    assert not there.path.exists() and other.is_begun(token)
+    assert not there.path.exists() and other.is_active(token)
     other.close()
     assert not (tmp_path / MAKING_FOLDER).exists()
 
@@ -87,10 +87,12 @@ def test_two_of_the_same_shard_never_meet(there: RunFolder, tmp_path: Path) -> N
     folder = ShardFolder(tmp_path / "made")
     first, second = made(there, folder, 1), made(there, folder, 2)
     assert folder.records() == {}
-    assert sorted(there.made("toy-map", 7)) == sorted([first[0], second[0]])
-    there.adopt(*second, folder)
+    assert sorted(there.finished("toy-map", 7)) == sorted([first[0], second[0]])
+    there.commit(*second, folder)
     assert folder.read(7)["number"].to_pylist() == [2]
-    assert there.record(first[0]) == first[1].to_json() and there.made("toy-map", 7) == [first[0]]
+    assert there.record(first[0]) == first[1].to_json() and there.finished("toy-map", 7) == [
+        first[0]
+    ]
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -100,7 +102,7 @@ def test_a_shard_is_put_in_place_on_another_disk(
     """As where ``OUT/normalized`` is a link to a larger disk."""
     folder = ShardFolder(tmp_path / "made")
     if before:
-        there.adopt(*made(there, folder, 1), folder)
+        there.commit(*made(there, folder, 1), folder)
     replace = Path.replace
 
     def far(self: Path, target: Path) -> Path:
@@ -110,7 +112,7 @@ def test_a_shard_is_put_in_place_on_another_disk(
 
     monkeypatch.setattr(commit.Path, "replace", far)
     token, record = made(there, folder, 2)
-    there.adopt(token, record, folder)
+    there.commit(token, record, folder)
     assert folder.record(7) == record and folder.read(7)["number"].to_pylist() == [2]
     assert sorted(path.name for path in folder.path.iterdir()) == ["shard-00007.parquet"]
     assert not there.shard(token).exists()

@@ -52,7 +52,7 @@ def test_a_damaged_shard_goes_with_its_record(
     folder = three_shards(tmp_path / "made")
     folder.shard(1).write_bytes(b"")
     drop_damaged(folder)
-    assert [*folder.shard_sizes()] == folder.recorded() == [0, 2]
+    assert [*folder.shard_sizes()] == folder.recorded_numbers() == [0, 2]
     assert [r.levelname for r in caplog.records] == ["WARNING"] and "again" in caplog.text
 
 
@@ -61,7 +61,7 @@ def test_numbers_that_the_source_has_not_are_removed_everywhere(tmp_path: Path) 
     folders[1].shard(2).unlink()  # its record is left
     drop_orphans(tmp_path, {0, 7})
     for folder in folders:
-        assert [*folder.shard_sizes()] == folder.recorded() == [0]
+        assert [*folder.shard_sizes()] == folder.recorded_numbers() == [0]
 
 
 def test_no_shard_outlives_its_record_wherever_a_removal_ends(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_no_shard_outlives_its_record_wherever_a_removal_ends(tmp_path: Path) ->
         three_shards(root / "made")
 
     left = [
-        (folder.shard_sizes().keys(), folder.recorded())
+        (folder.shard_sizes().keys(), folder.recorded_numbers())
         for roots in ends(tmp_path, lambda root: remove_all(ShardFolder(root / "made")), before)
         for folder in (ShardFolder(root / "made") for root in roots)
     ]

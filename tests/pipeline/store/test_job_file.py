@@ -120,7 +120,7 @@ def test_old_folders_are_read_and_go_over(tmp_path: Path) -> None:
     assert saved_settings(out, {"toy-map": ToyConfig}) is None
     with pytest.raises(OutputError, match=r"another job \(dataset: toy, here x\).*edit job.json"):
         run(out, flow(), identity={**IDENTITY, "dataset": "x"})
-    with pytest.raises(OutputError, match="made otherwise"):
+    with pytest.raises(OutputError, match="made with other settings"):
         run(out, flow(factor=3))
     assert not (out / "job.toml").exists()
     run(out, flow())

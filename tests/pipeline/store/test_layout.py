@@ -165,7 +165,7 @@ def test_a_folder_of_shards_alone_still_opens(
     assert normpipe.open_dataset(copied, status="all").keys == whole.keys
     (tmp_path / "link").symlink_to(states["run"] / "made")
     linked = ShardFolder(tmp_path / "link")
-    assert linked.about == states["run"].resolve() / "_made"
+    assert linked.metadata_folder == states["run"].resolve() / "_made"
     assert normpipe.open_dataset(linked.path, status="all").table.equals(whole.table)
     monkeypatch.chdir(states["run"] / "made")
     for here in (".", "../made", "../joined/../made"):
@@ -177,13 +177,15 @@ def test_a_link_in_the_job_s_folder_keeps_what_is_said_of_it_there(tmp_path: Pat
     (tmp_path / "large").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out/made").symlink_to(tmp_path / "large")
-    assert ShardFolder(tmp_path / "out/made").about == tmp_path / "out/_made"
-    assert ShardFolder(Path("/")).about == Path("/")
+    assert ShardFolder(tmp_path / "out/made").metadata_folder == tmp_path / "out/_made"
+    assert ShardFolder(Path("/")).metadata_folder == Path("/")
 
 
 def test_what_is_said_of_a_dataset_is_none_itself(states: dict[str, Path]) -> None:
     root = states["run"]
-    with pytest.raises(InputError, match=r"_made only says what made .*/made: open .*/made"):
+    with pytest.raises(
+        InputError, match=r"_made contains only the metadata of .*/made: open .*/made"
+    ):
         normpipe.open_dataset(root / "_made")
     with pytest.raises(InputError, match="holds no dataset"):
         normpipe.open_dataset(root / "_made/records")
@@ -216,7 +218,7 @@ def test_verify_tells_what_does_not_belong_there(tmp_path: Path, old: bool) -> N
         (made.path / name).write_bytes(b"x")
     shutil.copy(made.shard(0), made.path / foreign[3])
     (made.path / "more").mkdir()
-    told = [f"made: {name} is no shard: " for name in sorted([*foreign, "more"])]
+    told = [f"made: {name} is not a shard: " for name in sorted([*foreign, "more"])]
     found = verify(root).differences
     assert [line.partition("other")[0] for line in found] == ([] if old else told)
     for name in foreign:
@@ -225,13 +227,13 @@ def test_verify_tells_what_does_not_belong_there(tmp_path: Path, old: bool) -> N
     # What was told of old is told of both.
     where = "" if old else "_made/"
     (made.path / "shard-00000.parquet.tmp").touch()
-    (made.about / "index.parquet.tmp").touch()
+    (made.metadata_folder / "index.parquet.tmp").touch()
     (made.records_path / "shard-00009.json").write_text("{}")
     assert verify(root).differences == [
         f"made: {where}records/shard-00009.json has no shard",
         *sorted([
-            f"made: {where}index.parquet.tmp is left of a run that was stopped",
-            "made: shard-00000.parquet.tmp is left of a run that was stopped",
+            f"made: {where}index.parquet.tmp is left over from a run that was stopped",
+            "made: shard-00000.parquet.tmp is left over from a run that was stopped",
         ]),
     ]  # fmt: skip
 
@@ -357,7 +359,7 @@ def test_a_store_has_the_same_layout_and_keeps_an_old_one(
     before = files(root)
     assert verify(root).differences == []
     assert processed(run(root, few)) == [] and files(root) == before
-    assert (ShardFolder(root / "made").about == root / "made") == old
+    assert (ShardFolder(root / "made").metadata_folder == root / "made") == old
     opened = normpipe.open_dataset(f"{address}/out/made", status="all")
     assert opened.table.equals(normpipe.open_dataset(tmp_path / "local/made", status="all").table)
     for where in (root, tmp_path / "local"):
@@ -379,4 +381,4 @@ def test_a_store_has_the_same_layout_and_keeps_an_old_one(
         put = root / "made" / "notes" / "a.txt"
         put.write_bytes(b"x")
         (line,) = verify(root).differences
-        assert line.startswith("made: notes is no shard")
+        assert line.startswith("made: notes is not a shard")

@@ -15,15 +15,15 @@ from normpipe.pipeline.store.storage import location, put
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(lock, "DEAD_SECONDS", 1.5)
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lock, "DEAD_AFTER_SECONDS", 1.5)
 
 
 def test_a_second_job_is_told_of_the_first(address: str, quick: None) -> None:
     root = location(address)
     first = StoreLock(root / ".lock", root)
     first.acquire()
-    with pytest.raises(OutputError, match=r"another normpipe is at work .* process \d+"):
+    with pytest.raises(OutputError, match=r"another normpipe is running .* process \d+"):
         StoreLock(root / ".lock", root).acquire()
     first.release()
     third = StoreLock(root / ".lock", root)
@@ -46,7 +46,7 @@ def test_a_job_that_was_stopped_for_long_writes_nothing_when_it_wakes(
     assert time.monotonic() - began >= 1.5
     put(root / "mine", b"other's")
     for _ in range(2):  # also when the other is through
-        with storage.fenced(root, asleep.check), pytest.raises(OutputError, match=r"took .* over"):
+        with storage.fenced(root, asleep.check), pytest.raises(OutputError, match=r"took over"):
             put(root / "mine", b"asleep's")
         other.release()
     assert (root / "mine").read_bytes() == b"other's"
@@ -90,6 +90,6 @@ with locked(Path({str(folder)!r})):
         return done.stdout + done.stderr
 
     with pytest.raises(ZeroDivisionError), locked(folder):
-        assert f"OutputError: another normpipe is at work in {folder}" in other()
+        assert f"OutputError: another normpipe is running in {folder}" in other()
         raise ZeroDivisionError
     assert other() == "held\n"

@@ -20,7 +20,7 @@ from normpipe.pipeline.store.shards import (
     ShardRecord,
     ShardWriter,
     is_newer,
-    parsed,
+    parse_record,
     require_dataset,
     write_table,
 )
@@ -143,7 +143,7 @@ def test_lost_rows_and_keys_given_twice_make_no_shard(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path / "made")
     with ShardWriter(folder, 0, PICTURED) as writer:
         writer.add(few(2))
-        with pytest.raises(AssertionError, match=r"lost or made up .*\['d/lost'\]"):
+        with pytest.raises(AssertionError, match=r"lost or invented .*\['d/lost'\]"):
             writer.commit("f", {"d/0", "d/lost"})
     with ShardWriter(folder, 0, PICTURED) as writer:
         writer.add(few(2) + few(1))
@@ -168,28 +168,28 @@ def test_a_writer_keeps_what_is_finished_and_drops_the_rest(tmp_path: Path) -> N
 def test_a_shard_is_committed_where_both_files_are_there_and_whole(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path / "made")
     records = {number: write(folder, number, few(number + 1)) for number in range(5)}
-    assert folder.records() == folder.all_stated() == records
+    assert folder.records() == folder.stored_records() == records
     folder.shard(0).unlink()
     folder.record_path(1).unlink()
     folder.record_path(2).write_bytes(records[2].to_json()[:-5])
     folder.record_path(3).write_bytes(records[4].to_json())  # another's
     (folder.records_path / "notes.json").write_text("{}")
-    assert folder.records() == {4: records[4]} and [*folder.all_stated()] == [0, 4]
-    assert (folder.record(0), folder.stated(0)) == (None, records[0])
+    assert folder.records() == {4: records[4]} and [*folder.stored_records()] == [0, 4]
+    assert (folder.record(0), folder.stored_record(0)) == (None, records[0])
     assert [folder.record(n) for n in (1, 2, 3, 4)] == [None, None, None, records[4]]
-    assert folder.recorded() == [0, 2, 3, 4] and [*folder.shard_sizes()] == [1, 2, 3, 4]
+    assert folder.recorded_numbers() == [0, 2, 3, 4] and [*folder.shard_sizes()] == [1, 2, 3, 4]
     folder.remove(4)
-    assert folder.recorded() == [0, 2, 3] and [*folder.shard_sizes()] == [1, 2, 3]
+    assert folder.recorded_numbers() == [0, 2, 3] and [*folder.shard_sizes()] == [1, 2, 3]
     with pytest.raises(OutputError, match=r"align reads .*/made, which has no finished shard"):
         require_dataset(folder, "align")
 
 
 def test_a_record_is_read_back_and_keeps_quiet_where_nothing_broke(tmp_path: Path) -> None:
     record = write(ShardFolder(tmp_path / "made"), 0, few(1))
-    assert parsed(record.to_json()) == record and "why" not in json.loads(record.to_json())
+    assert parse_record(record.to_json()) == record and "why" not in json.loads(record.to_json())
     broken = record.model_copy(update={"quarantined": True, "why": "broken at é"})
-    assert parsed(broken.to_json()) == broken
-    assert parsed(b'{"shard": 0}') is None and parsed(b"") is None
+    assert parse_record(broken.to_json()) == broken
+    assert parse_record(b'{"shard": 0}') is None and parse_record(b"") is None
 
 
 def test_the_record_of_a_newer_release_is_no_damage(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from normpipe.pipeline.commands import app as cli
 from normpipe.pipeline.errors import OutputError
 from normpipe.pipeline.run.tries import RunFolder, RunOver, clear
 from normpipe.pipeline.store import storage
-from normpipe.pipeline.store.shards import ShardFolder, ShardWriter, parsed
+from normpipe.pipeline.store.shards import ShardFolder, ShardWriter, parse_record
 from normpipe.pipeline.store.storage import location, put
 from normpipe.stages.checks import folder as folder_checks
 
@@ -71,7 +71,7 @@ def test_a_stopped_workers_shard_is_taken_over_and_it_commits_nothing_when_it_wa
     root = location(address)
 
     def made() -> int:
-        return len(ShardFolder(root / "made").recorded())
+        return len(ShardFolder(root / "made").recorded_numbers())
 
     with dask_cluster(tmp_path, workers=2) as cluster:
         job = toy_job(address, {"seconds": 0.1}, scheduler=cluster.address, lease_seconds=3)
@@ -80,7 +80,7 @@ def test_a_stopped_workers_shard_is_taken_over_and_it_commits_nothing_when_it_wa
         asleep.send_signal(signal.SIGSTOP)
         said = finish(job)
         assert digests(root) == undisturbed
-        assert "is taken over: no sign of worker" in said and "Traceback" not in said
+        assert "is taken over: no heartbeat from worker" in said and "Traceback" not in said
         asleep.send_signal(signal.SIGCONT)
         time.sleep(3)
         found = digests(root).items()
@@ -90,7 +90,7 @@ def test_a_stopped_workers_shard_is_taken_over_and_it_commits_nothing_when_it_wa
 
 def test_local_workers_and_their_deaths(address: str) -> None:
     said = finish(toy_job(address, {"deadly": 25, "broken": 46}, workers=2))
-    assert "toy-map: shard 2 quarantined: it was begun 3 times and its worker died" in said
+    assert "toy-map: shard 2 quarantined: it was started 3 times and its worker died" in said
     records = ShardFolder(location(address) / "made").records()
     assert [n for n, record in records.items() if record.quarantined] == [2, 4]
     assert sum(record.inputs for record in records.values()) == 60
@@ -106,18 +106,18 @@ def test_who_begins_late_and_who_wakes_late_reach_nothing(address: str) -> None:
         RunFolder(root / ".making/one").begin("toy-map", 3)
     run_folder = laid(root)
     first, second = (run_folder.begin("toy-map", 3) for _ in range(2))
-    assert sorted(run_folder.begun("toy-map", 3)) == sorted([first, second])
+    assert sorted(run_folder.active("toy-map", 3)) == sorted([first, second])
     folder, records = ShardFolder(root / "made"), {}
     for token, key in ((first, "d/first"), (second, "d/second")):
         with ShardWriter(folder, 3, TOY, run_folder.shard(token)) as writer:
             writer.add([{"key": key, "parent_key": key, "status": "ok", "decided_by": "toy-map"}])
             run_folder.finish(token, writer.finish("f", None))
-        records[token] = parsed(run_folder.record(token) or b"")
+        records[token] = parse_record(run_folder.record(token) or b"")
     assert folder.records() == {}  # nothing is there before it is adopted
-    assert sorted(run_folder.made("toy-map", 3)) == sorted([first, second])
-    run_folder.adopt(second, records[second], folder)
+    assert sorted(run_folder.finished("toy-map", 3)) == sorted([first, second])
+    run_folder.commit(second, records[second], folder)
     assert folder.read(3, ["key"])["key"].to_pylist() == ["d/second"]
-    assert run_folder.made("toy-map", 3) == [first]
+    assert run_folder.finished("toy-map", 3) == [first]
     clear(root)
     with pytest.raises(RunOver):
         run_folder.begin("toy-map", 4)
@@ -212,7 +212,7 @@ def test_doctor_tries_the_store(
     ("words", "why"),
     [
         (("status", "s3://nosuchbucket/out"), "holds no normpipe job"),
-        (("verify", "gs3://bucket/out"), "no kind of storage"),
+        (("verify", "gs3://bucket/out"), "knows no storage"),
         (("classify", "s3://faces/out"), "only a folder will do"),
         (
             ("run", "--input", "s3://faces/nothing", "--output", "x", "--quiet"),
@@ -243,8 +243,8 @@ def test_a_bucket_that_is_not_there_and_a_server_that_is_not_there(
     nobody: Any = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
     with pytest.raises(Exception, match="credentials") as error:
         nobody.ls(BUCKET)
-    assert "see that address" in (storage.said_by_store(error.value) or "")
-    assert storage.said_by_store(ValueError("ours")) is None
+    assert "check address" in (storage.store_error_line(error.value) or "")
+    assert storage.store_error_line(ValueError("ours")) is None
     storage_options = {"endpoint_url": "http://127.0.0.1:9"}
     from upath import UPath
 

@@ -11,7 +11,7 @@ from normpipe.pipeline.store.derive import to_json
 from normpipe.pipeline.store.tombstones import (
     Withdrawal,
     Withdrawn,
-    keep_out,
+    exclude_withdrawn,
     new_salt,
     read_withdrawn,
     refuse_unfinished,
@@ -61,12 +61,12 @@ def test_nobody_comes_in_again_by_key_or_by_name() -> None:
     subjects = [None, "anna", "bea", "anna", None]
     labels = pa.table({"key": keys, "subject": subjects})
     scan = Scan(pa.table({"key": keys}), labels, {".txt": 2}, complete=False)
-    found, out, named = keep_out(scan, withdrawn, {"d/known", "d/kept"})
+    found, out, named = exclude_withdrawn(scan, withdrawn, {"d/known", "d/kept"})
     assert (out, named) == ({"d/gone", "d/new"}, {"d/known"})
     assert found.rows["key"].to_pylist() == ["d/kept", "d/known", "d/nobody"]
     assert found.labels is not None and found.labels["subject"].to_pylist() == ["bea", "anna", None]
     assert (found.ignored, found.complete) == ({".txt": 2}, False)
-    plain, out, named = keep_out(Scan(scan.rows), withdrawn, set())
+    plain, out, named = exclude_withdrawn(Scan(scan.rows), withdrawn, set())
     assert plain.labels is None and (out, named) == ({"d/gone"}, set())
 
 
