@@ -34,16 +34,21 @@ from normpipe.stages.networks.compact import CompactEncoder, CompactNormalizer, 
 from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.networks.layers import resize
 from normpipe.stages.synthesis.drawing.degrade import Degraded, _placement, degrade
-from normpipe.stages.training.batching import Batch, Seen
+from normpipe.stages.training.batching import Batch, NetworkOutputs
 from normpipe.stages.training.normalizer import batches as batches_module
 from normpipe.stages.training.normalizer.batches import Batches, Recipe, planes
-from normpipe.stages.training.normalizer.data import Material, load_material
+from normpipe.stages.training.normalizer.data import TrainingData, load_training_data
 from normpipe.stages.training.normalizer.fit_settings import FitNormalizerConfig
 from normpipe.stages.training.normalizer.losses import LOSSES, Frozen, Loss, Objective
-from normpipe.stages.training.normalizer.measures import Measures
-from normpipe.stages.training.normalizer.scores import degraded_set, landmark_scores, r2, read_all
+from normpipe.stages.training.normalizer.pair_statistics import PairStatistics
+from normpipe.stages.training.normalizer.scores import (
+    degraded_set,
+    landmark_error_by_region,
+    r2_by_column,
+    read_coefficients,
+)
 from normpipe.stages.training.normalizer.step_views import Views
-from normpipe.stages.training.trainer import Schedule, Task, Trainer, make_fabric
+from normpipe.stages.training.trainer import Schedule, Trainer, TrainingTask, make_fabric
 
 MOVEMENTS = {
     "jaw": ("jawOpen",),
@@ -138,11 +143,13 @@ class AnySide(CompactNormalizer):
         return Reading(encoder.coefficients(x), encoder.landmarks(x), encoder.pose(x))
 
 
-def absolute(seen: Seen, batch: Batch, measures: Measures, _: Frozen) -> Tensor:
+def absolute(
+    outputs: NetworkOutputs, batch: Batch, statistics: PairStatistics, _: Frozen
+) -> Tensor:
     """Mean over shapes of the absolute error, relative to the deviation; smooth near nothing."""
-    error = seen["coefficients"][: len(batch["expression"])] - batch["expression"]
-    shapes = measures.shapes.sqrt() / measures.shapes.sqrt().sum()
-    deviation = (1 / (measures.shapes * len(shapes))).sqrt()
+    error = outputs["coefficients"][: len(batch["expression"])] - batch["expression"]
+    shapes = statistics.shapes.sqrt() / statistics.shapes.sqrt().sum()
+    deviation = (1 / (statistics.shapes * len(shapes))).sqrt()
     return (((error / deviation).square() + 0.01).sqrt() - 0.1).mean()
 
 
@@ -185,17 +192,17 @@ def take_over(old: CompactEncoder, new: CompactEncoder, blocks: tuple[int, ...])
 
 
 def train(
-    name: str, remedy: Remedy, steps: int, material: Material, args: argparse.Namespace
+    name: str, remedy: Remedy, steps: int, data: TrainingData, args: argparse.Namespace
 ) -> tuple[AnySide, float, float]:
     """Train one remedy, in one or two phases under one schedule; network, CPU and wall seconds."""
     fabric = make_fabric(args.device, args.precision, "--device")
     fabric.seed_everything(0, verbose=False)
-    network = build(remedy, len(material.train.expression_names), args.middle)
-    measures = Measures(material.train)
-    stems = [n.removesuffix("_L").removesuffix("_R") for n in material.train.expression_names]
+    network = build(remedy, len(data.train.expression_names), args.middle)
+    statistics = PairStatistics(data.train)
+    stems = [n.removesuffix("_L").removesuffix("_R") for n in data.train.expression_names]
     counts = torch.tensor([remedy.missed if stem in MISSED else 1.0 for stem in stems])
-    weighed = measures.shapes * counts
-    measures.shapes.copy_(weighed * measures.shapes.sum() / weighed.sum())
+    weighed = statistics.shapes * counts
+    statistics.shapes.copy_(weighed * statistics.shapes.sum() / weighed.sum())
     phases = [(steps, remedy.side, degrade)]
     if remedy.first:
         first = round(steps * remedy.first)
@@ -205,11 +212,11 @@ def train(
     done = 0
     for place, (count, side, way) in enumerate(phases):
         network.side = side
-        size = min(max(side, SIDE), len(material.train.source[0]))
-        batches = Batches(material.train, Recipe(args.batch_size, 0, 0, size), place)
-        task = Task(
+        size = min(max(side, SIDE), len(data.train.source[0]))
+        batches = Batches(data.train, Recipe(args.batch_size, 0, 0, size), place)
+        task = TrainingTask(
             f"{name}{place}", Views(network, frozenset()), network.encoder,
-            Objective(remedy.losses, measures), batches, {"remedy": repr(remedy), "steps": steps},
+            Objective(remedy.losses, statistics), batches, {"remedy": repr(remedy), "steps": steps},
         )  # fmt: skip
         trainer = Trainer(
             task, schedule(remedy.rate, done, count, steps, args), fabric, args.output
@@ -250,9 +257,9 @@ def schedule(
 class Trial:
     """Fixed pictures, and what a network reads on them."""
 
-    def __init__(self, material: Material) -> None:
-        pairs = material.test
-        self.train, self.names = material.train, pairs.expression_names
+    def __init__(self, data: TrainingData) -> None:
+        pairs = data.test
+        self.train, self.names = data.train, pairs.expression_names
         clean = planes([pairs.source[row] for row in range(len(pairs))])
         self.kinds = {"clean": (clean, pairs.expression), "degraded": degraded_set(pairs, 0)}
 
@@ -260,14 +267,14 @@ class Trial:
         stems = [name.removesuffix("_L").removesuffix("_R") for name in self.names]
         found: dict[str, dict[str, float]] = {}
         for kind, (images, truth) in self.kinds.items():
-            told = read_all(network, images)
-            by_shape = r2(told, truth)
+            read = read_coefficients(network, images)
+            by_shape = r2_by_column(read, truth)
             found[kind] = {
                 movement: round(float(by_shape[[stem in wanted for stem in stems]].mean()), 4)
                 for movement, wanted in MOVEMENTS.items()
             }
             found[kind]["mean of all shapes"] = round(float(np.nanmean(by_shape)), 4)
-            error = landmark_scores(self.train, told.clip(0, 1), truth)
+            error = landmark_error_by_region(self.train, read.clip(0, 1), truth)
             found[kind]["landmarks, %"] = round(float(np.mean(list(error.values()))), 4)
         return found
 
@@ -299,15 +306,15 @@ def main() -> None:
     file = args.output / "remedies.json"
     found = json.loads(file.read_text()) if file.is_file() else {}
     plain = AnySide(53)
-    material = load_material(FitNormalizerConfig(), plain, args.sets, [])
-    trial = Trial(material)
+    data = load_training_data(FitNormalizerConfig(), plain, args.sets, [])
+    trial = Trial(data)
     if "shipped" not in found:
         network = build(ON, 53).eval()
         found["shipped"] = {"steps": 0, "cpu_seconds": 0, "scores": trial.scores(network)}
     for name in args.only:
         key = name + args.tag
         if key not in found:
-            network, busy, wall = train(key, REMEDIES[name], args.steps, material, args)
+            network, busy, wall = train(key, REMEDIES[name], args.steps, data, args)
             found[key] = {
                 "steps": args.steps, "cpu_seconds": round(busy), "wall_seconds": round(wall),
                 "scores": trial.scores(network),

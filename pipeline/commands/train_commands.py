@@ -122,7 +122,7 @@ def fit_normalizer(
     are rendered first. If it is stopped or killed, the same command continues
     it.
     """
-    from ...stages.training.normalizer.fit_normalizer import check_settings, end_of_leg, fit
+    from ...stages.training.normalizer.fit_normalizer import check_settings, fit, make_deadline
 
     start_logging()
     job = load_job(job_file, {"output": output}, set or [], _configs())
@@ -132,7 +132,7 @@ def fit_normalizer(
             "no data: give --data DIR, the output of normpipe synthesize, or name sets to render "
             "in the job file ([fit_normalizer.sets.NAME])"
         )
-    deadline = end_of_leg(config)
+    deadline = make_deadline(config)
     check_settings(config)
     try:
         rendered = _render_sets(job, config, facekit, overwrite, deadline)

@@ -1,4 +1,4 @@
-"""Batches by number: batch n is a function of (seed, n) alone, so a resumed run sees the same."""
+"""Batches by number: batch n depends on (seed, n) alone, so a resumed run gets the same ones."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ...manifests.arrays import Rows
 
-#: What a network is shown, by name.
+#: Inputs of a network, by name.
 Batch = dict[str, Tensor]
-#: What it made of a batch, by name.
-Seen = dict[str, Tensor]
+#: Its outputs for a batch, by name.
+NetworkOutputs = dict[str, Tensor]
 
-#: The length of a data set of batches: there is always one more.
+#: The length of an endless dataset of batches.
 ENDLESS = 1 << 40
 
 
@@ -23,8 +23,8 @@ def _order(seed: int, tag: int, epoch: int, count: int) -> Rows:
     return np.random.default_rng([seed, tag, epoch]).permutation(count)
 
 
-def chosen(count: int, batch_size: int, step: int, seed: int, tag: int) -> Rows:
-    """(B,) of ``count`` for batch ``step``: every one once before any comes again."""
+def batch_rows(count: int, batch_size: int, step: int, seed: int, tag: int) -> Rows:
+    """Return (B,) rows out of ``count`` for batch ``step``, drawn without replacement per epoch."""
     wanted = np.arange(step * batch_size, (step + 1) * batch_size)
     rows = np.empty(len(wanted), np.int64)
     for epoch in np.unique(wanted // count):

@@ -1,4 +1,4 @@
-"""What training writes down: one CSV for all, and the same for TensorBoard."""
+"""Training logs: a CSV file, and the same values for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ...pipeline.store.commit import write_bytes
 
-_HEAD = ["part", "step", "name", "value"]
+_HEADER = ["part", "step", "name", "value"]
 
 
 class Logs:
     """``log.csv`` (part, step, name, value) and ``tensorboard/`` of one output folder.
 
     Args:
-        folder: where to write.
+        folder: output folder.
         part: what is trained: decoder, encoder or network.
-        writing: False for all but the first of several processes.
+        writing: whether to write; only the first of several processes does.
     """
 
     def __init__(self, folder: Path, part: str, writing: bool = True) -> None:
@@ -32,13 +32,13 @@ class Logs:
         self._writer: SummaryWriter | None = None
 
     def begin(self, step: int) -> None:
-        """Go on behind ``step``: what a killed run wrote of later steps is dropped."""
+        """Start after ``step``, dropping what a killed run wrote about later steps."""
         if not self.writing:
             return
         path = self.folder / "log.csv"
         kept = [row for row in read_log(path) if row[0] != self.part or int(row[1]) <= step]
         text = io.StringIO()
-        csv.writer(text).writerows([_HEAD, *kept])
+        csv.writer(text).writerows([_HEADER, *kept])
         write_bytes(path, text.getvalue().encode())
         self._writer = SummaryWriter(
             str(self.folder / "tensorboard" / self.part), purge_step=step + 1
@@ -56,21 +56,21 @@ class Logs:
         self._writer.flush()
 
     def picture(self, step: int, name: str, pixels_rgb_u8: NDArray[np.uint8]) -> None:
-        """Show (H, W, 3) RGB in TensorBoard."""
+        """Write an (H, W, 3) RGB picture to TensorBoard."""
         if self._writer is not None:
             self._writer.add_image(name, pixels_rgb_u8, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
 
 def read_log(path: Path) -> list[list[str]]:
-    """The rows of a log, without its head; a last line that was cut off is left out."""
+    """Return the rows of a log, without its header or a truncated last line."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if len(row) == len(_HEAD)]
+        rows = [row for row in csv.reader(file) if len(row) == len(_HEADER)]
     return rows[1:]

@@ -1,4 +1,4 @@
-"""Pictures of any shards, read from disk as they are needed, as batches for masked training."""
+"""Batches for masked training, read from shards on disk on demand."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from ...pipeline.store.labels import find_labels, label_rows, read_labels
 from .batching import ENDLESS
 
 log = logging.getLogger(__name__)
-pc: Any = pyarrow.compute  # made at run time; no type checker sees its functions
+pc: Any = pyarrow.compute  # made at run time; type checkers cannot see its functions
 
 
-# Row groups that are shuffled into each other: as many as a reader keeps.
+# Row groups that are shuffled together: as many as a reader caches.
 _GROUPS_TOGETHER = 8
 
 
 @dataclass(frozen=True)
 class Source:
-    """The pictures of one dataset that may be used.
+    """The usable pictures of one dataset.
 
     Attributes:
         reader: of its rows.
-        column: with the pictures.
+        column: of the pictures.
         places: (N, 3) int64 shard, row group, row.
         keys: (N,) strings.
     """
@@ -53,14 +53,14 @@ class Source:
 
 
 class PictureRows:
-    """Pictures of several datasets by number, without holding any.
+    """Pictures of several datasets by number, none held in memory.
 
     Args:
         folders: datasets, or outputs of ``normpipe run`` (their aligned faces) and
             ``normpipe synthesize`` (their pairs).
-        column: with the pictures.
-        split: where a dataset tells splits, in a column of its own or in the labels beside it,
-            only pictures of this one; empty for all.
+        column: of the pictures.
+        split: use only this split of datasets that have splits (a column, or labels.parquet);
+            empty for all pictures.
 
     Raises:
         InputError: a folder without shards, without that column, or without any such picture.
@@ -80,7 +80,7 @@ class PictureRows:
         return int(self._ends[-1])
 
     def digest(self) -> str:
-        """Sha256 of all keys, to tell one set from another."""
+        """Return the sha256 of all keys, which identifies the data."""
         whole = hashlib.sha256()
         for source in self.sources:
             for key in source.keys:
@@ -88,7 +88,7 @@ class PictureRows:
         return whole.hexdigest()
 
     def groups(self) -> list[Rows]:
-        """The numbers of the pictures, (M,), in each row group."""
+        """Return the numbers of the pictures, (M,), in each row group."""
         found: list[Rows] = []
         first = 0
         for source in self.sources:
@@ -100,7 +100,7 @@ class PictureRows:
         return found
 
     def pictures(self, numbers: Rows) -> list[Pixels]:
-        """Decoded, (H, W, 3) uint8 RGB, in the order asked for."""
+        """Return decoded pictures, (H, W, 3) uint8 RGB, in the given order."""
         owner = np.searchsorted(self._ends, numbers, side="right")
         made: dict[int, Pixels] = {}
         for which in np.unique(owner):
@@ -141,7 +141,7 @@ def _source(given: Path, column: str, split: str) -> Source:
 
 
 def _usable(file: pq.ParquetFile, folder: Path, split: str) -> NDArray[np.bool_]:
-    """(N,) which rows have a picture and belong to the split."""
+    """Return (N,) which rows have a picture and belong to the split."""
     wanted = ("key", "parent_key", "status", "split")
     table = file.read([name for name in wanted if name in file.schema_arrow.names])
     good = np.asarray(pc.equal(table["status"], "ok"), bool)
@@ -152,7 +152,7 @@ def _usable(file: pq.ParquetFile, folder: Path, split: str) -> NDArray[np.bool_]
     path = find_labels(folder)
     labels = read_labels(path) if path else None
     if labels is None or "split" not in labels.column_names:
-        log.info("%s tells no splits: all its pictures are used", folder)
+        log.info("%s has no splits: using all its pictures", folder)
         return good
     keys, parents = (table[name].combine_chunks() for name in ("key", "parent_key"))
     splits = pc.take(labels["split"].combine_chunks(), label_rows(keys, parents, labels))
@@ -162,41 +162,43 @@ def _usable(file: pq.ParquetFile, folder: Path, split: str) -> NDArray[np.bool_]
 def _decode(encoded: Any, key: str) -> Pixels:
     picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
-        raise InputError(f"the picture of {key} cannot be decoded: see 'normpipe verify'")
+        raise InputError(
+            f"the picture of {key} cannot be decoded: run normpipe verify on its dataset"
+        )
     return np.ascontiguousarray(picture[..., ::-1], np.uint8)
 
 
 class MaskedBatches(Dataset[dict[str, Tensor]]):
-    """Batch n of pictures and of the noise that masks them, a function of (seed, n) alone.
+    """Batches of pictures and of the noise that masks them; batch n depends on (seed, n) alone.
 
-    Item n holds ``images`` (B, 3, S, S) uint8 RGB, cut and mirrored at random, and ``noise``
-    (B, patches) float32. Every picture comes once before any comes again; neighbours on disk come
-    near each other, mixed with those of a few other row groups, so that reading stays fast.
+    Item n holds ``images`` (B, 3, S, S) uint8 RGB, cropped and mirrored at random, and ``noise``
+    (B, patches) float32. Pictures are drawn without replacement per epoch. Rows are shuffled within
+    a few row groups at a time, so that reading stays fast.
 
     Args:
         pictures: to draw from.
-        kept_back: numbers of pictures that are not to be drawn.
-        batch_size: pictures a batch.
+        held_out: numbers of pictures that are never drawn.
+        batch_size: pictures per batch.
         size_px: side of the pictures in a batch.
-        smallest_cut: the least share of a picture's side that is kept.
-        seed: of order, cuts and masks.
+        smallest_crop: the smallest share of a picture's side that is kept.
+        seed: of order, crops and masks.
     """
 
     def __init__(
         self,
         pictures: PictureRows,
-        kept_back: Rows,
+        held_out: Rows,
         batch_size: int,
         size_px: int,
-        smallest_cut: float,
+        smallest_crop: float,
         seed: int,
     ) -> None:
         self.pictures = pictures
         self.batch_size = batch_size
         self.size_px = size_px
-        self.smallest_cut = smallest_cut
+        self.smallest_crop = smallest_crop
         self.seed = seed
-        left = [np.setdiff1d(group, kept_back) for group in pictures.groups()]
+        left = [np.setdiff1d(group, held_out) for group in pictures.groups()]
         self._groups = [group for group in left if len(group)]
         self._count = sum(len(group) for group in self._groups)
         self._order = lru_cache(maxsize=2)(self._shuffled)
@@ -220,35 +222,35 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
         ]
         return np.concatenate(together)
 
-    def chosen(self, step: int) -> Rows:
-        """(B,) numbers of the pictures in a batch."""
+    def numbers(self, step: int) -> Rows:
+        """Return (B,) the numbers of the pictures in batch ``step``."""
         wanted = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         return np.array([self._order(int(n) // self._count)[n % self._count] for n in wanted])
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, 32, step])
-        pictures = self.pictures.pictures(self.chosen(step))
-        images = np.stack([self._cut(picture, rng) for picture in pictures])
+        pictures = self.pictures.pictures(self.numbers(step))
+        images = np.stack([self._crop(picture, rng) for picture in pictures])
         return as_batch(images, rng)
 
-    def _cut(self, picture: Pixels, rng: np.random.Generator) -> Pixels:
+    def _crop(self, picture: Pixels, rng: np.random.Generator) -> Pixels:
         height, width = picture.shape[:2]
-        side = max(1, round(min(height, width) * rng.uniform(self.smallest_cut, 1)))
+        side = max(1, round(min(height, width) * rng.uniform(self.smallest_crop, 1)))
         top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
         mirrored = rng.random() < 0.5
-        cut = fitted(picture[top : top + side, left : left + side], self.size_px)
-        return cut[:, ::-1] if mirrored else cut
+        crop = resized(picture[top : top + side, left : left + side], self.size_px)
+        return crop[:, ::-1] if mirrored else crop
 
 
-def fitted(picture: Pixels, size: int) -> Pixels:
-    """(H, W, 3) → (size, size, 3)."""
+def resized(picture: Pixels, size: int) -> Pixels:
+    """Resize (H, W, 3) to (size, size, 3) uint8."""
     shrinks = picture.shape[0] > size
     way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(picture, (size, size), interpolation=way), np.uint8)
 
 
 def as_batch(images: Pixels, rng: np.random.Generator) -> dict[str, Tensor]:
-    """(B, S, S, 3) pictures → ``images`` and ``noise``."""
+    """Return ``images`` and ``noise`` for (B, S, S, 3) uint8 pictures; see ``MaskedBatches``."""
     patches = (images.shape[1] // 16) ** 2
     noise = rng.random((len(images), patches), np.float32)
     return {

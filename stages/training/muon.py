@@ -1,4 +1,4 @@
-"""Muon: steps whose matrices have all singular values alike; for the weights inside a network."""
+"""The Muon optimizer: orthogonalized updates, for the weights inside a network."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from ..networks.base import Reading
 # Quintic Newton-Schulz iteration of Jordan et al., https://kellerjordan.github.io/posts/muon/
 _FIRST, _THIRD, _FIFTH = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
-_LEAST_SIDE = 16
-_READ_OUT = (*Reading._fields, "head")  # names of layers
-#: Of a matrix with norm 1. Momentum without a gradient falls below 1e-38 within 1,700 steps, and a
-#: CPU multiplies such matrices 100 times as slowly: 0.9 s for 0.01 s a step of ``compact``.
-_NOTHING = 1e-15
+_MIN_SIDE = 16
+_OUTPUT_LAYERS = (*Reading._fields, "head")
+#: Set to 0 below this, in a matrix of norm 1. Without a gradient, momentum falls below 1e-38 within
+#: 1,700 steps, and a CPU multiplies such numbers 100 times as slowly: a step of ``compact`` takes
+#: 0.9 s instead of 0.01 s.
+_NEGLIGIBLE = 1e-15
 
 
 class Muon(Optimizer):
-    """Nesterov momentum, made orthogonal.
+    """Orthogonalized Nesterov momentum.
 
-    ``torch.optim.Muon`` takes matrices alone and computes in bf16, which CPUs without AMX are slow
-    at. Here a convolution (out, in, h, w) counts as a matrix (out, in * h * w), and the numbers are
-    the weight's own.
+    ``torch.optim.Muon`` takes matrices only and computes in bf16, slow on CPUs without AMX.
+    a convolution (out, in, h, w) counts as a matrix (out, in * h * w), in the weight's own dtype.
 
     Args:
         parameters: with two or more dimensions.
         lr: spectral norm of a step, times the root of rows / columns for tall matrices.
         weight_decay: decoupled, times ``lr``.
-        momentum: how much of the last gradients is kept.
+        momentum: share of the running gradient that each step keeps.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step; weights without a gradient stay as they are."""
+        """Take one step; weights without a gradient do not change."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -65,12 +65,12 @@ class Muon(Optimizer):
 def orthogonal(matrix: Tensor) -> Tensor:
     """(M, N) → (M, N) with the same singular vectors and singular values between 0.7 and 1.2.
 
-    Every step of the iteration is a polynomial of the Gram matrix times the last result. The
-    polynomials are multiplied first: they are as small as the shorter side.
+    Each step of the iteration is a polynomial of the Gram matrix times the last result. The
+    polynomials are multiplied first, because they are only as large as the shorter side.
     """
     wide = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
     wide = wide / (wide.norm() + 1e-7)
-    wide = wide.where(wide.abs() > _NOTHING, 0)
+    wide = wide.where(wide.abs() > _NEGLIGIBLE, 0)
     gram = wide @ wide.T
     product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for turn in range(_ITERATIONS):
@@ -84,15 +84,15 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def inner_weights(module: nn.Module) -> list[nn.Parameter]:
-    """Weights of linear layers and convolutions that neither see the picture nor read out.
+    """Return weights of linear layers and convolutions, except the first and the output layers.
 
-    Those, like biases, norms and learned tokens, are what Muon is not made for.
+    Muon is not meant for those, nor for biases, norms and learned tokens.
     """
     found: list[nn.Parameter] = []
     for name, layer in module.named_modules():
-        reads_out = name.rpartition(".")[2] in _READ_OUT
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or reads_out:
+        is_output = name.rpartition(".")[2] in _OUTPUT_LAYERS
+        if not isinstance(layer, nn.Linear | nn.Conv2d) or is_output:
             continue
-        if min(len(layer.weight), layer.weight[0].numel()) >= _LEAST_SIDE:
+        if min(len(layer.weight), layer.weight[0].numel()) >= _MIN_SIDE:
             found.append(cast("nn.Parameter", layer.weight))
     return found

@@ -1,4 +1,4 @@
-"""Pictures, and pairs of them, held in memory for training: decoded once where they fit."""
+"""Pictures and pairs held in memory for training; decoded if they fit, else encoded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...pipeline.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# iBUG points after a mirror.
+# Indices of the iBUG points in a mirrored face.
 _JAW = [*range(16, -1, -1)]
 _BROWS_NOSE = [*range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
 _EYES = [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
@@ -28,12 +28,12 @@ POSE_UNIT_DEG = 30.0
 
 @dataclass(frozen=True)
 class Form:
-    """How pictures are held.
+    """How pictures are held in memory.
 
     Attributes:
         colour: (S, S, 3) RGB, else (S, S) grey.
         size_px: their side; None keeps their own.
-        exact: False only shrinks what is larger than ``size_px``.
+        exact: resize to ``size_px``; False only shrinks larger pictures.
     """
 
     colour: bool = False
@@ -42,7 +42,7 @@ class Form:
 
 
 class Pictures:
-    """Pictures of one size, decoded, or encoded where that would take too much memory.
+    """Pictures of one size, decoded, or encoded if they would take too much memory.
 
     Reading gives the same pixels either way.
     """
@@ -61,7 +61,7 @@ class Pictures:
             # One buffer: a list of a million objects would be copied into every worker.
             self._encoded = np.frombuffer(b"".join(encoded), np.uint8)
             log.info(
-                "%d pictures of %s px stay encoded (%.1f GB of memory otherwise)",
+                "%d pictures of %s px stay encoded (decoded: %.1f GB)",
                 len(encoded), "x".join(map(str, first.shape[:2])), needed / 1e9,
             )  # fmt: skip
 
@@ -69,13 +69,13 @@ class Pictures:
         return len(self._ends) - 1
 
     def __getitem__(self, row: int) -> Pixels:
-        """(S, S) or (S, S, 3) uint8."""
+        """Return (S, S) or (S, S, 3) uint8."""
         if self._decoded is not None:
             return self._decoded[row]
         return decode_picture(self._encoded[self._ends[row] : self._ends[row + 1]], self.form)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Pixels:
-        """(N, S, S) or (N, S, S, 3) uint8."""
+        """Return (N, S, S) or (N, S, S, 3) uint8."""
         if self._decoded is not None:
             return self._decoded[np.asarray(rows)]
         return np.stack([self[int(row)] for row in rows])
@@ -86,7 +86,7 @@ def decode_picture(data: bytes | Pixels, form: Form) -> Pixels:
     mode = cv2.IMREAD_COLOR if form.colour else cv2.IMREAD_GRAYSCALE
     found = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
     if found is None:
-        raise InputError("a picture to train on cannot be decoded; run normpipe verify on it")
+        raise InputError("a training picture cannot be decoded: run normpipe verify on its dataset")
     picture: Any = found[..., ::-1] if form.colour else found
     size = form.size_px
     if size and (form.exact or len(picture) > size) and len(picture) != size:
@@ -103,13 +103,13 @@ class PairCache:
         expression_names: shapes in the order of ``expression``.
         source: N pictures, (S, S) or (S, S, 3) uint8.
         expression: (N, E) float32.
-        landmarks: (N, 68, 2) float32 source pixels, of pictures as they are held.
+        landmarks: (N, 68, 2) float32 pixels of the source as it is held.
         pose_deg: (N, 3) float32 yaw, pitch, roll.
         identity: (N,) int64.
-        target: M pictures, (T, T, 3) uint8 RGB, of the pairs in ``target_of``; None without any.
+        target: M pictures, (T, T, 3) uint8 RGB, of the pairs in ``target_of``; None if none.
         target_of: (M,) int64 indices into the pairs.
         target_landmarks: (M, 68, 2) float32 target pixels.
-        target_note: which face the target is, as the shards say.
+        target_note: which face the target is, as the shards record it.
     """
 
     expression_names: tuple[str, ...]
@@ -128,25 +128,25 @@ class PairCache:
 
     @property
     def grey(self) -> Pixels:
-        """(N, S, S) uint8, all of them."""
+        """Return all source pictures, (N, S, S) uint8 grey."""
         pictures = self.source.take(np.arange(len(self)))
         if not self.source.form.colour:
             return pictures
         return np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures])
 
     def targets(self, rows: Sequence[int] | NDArray[np.int64]) -> Pixels:
-        """(N, T, T, 3) uint8 target pictures; ``rows`` count in ``target_of``."""
+        """Return (N, T, T, 3) uint8 target pictures; ``rows`` are indices into ``target_of``."""
         if self.target is None:
-            raise InputError("no pair has a target picture; synthesize some with targets=true")
+            raise InputError("no pair has a target picture: synthesize some with targets=true")
         return self.target.take(rows)
 
     def resting(self) -> Pixels:
-        """(T, T, 3) uint8: the target face at rest, the median of what it does."""
+        """Return the target face at rest, (T, T, 3) uint8: the median of the targets."""
         sample = np.arange(0, len(self.target_of), max(1, len(self.target_of) // 256))
         return np.median(self.targets(sample), axis=0).astype(np.uint8)
 
     def digest(self) -> str:
-        """Sha256 of what is known of the pairs, to tell one set from another."""
+        """Return the sha256 of the pairs' labels, which identifies the set."""
         parts = (self.expression, self.identity, self.pose_deg, self.target_of)
         return hashlib.sha256(
             b"".join(np.ascontiguousarray(p).tobytes() for p in parts)
@@ -154,7 +154,7 @@ class PairCache:
 
 
 def mirrored(names: Sequence[str]) -> NDArray[np.int64]:
-    """(E,) where each shape's mirror image is."""
+    """Return (E,) the index of each shape's mirror image."""
     swap = {"_L": "_R", "_R": "_L"}
     whole = {
         "jawLeft": "jawRight",

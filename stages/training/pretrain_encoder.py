@@ -1,7 +1,7 @@
-"""pretrain-encoder: an encoder learns to see faces by painting hidden patches of them.
+"""pretrain-encoder: trains an encoder to reconstruct masked patches of faces.
 
-Masked-autoencoder training (arXiv 2111.06377) on the pictures of any shards, without a label. It
-may be killed at any time and goes on from the last saved state as if it had not been.
+Masked-autoencoder training (arXiv 2111.06377) on the pictures of any shards, without labels. It may
+be killed at any time; the same command resumes from the last checkpoint, with the same result.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ..faces.pixels import encode
 from ..networks.files.checkpoint import save_tensors
 from ..networks.files.mae_checkpoints import load_encoder
 from ..networks.mae import MaskedAutoencoder, Painting, masked_loss, painted_picture
-from .batching import Batch, Seen
-from .masked import MaskedBatches, PictureRows, as_batch, fitted
-from .trainer import Schedule, Task, Trainer, make_fabric
+from .batching import Batch, NetworkOutputs
+from .masked import MaskedBatches, PictureRows, as_batch, resized
+from .trainer import Schedule, Trainer, TrainingTask, make_fabric
 
 log = logging.getLogger(__name__)
 
@@ -34,31 +34,31 @@ SHEET_PICTURES = 8
 
 
 class PretrainEncoderConfig(StageConfig):
-    """How to train."""
+    """Settings of pretrain-encoder."""
 
-    size: Literal["T", "S", "B"] = Field("B", description="of the encoder: S, B; T for tests")
+    size: Literal["T", "S", "B"] = Field("B", description="size of the encoder: S, B; T for tests")
     image_size: int = Field(224, ge=16, multiple_of=16, description="side of the pictures, pixels")
-    masked: float = Field(0.75, gt=0, lt=1, description="share of patches that is hidden")
+    masked: float = Field(0.75, gt=0, lt=1, description="share of patches that are masked")
     encoder: str = free(
-        "", description="checkpoint to begin from (MAE, timm, Hugging Face); empty: from nothing"
+        "", description="checkpoint to start from (MAE, timm, Hugging Face); empty: from scratch"
     )
     column: str = Field("image", description="column of the shards with the pictures")
     split: str = Field(
         "train",
-        description="only pictures of this split, where the data tell splits; empty: all",
+        description="only pictures of this split, if the data have splits; empty: all",
     )
     smallest_cut: float = Field(
-        0.7, gt=0, le=1, description="the least share of a picture's side that is kept"
+        0.7, gt=0, le=1, description="smallest share of a picture's side that a random crop keeps"
     )
     held_out: int = Field(64, ge=1, description="pictures never trained on, for the scores")
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = free("auto", description="auto, cpu or cuda")
     precision: Literal["auto", "fp32", "bf16"] = free(
-        "auto", description="auto: bf16 where the hardware multiplies it faster"
+        "auto", description="fp32 or bf16; auto: bf16 where it is faster"
     )
-    threads: int | None = free(None, ge=1, description="CPU threads; None leaves torch's choice")
+    threads: int | None = free(None, ge=1, description="CPU threads; unset: torch's choice")
     workers: int = free(4, ge=0, description="processes that prepare batches")
-    save_memory: bool = free(False, description="compute activations twice, store them never")
+    save_memory: bool = free(False, description="recompute activations instead of storing them")
     steps: int = Field(100_000, ge=1)
     batch_size: int = Field(256, ge=1)
     learning_rate: float = Field(
@@ -67,13 +67,15 @@ class PretrainEncoderConfig(StageConfig):
     warmup_steps: int = Field(4_000, ge=1)
     weight_decay: float = Field(0.05, ge=0)
     ema_decay: float = Field(0.999, gt=0, lt=1)
-    save_every: int = free(1_000, ge=1, description="steps between saved states")
-    evaluate_every: int = free(2_000, ge=1, description="steps between looks at held-out pictures")
+    save_every: int = free(1_000, ge=1, description="steps between checkpoints")
+    evaluate_every: int = free(
+        2_000, ge=1, description="steps between evaluations on held-out pictures"
+    )
 
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What training leaves behind. ``loss``: on held-out pictures, 1 for a blank patch."""
+    """The result of training. ``loss``: on held-out pictures; a blank patch scores 1."""
 
     encoder: Path
     loss: float
@@ -83,7 +85,7 @@ def pretrain(config: PretrainEncoderConfig, data: list[Path], output: Path) -> P
     """Train on the pictures of shards; write the encoder, its scores and a sheet to ``output``.
 
     Raises:
-        InputError: data without pictures, or an ``output`` that holds another run.
+        InputError: no pictures in the data, or another run in ``output``.
     """
     output.mkdir(parents=True, exist_ok=True)
     if config.threads:
@@ -91,11 +93,11 @@ def pretrain(config: PretrainEncoderConfig, data: list[Path], output: Path) -> P
     pictures = PictureRows(data, config.column, config.split)
     if len(pictures) <= config.held_out:
         raise InputError(
-            f"{len(pictures)} pictures, of which {config.held_out} are to be held out: give more, "
-            "or set pretrain_encoder.held_out lower"
+            f"{len(pictures)} pictures are too few to hold {config.held_out} out: give more, or "
+            "lower pretrain_encoder.held_out"
         )
     _claim(config, pictures, output)
-    kept_back = np.linspace(0, len(pictures) - 1, config.held_out).round().astype(np.int64)
+    numbers = np.linspace(0, len(pictures) - 1, config.held_out).round().astype(np.int64)
     log.info("%d pictures, %d held out", len(pictures) - config.held_out, config.held_out)
     fabric = make_fabric(config.device, config.precision, "pretrain_encoder.device")
     fabric.seed_everything(config.seed, verbose=False)
@@ -105,20 +107,20 @@ def pretrain(config: PretrainEncoderConfig, data: list[Path], output: Path) -> P
         load_encoder(network.encoder, Path(config.encoder))
     batches = MaskedBatches(
         pictures,
-        kept_back,
+        numbers,
         config.batch_size,
         config.image_size,
         config.smallest_cut,
         config.seed,
     )
-    held_out = _held_out(pictures, kept_back, config)
+    held_out = _held_out(pictures, numbers, config)
 
     def evaluate(trainer: Trainer) -> None:
         score = evaluate_autoencoder(trainer.average.module, held_out, output / "sheet.png")
         write_json(output / "progress.json", {"step": trainer.step, "held_out_loss": score})
         log.info("held out at step %d: loss %.4f", trainer.step, score)
 
-    task = Task("mae", _View(network), network, _Objective(), batches, about={})
+    task = TrainingTask("mae", _View(network), network, _Objective(), batches, about={})
     trainer = Trainer(task, _schedule(config), fabric, output)
     trainer.run(evaluate)
     trained = trainer.average.module.eval()
@@ -141,23 +143,23 @@ def pretrain(config: PretrainEncoderConfig, data: list[Path], output: Path) -> P
 
 
 class _View(nn.Module):
-    """Shows the network a batch."""
+    """Runs the network on a batch."""
 
     def __init__(self, network: MaskedAutoencoder) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, batch: Batch) -> Seen:
+    def forward(self, batch: Batch) -> NetworkOutputs:
         return self.network(_unit(batch), batch["noise"])._asdict()
 
 
 class _Objective(nn.Module):
-    """The loss of hidden patches."""
+    """The loss on masked patches."""
 
     weights: ClassVar[dict[str, float]] = {"masked": 1.0}
 
-    def forward(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        loss = masked_loss(Painting(**seen), _unit(batch))
+    def forward(self, outputs: NetworkOutputs, batch: Batch) -> dict[str, Tensor]:
+        loss = masked_loss(Painting(**outputs), _unit(batch))
         return {"total": loss, "masked": loss}
 
 
@@ -166,7 +168,7 @@ def _unit(batch: Batch) -> Tensor:
 
 
 def _claim(config: PretrainEncoderConfig, pictures: PictureRows, output: Path) -> None:
-    """Let the folder belong to these settings and pictures. Raises InputError where it does not."""
+    """Record settings and pictures in the folder. Raises InputError if it holds others."""
     recipe = config.shaping()
     recipe["pictures_sha256"] = pictures.digest()
     if config.encoder:
@@ -207,14 +209,14 @@ def _schedule(config: PretrainEncoderConfig) -> Schedule:
 def _held_out(
     pictures: PictureRows, numbers: np.ndarray[Any, Any], config: PretrainEncoderConfig
 ) -> dict[str, Tensor]:
-    """The held-out pictures, whole, each with a mask that stays the same."""
-    images = np.stack([fitted(one, config.image_size) for one in pictures.pictures(numbers)])
+    """Return the held-out pictures, uncropped, each with a fixed mask."""
+    images = np.stack([resized(one, config.image_size) for one in pictures.pictures(numbers)])
     return as_batch(images, np.random.default_rng([config.seed, 33]))
 
 
 @torch.inference_mode()
 def evaluate_autoencoder(module: nn.Module, held_out: dict[str, Tensor], sheet: Path) -> float:
-    """Mean loss on held-out pictures; draws a sheet of masked | painted | original.
+    """Return the mean loss on held-out pictures; write a sheet of masked | painted | original.
 
     ``held_out``: ``images`` (N, 3, S, S) uint8 RGB and ``noise`` (N, P), see ``as_batch``.
     """

@@ -1,4 +1,4 @@
-"""Real faces without labels, held in memory for training."""
+"""Unlabelled real faces, held in memory for training."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ...pipeline.errors import InputError
 from ...pipeline.store.labels import find_labels, label_rows, read_labels
 from .pictures import Form, Pictures
 
-pc: Any = pyarrow.compute  # made at run time; no type checker sees its functions
+pc: Any = pyarrow.compute  # made at run time; type checkers cannot see its functions
 
 
 @dataclass(frozen=True)
 class FaceCache:
-    """Aligned faces that nothing is known of.
+    """Aligned faces without labels.
 
     Attributes:
         keys: N names.
@@ -35,7 +35,7 @@ class FaceCache:
         return len(self.keys)
 
     def digest(self) -> str:
-        """Sha256 of the keys, to tell one set from another."""
+        """Return the sha256 of the keys, which identifies the set."""
         return hashlib.sha256("\n".join(self.keys).encode()).hexdigest()
 
 
@@ -43,10 +43,10 @@ def load_faces(folders: Sequence[Path], split: str, form: Form, memory_gb: float
     """Read aligned faces.
 
     Args:
-        folders: outputs of ``normpipe run``, or ``aligned`` folders within.
-        split: only faces of this split, by the shards' own column or the labels beside them;
-            empty for all.
-        form: how they are held.
+        folders: outputs of ``normpipe run``, or their ``aligned`` folders.
+        split: only faces of this split, from the shards' own column or labels.parquet; empty for
+            all.
+        form: how to hold them.
         memory_gb: beyond this they stay encoded.
 
     Raises:
@@ -73,7 +73,7 @@ def load_faces(folders: Sequence[Path], split: str, form: Form, memory_gb: float
 
 
 def _usable(shard: Path, folder: Path, split: str) -> pa.Table:
-    """The rows of a shard that have a picture and belong to the split: key and image."""
+    """Return the rows of a shard with a picture and of the split: key and image."""
     columns = pq.read_schema(shard).names
     if not {"key", "status", "image"} <= {*columns}:
         raise InputError(f"{shard} holds no pictures: give shards of aligned faces")
@@ -87,8 +87,8 @@ def _usable(shard: Path, folder: Path, split: str) -> pa.Table:
     labels = read_labels(path) if path else None
     if labels is None or "split" not in labels.column_names:
         raise InputError(
-            f"faces_split = '{split}', but {folder} has no labels.parquet with a column 'split' "
-            "beside it: set faces_split = '' to use all its faces"
+            f"faces_split = '{split}', but there is no labels.parquet with a column 'split' for "
+            f"{folder}: set faces_split = '' to use all its faces"
         )
     rows = label_rows(table["key"].combine_chunks(), table["parent_key"].combine_chunks(), labels)
     return table.filter(pc.equal(pc.take(labels["split"].combine_chunks(), rows), split))

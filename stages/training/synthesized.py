@@ -1,8 +1,8 @@
 """Sets that ``normpipe synthesize`` wrote: their pairs, and which target face they show.
 
 The same face, rendered on two kinds of CPU, or on a CPU and a GPU, differs in single pixels by
-rounding. So faces are told apart by what defines them; the sha256 of the resting picture only
-serves where a set does not say that.
+rounding. So faces are identified by what defines them, and by the sha256 of the resting picture
+only if a set does not record that.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ...pipeline.errors import InputError
 from ...pipeline.store.shards import ShardFolder
 from .pictures import Form, PairCache, Pictures
 
-#: Shards from before targets were recorded all show the mean head.
+#: Shards older than the target note all show the mean head.
 MEAN_TARGET = {"kind": "mean"}
-#: What two notes must agree in: ``renderer`` is the version of ``synthesize`` that first drew the
-#: face so.
+#: Fields in which two notes must agree; ``renderer`` is the first version of ``synthesize`` that
+#: draws the face this way.
 _DEFINES = ("kind", "name", "facekit", "renderer", "size_px")
 
 
 class NoPairs(InputError):
-    """Sets have no pairs of a split, or none with what was asked for."""
+    """Sets have no pairs of a split, or none with target pictures."""
 
 
 def synthesized_shards(folders: Sequence[Path]) -> list[Path]:
@@ -48,7 +48,7 @@ def synthesized_shards(folders: Sequence[Path]) -> list[Path]:
 
 
 def same_target(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two notes speak of one face, rendering's rounding apart."""
+    """Return whether two notes describe the same face, apart from rounding in rendering."""
     if one == other:
         return True
     if "sha256" in one and one["sha256"] == other.get("sha256"):
@@ -70,10 +70,9 @@ def expression_names(shard: Path) -> tuple[str, ...]:
 
 
 def target_of(shard: Path) -> dict[str, Any] | None:
-    """Return what a shard of ``normpipe synthesize`` says of its target; None where none is shown.
+    """Return the target note of a shard of ``normpipe synthesize``; None if it shows no target.
 
-    Shards of before version 4 hold less; what made them, as ``stage.json`` says, is added
-    where it is known.
+    Shards older than version 4 record less; the rest comes from ``stage.json``, if known.
     """
     metadata = pq.read_schema(shard).metadata or {}
     if b"target" in metadata:
@@ -84,7 +83,7 @@ def target_of(shard: Path) -> dict[str, Any] | None:
 
 
 def _made_with(shard: Path) -> dict[str, Any]:
-    """What defines the target beside its kind and name, by the description of what made the set."""
+    """Return what else defines the target, from the description of the stage that made the set."""
     try:
         made = json.loads(ShardFolder(shard.parent).stage_path.read_bytes())
         return {
@@ -96,8 +95,8 @@ def _made_with(shard: Path) -> dict[str, Any]:
         return {}
 
 
-# Names of the shapes, and which target is shown: None as long as none is.
-_Said = tuple[tuple[str, ...], dict[str, Any] | None]
+# Names of the shapes, and the target note; None until a target is shown.
+_Header = tuple[tuple[str, ...], dict[str, Any] | None]
 
 
 def load_pairs(
@@ -113,27 +112,27 @@ def load_pairs(
     Args:
         folders: outputs of ``normpipe synthesize``, or their ``pairs`` folders.
         split: ``train``, ``validation`` or ``test``.
-        limit: at most so many pairs.
-        source: how sources are held; grey and their own size by default.
-        target: how targets are held; RGB and their own size by default.
-        memory_gb: sources, and targets, beyond this stay encoded.
+        limit: maximum number of pairs.
+        source: how to hold sources; grey and their own size by default.
+        target: how to hold targets; RGB and their own size by default.
+        memory_gb: limit for decoded sources, and for targets; beyond it they stay encoded.
 
     Raises:
-        InputError: a folder holds no synthesized shards, or the sets do not fit together.
-        NoPairs: they have none of that split.
+        InputError: a folder holds no synthesized shards, or the sets do not match.
+        NoPairs: the sets have no pairs of that split.
     """
-    said: _Said | None = None
+    header: _Header | None = None
     columns: dict[str, list[Any]] = {
         name: []
         for name in ("source", "expression", "landmarks", "pose", "identity", "target", "of", "tl")
     }
     for shard in synthesized_shards(folders):
-        said = _same(shard, said)
+        header = _check_header(shard, header)
         table = pq.read_table(shard, filters=[("split", "=", split), ("status", "=", "ok")])
         _append(columns, table, limit)
         if limit is not None and len(columns["source"]) >= limit:
             break
-    if said is None or not columns["source"]:
+    if header is None or not columns["source"]:
         raise NoPairs(f"no {split} pairs in {', '.join(map(str, folders))}")
     pictures = Pictures(columns["source"], source or Form(), memory_gb * 1e9)
     shapes = [_size(columns[name][0]) for name in ("source", "target") if columns[name]]
@@ -145,7 +144,7 @@ def load_pairs(
     )
     target_scale = len(targets[0]) / shapes[1] if targets else 1.0
     return PairCache(
-        expression_names=said[0],
+        expression_names=header[0],
         source=pictures,
         expression=np.array(columns["expression"], np.float32),
         landmarks=scale * np.array(columns["landmarks"], np.float32),
@@ -154,7 +153,7 @@ def load_pairs(
         target=targets,
         target_of=np.array(columns["of"], np.int64),
         target_landmarks=target_scale * np.array(columns["tl"], np.float32).reshape(-1, 68, 2),
-        target_note=said[1] or MEAN_TARGET,
+        target_note=header[1] or MEAN_TARGET,
     )
 
 
@@ -162,8 +161,8 @@ def _size(encoded: bytes) -> int:
     return len(Pictures([encoded], Form(), 1e9)[0])
 
 
-def _same(shard: Path, before: _Said | None) -> _Said:
-    """What is known after a shard, whose names and target must be those of the shards before it."""
+def _check_header(shard: Path, before: _Header | None) -> _Header:
+    """Return the header including this shard; names and target must match the shards before."""
     names, note = expression_names(shard), target_of(shard)
     if before is None:
         return names, note

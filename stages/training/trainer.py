@@ -1,4 +1,4 @@
-"""One network learning one thing: a loop that can be killed and goes on as if it had not been."""
+"""The training loop: one network, one task; resumes after a kill with the same result."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from .muon import Muon, inner_weights
 log = logging.getLogger(__name__)
 
 _LOG_EVERY = 50
-_STATES = ("optimizer.", "muon.")  # names of the optimizers' numbers in a saved state
-_CLOCK_EVERY = 10  # steps between looks at the clock where processes have to agree
+_STATES = ("optimizer.", "muon.")  # prefixes of the optimizers' tensors in a checkpoint
+_CLOCK_EVERY = 10  # steps between checks of the clock if several processes have to agree
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast. ``workers`` only prepares batches; it changes no result."""
+    """Steps and learning rates. ``workers`` only prepare batches and do not change results."""
 
     steps: int
     learning_rate: float
@@ -48,11 +48,11 @@ class Schedule:
     workers: int
     accumulate: int
     seed: int
-    #: Of Muon, for the weights inside; None leaves them to AdamW as well.
+    #: Learning rate of Muon, for the inner weights; None trains them with AdamW, too.
     inner_rate: float | None = None
 
     def rate(self, step: int) -> float:
-        """Linear warm-up, then a half cosine to nothing."""
+        """Return the learning rate: linear warm-up, then half a cosine to 0."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
@@ -60,17 +60,17 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is learnt.
+class TrainingTask:
+    """What to train, on what data and with what loss.
 
     Attributes:
         name: for files and log lines.
-        views: shows the network a batch; the module that runs.
-        trained: the part of the network that learns and is averaged.
-        objective: (what was seen, batch) → losses by name and their ``total``; its ``weights``
-            name the losses.
-        batches: item ``step * parts + part`` is a part of batch ``step``.
-        about: settings and data that a saved state must agree with.
+        views: the module that runs the network on a batch.
+        trained: the part of the network that is trained and averaged.
+        objective: (outputs, batch) → losses by name and their ``total``; its ``weights`` name the
+            losses.
+        batches: item ``step * parts + part`` is one part of batch ``step``.
+        about: settings and data that a checkpoint must match.
     """
 
     name: str
@@ -85,13 +85,15 @@ class Trainer:
     """Trains a part of a network and keeps an averaged copy of it.
 
     Args:
-        task: what is learnt.
-        schedule: how long and how fast.
+        task: what to train.
+        schedule: steps and learning rates.
         fabric: device, precision and processes.
-        folder: where the state and the log are kept.
+        folder: for the checkpoint and the log.
     """
 
-    def __init__(self, task: Task, schedule: Schedule, fabric: Fabric, folder: Path) -> None:
+    def __init__(
+        self, task: TrainingTask, schedule: Schedule, fabric: Fabric, folder: Path
+    ) -> None:
         self.task = task
         self.schedule = schedule
         self.fabric = fabric
@@ -104,31 +106,31 @@ class Trainer:
         self._window: list[list[float]] = []
         self._names = ["total", *_weights(task)]
         self._bar: tqdm[Any]
-        # The rest of the network may take part, but it stays as it is.
+        # The rest of the network may run, but is frozen.
         for parameter in task.views.parameters():
             parameter.requires_grad_(False)
         for parameter in task.trained.parameters():
             parameter.requires_grad_(True)
-        self.plain = task.trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.unwrapped = task.trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module, *self.optimizers = cast(
-            "list[Any]", fabric.setup(task.views, *_optimizers(self.plain, schedule))
+            "list[Any]", fabric.setup(task.views, *_optimizers(self.unwrapped, schedule))
         )
         self.objective = task.objective.to(fabric.device)
         self.average = AveragedModel(
-            self.plain, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema_decay), use_buffers=True
+            self.unwrapped, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema_decay), use_buffers=True
         )
-        shapes = [list(parameter.shape) for parameter in self.plain.parameters()]
+        shapes = [list(parameter.shape) for parameter in self.unwrapped.parameters()]
         about = {**task.about, "losses": _weights(task), "shapes": shapes}
         self._fingerprint = json.dumps(about, sort_keys=True)
 
     def run(
         self, evaluate: Callable[[Trainer], None], deadline: Callable[[], bool] = lambda: False
     ) -> bool:
-        """Train from the saved state, if any, to the last step; False when stopped before it.
+        """Train from the checkpoint, if any, to the last step; return False if stopped earlier.
 
         Args:
-            evaluate: called now and then, in the first process only.
-            deadline: says when to save and stop.
+            evaluate: called at intervals, in the first process only.
+            deadline: returns True when it is time to save and stop.
         """
         self.resume()
         self.logs.begin(self.step)
@@ -150,7 +152,7 @@ class Trainer:
                 self._flush()
                 self.cpu_seconds += time.process_time() - busy
                 speed = (self.step - first) / (time.monotonic() - started)
-                # A stop leaves no row that an undisturbed run would not have.
+                # A stop writes no row that an undisturbed run would not write.
                 self._log(speed, written=done or self._due(_LOG_EVERY))
                 busy = time.process_time()
             if self.fabric.is_global_zero and (done or self._due(self.schedule.evaluate_every)):
@@ -163,7 +165,7 @@ class Trainer:
         return done
 
     def _bar_on_terminal(self) -> tqdm[Any]:
-        """A bar of the steps, shown by the first process where it writes to a terminal."""
+        """Return a progress bar, shown by the first process if it writes to a terminal."""
         return tqdm(
             total=self.schedule.steps,
             initial=self.step,
@@ -175,20 +177,20 @@ class Trainer:
         )
 
     def averaged(self) -> dict[str, Tensor]:
-        """Return the averaged weights (...) of the part that learns, by name."""
+        """Return the averaged weights (...) of the trained part, by name."""
         return self.average.module.state_dict()
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0
 
     def _stops(self, deadline: Callable[[], bool]) -> bool:
-        """Whether it is time; all processes hear what the first one's clock says."""
+        """Return whether to stop; all processes follow the clock of the first one."""
         if self.fabric.world_size == 1:
             return deadline()
         return self.step % _CLOCK_EVERY == 0 and bool(self.fabric.broadcast(deadline()))
 
     def _batches(self) -> Iterator[Batch]:
-        """The parts of batches that are this process's, in order from the next step on."""
+        """Return this process's parts of the batches, in order from the next step on."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
         parts = self.schedule.accumulate * world
         items = range(self.step * parts + rank, self.schedule.steps * parts, world)
@@ -198,7 +200,7 @@ class Trainer:
             sampler=items,
             num_workers=self.schedule.workers,
             prefetch_factor=4 if self.schedule.workers else None,
-            # Its own, or opening a loader would move the random state of others.
+            # Its own generator: a loader would otherwise advance the global random state.
             generator=torch.Generator(),
         )
         ready: Any = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
@@ -213,7 +215,7 @@ class Trainer:
         accumulate, found = self.schedule.accumulate, None
         for turn in range(accumulate):
             part = turn * self.fabric.world_size + self.fabric.global_rank
-            # Dropout draws from this: a function of step and part, so that nothing need be saved.
+            # For dropout: the seed depends on step and part, so no random state needs saving.
             torch.manual_seed(((self.schedule.seed << 44) + (self.step << 12) + part) % (1 << 63))
             batch = next(batches)
             with self.fabric.no_backward_sync(self.module, enabled=turn < accumulate - 1):
@@ -224,7 +226,7 @@ class Trainer:
         for optimizer in self.optimizers:
             self.fabric.clip_gradients(self.module, optimizer, max_norm=2.0)
             optimizer.step()
-        self.average.update_parameters(self.plain)
+        self.average.update_parameters(self.unwrapped)
         self.step += 1
         if found is not None:
             self._pending.append(found)
@@ -256,10 +258,12 @@ class Trainer:
             )  # fmt: skip
 
     def save(self) -> None:
-        """Write everything that the next step depends on to one file, whole or not at all."""
+        """Write all that the next step depends on to one file, atomically."""
         self._flush()
         if self.fabric.is_global_zero:
-            tensors = {f"module.{name}": value for name, value in self.plain.state_dict().items()}
+            tensors = {
+                f"module.{name}": value for name, value in self.unwrapped.state_dict().items()
+            }
             tensors |= {f"average.{name}": v for name, v in self.average.state_dict().items()}
             for prefix, optimizer in zip(_STATES, self.optimizers, strict=False):
                 for index, state in optimizer.state_dict()["state"].items():
@@ -279,14 +283,14 @@ class Trainer:
         self.fabric.barrier()
 
     def _precision(self) -> str:
-        """The numbers that are computed in; ``auto`` differs between machines."""
+        """Return the precision in use; ``auto`` differs between machines."""
         return str(self.fabric.strategy.precision.precision)
 
     def resume(self) -> bool:
-        """Load the saved state, if there is one.
+        """Load the checkpoint, if there is one.
 
         Raises:
-            InputError: it belongs to other settings, or was computed in other numbers.
+            InputError: it has other settings, data or precision.
         """
         if not self.state_file.is_file():
             return False
@@ -297,13 +301,13 @@ class Trainer:
                 "folder, or delete it"
             )
         before, here = notes.get("precision"), self._precision()
-        finished = int(notes["step"]) >= self.schedule.steps  # then nothing is computed any more
+        finished = int(notes["step"]) >= self.schedule.steps  # then nothing more is computed
         if not finished and before not in (None, here):
             raise InputError(
-                f"{self.state_file} was computed in {before}, and here it would go on in {here}: "
-                f"set precision = '{'bf16' if 'bf16' in before else 'fp32'}', or begin anew"
+                f"{self.state_file} was computed in {before}, but would continue in {here}: "
+                f"set precision = '{'bf16' if 'bf16' in before else 'fp32'}', or start again"
             )
-        self.plain.load_state_dict(_under("module.", tensors))
+        self.unwrapped.load_state_dict(_under("module.", tensors))
         self.average.load_state_dict(_under("average.", tensors))
         for prefix, optimizer in zip(_STATES, self.optimizers, strict=False):
             state: dict[int, dict[str, Any]] = {}
@@ -317,24 +321,24 @@ class Trainer:
         self.step = int(notes["step"])
         self.cpu_seconds = float(notes["cpu_seconds"])
         if self.step < self.schedule.steps:
-            log.info("%s goes on from step %d", self.task.name, self.step)
+            log.info("%s resumes from step %d", self.task.name, self.step)
         return True
 
 
 def make_fabric(
     device: str, precision: str, setting: str, devices: int = 1, nodes: int = 1
 ) -> Fabric:
-    """Device, numbers and processes as configured.
+    """Return a Fabric with the configured device, precision and processes.
 
     Args:
         device: auto, cpu, cuda or cuda:N.
         precision: auto, fp32 or bf16.
-        setting: whose value ``device`` is, for messages.
-        devices: processes on this machine, each with a GPU of its own where GPUs are used.
-        nodes: machines.
+        setting: name of the setting ``device`` comes from, for messages.
+        devices: processes on this machine, with one GPU each if GPUs are used.
+        nodes: number of machines.
 
     Raises:
-        InputError: a device is not there.
+        InputError: a device does not exist.
     """
     found = resolve_device(device, setting)
     on_gpu = found.type == "cuda"
@@ -345,14 +349,14 @@ def make_fabric(
         accelerator=found.type,
         devices=[found.index] if ":" in device else devices,
         num_nodes=nodes,
-        # A loss of weight 0 leaves the head that only it looks at without gradients.
+        # A head whose only loss has weight 0 gets no gradients.
         strategy="ddp_find_unused_parameters_true" if devices * nodes > 1 else "auto",
         precision="bf16-mixed" if bf16 else "32-true",
     )
 
 
 def _optimizers(module: nn.Module, schedule: Schedule) -> list[Optimizer]:
-    """AdamW for all, or for what Muon is not for; ``share`` is of the schedule's rate."""
+    """Return AdamW for all weights, or AdamW and Muon; ``share`` scales the schedule's rate."""
     inner = inner_weights(module) if schedule.inner_rate is not None else []
     known = {id(weight) for weight in inner}
     others = [weight for weight in module.parameters() if id(weight) not in known]
@@ -365,7 +369,7 @@ def _optimizers(module: nn.Module, schedule: Schedule) -> list[Optimizer]:
     return found
 
 
-def _weights(task: Task) -> dict[str, float]:
+def _weights(task: TrainingTask) -> dict[str, float]:
     return cast("dict[str, float]", task.objective.weights)
 
 

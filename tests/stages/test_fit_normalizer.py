@@ -176,7 +176,7 @@ def test_batches_depend_on_their_number_alone(tiny_pairs):
 def test_every_pair_comes_once_before_any_comes_again(tiny_pairs):
     cache = load_pairs([tiny_pairs], "train")
     batches = Batches(cache, Recipe(3, 0, 0, 112), 0)
-    seen = np.concatenate([batches.chosen(step)[0] for step in range(-(-2 * len(cache) // 3))])
+    seen = np.concatenate([batches.rows(step)[0] for step in range(-(-2 * len(cache) // 3))])
     assert (
         sorted(seen[: len(cache)])
         == sorted(seen[len(cache) : 2 * len(cache)])

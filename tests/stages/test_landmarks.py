@@ -107,10 +107,10 @@ class _Template(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> object:
         five = np.concatenate([G.TEMPLATE, [[0.4, 0.75], [0.6, 0.75]]]) * 2 - 1
 
-        class Seen:
+        class NetworkOutputs:
             pass
 
-        seen = Seen()
+        seen = NetworkOutputs()
         seen.points68 = torch.from_numpy(np.stack([five] * len(images)))  # type: ignore[attr-defined]
         seen.face = torch.ones(len(images))  # type: ignore[attr-defined]
         return seen
@@ -254,8 +254,8 @@ def test_where_a_detector_marks_is_learnt_by_no_step(
     """All but the marks stays as it was; without pack and weights no step makes no sense."""
     points = 60 + 9 * np.random.default_rng(0).standard_normal((100, 68, 2))
     points[:, 42:48, 0] += 60
-    told = Marked(FIVE_OF_68 @ points + 1, points, np.arange(100))
-    monkeypatch.setattr(marks, "read_marks", lambda *_: told)
+    marked = Marked(FIVE_OF_68 @ points + 1, points, np.arange(100))
+    monkeypatch.setattr(marks, "read_marks", lambda *_: marked)
     config = FitLandmarksConfig(
         device="cpu", precision="fp32", steps=0, validation_crops=4, begin=str(WEIGHTS), pack="p"
     )

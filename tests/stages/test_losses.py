@@ -10,7 +10,7 @@ from normpipe.stages.networks.compact import CompactNormalizer
 from normpipe.stages.training.normalizer.batches import Batches, Recipe
 from normpipe.stages.training.normalizer.fit_settings import FitNormalizerConfig, LossWeights
 from normpipe.stages.training.normalizer.losses import LOSSES, Objective
-from normpipe.stages.training.normalizer.measures import Measures
+from normpipe.stages.training.normalizer.pair_statistics import PairStatistics
 from normpipe.stages.training.normalizer.step_views import Views
 from normpipe.stages.training.real_faces import FaceCache
 from normpipe.stages.training.synthesized import load_pairs
@@ -37,7 +37,7 @@ MOVES = {
     "identity": ALL,
     "expression": ALL,
 }
-#: (what is seen, rows of it) that a loss may pull at: pairs are rows 0-3, real faces 4-7; of the
+#: (output, its rows) that a loss may pull at: pairs are rows 0-3, real faces 4-7; of the
 #: drawn pictures pairs are 0-1, real faces 2-5; faces 1 and 3 are flipped.
 PULLS = {
     "coefficients": {"coefficients": [0, 1, 2, 3]},
@@ -81,12 +81,12 @@ def batch(cache):
 
 
 @pytest.fixture(scope="module")
-def measures(cache):
-    return Measures(cache)
+def statistics(cache):
+    return PairStatistics(cache)
 
 
 @pytest.fixture
-def seen(cache, batch):
+def outputs(cache, batch):
     """Plausible outputs, all wrong."""
     torch.manual_seed(0)
     shapes, faces = len(cache.expression_names), DRAWN + FACES
@@ -101,14 +101,14 @@ def seen(cache, batch):
     return {**made, "drawn": torch.tensor([0, 1, 4, 5, 6, 7])}
 
 
-def of(name, measures, frozen=True):
-    return Objective({name: 1.0}, measures, {n: Features() for n in FROZEN} if frozen else {})
+def of(name, statistics, frozen=True):
+    return Objective({name: 1.0}, statistics, {n: Features() for n in FROZEN} if frozen else {})
 
 
-def pulled(seen):
-    """Rows of what was seen that a gradient reached."""
+def pulled(outputs):
+    """Rows of the outputs that a gradient reached."""
     found = {}
-    for name, tensor in seen.items():
+    for name, tensor in outputs.items():
         if tensor.grad is not None:
             rows = tensor.grad.flatten(1).abs().sum(1).nonzero().flatten().tolist()
             if rows:
@@ -122,28 +122,28 @@ def test_every_loss_has_a_weight_and_a_test():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_it_pulls_at_nothing_else(name, seen, batch, measures):
-    of(name, measures)(seen, batch)["total"].backward()
-    assert pulled(seen) == PULLS[name]
+def test_it_pulls_at_nothing_else(name, outputs, batch, statistics):
+    of(name, statistics)(outputs, batch)["total"].backward()
+    assert pulled(outputs) == PULLS[name]
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_following_it_brings_it_down(name, seen, batch, measures):
-    """Plain gradient descent on what was seen: the discrepancy that it names goes away."""
-    objective = of(name, measures)
-    free = [seen[part] for part in PULLS[name]]
+def test_following_it_brings_it_down(name, outputs, batch, statistics):
+    """Plain gradient descent on the outputs: the discrepancy that it names goes away."""
+    objective = of(name, statistics)
+    free = [outputs[part] for part in PULLS[name]]
     optimizer = torch.optim.Adam(free, lr=0.02)
-    first = float(objective(seen, batch)["total"].detach())
+    first = float(objective(outputs, batch)["total"].detach())
     for _ in range(60):
         optimizer.zero_grad()
-        objective(seen, batch)["total"].backward()
+        objective(outputs, batch)["total"].backward()
         optimizer.step()
-    assert float(objective(seen, batch)["total"].detach()) < 0.5 * first
+    assert float(objective(outputs, batch)["total"].detach()) < 0.5 * first
 
 
-def perfect(name, seen, batch, measures):
-    """What would be seen of a network that makes no mistake of this kind."""
-    done = {part: value.detach().clone() for part, value in seen.items()}
+def perfect(name, outputs, batch, statistics):
+    """The outputs of a network that makes no mistake of this kind."""
+    done = {part: value.detach().clone() for part, value in outputs.items()}
     target = batch["target"].float().permute(0, 3, 1, 2) / 255
     if name in ("coefficients", "displacement"):
         done["coefficients"][:PAIRS] = batch["expression"]
@@ -152,7 +152,7 @@ def perfect(name, seen, batch, measures):
     elif name in ("picture", "edges", "regions"):
         done["picture"][:DRAWN] = target
     elif name in ("consistency", "flip"):
-        mirrored = done["weak"][:, measures.mirror]
+        mirrored = done["weak"][:, statistics.mirror]
         wanted = torch.where(batch["flipped"][:, None], mirrored, done["weak"])
         done["coefficients"][PAIRS:] = wanted
     elif name == "steadiness":
@@ -162,7 +162,7 @@ def perfect(name, seen, batch, measures):
     elif name == "cycle":
         done["again"] = done["coefficients"][done["drawn"]]
     elif name == "identity":
-        done["picture"] = measures.resting.expand_as(done["picture"])
+        done["picture"] = statistics.resting.expand_as(done["picture"])
     elif name == "expression":
         small = batch["images"][done["drawn"]].float() / 255
         done["picture"] = small.expand(-1, 3, -1, -1)
@@ -170,36 +170,36 @@ def perfect(name, seen, batch, measures):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_it_is_nothing_where_nothing_is_wrong(name, seen, batch, measures):
-    right = perfect(name, seen, batch, measures)
-    assert float(of(name, measures)(right, batch)["total"]) == pytest.approx(0, abs=1e-5)
-    assert float(of(name, measures)(seen, batch)["total"].detach()) > 1e-3
+def test_it_is_nothing_where_nothing_is_wrong(name, outputs, batch, statistics):
+    right = perfect(name, outputs, batch, statistics)
+    assert float(of(name, statistics)(right, batch)["total"]) == pytest.approx(0, abs=1e-5)
+    assert float(of(name, statistics)(outputs, batch)["total"].detach()) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["picture", "edges", "regions"])
-def test_the_resting_face_scores_one(name, cache, measures):
+def test_the_resting_face_scores_one(name, cache, statistics):
     """Over all targets; so weights of losses can be compared."""
     rows = np.arange(len(cache.target_of))
     batch = {"target": torch.from_numpy(cache.targets(rows))}
-    seen = {"picture": measures.resting.expand(len(rows), -1, -1, -1)}
-    assert 0.8 < float(of(name, measures)(seen, batch)["total"]) < 1.1
+    outputs = {"picture": statistics.resting.expand(len(rows), -1, -1, -1)}
+    assert 0.8 < float(of(name, statistics)(outputs, batch)["total"]) < 1.1
 
 
-def test_the_average_code_scores_one(cache, measures):
+def test_the_average_code_scores_one(cache, statistics):
     code = torch.from_numpy(cache.expression)
-    seen = {"coefficients": code.mean(0).expand(len(code), -1)}
-    assert 0.3 < float(of("coefficients", measures)(seen, {"expression": code})["total"]) < 1.1
+    outputs = {"coefficients": code.mean(0).expand(len(code), -1)}
+    assert 0.3 < float(of("coefficients", statistics)(outputs, {"expression": code})["total"]) < 1.1
 
 
-def test_small_regions_count_as_much_as_large_ones(measures, seen, batch):
+def test_small_regions_count_as_much_as_large_ones(statistics, outputs, batch):
     """An error in the eyes alone costs more than the same error in the background."""
 
     def cost(mask):
         picture = batch["target"].float().permute(0, 3, 1, 2) / 255 + 0.1 * mask
-        return float(of("regions", measures)({"picture": picture}, batch)["total"])
+        return float(of("regions", statistics)({"picture": picture}, batch)["total"])
 
-    brows, eyes, mouth = ((part > part.max() / 2).float() for part in measures.regions)
-    outside = (measures.regions.sum(0) == 0).float()
+    brows, eyes, mouth = ((part > part.max() / 2).float() for part in statistics.regions)
+    outside = (statistics.regions.sum(0) == 0).float()
     assert min(cost(brows), cost(eyes), cost(mouth)) > 20 * cost(outside)
 
 
@@ -213,12 +213,12 @@ def moved_parts(network):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_only_its_parts_of_the_network_move(name, cache, batch, measures):
+def test_only_its_parts_of_the_network_move(name, cache, batch, statistics):
     torch.manual_seed(0)
     network = CompactNormalizer(len(cache.expression_names))
     for layer in (network.decoder.flow, network.decoder.residual):
         torch.nn.init.normal_(layer.weight, std=0.02)  # or its gradients to the code are nothing
-    objective = of(name, measures)
+    objective = of(name, statistics)
     views = Views(network, objective.needs).train()
     before = [parameter.detach().clone() for parameter in network.parameters()]
     objective(views(batch), batch)["total"].backward()
@@ -228,7 +228,7 @@ def test_only_its_parts_of_the_network_move(name, cache, batch, measures):
 
 
 @pytest.mark.parametrize("name", ["coefficients", "picture", "steadiness", "idempotence", "cycle"])
-def test_a_network_that_only_learns_whole_is_shown_the_same(name, cache, batch, measures):
+def test_a_network_that_only_learns_whole_is_shown_the_same(name, cache, batch, statistics):
     """Norface in small: no halves to take apart, pictures of its own size."""
     torch.manual_seed(0)
     side = cache.targets([0]).shape[1]
@@ -238,7 +238,7 @@ def test_a_network_that_only_learns_whole_is_shown_the_same(name, cache, batch, 
     )  # fmt: skip
     for layer in (network.painter.flow, network.painter.paint):
         torch.nn.init.normal_(layer.weight, std=0.02)  # begins as the resting face, all the same
-    objective = of(name, measures)
+    objective = of(name, statistics)
     terms = objective(Views(network, objective.needs).train()(batch), batch)
     terms["total"].backward()
     assert torch.isfinite(terms["total"]) and moved_parts(network)

@@ -1,4 +1,4 @@
-"""Where a detector marks a face's five points, told from its 68."""
+"""The map from a face's 68 points to a detector's five landmarks."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,15 +92,15 @@ def test_the_way_a_detector_marks_is_learnt(
             faces(400), rng.uniform(-40, 40, 400), rng.uniform(0.2, 2, 400), strict=True
         )]
     )  # fmt: skip
-    told = marked(planted, points)
-    told[:20] += 60 * np.ptp(points[:20], axis=1)[:, None] / 200
+    truth = marked(planted, points)
+    truth[:20] += 60 * np.ptp(points[:20], axis=1)[:, None] / 200
     people = np.arange(400) // 4
-    monkeypatch.setattr(marks, "read_marks", lambda *_: Marked(told, points, people))
+    monkeypatch.setattr(marks, "read_marks", lambda *_: Marked(truth, points, people))
     network = LandmarkNet()
     scores = learn_marks(network, [Path("heads")], "pack")
     assert scores["looks"] == 380
     assert scores["marks_percent"] < 0.3 < 1 < scores["means_percent"]
-    away = np.linalg.norm(marked(network.double(), points[20:]) - told[20:], axis=2).mean(1)
+    away = np.linalg.norm(marked(network.double(), points[20:]) - truth[20:], axis=2).mean(1)
     assert np.median(away / np.ptp(points[20:, :, 0], axis=1)) < 0.005
 
 
@@ -122,7 +122,7 @@ def test_too_few_marked_heads_are_one_clear_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         marks, "read_marks", lambda *_: Marked(FIVE_OF_68 @ few, few, np.arange(49))
     )
-    with pytest.raises(InputError, match=r"marks heads at 49 looks, 50 .*: give more --heads"):
+    with pytest.raises(InputError, match=r"marks only 49 heads, 50 .*: give more --heads"):
         learn_marks(LandmarkNet(), [Path("heads")], "pack")
 
 

@@ -105,13 +105,13 @@ def test_every_picture_once_an_epoch_and_none_of_the_held_out(shards: Path) -> N
     held_out = np.array([0, 20, 35])
     rows = PictureRows([shards], "image", "")
     batches = MaskedBatches(rows, held_out, 3, 32, 0.7, seed=4)
-    drawn = [batches.chosen(step).tolist() for step in range(22)]
+    drawn = [batches.numbers(step).tolist() for step in range(22)]
     epochs = [np.concatenate(part).tolist() for part in (drawn[:11], drawn[11:])]
     for epoch in epochs:
         assert sorted(epoch) == sorted({*range(36)} - {*held_out.tolist()})
     assert epochs[0] != epochs[1] and epochs[0] != sorted(epochs[0])
     other = MaskedBatches(rows, held_out, 3, 32, 0.7, seed=5)
-    assert other.chosen(0).tolist() != drawn[0]
+    assert other.numbers(0).tolist() != drawn[0]
 
 
 def test_batch_n_is_a_function_of_n(shards: Path) -> None:
@@ -123,7 +123,7 @@ def test_batch_n_is_a_function_of_n(shards: Path) -> None:
     assert one["images"].shape == (4, 3, 32, 32) and one["images"].dtype == torch.uint8
     assert one["noise"].shape == (4, 4)
     assert all(torch.equal(one[name], again[name]) for name in one)
-    assert numbers(one["images"].numpy()) == numbers(rows.pictures(made.chosen(7)))
+    assert numbers(one["images"].numpy()) == numbers(rows.pictures(made.numbers(7)))
 
 
 @pytest.fixture(scope="module")
@@ -211,4 +211,4 @@ def test_the_command(shards: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2 and "give --data" in result.output
     many = [*arguments, "--data", str(shards), "--set=pretrain_encoder.held_out=99"]
     result = CliRunner().invoke(app, many)
-    assert result.exit_code == 2 and "held_out lower" in result.output
+    assert result.exit_code == 2 and "lower pretrain_encoder.held_out" in result.output

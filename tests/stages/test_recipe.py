@@ -117,7 +117,7 @@ def test_legs_that_end_while_rendering_come_to_the_same(
 
     records = ShardFolder(tmp_path / "sets/paired/pairs").records
     with monkeypatch.context() as patch:  # over as soon as a shard is committed
-        patch.setattr(fit_normalizer, "end_of_leg", lambda _: lambda: bool(records()))
+        patch.setattr(fit_normalizer, "make_deadline", lambda _: lambda: bool(records()))
         part = call(*command)
     assert part.exit_code == 3 and "run the same command again" in part.output
     assert records() and not list(tmp_path.glob("*.safetensors"))

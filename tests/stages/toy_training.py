@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from normpipe.stages.training.trainer import Schedule, Task, Trainer, make_fabric
+from normpipe.stages.training.trainer import Schedule, Trainer, TrainingTask, make_fabric
 
 BATCH, STEPS = 8, 60
 
@@ -58,7 +58,7 @@ def train(folder, devices=1, accumulate=1, stops=(), steps=STEPS, precision="fp3
     fabric.launch()
     view = View(8 if muon is None else 16)
     batches = Points(accumulate * devices)
-    task = Task("toy", view, view, SquaredError(), batches, {"what": "toy"})
+    task = TrainingTask("toy", view, view, SquaredError(), batches, {"what": "toy"})
     schedule = Schedule(steps, 0.01, 3, 0.01, 0.9, 7, 1000, 0, accumulate, 0, muon)
     trainer = Trainer(task, schedule, fabric, folder)
     finished = trainer.run(lambda _: None, lambda: trainer.step in stops)

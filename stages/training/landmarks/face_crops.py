@@ -1,4 +1,4 @@
-"""Crops about rendered faces as a detector's boxes would cut them, and crops that are no faces."""
+"""Crops of rendered faces as from a detector's boxes, and crops without a face."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ...synthesis.drawing.degrade import degrade
 from ..batching import ENDLESS
 from ..pictures import MIRRORED_POINTS, PairCache
 
-# Coefficients from which a mouth counts as wide.
+# Coefficients above which a mouth counts as wide.
 _WIDE = {"mouthSmile": 0.35, "mouthStretch": 0.4, "mouthUpperUp": 0.4, "jawOpen": 0.35}
 _BORDERS = (cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT)
 
 
 class FaceCrops(Dataset[dict[str, Tensor]]):
-    """Batch n is a function of (seed, n) alone.
+    """Batches of crops; batch n depends on (seed, n) alone.
 
     Items hold ``images`` (B, 1, 80, 80) uint8 grey, ``points`` (B, 68, 2) float32, 0 the crop's
-    centre and 1 its edge, and ``face`` (B,) float32, 1 for faces. Points of others mean nothing.
+    centre and 1 its edge, and ``face`` (B,) float32, 1 for faces. Points without a face are unused.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class FaceCrops(Dataset[dict[str, Tensor]]):
         seed: int,
         wide_share: float = 0.0,
     ) -> None:
-        """``sets``: grey renders, each of its own size. ``empty_share``: of no faces.
+        """``sets``: grey renders, of one size per set. ``empty_share``: of crops without a face.
 
-        ``wide_share``: of draws from faces with wide or open mouths alone.
+        ``wide_share``: of samples drawn from faces with wide or open mouths only.
         """
         self._sets = sets
         self._wide_share = wide_share
@@ -84,7 +84,7 @@ class FaceCrops(Dataset[dict[str, Tensor]]):
 
 
 def wide_mouths(pairs: PairCache) -> NDArray[np.bool_]:
-    """(N,) whether a face smiles, shows its teeth or opens its mouth widely."""
+    """Return (N,) whether a face smiles, shows its teeth or opens its mouth wide."""
     wide = np.zeros(len(pairs), np.bool_)
     for stem, least in _WIDE.items():
         sides = [i for i, name in enumerate(pairs.expression_names) if name.startswith(stem)]
@@ -94,15 +94,15 @@ def wide_mouths(pairs: PairCache) -> NDArray[np.bool_]:
 
 
 def face_crop(picture: Pixels, points68: Floats, rng: np.random.Generator) -> tuple[Pixels, Floats]:
-    """A degraded crop, and its points relative to the crop.
+    """Return a degraded crop, (80, 80) uint8, and its points (68, 2) relative to the crop.
 
-    Half of the crops err as cascade boxes do, half as little as a first estimate, since the
-    network looks twice.
+    60 % of the crops are off as much as cascade boxes, the rest as little as a first estimate,
+    because the network runs twice.
 
     Args:
         picture: (S, S) uint8 grey.
         points68: (68, 2) pixels of the picture.
-        rng: of the chances.
+        rng: random generator.
     """
     rough = rng.random() < 0.6
     turn = np.clip(rng.normal(0, 12 if rough else 3), -30, 30)
@@ -116,7 +116,7 @@ def face_crop(picture: Pixels, points68: Floats, rng: np.random.Generator) -> tu
 
 
 def no_face(picture: Pixels, points68: Floats, rng: np.random.Generator) -> Pixels:
-    """(80, 80) uint8 grey with no face in the middle: beside it, a part, in pieces, texture."""
+    """Return (80, 80) uint8 grey without a centred face: off-centre, part, pieces or texture."""
     kind = rng.choice(["beside", "part", "small", "pieces", "texture"])
     if kind == "texture":
         crop = _texture(rng)
@@ -132,7 +132,7 @@ def no_face(picture: Pixels, points68: Floats, rng: np.random.Generator) -> Pixe
 
 
 def _matrix(points68: Floats, turn_deg: float, zoom: float, shift: Floats) -> Matrix:
-    """Picture → crop: the aligned frame, erring by a turn, a zoom and a shift in crop sides."""
+    """Return picture → crop: the aligned frame, off by rotation, zoom and shift (crop sides)."""
     anchors = (FIVE_OF_68 @ points68)[:3]
     frame = similarity(anchors, TEMPLATE * INPUT_SIZE)
     cos, sin = zoom * np.cos(np.deg2rad(turn_deg)), zoom * np.sin(np.deg2rad(turn_deg))
@@ -143,7 +143,7 @@ def _matrix(points68: Floats, turn_deg: float, zoom: float, shift: Floats) -> Ma
 
 
 def _drawn(picture: Pixels, matrix: Matrix, rng: np.random.Generator) -> Pixels:
-    """(80, 80) uint8; beyond the render black, its edge, its mirror image, or something else."""
+    """Return (80, 80) uint8; outside the render black, its edge, its mirror image or texture."""
     centred = matrix.copy()
     centred[:, 2] += centred[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV counts from pixel centres
     size = (INPUT_SIZE, INPUT_SIZE)
@@ -159,7 +159,7 @@ def _drawn(picture: Pixels, matrix: Matrix, rng: np.random.Generator) -> Pixels:
 
 
 def _shuffled(crop: Pixels, rng: np.random.Generator) -> Pixels:
-    """The crop's 16 tiles in another order."""
+    """Return the crop with its 16 tiles shuffled."""
     side = INPUT_SIZE // 4
     tiles: Any = crop.reshape(4, side, 4, side).swapaxes(1, 2).reshape(16, side, side)
     tiles = rng.permutation(tiles, axis=0)
@@ -167,7 +167,7 @@ def _shuffled(crop: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _texture(rng: np.random.Generator) -> Pixels:
-    """(80, 80) uint8: blurred noise, with bars and spots now and then."""
+    """Return (80, 80) uint8: blurred noise, sometimes with bars and spots."""
     cells = int(rng.integers(2, INPUT_SIZE))
     noise = rng.random((cells, cells), np.float32)
     picture: Any = cv2.resize(noise, (INPUT_SIZE, INPUT_SIZE), interpolation=cv2.INTER_CUBIC)

@@ -1,6 +1,6 @@
 """fit-landmarks: trains the landmark network of the default detector, on renders alone.
 
-It may be killed at any time and goes on from the last saved state as if it had not been.
+A killed run resumes from the last checkpoint, with the same result.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ....pipeline.stage import StageConfig, free, sha256_file
 from ....pipeline.store.commit import write_json
 from ...networks.files.checkpoint import load_weights, save_tensors
 from ...networks.landmarks import Found, LandmarkNet
-from ..batching import Batch, Seen
+from ..batching import Batch, NetworkOutputs
 from ..pictures import Form, PairCache
 from ..synthesized import NoPairs, load_pairs
-from ..trainer import Schedule, Task, Trainer, make_fabric
+from ..trainer import Schedule, Trainer, TrainingTask, make_fabric
 from .face_crops import FaceCrops
 from .marks import learn_marks
 
@@ -34,37 +34,42 @@ log = logging.getLogger(__name__)
 
 
 class FitLandmarksConfig(StageConfig):
-    """How to train."""
+    """Settings of fit-landmarks."""
 
-    begin: str = free("", description="weights to begin from, a file; empty: from nothing")
+    begin: str = free("", description="weights file to start from; empty: from scratch")
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = free("auto", description="auto, cpu or cuda")
     precision: Literal["auto", "fp32", "bf16"] = free(
-        "auto", description="auto: bf16 where the hardware multiplies it faster"
+        "auto", description="fp32 or bf16; auto: bf16 where it is faster"
     )
-    threads: int | None = free(None, ge=1, description="CPU threads; None leaves torch's choice")
+    threads: int | None = free(None, ge=1, description="CPU threads; unset: torch's choice")
     workers: int = free(0, ge=0, description="processes that prepare batches")
-    steps: int = Field(6_000, ge=0, description="0: nothing but where a detector marks (pack)")
+    steps: int = Field(6_000, ge=0, description="0: fit only to a detector's landmarks (pack)")
     batch_size: int = Field(64, ge=4)
-    empty_share: float = Field(0.2, ge=0, lt=1, description="share of a batch that is no face")
+    empty_share: float = Field(0.2, ge=0, lt=1, description="share of a batch without a face")
     wide_mouths: float = Field(
-        0.0, ge=0, lt=1, description="share of draws from faces with wide or open mouths alone"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of samples drawn from faces with wide or open mouths only",
     )
     optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = Field(3e-3, gt=0, description="of AdamW")
-    inner_learning_rate: float = Field(0.02, gt=0, description="of Muon: weights inside")
+    learning_rate: float = Field(3e-3, gt=0, description="learning rate of AdamW")
+    inner_learning_rate: float = Field(
+        0.02, gt=0, description="learning rate of Muon, for inner weights"
+    )
     weight_decay: float = Field(0.02, ge=0)
     pack: str = free(
         "",
-        description="insightface pack; where its detector marks --heads, the five points are put",
+        description="insightface pack; the five points follow its detector's landmarks of --heads",
     )
-    save_every: int = free(500, ge=1, description="steps between saved states")
+    save_every: int = free(500, ge=1, description="steps between checkpoints")
     validation_crops: int = free(2_000, ge=4, description="crops of unseen people for the scores")
 
 
 @dataclass(frozen=True)
 class FittedLandmarks:
-    """What training leaves behind."""
+    """The result of training."""
 
     weights: Path
     scores: dict[str, float]
@@ -76,14 +81,14 @@ def fit_landmarks(
     """Train on the source pictures of synthesized sets; write weights and scores to ``output``.
 
     Args:
-        config: how.
+        config: settings.
         data: outputs of ``normpipe synthesize``.
-        output: where to; a run that was stopped goes on there.
-        heads: such outputs, which ``config.pack`` marks.
+        output: output folder; a stopped run resumes there.
+        heads: such outputs, for the detector of ``config.pack``.
 
     Raises:
-        InputError: the data are no synthesized pairs, ``output`` holds another run, the weights
-            to begin from cannot be read, or of pack and heads only one is given.
+        InputError: the data are not synthesized pairs, ``output`` holds another run, the initial
+            weights cannot be read, or only one of pack and heads is given.
     """
     if bool(config.pack) != bool(heads):
         raise InputError(
@@ -93,7 +98,7 @@ def fit_landmarks(
     if not config.steps and not (config.begin and config.pack):
         raise InputError(
             "fit_landmarks.steps = 0 leaves the weights as they are: give fit_landmarks.begin, and "
-            "fit_landmarks.pack to learn where its detector marks"
+            "fit_landmarks.pack to fit to its detector"
         )
     output.mkdir(parents=True, exist_ok=True)
     if config.threads:
@@ -115,7 +120,7 @@ def fit_landmarks(
         "begin": sha256_file(Path(config.begin)) if config.begin else "",
         "data": [pairs.digest() for pairs in train],
     }
-    task = Task("landmarks", _View(network), network, _Objective(), batches, about)
+    task = TrainingTask("landmarks", _View(network), network, _Objective(), batches, about)
     trainer = Trainer(task, _schedule(config), fabric, output)
     trainer.run(lambda _: None)
     trained = network
@@ -123,10 +128,10 @@ def fit_landmarks(
     scores = landmark_scores(trained.cpu().eval(), held_out, config.validation_crops)
     if config.pack:
         scores |= learn_marks(trained, list(heads), config.pack)
-    return _written(trained, config, scores, sum(map(len, train)), output)
+    return _write(trained, config, scores, sum(map(len, train)), output)
 
 
-def _written(
+def _write(
     network: LandmarkNet,
     config: FitLandmarksConfig,
     scores: dict[str, float],
@@ -147,38 +152,38 @@ def _written(
 
 
 class _View(nn.Module):
-    """Shows the network a batch."""
+    """Runs the network on a batch."""
 
     def __init__(self, network: LandmarkNet) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, batch: Batch) -> Seen:
+    def forward(self, batch: Batch) -> NetworkOutputs:
         found = self.network(batch["images"].float() / 255)
         return {"points": found.points68, "five": found.five, "face": found.face}
 
 
 class _Objective(nn.Module):
-    """Distances of points on faces, the five counted most; and whether it is a face."""
+    """Distances of points on faces, with most weight on the five, and face or not."""
 
     weights: ClassVar[dict[str, float]] = {"five": 1.0, "points": 0.5, "face": 0.02}
 
-    def forward(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, outputs: NetworkOutputs, batch: Batch) -> dict[str, Tensor]:
         face, points = batch["face"], batch["points"]
         share = face / face.sum().clamp_min(1)
         five = Found(points, face).five
         terms = {
-            "five": (share * _distance(seen["five"], five)).sum(),
-            "points": (share * _distance(seen["points"], points)).sum(),
-            "face": functional.binary_cross_entropy_with_logits(seen["face"], face),
+            "five": (share * _distance(outputs["five"], five)).sum(),
+            "points": (share * _distance(outputs["points"], points)).sum(),
+            "face": functional.binary_cross_entropy_with_logits(outputs["face"], face),
         }
         total = torch.stack([self.weights[name] * terms[name] for name in terms]).sum()
         return {"total": total, **terms}
 
 
-def _distance(seen: Tensor, truth: Tensor) -> Tensor:
-    """(B,) mean distance of points (B, N, 2), smooth where small; no square: hard ones err."""
-    return ((seen - truth).square().sum(-1) + 1e-4).sqrt().mean(-1)
+def _distance(outputs: Tensor, truth: Tensor) -> Tensor:
+    """Return (B,) mean distances of points (B, N, 2), smooth near 0; not squared, for outliers."""
+    return ((outputs - truth).square().sum(-1) + 1e-4).sqrt().mean(-1)
 
 
 def _mean_points(batches: FaceCrops) -> Tensor:
@@ -194,7 +199,7 @@ def _schedule(config: FitLandmarksConfig) -> Schedule:
         learning_rate=config.learning_rate,
         warmup_steps=max(1, min(200, config.steps // 4)),
         weight_decay=config.weight_decay,
-        # In a short training nothing of the first weights may be left in the average.
+        # In a short run, the average must not contain the initial weights.
         ema_decay=max(0.01, min(0.998, 1 - 5 / max(1, config.steps))),
         save_every=config.save_every,
         evaluate_every=max(1, config.steps),
@@ -218,10 +223,10 @@ def _held_out(data: list[Path]) -> list[PairCache]:
 def landmark_scores(
     network: LandmarkNet, held_out: list[PairCache], crops: int
 ) -> dict[str, float]:
-    """What the network gets wrong on degraded crops of people never trained on, seen once.
+    """Score the network on degraded crops of people never trained on, in a single pass.
 
     ``five_percent``: median over faces of the mean distance of the five points, in percent of the
-    distance between the eyes; ``faces_kept`` and ``empty_kept``: shares with a score from 0.5 on.
+    distance between the eyes; ``faces_kept`` and ``empty_kept``: shares scored 0.5 or more.
     """
     batches = FaceCrops(held_out, 50, 0.5, seed=1)
     errors: list[Any] = []
@@ -232,8 +237,8 @@ def landmark_scores(
         found: Found = network(batch["images"].float() / 255)
         face = batch["face"] > 0
         truth = Found(batch["points"], batch["face"]).five[face]
-        apart = (truth[:, 1] - truth[:, 0]).norm(dim=-1)
-        errors += ((found.five[face] - truth).norm(dim=-1).mean(1) / apart).tolist()
+        eye_distance = (truth[:, 1] - truth[:, 0]).norm(dim=-1)
+        errors += ((found.five[face] - truth).norm(dim=-1).mean(1) / eye_distance).tolist()
         kept += (found.face[face] >= 0).tolist()
         wrong += (found.face[~face] >= 0).tolist()
     return {

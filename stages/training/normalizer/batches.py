@@ -1,7 +1,7 @@
 """Training batches of rendered pairs and real faces.
 
-A batch is made of ``parts`` that are as large as each other: one for every process and every step
-of gradient accumulation. Which pictures are in a batch does not depend on the number of parts.
+A batch is split into ``parts`` of equal size: one for every process and every step of gradient
+accumulation. Which pictures are in a batch does not depend on the number of parts.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch.utils.data import Dataset
 from ....manifests.arrays import Pixels, Rows
 from ....pipeline.errors import InputError
 from ...synthesis.drawing.degrade import degrade
-from ..batching import ENDLESS, chosen
+from ..batching import ENDLESS, batch_rows
 from ..pictures import MIRRORED_POINTS, POSE_UNIT_DEG, PairCache, mirrored
 from ..real_faces import FaceCache
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a batch is made of.
+    """The composition of a batch.
 
     Attributes:
-        pairs: rendered pairs a batch, those to be drawn first.
-        drawn: how many of them come with their target picture.
-        faces: real faces a batch.
-        size_px: side of the pictures that the network sees.
-        parts: equal parts that a batch is cut into.
+        pairs: rendered pairs per batch, those to be drawn first.
+        drawn: how many of them include their target picture.
+        faces: real faces per batch.
+        size_px: side of the network's input pictures.
+        parts: equal parts that a batch is split into.
     """
 
     pairs: int
@@ -45,18 +45,18 @@ class Recipe:
         if any(count % self.parts for count in counts):
             raise InputError(
                 f"a batch of {self.pairs} pairs ({self.drawn} with target) and {self.faces} real "
-                f"faces cannot be cut into {self.parts} equal parts (accumulate x processes): "
+                f"faces cannot be split into {self.parts} equal parts (accumulate x processes): "
                 "change batch_size, real_share or picture_share"
             )
 
 
 class Batches(Dataset[dict[str, Tensor]]):
-    """Degraded renders with all that is known of them, and degraded real faces.
+    """Degraded renders with their labels, and degraded real faces.
 
-    Item ``step * parts + part`` holds ``images`` (P + R, C, S, S) uint8, pairs first; of the pairs
+    Item ``step * parts + part`` holds ``images`` (P + R, C, S, S) uint8, pairs first; for the pairs
     ``expression`` (P, E), ``landmarks`` (P, 136), 0 the centre and 1 the edge, ``pose`` (P, 3) in
-    30 degrees; ``target`` (D, T, T, 3) uint8 RGB of the first D; of the real faces ``weak``
-    (R, C, S, S) uint8, as they are, and ``flipped`` (R,) bool.
+    units of 30 degrees; ``target`` (D, T, T, 3) uint8 RGB of the first D; for the real faces
+    ``weak`` (R, C, S, S) uint8, undegraded, and ``flipped`` (R,) bool.
     """
 
     def __init__(
@@ -80,23 +80,23 @@ class Batches(Dataset[dict[str, Tensor]]):
             images = np.concatenate([images, real])
         return {"images": torch.from_numpy(images), **batch}
 
-    def chosen(self, step: int) -> tuple[Rows, Rows]:
-        """(P,) pairs of batch ``step``, and (D,) the first of them as rows of the targets."""
+    def rows(self, step: int) -> tuple[Rows, Rows]:
+        """Return (P,) the pairs of batch ``step``, and (D,) the target rows of the first D."""
         recipe = self.recipe
         targets = np.zeros(0, np.int64)
         if recipe.drawn:
-            targets = chosen(len(self.pairs.target_of), recipe.drawn, step, self.seed, 16)
-        others = chosen(len(self.pairs), recipe.pairs - recipe.drawn, step, self.seed, 11)
+            targets = batch_rows(len(self.pairs.target_of), recipe.drawn, step, self.seed, 16)
+        others = batch_rows(len(self.pairs), recipe.pairs - recipe.drawn, step, self.seed, 11)
         return np.concatenate([self.pairs.target_of[targets], others]), targets
 
     def _places(self, part: int, first: int, count: int) -> Rows:
-        """Of ``count`` places from ``first`` on, those of one part."""
+        """Return the places of one part, out of ``count`` places from ``first`` on."""
         share = count // self.recipe.parts
         return np.arange(first + part * share, first + (part + 1) * share)
 
     def _rendered(self, step: int, part: int) -> tuple[dict[str, Tensor], Pixels]:
         recipe, pairs, size = self.recipe, self.pairs, self.recipe.size_px
-        all_rows, targets = self.chosen(step)
+        all_rows, targets = self.rows(step)
         drawn = self._places(part, 0, recipe.drawn)
         places = np.concatenate(
             [drawn, self._places(part, recipe.drawn, recipe.pairs - recipe.drawn)]
@@ -108,7 +108,7 @@ class Batches(Dataset[dict[str, Tensor]]):
         points = np.empty((len(rows), 68, 2), np.float32)
         for i, (place, row) in enumerate(zip(places, rows, strict=True)):
             rng = np.random.default_rng([self.seed, 12, step, place])
-            # The target's light comes from one side, so what has a target is not mirrored.
+            # The target's light comes from one side, so pairs with a target are not mirrored.
             mirror = 0.0 if place < recipe.drawn else 0.5
             done = degrade(pairs.source[row], pairs.landmarks[row], rng, size, mirror)
             images.append(done.picture)
@@ -127,7 +127,7 @@ class Batches(Dataset[dict[str, Tensor]]):
         return batch, planes(images)
 
     def _real(self, faces: FaceCache, step: int, part: int) -> tuple[dict[str, Tensor], Pixels]:
-        rows = chosen(len(faces), self.recipe.faces, step, self.seed, 14)
+        rows = batch_rows(len(faces), self.recipe.faces, step, self.seed, 14)
         places = self._places(part, 0, self.recipe.faces)
         size = self.recipe.size_px
         strong: list[Pixels] = []
@@ -144,7 +144,7 @@ class Batches(Dataset[dict[str, Tensor]]):
 
 
 class TargetBatches(Dataset[dict[str, Tensor]]):
-    """Coefficients and target pictures alone: what a decoder learns from.
+    """Coefficients and target pictures, to train a decoder.
 
     Item ``step * parts + part`` holds ``expression`` (D, E) and ``target`` (D, T, T, 3) uint8 RGB.
     No mirroring: the target's light comes from one side.
@@ -170,7 +170,7 @@ class TargetBatches(Dataset[dict[str, Tensor]]):
 
 
 def planes(pictures: list[Pixels]) -> Pixels:
-    """Pictures (S, S) or (S, S, 3) → (N, C, S, S)."""
+    """Stack pictures (S, S) or (S, S, 3) → (N, C, S, S)."""
     stacked = np.stack(pictures)
     return stacked[:, None] if stacked.ndim == 3 else stacked.transpose(0, 3, 1, 2).copy()
 

@@ -1,4 +1,4 @@
-"""What a training run learns from and is scored on."""
+"""The data of a training run: pairs for training and evaluation, and real faces."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Sources are held a little larger than the network sees them: shifts and turns need a margin.
+# Sources are held larger than the network's input: shifts and rotations need a margin.
 _MARGIN = 8 / 7
-_SHOWN_FACES = 24
 
 
 @dataclass(frozen=True)
-class Material:
-    """Pairs to train on, to look at while training and to be judged by; real faces, if any."""
+class TrainingData:
+    """Pairs for training, for evaluation during training and for the final test; real faces."""
 
     train: PairCache
     held_out: PairCache
@@ -44,26 +43,26 @@ class Material:
         }
 
     def digest(self) -> str:
-        """Sha256 of what is trained on."""
+        """Return the sha256 of the training data."""
         parts = (self.train.digest(), self.faces.digest() if self.faces else "")
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def load_material(
-    config: FitNormalizerConfig, network: Normalizer, data: list[Path], faces: list[Path]
-) -> Material:
-    """Read all that a run needs, in the sizes that its network sees and makes."""
+def load_training_data(
+    config: FitNormalizerConfig, network: Normalizer, sets: list[Path], faces: list[Path]
+) -> TrainingData:
+    """Read the data of a run, in the network's input and output sizes."""
     side = round(network.input_size * _MARGIN)
     source = Form(network.sees_colour, side)
     target = Form(True, network.output_size, exact=True)
     limits = {"train": None, "validation": config.evaluation_pairs, "test": None}
     pairs = {
-        split: _pairs(data, split, limit, (source, target), config.memory_gb)
+        split: _pairs(sets, split, limit, (source, target), config.memory_gb)
         for split, limit in limits.items()
     }
     train, held_out = pairs["train"], pairs["validation"]
     if train is None or held_out is None:
-        raise InputError(f"no training or no validation pairs in {', '.join(map(str, data))}")
+        raise InputError(f"no training or no validation pairs in {', '.join(map(str, sets))}")
     real = None
     if faces:
         form = Form(network.sees_colour, side, exact=True)
@@ -72,24 +71,28 @@ def load_material(
         "%d training pairs, %d held out, %d real faces",
         len(train), len(held_out), len(real) if real else 0,
     )  # fmt: skip
-    # People that neither training nor calibration saw; the held-out ones where there are none.
-    return Material(train, held_out, pairs["test"] or held_out, real)
+    # Test on people that neither training nor calibration used, if there are any.
+    return TrainingData(train, held_out, pairs["test"] or held_out, real)
 
 
 def _pairs(
-    data: list[Path], split: str, limit: int | None, forms: tuple[Form, Form], memory_gb: float
+    sets: list[Path], split: str, limit: int | None, forms: tuple[Form, Form], memory_gb: float
 ) -> PairCache | None:
     try:
-        return load_pairs(data, split, limit, *forms, memory_gb)
+        return load_pairs(sets, split, limit, *forms, memory_gb)
     except NoPairs:
         return None
 
 
 def recipe(
-    config: FitNormalizerConfig, network: Normalizer, material: Material, parts: int, drawn: bool
+    config: FitNormalizerConfig,
+    network: Normalizer,
+    data: TrainingData,
+    parts: int,
+    drawn: bool,
 ) -> Recipe:
-    """How a batch is made up: real faces, pairs, and of them those with a target picture."""
-    faces = round(config.batch_size * config.real_share) if material.faces else 0
+    """Return the numbers of real faces, pairs and pairs with a target picture in a batch."""
+    faces = round(config.batch_size * config.real_share) if data.faces else 0
     pairs = config.batch_size - faces
     share = config.picture_share or (0.25 if isinstance(network, CodeNormalizer) else 1.0)
     with_target = max(parts, round(pairs * share)) if drawn else 0

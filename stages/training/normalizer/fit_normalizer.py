@@ -1,9 +1,9 @@
-"""fit-normalizer: trains a normalizer on synthesized pairs and, mixed in, real faces.
+"""fit-normalizer: trains a normalizer on synthesized pairs and, optionally, real faces.
 
-With ``method = "coefficients"`` the two halves of a network learn apart: the decoder draws exact
-coefficients, the encoder reads them. With ``"direct"`` the decoder may begin so, and then the whole
-network learns end to end: what is wrong in the picture flows into the encoder. All may be killed at
-any time and goes on from the last saved state as if it had not been.
+With ``method = "coefficients"`` the two halves of a network are trained separately: the decoder
+draws exact coefficients, the encoder reads them. With ``"direct"`` the decoder may be pretrained
+this way; then the whole network is trained end to end, and errors in the picture propagate to the
+encoder. A killed run resumes from the last checkpoint, with the same result.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from ...networks.files.mae_checkpoints import load_encoder
 from ...networks.files.normalizer_file import open_normalizer
 from ..pictures import mirrored
 from ..trainer import make_fabric
-from .course import Course
-from .data import Material, load_material
+from .data import TrainingData, load_training_data
 from .fit_settings import FitNormalizerConfig
 from .notes import target_notes
+from .phases import TrainingPhases
 from .report import evaluate_network, sheet_of_renders, write_sheet
-from .scores import degraded_set, read_all
+from .scores import degraded_set, read_coefficients
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training leaves behind.
+    """The result of training.
 
     Attributes:
         weights: the file of the finished network.
-        scores: on held-out people; empty in other processes than the first.
-        finished: False when its minutes were over: the same command goes on.
+        scores: on held-out people; empty except in the first process.
+        finished: False if its minutes ran out: the same command resumes it.
     """
 
     weights: Path
@@ -58,7 +58,7 @@ class FitResult:
 
 def fit(
     config: FitNormalizerConfig,
-    data: list[Path],
+    sets: list[Path],
     output: Path,
     faces: list[Path] | None = None,
     deadline: Callable[[], bool] | None = None,
@@ -66,43 +66,44 @@ def fit(
     """Train on synthesized datasets and real faces; write weights, scores, logs and sheets.
 
     Args:
-        config: how.
-        data: outputs of ``normpipe synthesize``, those of ``config.sets`` among them.
-        output: where to; a run that was stopped goes on there.
+        config: settings.
+        sets: outputs of ``normpipe synthesize``, including those of ``config.sets``.
+        output: output folder; a stopped run resumes there.
         faces: outputs of ``normpipe run``: aligned real faces, without labels.
-        deadline: says when to save and stop; by default the configured minutes from now.
+        deadline: returns True when it is time to save and stop; by default after the configured
+            minutes.
 
     Raises:
-        InputError: the data are no synthesized pairs, settings do not fit each other, or ``output``
-            holds another run's state.
+        InputError: the data are not synthesized pairs, settings conflict, or ``output`` holds
+            another run's checkpoint.
     """
-    deadline = deadline or end_of_leg(config)
+    deadline = deadline or make_deadline(config)
     output.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
-    cv2.setNumThreads(1)  # its own threads would only get in the way
+    cv2.setNumThreads(1)  # its own threads would compete with ours
     fabric = _fabric(config)
     fabric.launch()
     network = _empty_network(config)
-    material = load_material(config, network, data, faces or [])
+    data = load_training_data(config, network, sets, faces or [])
     fabric.seed_everything(config.seed, verbose=False)
-    network = build_network(config, len(material.train.expression_names))
-    if len(material.train.target_of):
-        resting = material.train.resting().transpose(2, 0, 1).astype(np.float32) / 255
+    network = build_normalizer(config, len(data.train.expression_names))
+    if len(data.train.target_of):
+        resting = data.train.resting().transpose(2, 0, 1).astype(np.float32) / 255
         network.begin_at(torch.from_numpy(resting))
     if config.begin:
-        begin_from(network, config, material.train.expression_names)
-    course = Course(config, network, material, fabric, output)
+        load_initial_weights(network, config, data.train.expression_names)
+    phases = TrainingPhases(config, network, data, fabric, output)
     weights = output / f"{config.network}.safetensors"
-    if not course.run(deadline):
+    if not phases.run(deadline):
         return FitResult(weights, {}, finished=False)
     if not fabric.is_global_zero:
         return FitResult(weights, {})
-    return finish(config, network.cpu().eval(), material, course.summary(), weights)
+    return finish_training(config, network.cpu().eval(), data, phases.summary(), weights)
 
 
 def check_settings(config: FitNormalizerConfig) -> None:
-    """Raise InputError for what can be told before there are data, so before hours of rendering."""
+    """Raise InputError for settings that are wrong whatever the data: before hours of rendering."""
     _fabric(config)
     _empty_network(config)
 
@@ -112,28 +113,28 @@ def _fabric(config: FitNormalizerConfig) -> Fabric:
     return make_fabric(config.device, config.precision, "fit_normalizer.device", devices, nodes)
 
 
-def finish(
+def finish_training(
     config: FitNormalizerConfig,
     network: Normalizer,
-    material: Material,
+    data: TrainingData,
     training: dict[str, Any],
     weights: Path,
 ) -> FitResult:
-    """Calibrate, score on people that training never saw, and write all that is left."""
+    """Calibrate, score on people never trained on, and write weights, card and sheet."""
     if config.mirror and isinstance(network, CompactNormalizer):
-        network.look_twice([int(place) for place in mirrored(material.train.expression_names)])
+        network.look_twice([int(place) for place in mirrored(data.train.expression_names)])
     if config.method == "coefficients":
-        calibrate(network, material, config)
-    scores = evaluate_network(network, material.test, material.train, config.seed)
+        calibrate(network, data, config)
+    scores = evaluate_network(network, data.test, data.train, config.seed)
     output = weights.parent
-    if len(material.test.target_of):
-        write_sheet(sheet_of_renders(network, material.test), str(output / "sheet.png"))
-    target = target_notes(material.train, output)
+    if len(data.test.target_of):
+        write_sheet(sheet_of_renders(network, data.test), str(output / "sheet.png"))
+    target = target_notes(data.train, output)
     notes = {
         "network": config.network,
         "settings": network.settings(),
         "method": config.method,
-        "expression_names": ",".join(material.train.expression_names),
+        "expression_names": ",".join(data.train.expression_names),
         "target": target,
         "training": _without_times(training),
     }
@@ -152,22 +153,24 @@ def finish(
 
 
 def _empty_network(config: FitNormalizerConfig) -> Normalizer:
-    """The network's sizes, without memory for its weights."""
+    """Build the network on the meta device: its sizes, without memory for weights."""
     with torch.device("meta"):
-        return build_network(config.model_copy(update={"encoder": ""}), 1)
+        return build_normalizer(config.model_copy(update={"encoder": ""}), 1)
 
 
-def build_network(config: FitNormalizerConfig, expressions: int) -> Normalizer:
-    """Build the configured network for so many coefficients, its encoder as asked for."""
+def build_normalizer(config: FitNormalizerConfig, expressions: int) -> Normalizer:
+    """Build the configured network for a number of coefficients; load its encoder if given."""
     name = config.network
     if name not in NETWORKS:
         raise InputError(f"unknown network '{name}'{nearest(name, list(NETWORKS))}")
     try:
         network = NETWORKS[name](**{"expressions": expressions, **config.network_settings})
     except (TypeError, ValueError) as error:
-        raise InputError(f"fit_normalizer.network_settings do not fit {name}: {error}") from None
+        raise InputError(f"fit_normalizer.network_settings are wrong for {name}: {error}") from None
     if not isinstance(network, CodeNormalizer) and config.method != "direct":
-        raise InputError(f"{name} learns end to end only: set fit_normalizer.method = 'direct'")
+        raise InputError(
+            f"{name} can only be trained end to end: set fit_normalizer.method = 'direct'"
+        )
     if config.encoder:
         if isinstance(network, CodeNormalizer):
             raise InputError(f"fit_normalizer.encoder is for norface, not for {name}")
@@ -175,11 +178,13 @@ def build_network(config: FitNormalizerConfig, expressions: int) -> Normalizer:
     return network
 
 
-def begin_from(network: Normalizer, config: FitNormalizerConfig, names: Sequence[str]) -> None:
-    """Load weights that were trained before, without their calibration.
+def load_initial_weights(
+    network: Normalizer, config: FitNormalizerConfig, names: Sequence[str]
+) -> None:
+    """Load trained weights to start from, without their calibration.
 
     Raises:
-        InputError: they are another network's, or speak of other shapes.
+        InputError: they are of another network or of other shapes.
     """
     found = open_normalizer(config.begin)
     settings, wanted = _sizes(found.module), _sizes(network)
@@ -192,26 +197,26 @@ def begin_from(network: Normalizer, config: FitNormalizerConfig, names: Sequence
         raise InputError(f"{found.path} reads other expression shapes than the pairs have")
     network.load_state_dict(found.module.state_dict())
     if isinstance(network, CodeNormalizer):
-        # What the readings were stretched by belongs to the finished weights.
+        # The calibration belongs to the finished weights.
         network.get_buffer("offset").zero_()
         network.get_buffer("gain").fill_(1.0)
 
 
 def _sizes(network: Normalizer) -> dict[str, Any]:
-    """Its settings but for the mirror, which is the finished network's."""
+    """Return a network's settings without ``mirror``, which only finished networks have."""
     return {name: value for name, value in network.settings().items() if name != "mirror"}
 
 
-def calibrate(network: Normalizer, material: Material, config: FitNormalizerConfig) -> None:
-    """Free readings of what the encoder reads off faces that do not move so, and a little more.
+def calibrate(network: Normalizer, data: TrainingData, config: FitNormalizerConfig) -> None:
+    """Subtract from each reading what the encoder reads off resting faces, plus a margin.
 
-    The little, ``config.still``, keeps crooked or heavy resting faces from passing as expressions.
-    ``config.most_gain`` above 1 stretches readings, which a squared error draws towards the mean,
-    back to the truth's spread: livelier pictures, larger errors. Only where encoder and decoder
-    learnt apart: otherwise the decoder knows what it is given.
+    The margin, ``config.still``, keeps asymmetric or heavy resting faces from passing as
+    expressions. ``config.most_gain`` above 1 stretches readings, which a squared error shrinks
+    towards the mean, back to the truth's spread: livelier pictures, larger errors. Only if encoder
+    and decoder were trained separately: otherwise the decoder has adapted to the readings.
     """
-    images, truth = degraded_set(material.held_out, config.seed)
-    reading = read_all(network, images)
+    images, truth = degraded_set(data.held_out, config.seed)
+    reading = read_coefficients(network, images)
     offset, gain = np.zeros(truth.shape[1], np.float32), np.ones(truth.shape[1], np.float32)
     for shape in range(truth.shape[1]):
         resting = truth[:, shape] < 0.02
@@ -225,8 +230,8 @@ def calibrate(network: Normalizer, material: Material, config: FitNormalizerConf
     network.get_buffer("gain").copy_(torch.from_numpy(gain / (1 - config.still)))
 
 
-def end_of_leg(config: FitNormalizerConfig) -> Callable[[], bool]:
-    """Return what says whether the configured minutes, from now on, are over."""
+def make_deadline(config: FitNormalizerConfig) -> Callable[[], bool]:
+    """Return a function that tells whether the configured minutes, from now on, are over."""
     if config.minutes is None:
         return lambda: False
     end = time.monotonic() + 60 * config.minutes
@@ -234,12 +239,12 @@ def end_of_leg(config: FitNormalizerConfig) -> Callable[[], bool]:
 
 
 def _recipe(config: FitNormalizerConfig) -> dict[str, Any]:
-    """The settings for the card; of the sets what shapes them, and no paths of this machine."""
+    """Return the settings for the card: of the sets only what affects them, and no local paths."""
     sets = {name: one.shaping() for name, one in config.sets.items()}
     return {**config.model_dump(mode="json", exclude={"sets"}), "sets": sets}
 
 
 def _without_times(training: dict[str, Any]) -> dict[str, Any]:
-    """What was done, but for how long it took: equal weights are to be equal files."""
+    """Return the summary without times, so that equal weights give equal files."""
     parts = {name: {"steps": part["steps"]} for name, part in training["parts"].items()}
     return {name: v for name, v in training.items() if name != "cpu_seconds"} | {"parts": parts}

@@ -9,13 +9,13 @@ from pydantic import Field, StringConstraints
 from ....pipeline.stage import StageConfig, free
 from ...synthesis.render_settings import SynthesizeConfig
 
-#: Becomes the name of a folder.
+#: Also the name of a folder.
 SetName = Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")]
 Weight = Annotated[float, Field(ge=0)]
 
 
 class LossWeights(StageConfig):
-    """Weight of each loss of ``losses.LOSSES``; 0 leaves it out."""
+    """Weight of each loss of ``losses.LOSSES``; 0 turns it off."""
 
     coefficients: Weight = 0.5
     displacement: Weight = 0.5
@@ -33,12 +33,12 @@ class LossWeights(StageConfig):
     expression: Weight = 0.0
 
     def used(self) -> dict[str, float]:
-        """Return the losses that count, in the order of ``losses.LOSSES``, which is that above."""
+        """Return the losses in use, in the order of ``losses.LOSSES``, which is that above."""
         return {name: weight for name, weight in self if weight > 0}
 
 
 class FitNormalizerConfig(StageConfig):
-    """How to train."""
+    """Settings of fit-normalizer."""
 
     sets: dict[SetName, SynthesizeConfig] = free(
         {},
@@ -49,18 +49,18 @@ class FitNormalizerConfig(StageConfig):
         default_factory=dict, description="keyword arguments of the network, such as size = 'S'"
     )
     encoder: str = Field(
-        "", description="MAE checkpoint that a norface encoder begins with; empty: from nothing"
+        "", description="MAE checkpoint to start a norface encoder from; empty: from scratch"
     )
     begin: str = Field(
-        "", description="weights to begin from, a file or a shipped name; empty: from nothing"
+        "", description="weights to start from, a file or a shipped name; empty: from scratch"
     )
     method: Literal["coefficients", "direct"] = Field(
         "coefficients",
-        description="coefficients (decoder and encoder apart) or direct (end to end)",
+        description="coefficients (decoder and encoder separately) or direct (end to end)",
     )
     losses: LossWeights = Field(default_factory=LossWeights, description="weight of each loss")
     identity_network: str = Field("", description="frozen network (.safetensors) for identity")
-    identity_architecture: str = Field("", description="where its file does not say: iresnet50, …")
+    identity_architecture: str = Field("", description="if its file does not name it: iresnet50, …")
     expression_network: str = Field("", description="frozen network (.safetensors) for expression")
     expression_architecture: str = ""
     seed: int = Field(0, ge=0)
@@ -68,64 +68,73 @@ class FitNormalizerConfig(StageConfig):
     devices: int = free(1, ge=1, description="processes: GPUs, or on a CPU processes")
     nodes: int = free(1, ge=1, description="machines; start the command on each with torchrun")
     precision: Literal["auto", "fp32", "bf16"] = free(
-        "auto", description="auto: bf16 where the hardware multiplies it faster"
+        "auto", description="fp32 or bf16; auto: bf16 where it is faster"
     )
-    threads: int | None = free(None, ge=1, description="CPU threads; None leaves torch's choice")
+    threads: int | None = free(None, ge=1, description="CPU threads; unset: torch's choice")
     workers: int = free(1, ge=0, description="processes that prepare batches")
     minutes: float | None = free(
         None,
         gt=0,
-        description="save and stop after so many, rendering included; the same command goes on",
+        description="save and stop after so many, rendering included; the same command resumes",
     )
     memory_gb: float = free(
-        8.0, ge=0, description="sources, targets and faces beyond this stay encoded, each"
+        8.0,
+        ge=0,
+        description="limit each for sources, targets, faces; more stay encoded",
     )
-    steps: int = Field(13_000, ge=1, description="of the encoder, or of the whole network (direct)")
-    batch_size: int = Field(64, ge=2, description="pictures a step, over all processes")
+    steps: int = Field(
+        13_000, ge=1, description="steps of the encoder, or of the whole network (direct)"
+    )
+    batch_size: int = Field(64, ge=2, description="pictures per step, over all processes")
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw",
-        description="of the encoder, or of the whole network (direct); muon: twice as much learnt "
-        "from as many pictures by compact's encoder (untried elsewhere)",
+        description="for the encoder, or the whole network (direct); muon: compact's encoder "
+        "learns twice as much from as many pictures (untried elsewhere)",
     )
-    learning_rate: float = Field(1.2e-3, gt=0, description="of AdamW")
+    learning_rate: float = Field(1.2e-3, gt=0, description="learning rate of AdamW")
     inner_learning_rate: float = Field(
-        0.02, gt=0, description="of Muon: weights that neither see the picture nor read out"
+        0.02, gt=0, description="learning rate of Muon, for all but the first and the output layers"
     )
-    accumulate: int = free(1, ge=1, description="parts that each process cuts its batch into")
+    accumulate: int = free(1, ge=1, description="parts that each process splits its batch into")
     picture_share: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="share of the pairs that are drawn; None: a quarter for compact, else all",
+        description="share of the pairs that are drawn; unset: a quarter for compact, else all",
     )
     faces_split: str = Field("", description="real faces of this split only; empty: all")
     real_share: float = Field(
-        0.25, ge=0, lt=1, description="share of real faces in a batch, where there are any"
+        0.25, ge=0, lt=1, description="share of real faces in a batch, if there are any"
     )
     decoder_steps: int = Field(
-        3_000, ge=0, description="of the decoder alone, before anything else (compact)"
+        3_000, ge=0, description="steps of the decoder alone, before anything else (compact)"
     )
     decoder_batch_size: int = Field(24, ge=1)
     decoder_learning_rate: float = Field(2e-3, gt=0)
     warmup_steps: int = Field(300, ge=1)
     weight_decay: float = Field(0.03, ge=0)
     ema_decay: float = Field(0.998, gt=0, lt=1)
-    save_every: int = free(500, ge=1, description="steps between saved states")
+    save_every: int = free(500, ge=1, description="steps between checkpoints")
     evaluate_every: int = free(1_000, ge=1, description="steps between running scores")
     evaluation_pairs: int = free(1_000, ge=2, description="held-out pairs for the running scores")
     most_gain: float = free(
-        1.15, ge=1, description="how far weak readings may be stretched to the spread of the truth"
+        1.15,
+        ge=1,
+        description="highest gain that stretches weak readings to the spread of the truth",
     )
     still: float = free(
-        0.04, ge=0, lt=1, description="readings up to this above a resting face's count as rest"
+        0.04,
+        ge=0,
+        lt=1,
+        description="readings up to this above those of a resting face count as rest",
     )
     mirror: bool = free(
         True, description="compact: finished weights read a picture and its mirror image"
     )
 
     def shaping(self) -> dict[str, Any]:
-        """Return what a saved state must agree with; sets are told apart by what they hold."""
+        """Return the settings that a checkpoint must match; sets count by contents."""
         found = super().shaping()
-        if self.optimizer == "adamw":  # runs from before there was a choice go on
+        if self.optimizer == "adamw":  # runs older than this setting can resume
             del found["optimizer"], found["inner_learning_rate"]
         return found

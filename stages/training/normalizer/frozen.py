@@ -1,7 +1,7 @@
-"""Frozen networks of the user's, for the losses ``identity`` and ``expression``.
+"""Frozen networks that the user supplies, for the losses ``identity`` and ``expression``.
 
-Shipped weights use none. A network comes as .safetensors: weights of a normalizer, which know their
-architecture, or of an architecture in ``ARCHITECTURES``, named in the file's notes or the job file.
+Shipped weights use none. A network is a .safetensors file: weights of a normalizer, which record
+their architecture, or of one of ``ARCHITECTURES``, named in the file's notes or the job file.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
 
 
 class Coefficients(nn.Module):
-    """The coefficients that a normalizer reads, as features."""
+    """A normalizer's coefficients, as features."""
 
     def __init__(self, network: Normalizer) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] → (B, E), not clamped, so that gradients reach everything."""
+        """(B, 3, H, W) RGB in [0, 1] → (B, E), not clamped, so that no gradient is lost."""
         return self.network.see(images).coefficients.float()
 
 
 def open_frozen(path: Path, architecture: str = "") -> nn.Module:
-    """Open a network that looks on and never learns.
+    """Open a network that is not trained.
 
     Args:
         path: a .safetensors file.
-        architecture: one of ``ARCHITECTURES``; empty where the file's notes say it.
+        architecture: one of ``ARCHITECTURES``; empty if the file's notes name it.
 
     Raises:
-        InputError: no such file, an unknown architecture, or weights that do not fit it.
+        InputError: no such file, an unknown architecture, or weights that do not match it.
     """
     notes = read_notes(path) if path.suffix == ".safetensors" else {}
     if not architecture and (notes.get("network") in NETWORKS or not notes):
@@ -57,22 +57,22 @@ def open_frozen(path: Path, architecture: str = "") -> nn.Module:
         name = architecture or notes.get("architecture", "")
         if name not in ARCHITECTURES:
             raise InputError(
-                f"{path} is of the architecture '{name}', which is unknown"
+                f"{path} has the unknown architecture '{name}'"
                 f"{nearest(name, list(ARCHITECTURES))}: known are {', '.join(ARCHITECTURES)}"
             )
         network = ARCHITECTURES[name]()
         load_weights(network, path)
-    return _Still(network.requires_grad_(False).eval())
+    return _AlwaysEval(network.requires_grad_(False).eval())
 
 
-class _Still(nn.Module):
-    """Stays in evaluation mode, whatever is asked for."""
+class _AlwaysEval(nn.Module):
+    """Stays in evaluation mode, even after ``train()``."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def train(self, mode: bool = True) -> _Still:
+    def train(self, mode: bool = True) -> _AlwaysEval:
         self.training = False
         return self
 

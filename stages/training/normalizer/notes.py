@@ -1,4 +1,4 @@
-"""What weights say about the face they draw."""
+"""The note in a weights file about the target face."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .report import write_sheet
 
 
 def target_notes(pairs: PairCache, output: Path) -> dict[str, Any]:
-    """Return which target face the pairs show, and write it to ``target.png``.
+    """Return the note on the target face of the pairs, and write the face to ``target.png``.
 
-    ``kind`` and what else the shards say of it; ``sha256`` of the resting face, as the shards say
-    it or else of the picture written here (its RGB values, row by row).
+    ``kind`` and all else that the shards record; ``sha256`` of the resting face, as recorded or
+    else of the picture written here (its RGB values, row by row).
     """
     note = dict(pairs.target_note)
     if len(pairs.target_of):

@@ -1,4 +1,4 @@
-"""Scores and picture sheets of a network, beside those of the average face."""
+"""Scores and picture sheets of a network, compared with the average face."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...networks.base import CodeNormalizer, Normalizer
 from ..pictures import PairCache
 from ..real_faces import FaceCache
 from .batches import planes, unit_rgb
-from .scores import degraded_set, landmark_scores, read_all, score_readings
+from .scores import degraded_set, landmark_error_by_region, read_coefficients, score_readings
 
 _SHEET_COLUMNS = 12
 _SCORED_PICTURES = 128
@@ -24,7 +24,7 @@ _BATCH = 32
 def evaluate_network(
     network: Normalizer, pairs: PairCache, train: PairCache, seed: int
 ) -> dict[str, Any]:
-    """Scores on held-out pairs, clean and degraded."""
+    """Return scores on held-out pairs, clean and degraded."""
     names, average = pairs.expression_names, train.expression.mean(0)
     scores: dict[str, Any] = {"pairs": len(pairs), "identities": len(np.unique(pairs.identity))}
     clean = planes([pairs.source[row] for row in range(len(pairs))])
@@ -33,19 +33,23 @@ def evaluate_network(
         ("clean", clean, pairs.expression),
         ("degraded", degraded, moved),
     ):
-        reading = read_all(network, images)
+        reading = read_coefficients(network, images)
         scores[kind] = score_readings(names, reading, truth, average)
         if len(train.target_of) > len(names):
             constant = np.broadcast_to(average, truth.shape)
-            scores[kind]["landmarks_percent"] = landmark_scores(train, reading.clip(0, 1), truth)
-            scores[kind]["average_face_landmarks_percent"] = landmark_scores(train, constant, truth)
+            scores[kind]["landmarks_percent"] = landmark_error_by_region(
+                train, reading.clip(0, 1), truth
+            )
+            scores[kind]["average_face_landmarks_percent"] = landmark_error_by_region(
+                train, constant, truth
+            )
     if len(pairs.target_of):
         scores["pictures"] = _picture_scores(network, pairs, average)
     return scores
 
 
 def _picture_scores(network: Normalizer, pairs: PairCache, average: Floats) -> dict[str, float]:
-    """Mean absolute error of pixels in 1/255 where the target changes, by what is decoded."""
+    """Return the mean absolute pixel error in 1/255 where the target changes, by kind of input."""
     rows = np.arange(min(_SCORED_PICTURES, len(pairs.target_of)))
     target = pairs.targets(rows).astype(np.float32)
     change = target.std(0).mean(-1)
@@ -64,7 +68,7 @@ def _picture_scores(network: Normalizer, pairs: PairCache, average: Floats) -> d
 
 @torch.inference_mode()
 def normalize(network: Normalizer, pictures: Sequence[Pixels]) -> Pixels:
-    """N pictures, (S, S) or (S, S, 3) uint8 → (N, T, T, 3) uint8 RGB."""
+    """Normalize N pictures, (S, S) or (S, S, 3) uint8 → (N, T, T, 3) uint8 RGB."""
     device = next(network.parameters()).device
     made: list[Pixels] = []
     for start in range(0, len(pictures), _BATCH):
@@ -80,7 +84,7 @@ def _decode(network: CodeNormalizer, code: Floats) -> Pixels:
 
 
 def sheet_of_renders(network: Normalizer, pairs: PairCache) -> Pixels:
-    """(H, W, 3) uint8 RGB, three rows a block: source, what the network makes of it, the target."""
+    """Return (H, W, 3) uint8 RGB in blocks of three rows: source, normalized, target."""
     count = min(2 * _SHEET_COLUMNS, len(pairs.target_of))
     rows = np.linspace(0, len(pairs.target_of) - 1, count).astype(int)
     sources = [pairs.source[int(row)] for row in pairs.target_of[rows]]
@@ -88,19 +92,19 @@ def sheet_of_renders(network: Normalizer, pairs: PairCache) -> Pixels:
 
 
 def sheet_of_faces(network: Normalizer, faces: FaceCache) -> Pixels:
-    """(H, W, 3) uint8 RGB, two rows a block: a real face, what the network makes of it."""
+    """Return (H, W, 3) uint8 RGB in blocks of two rows: real faces, normalized."""
     rows = np.linspace(0, len(faces) - 1, min(2 * _SHEET_COLUMNS, len(faces))).astype(int)
     sources = [faces.pictures[int(row)] for row in rows]
     return _sheet([sources, normalize(network, sources)])
 
 
 def write_sheet(pixels_rgb_u8: Pixels, path: str) -> None:
-    """Write (H, W, 3) RGB as the suffix says."""
+    """Write (H, W, 3) RGB in the format of the suffix."""
     cv2.imwrite(path, np.ascontiguousarray(pixels_rgb_u8[..., ::-1]))
 
 
 def _sheet(lines: Sequence[Sequence[Pixels] | Pixels]) -> Pixels:
-    """Lines of pictures, cut into blocks; all as large as those of the last line."""
+    """Arrange lines of pictures in blocks; all get the size of those in the last line."""
     size = len(lines[-1][0])
     blocks: list[Pixels] = []
     for start in range(0, len(lines[0]), _SHEET_COLUMNS):

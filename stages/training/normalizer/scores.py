@@ -1,4 +1,4 @@
-"""How well a network reads expressions, beside always showing the average face."""
+"""Scores of a network's readings, compared with the average face."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...synthesis.drawing.degrade import degrade
 from ...synthesis.scene.expressions import RENDERED_UNITS, action_units, stems
 from ..pictures import PairCache, mirrored
 from .batches import planes, unit_rgb
-from .measures import REGIONS, displacement_basis
+from .pair_statistics import REGIONS, displacement_basis
 
 
 def degraded_set(pairs: PairCache, seed: int) -> tuple[Pixels, Floats]:
-    """Every picture degraded once, with fixed seeds.
+    """Degrade every picture once, with fixed seeds.
 
     Returns:
         (N, C, S, S) uint8 and the (N, E) coefficients, mirrored where the picture was.
@@ -37,8 +37,8 @@ def degraded_set(pairs: PairCache, seed: int) -> tuple[Pixels, Floats]:
 
 
 @torch.inference_mode()
-def read_all(network: Normalizer, images: Pixels, batch_size: int = 64) -> Floats:
-    """(N, C, S, S) uint8 → (N, E) coefficients as read, before clamping and calibration."""
+def read_coefficients(network: Normalizer, images: Pixels, batch_size: int = 64) -> Floats:
+    """Read (N, C, S, S) uint8 → (N, E) coefficients, before clamping and calibration."""
     device = next(network.parameters()).device
     readings: list[Tensor] = []
     for start in range(0, len(images), batch_size):
@@ -47,8 +47,8 @@ def read_all(network: Normalizer, images: Pixels, batch_size: int = 64) -> Float
     return torch.cat(readings).numpy()
 
 
-def r2(prediction: Floats, truth: Floats) -> Floats:
-    """R² by column, (N, C) → (C,) float32; NaN where the truth does not vary."""
+def r2_by_column(prediction: Floats, truth: Floats) -> Floats:
+    """Return R² by column, (N, C) → (C,) float32; NaN where the truth does not vary."""
     scores = r2_score(
         torch.from_numpy(prediction).double(),
         torch.from_numpy(truth).double(),
@@ -60,10 +60,10 @@ def r2(prediction: Floats, truth: Floats) -> Floats:
 def score_readings(
     names: Sequence[str], prediction: Floats, truth: Floats, average: Floats
 ) -> dict[str, dict[str, float]]:
-    """R² by shape and by action unit, of a reader and of the average face.
+    """Return R² by shape and by action unit, of the readings and of the average face.
 
     Args:
-        names: (E) shape names.
+        names: of the E shapes.
         prediction: (N, E) coefficients read.
         truth: (N, E) coefficients rendered.
         average: (E,) mean coefficients of the training pairs: the average face.
@@ -75,14 +75,20 @@ def score_readings(
             i for i, name in enumerate(names) if name.removesuffix("_L").removesuffix("_R") == stem
         ]
         if truth[:, sides].std() > 1e-6:
-            score = r2(prediction[:, sides].reshape(-1, 1), truth[:, sides].reshape(-1, 1))
+            score = r2_by_column(
+                prediction[:, sides].reshape(-1, 1), truth[:, sides].reshape(-1, 1)
+            )
             result["shapes"][stem] = _number(score[0])
     units = _units(names, prediction), _units(names, truth), _units(names, constant)
     for place, unit in enumerate(RENDERED_UNITS):
         if units[1][:, place].std() > 1e-6:
             column = slice(place, place + 1)
-            result["action_units"][unit] = _number(r2(units[0][:, column], units[1][:, column])[0])
-            result["average_face"][unit] = _number(r2(units[2][:, column], units[1][:, column])[0])
+            result["action_units"][unit] = _number(
+                r2_by_column(units[0][:, column], units[1][:, column])[0]
+            )
+            result["average_face"][unit] = _number(
+                r2_by_column(units[2][:, column], units[1][:, column])[0]
+            )
     result["mean"] = {
         "shapes": float(np.mean(list(result["shapes"].values()))),
         "action_units": float(np.mean(list(result["action_units"].values()))),
@@ -91,18 +97,20 @@ def score_readings(
     return result
 
 
-def landmark_scores(pairs: PairCache, prediction: Floats, truth: Floats) -> dict[str, float]:
-    """Error of the target's landmarks by region, in percent of the inter-ocular distance.
+def landmark_error_by_region(
+    pairs: PairCache, prediction: Floats, truth: Floats
+) -> dict[str, float]:
+    """Return the error of the target's landmarks by region, in % of the inter-ocular distance.
 
     ``prediction`` and ``truth``: (N, E) coefficients.
     """
     basis = displacement_basis(pairs).reshape(68, 2, -1)
     resting = pairs.target_landmarks.mean(0)
-    apart = float(np.linalg.norm(resting[36:42].mean(0) - resting[42:48].mean(0)))
+    eye_distance = float(np.linalg.norm(resting[36:42].mean(0) - resting[42:48].mean(0)))
     result: dict[str, float] = {}
     for region, points in REGIONS.items():
         moved = np.einsum("pce,ne->npc", basis[points], prediction - truth)
-        result[region] = _number(100 * float(np.linalg.norm(moved, axis=2).mean()) / apart)
+        result[region] = _number(100 * float(np.linalg.norm(moved, axis=2).mean()) / eye_distance)
     return result
 
 

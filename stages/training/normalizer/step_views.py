@@ -1,4 +1,4 @@
-"""What a network is shown in a training step, in one forward pass, so that DDP can follow it."""
+"""All that a network computes in a training step, in one forward pass, as DDP requires."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from ...networks.base import CodeNormalizer, Normalizer, Outputs, Reading, leaky_clamp
-from ..batching import Batch, Seen
+from ..batching import Batch, NetworkOutputs
 from .batches import unit_rgb
 
 
 class Views(nn.Module):
-    """Shows a network a batch and returns all that the losses look at.
+    """Runs a network on a batch and returns all that the losses need.
 
-    ``coefficients``, ``landmarks`` and ``pose`` of all images (pairs, then real faces); where
-    needed ``picture`` of the images in ``drawn``, ``weak`` and ``weak_picture`` of undegraded real
-    faces (without gradient), ``again`` and ``again_picture`` of the network's own pictures.
+    ``coefficients``, ``landmarks`` and ``pose`` of all images (pairs, then real faces); if needed,
+    ``picture`` of the images in ``drawn``, ``weak`` and ``weak_picture`` of undegraded real faces
+    (without gradient), ``again`` and ``again_picture`` of the network's own pictures.
     """
 
     def __init__(self, network: Normalizer, needs: frozenset[str]) -> None:
@@ -23,27 +23,27 @@ class Views(nn.Module):
         self.network = network
         self.needs = needs
 
-    def forward(self, batch: Batch) -> Seen:
-        """Return what was seen, by name.
+    def forward(self, batch: Batch) -> NetworkOutputs:
+        """Return the outputs, by name.
 
-        ``images``, (P + R, C, S, S) uint8, are the pairs' sources, then real faces; seen are
-        ``coefficients`` (P + R, E), ``landmarks`` (P + R, 136) and ``pose`` (P + R, 3), and where
-        pictures are drawn, ``picture`` (D, 3, T, T) and which those are, ``drawn`` (D,).
+        ``images``, (P + R, C, S, S) uint8, are the pairs' sources, then real faces. Outputs are
+        ``coefficients`` (P + R, E), ``landmarks`` (P + R, 136), ``pose`` (P + R, 3) and, if
+        pictures are drawn, ``picture`` (D, 3, T, T) and their rows ``drawn`` (D,).
         """
         images = unit_rgb(batch["images"])  # (P + R, 3, S, S)
         drawn = self._drawn(batch, len(images), images.device)
-        reading, picture = self._look(images, drawn)
-        seen: Seen = dict(reading._asdict())
+        reading, picture = self._run(images, drawn)
+        outputs: NetworkOutputs = dict(reading._asdict())
         if picture is not None and drawn is not None:
-            seen |= {"picture": picture, "drawn": drawn}
+            outputs |= {"picture": picture, "drawn": drawn}
         if "weak" in self.needs and "weak" in batch:
-            seen |= self._weak(unit_rgb(batch["weak"]))
+            outputs |= self._weak(unit_rgb(batch["weak"]))
         if "again" in self.needs and picture is not None:
-            seen |= self._again(picture.float().detach().clamp(0, 1))
-        return seen
+            outputs |= self._again(picture.float().detach().clamp(0, 1))
+        return outputs
 
     def _drawn(self, batch: Batch, count: int, device: torch.device) -> Tensor | None:
-        """Which images are drawn: pairs with a target first, then real faces where a loss asks."""
+        """Return which images are drawn: pairs with a target, then real faces if needed."""
         if not self.needs & {"target", "drawn"}:
             return None
         rows = torch.arange(count, device=device)
@@ -51,7 +51,7 @@ class Views(nn.Module):
         faces = rows[len(batch["expression"]) :]
         return torch.cat([pairs, faces]) if "drawn" in self.needs else pairs
 
-    def _look(self, images: Tensor, drawn: Tensor | None) -> tuple[Reading, Tensor | None]:
+    def _run(self, images: Tensor, drawn: Tensor | None) -> tuple[Reading, Tensor | None]:
         network = self.network
         if drawn is None:
             return network.see(images), None
@@ -61,46 +61,46 @@ class Views(nn.Module):
         made: Outputs = network.learn(images)
         return made.reading, made.picture[drawn]
 
-    def _weak(self, images: Tensor) -> Seen:
-        """As the network will be used: with running statistics and without dropout."""
-        with torch.no_grad(), _evaluating(self.network):
-            everyone = torch.arange(len(images), device=images.device)
-            wanted = everyone if "weak_picture" in self.needs else None
-            reading, picture = self._look(images, wanted)
-        seen = {"weak": reading.coefficients}
-        return seen if picture is None else {**seen, "weak_picture": picture}
+    def _weak(self, images: Tensor) -> NetworkOutputs:
+        """Run the network as in use: with running statistics and without dropout."""
+        with torch.no_grad(), _eval_mode(self.network):
+            rows = torch.arange(len(images), device=images.device)
+            wanted = rows if "weak_picture" in self.needs else None
+            reading, picture = self._run(images, wanted)
+        outputs = {"weak": reading.coefficients}
+        return outputs if picture is None else {**outputs, "weak_picture": picture}
 
-    def _again(self, pictures: Tensor) -> Seen:
-        """With running statistics: one face over and over would spoil them."""
-        with _evaluating(self.network):
-            everyone = torch.arange(len(pictures), device=pictures.device)
-            wanted = everyone if "again_picture" in self.needs else None
-            reading, picture = self._look(pictures, wanted)
-        seen = {"again": reading.coefficients}
-        return seen if picture is None else {**seen, "again_picture": picture}
+    def _again(self, pictures: Tensor) -> NetworkOutputs:
+        """Use running statistics: pictures of one face only would bias them."""
+        with _eval_mode(self.network):
+            rows = torch.arange(len(pictures), device=pictures.device)
+            wanted = rows if "again_picture" in self.needs else None
+            reading, picture = self._run(pictures, wanted)
+        outputs = {"again": reading.coefficients}
+        return outputs if picture is None else {**outputs, "again_picture": picture}
 
 
 class DecoderView(nn.Module):
-    """Shows a decoder exact coefficients."""
+    """Runs a decoder on exact coefficients."""
 
     def __init__(self, network: CodeNormalizer) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, batch: Batch) -> Seen:
+    def forward(self, batch: Batch) -> NetworkOutputs:
         """Return ``picture`` (B, 3, T, T) of the batch's ``expression`` (B, E)."""
         return {"picture": self.network.draw(batch["expression"])}
 
 
-class _evaluating:
-    """Evaluation mode for a while."""
+class _eval_mode:
+    """Puts a module into evaluation mode within a ``with`` block."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.was = module.training
+        self.was_training = module.training
 
     def __enter__(self) -> None:
         self.module.eval()
 
     def __exit__(self, *_: object) -> None:
-        self.module.train(self.was)
+        self.module.train(self.was_training)

@@ -1,4 +1,4 @@
-"""The course of a training run: which part of the network learns what, one after the other."""
+"""The phases of a training run: the decoder first, then the encoder or the whole network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import nn
 from ....pipeline.errors import InputError
 from ....pipeline.store.commit import write_json
 from ...networks.base import CodeNormalizer, Normalizer
-from ..trainer import Schedule, Task, Trainer
+from ..trainer import Schedule, Trainer, TrainingTask
 from .batches import Batches, TargetBatches
-from .data import Material, recipe
+from .data import TrainingData, recipe
 from .frozen import open_frozen
-from .losses import LOSSES, OF_DECODERS, Objective
-from .measures import Measures
+from .losses import DECODER_LOSSES, LOSSES, Objective
+from .pair_statistics import PairStatistics
 from .report import evaluate_network, sheet_of_faces, sheet_of_renders, write_sheet
 from .step_views import DecoderView, Views
 
@@ -30,44 +30,44 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Course:
-    """Trains ``network`` in place, part by part; every part may be stopped and goes on.
+class TrainingPhases:
+    """Trains ``network`` in place, phase by phase; each phase can be stopped and resumed.
 
     Args:
-        config: how.
-        network: what learns.
-        material: from what.
+        config: settings.
+        network: to train.
+        data: to train on.
         fabric: device, precision and processes.
-        output: where states, logs and sheets go.
+        output: for checkpoints, logs and sheets.
     """
 
     def __init__(
         self,
         config: FitNormalizerConfig,
         network: Normalizer,
-        material: Material,
+        data: TrainingData,
         fabric: Fabric,
         output: Path,
     ) -> None:
         self.config = config
         self.network = network
-        self.material = material
+        self.data = data
         self.fabric = fabric
         self.output = output
-        self.measures = Measures(material.train)
+        self.statistics = PairStatistics(data.train)
         self._parts = config.accumulate * fabric.world_size
-        self._learnt: dict[str, Any] = {}
+        self._done: dict[str, Any] = {}
 
     def run(self, deadline: Callable[[], bool]) -> bool:
-        """Train all parts; False when stopped before the end."""
-        tasks: list[Callable[[], tuple[Task, Schedule]]] = [self._rest]
-        if isinstance(self.network, CodeNormalizer) and self._draws_first():
-            tasks.insert(0, self._decoder)
-        for make in tasks:
+        """Train all phases; return False if stopped before the end."""
+        phases: list[Callable[[], tuple[TrainingTask, Schedule]]] = [self._main_phase]
+        if isinstance(self.network, CodeNormalizer) and self._has_decoder_phase():
+            phases.insert(0, self._decoder_phase)
+        for make in phases:
             task, schedule = make()
             trainer = Trainer(task, schedule, self.fabric, self.output)
             finished = trainer.run(self._evaluate, deadline)
-            self._learnt[task.name] = {
+            self._done[task.name] = {
                 "steps": trainer.step,
                 "cpu_seconds": round(trainer.cpu_seconds, 1),
             }
@@ -77,88 +77,88 @@ class Course:
         return True
 
     def summary(self) -> dict[str, Any]:
-        """Return what was done, for the card."""
-        seconds = sum(part["cpu_seconds"] for part in self._learnt.values())
+        """Return data and phases of the training, for the card."""
+        seconds = sum(part["cpu_seconds"] for part in self._done.values())
         return {
-            **self.material.summary(),
-            "parts": self._learnt,
+            **self.data.summary(),
+            "parts": self._done,
             "processes": self.fabric.world_size,
             "cpu_seconds": round(seconds, 1),
         }
 
-    def _draws_first(self) -> bool:
-        """Whether the decoder learns by itself: needed where nothing else would teach it."""
-        apart = self.config.method == "coefficients"
-        if apart and not len(self.material.train.target_of):
-            raise InputError("no pair has a target picture; synthesize some with targets=true")
-        if apart and not self.config.decoder_steps and not self.config.begin:
+    def _has_decoder_phase(self) -> bool:
+        """Return whether the decoder is trained alone first, as ``coefficients`` requires."""
+        separate = self.config.method == "coefficients"
+        if separate and not len(self.data.train.target_of):
+            raise InputError("no pair has a target picture: synthesize some with targets=true")
+        if separate and not self.config.decoder_steps and not self.config.begin:
             raise InputError(
-                "fit_normalizer.decoder_steps = 0: only with method = 'direct', or with weights "
-                "to begin from (fit_normalizer.begin)"
+                "fit_normalizer.decoder_steps = 0 requires method = 'direct', or weights to start "
+                "from (fit_normalizer.begin)"
             )
-        return self.config.decoder_steps > 0 and len(self.material.train.target_of) > 0
+        return self.config.decoder_steps > 0 and len(self.data.train.target_of) > 0
 
-    def _decoder(self) -> tuple[Task, Schedule]:
-        """Exact coefficients → target pictures."""
+    def _decoder_phase(self) -> tuple[TrainingTask, Schedule]:
+        """Return the task of the decoder: exact coefficients → target pictures."""
         config, network = self.config, self.network
         assert isinstance(network, CodeNormalizer)
         used = config.losses.used()
-        weights = {name: used[name] for name in OF_DECODERS if name in used}
+        weights = {name: used[name] for name in DECODER_LOSSES if name in used}
         if not weights:
             raise InputError(
                 "the decoder has no loss: give fit_normalizer.losses.picture a weight, or set "
                 "fit_normalizer.decoder_steps = 0 with method = 'direct'"
             )
         size = config.decoder_batch_size
-        batches = TargetBatches(self.material.train, size, config.seed, self._parts)
+        batches = TargetBatches(self.data.train, size, config.seed, self._parts)
         steps, rate = config.decoder_steps, config.decoder_learning_rate
-        task = Task(
+        task = TrainingTask(
             "decoder",
             DecoderView(network),
             network.halves()[1],
-            Objective(weights, self.measures),
+            Objective(weights, self.statistics),
             batches,
             self._about(),
         )
         return task, self._schedule(steps, rate)
 
-    def _rest(self) -> tuple[Task, Schedule]:
-        """The encoder, or with ``direct`` the whole network."""
+    def _main_phase(self) -> tuple[TrainingTask, Schedule]:
+        """Return the task of the encoder, or with ``direct`` of the whole network."""
         config, network = self.config, self.network
         direct = config.method == "direct"
         trained: nn.Module = network
         if not direct and isinstance(network, CodeNormalizer):
             trained = network.halves()[0]
-        objective = Objective(self._weights(direct), self.measures, self._frozen())
+        objective = Objective(self._weights(direct), self.statistics, self._frozen())
         drawn = bool(objective.needs & {"target", "drawn"})
-        if drawn and not len(self.material.train.target_of):
-            raise InputError("no pair has a target picture; synthesize some with targets=true")
-        made_of = recipe(config, network, self.material, self._parts, drawn)
-        task = Task(
+        if drawn and not len(self.data.train.target_of):
+            raise InputError("no pair has a target picture: synthesize some with targets=true")
+        made_of = recipe(config, network, self.data, self._parts, drawn)
+        task = TrainingTask(
             "network" if direct else "encoder",
             Views(network, objective.needs),
             trained,
             objective,
-            Batches(self.material.train, made_of, config.seed, self.material.faces),
+            Batches(self.data.train, made_of, config.seed, self.data.faces),
             self._about(),
         )
         inner = config.inner_learning_rate if config.optimizer == "muon" else None
         return task, self._schedule(config.steps, config.learning_rate, inner)
 
     def _weights(self, direct: bool) -> dict[str, float]:
-        """Losses that count and can: those of real faces only where there are any."""
+        """Return the weights of the losses in use; those of real faces only if there are any."""
         weights = {
             name: weight
             for name, weight in self.config.losses.used().items()
-            if (direct or name not in OF_DECODERS)
-            and (self.material.faces or "faces" not in LOSSES[name].needs)
+            if (direct or name not in DECODER_LOSSES)
+            and (self.data.faces or "faces" not in LOSSES[name].needs)
         }
         if not weights:
             raise InputError("nothing to learn: all weights in fit_normalizer.losses are 0")
         return weights
 
     def _frozen(self) -> dict[str, nn.Module]:
-        """The user's networks, for the losses that need one."""
+        """Return the user's frozen networks, for the losses that need one."""
         config, found = self.config, dict[str, nn.Module]()
         given = {
             "identity": (config.identity_network, config.identity_architecture),
@@ -168,7 +168,7 @@ class Course:
             wanted = name in config.losses.used()
             if wanted and not path:
                 raise InputError(
-                    f"fit_normalizer.losses.{name} needs a network of yours: set "
+                    f"fit_normalizer.losses.{name} needs a network that you supply: set "
                     f"fit_normalizer.{name}_network = 'FILE.safetensors'"
                 )
             if wanted:
@@ -176,7 +176,7 @@ class Course:
         return found
 
     def _about(self) -> dict[str, Any]:
-        return {"settings": self.config.shaping(), "data": self.material.digest()}
+        return {"settings": self.config.shaping(), "data": self.data.digest()}
 
     def _schedule(self, steps: int, rate: float, inner: float | None = None) -> Schedule:
         config = self.config
@@ -195,24 +195,24 @@ class Course:
         )
 
     def _evaluate(self, trainer: Trainer) -> None:
-        """Score the averaged network on held-out people; draw it on renders and real faces."""
+        """Score the averaged network on held-out people; write sheets of renders and real faces."""
         if isinstance(trainer.task.views, DecoderView):
             return
-        was = trainer.plain.state_dict()
+        was = trainer.unwrapped.state_dict()
         kept = {name: value.clone() for name, value in was.items()}
-        trainer.plain.load_state_dict(trainer.averaged())
+        trainer.unwrapped.load_state_dict(trainer.averaged())
         network = copy.deepcopy(self.network).eval().requires_grad_(False)
-        trainer.plain.load_state_dict(kept)
-        step, material = trainer.step, self.material
-        scores = evaluate_network(network, material.held_out, material.train, self.config.seed)
+        trainer.unwrapped.load_state_dict(kept)
+        step, data = trainer.step, self.data
+        scores = evaluate_network(network, data.held_out, data.train, self.config.seed)
         write_json(self.output / "progress.json", {"step": step, "scores": scores})
         log.info("held out at step %d: %s", step, json.dumps(scores["degraded"]["mean"]))
         trainer.logs.numbers(step, _flat(scores, "held_out"))
         sheets = {}
-        if len(material.held_out.target_of):
-            sheets["renders"] = sheet_of_renders(network, material.held_out)
-        if material.faces is not None:
-            sheets["faces"] = sheet_of_faces(network, material.faces)
+        if len(data.held_out.target_of):
+            sheets["renders"] = sheet_of_renders(network, data.held_out)
+        if data.faces is not None:
+            sheets["faces"] = sheet_of_faces(network, data.faces)
         folder = self.output / "sheets"
         folder.mkdir(exist_ok=True)
         for name, sheet in sheets.items():
@@ -221,7 +221,7 @@ class Course:
 
 
 def _flat(scores: dict[str, Any], prefix: str) -> dict[str, float]:
-    """Nested scores as ``prefix/inner/name``."""
+    """Flatten nested scores to ``prefix/inner/name``."""
     found: dict[str, float] = {}
     for name, value in scores.items():
         if isinstance(value, dict):

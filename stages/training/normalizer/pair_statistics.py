@@ -1,4 +1,4 @@
-"""The yardsticks that losses are counted in: how much the renders vary, and where."""
+"""Statistics of the training pairs that normalize the losses: how much they vary, and where."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ....manifests.arrays import Floats
 from ..pictures import POSE_UNIT_DEG, PairCache, mirrored
 
-# Parts of the face that count alike, however little they move (iBUG numbering).
+# Parts of the face with equal weight, however little they move (iBUG numbering).
 REGIONS = {
     "jaw": slice(0, 17),
     "brows": slice(17, 27),
@@ -23,20 +23,20 @@ _PAINTED = {
     "eyes": (slice(36, 42), slice(42, 48)),
     "mouth": (slice(48, 68),),
 }
-_LEAST_VARIANCE = 0.006  # rare shapes would otherwise outweigh all others
+_MIN_VARIANCE = 0.006  # rare shapes would otherwise outweigh all others
 
 
-class Measures(nn.Module):
-    """What training pairs say about the size of an error; every loss is counted in these.
+class PairStatistics(nn.Module):
+    """Statistics of training pairs, relative to which losses are measured.
 
     Attributes:
         shapes: (E,) weights of squared errors of coefficients; the average face scores about 1.
-        gram: (E, E) matrix of the squared displacement of the face's regions; the same.
+        gram: (E, E) matrix of the squared displacement of the face's regions; scaled likewise.
         landmarks: () variance of source landmarks.
         pose: () variance of yaw, pitch and roll in their unit.
-        mirror: (E,) where each shape's mirror image is.
+        mirror: (E,) index of each shape's mirror image.
         resting: (1, 3, T, T) the target face at rest; empty without target pictures.
-        change: (1, 1, T, T) where the target changes, 1 on average.
+        change: (1, 1, T, T) how much each pixel of the target changes, 1 on average.
         regions: (3, 1, T, T) brows, eyes and mouth of the target; each adds up to 1.
         pixel, edge: () mean error of the resting face, weighted by ``change``.
         region_pixel: (3,) mean error of the resting face in each region.
@@ -57,16 +57,16 @@ class Measures(nn.Module):
     def __init__(self, pairs: PairCache) -> None:
         super().__init__()
         count = pairs.expression.shape[1]
-        self._keep("shapes", 1 / np.maximum(pairs.expression.var(0), _LEAST_VARIANCE) / count)
-        self._keep("gram", region_gram(pairs))
+        self._set("shapes", 1 / np.maximum(pairs.expression.var(0), _MIN_VARIANCE) / count)
+        self._set("gram", region_gram(pairs))
         side = len(pairs.source[0])
-        self._keep("landmarks", (pairs.landmarks * 2 / side).var(0).mean() + 1e-3)
-        self._keep("pose", (pairs.pose_deg / POSE_UNIT_DEG).var(0).mean() + 1e-3)
+        self._set("landmarks", (pairs.landmarks * 2 / side).var(0).mean() + 1e-3)
+        self._set("pose", (pairs.pose_deg / POSE_UNIT_DEG).var(0).mean() + 1e-3)
         self.register_buffer("mirror", torch.from_numpy(mirrored(pairs.expression_names)))
         if pairs.target is not None:
             self._measure_targets(pairs)
 
-    def _keep(self, name: str, value: Floats) -> None:
+    def _set(self, name: str, value: Floats) -> None:
         self.register_buffer(name, torch.from_numpy(np.asarray(value, np.float32)))
 
     def _measure_targets(self, pairs: PairCache) -> None:
@@ -74,9 +74,9 @@ class Measures(nn.Module):
         sample = pairs.targets(rows).astype(np.float32) / 255  # (n, T, T, 3)
         change = sample.std(0).mean(-1)
         change = (0.4 + 0.6 * change / max(float(change.mean()), 1e-6)).clip(0, 6)
-        self._keep("change", change[None, None])
-        self._keep("regions", region_masks(pairs.target_landmarks[rows], sample.shape[1])[:, None])
-        self._keep("resting", pairs.resting().transpose(2, 0, 1)[None] / 255)
+        self._set("change", change[None, None])
+        self._set("regions", region_masks(pairs.target_landmarks[rows], sample.shape[1])[:, None])
+        self._set("resting", pairs.resting().transpose(2, 0, 1)[None] / 255)
         pictures = torch.from_numpy(sample).permute(0, 3, 1, 2)
         error = pictures - self.resting
         self.register_buffer("pixel", flat_error(error, self.change) + 1e-3)
@@ -84,12 +84,12 @@ class Measures(nn.Module):
         self.register_buffer("region_pixel", region_error(error, self.regions) + 1e-3)
 
     def code_error(self, error: Tensor) -> Tensor:
-        """(B, E) difference of two codes → (B,): about 1 for two that have nothing in common."""
+        """(B, E) difference of two codes → (B,) error, about 1 for unrelated codes."""
         shapes = (error.square() * self.shapes).sum(1)
-        return 0.5 * (shapes + self.moved(error))
+        return 0.5 * (shapes + self.displacement(error))
 
-    def moved(self, error: Tensor) -> Tensor:
-        """(B, E) difference of two codes → (B,) how far it moves the face, region by region."""
+    def displacement(self, error: Tensor) -> Tensor:
+        """(B, E) difference of two codes → (B,) squared displacement of the face, by region."""
         return ((error @ self.gram) * error).sum(1)
 
 
@@ -111,7 +111,7 @@ def region_error(error: Tensor, regions: Tensor) -> Tensor:
 
 
 def region_masks(points: Floats, size: int) -> Floats:
-    """(N, 68, 2) landmarks → (3, T, T) brows, eyes and mouth: where they ever are, each sum 1."""
+    """(N, 68, 2) landmarks → (3, T, T) masks of all positions of brows, eyes, mouth; sums 1."""
     masks = np.zeros((len(_PAINTED), size, size), np.float32)
     margin = max(1, round(0.04 * size))
     for mask, parts in zip(masks, _PAINTED.values(), strict=True):
@@ -127,7 +127,7 @@ def region_masks(points: Floats, size: int) -> Floats:
 
 
 def displacement_basis(pairs: PairCache) -> Floats:
-    """(136, E) how the target's landmarks move with each coefficient, fitted on the renders."""
+    """Return (136, E) the movement of the target's landmarks per coefficient, fitted on renders."""
     code = pairs.expression[pairs.target_of].astype(np.float64)
     points = pairs.target_landmarks.reshape(len(code), -1).astype(np.float64)
     basis = np.linalg.lstsq(code - code.mean(0), points - points.mean(0), rcond=1e-6)[0]
@@ -135,11 +135,11 @@ def displacement_basis(pairs: PairCache) -> Floats:
 
 
 def region_gram(pairs: PairCache) -> Floats:
-    """(E, E) matrix whose quadratic form is the mean over regions of the relative squared error."""
+    """Return the (E, E) quadratic form of the mean over regions of the relative squared error."""
     count = pairs.expression.shape[1]
     gram = np.zeros((count, count), np.float64)
-    if len(pairs.target_of) <= count:  # too few targets to tell: coefficients alone
-        weights = 1 / np.maximum(pairs.expression.var(0), _LEAST_VARIANCE) / count
+    if len(pairs.target_of) <= count:  # too few targets to fit: coefficients alone
+        weights = 1 / np.maximum(pairs.expression.var(0), _MIN_VARIANCE) / count
         return np.diag(weights).astype(np.float32)
     basis = displacement_basis(pairs).reshape(68, 2, count)
     spread = np.cov(pairs.expression.T)
