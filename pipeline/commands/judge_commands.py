@@ -75,19 +75,19 @@ def judge_normalizer(
 
     start_logging()
     job = load_job(None, {"output": output}, set or [], _configs())
-    subject = judging.open_subject(model)
+    judged = judging.open_judged_model(model)
     if labels is not None and faces is None:
         raise InputError("--labels goes with --faces DIR, the folder that the pictures are in")
-    # A folder without renders shall not be found out after minutes of aligning.
+    # Check the folders of renders before minutes of aligning.
     synthesized_shards([*(renders or ()), *(crossed or ())])
     if faces is not None and labels is not None:
         align = {} if pack is None else {"detector": "insightface", "pack": str(pack)}
         faces = align_faces(faces, labels, output / "faces", align)
-    evidence = judging.Evidence(renders or [], crossed or [], faces, pack)
-    report = judging.judge(job.stage("judge"), subject, evidence)
+    inputs = judging.JudgeInputs(renders or [], crossed or [], faces, pack)
+    report = judging.judge(job.stage("judge"), judged, inputs)
     report.write(output)
     typer.echo(report.table())
-    typer.echo(f"{judging.summary(report.figures)}: {output / 'index.html'}")
+    typer.echo(f"{judging.goals_summary(report.figures)}: {output / 'index.html'}")
 
 
 @handled

@@ -16,13 +16,13 @@ class Figure:
         section: ``synthetic``, ``crossed``, ``fairness``, ``zero_shot``, ``transfer``,
             ``verification``, ``attacker`` or ``constancy``.
         name: what was measured, unique within its section together with ``group``.
-        value: the figure; NaN where it is not defined on these data (``note`` says why).
-        low, high: 95 % interval, NaN where there is none.
-        group: the part of the data it speaks of (a source, a kind of degradation, a group of
-            people), empty for all.
-        count: how many pictures (or pairs) it rests on.
-        goal: ``">= 0.95"`` or ``"<= 2"``: what the project wants to reach, empty where nothing is.
-        note: what a reader must know, in a few words.
+        value: the figure; NaN if undefined on these data (``note`` says why).
+        low, high: 95 % interval; NaN if there is none.
+        group: the part of the data (a source, a kind of degradation, a group of people), empty for
+            all.
+        count: number of pictures (or pairs).
+        goal: the project's goal, ``">= 0.95"`` or ``"<= 2"``; empty if there is none.
+        note: a short caveat for readers.
     """
 
     section: str
@@ -37,7 +37,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met; None without a goal or a figure."""
+        """Return whether the goal is met; None without a goal or a value."""
         if not self.goal or not np.isfinite(self.value):
             return None
         sign, limit = self.goal.split()

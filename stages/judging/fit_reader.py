@@ -1,8 +1,8 @@
 """fit-reader: trains the reader that judges normalizers, on exact renders of the target face.
 
-It sees exact renders alone, blurred, compressed and relit a little, so that it reads the softer
-pictures of a network fairly. It is never part of a loss: what judges must not teach. It may be
-killed at any time and goes on from the last saved state as if it had not been.
+The renders are slightly blurred, compressed and relit, so that it reads the softer pictures of a
+network fairly. It is never used in a loss: a judge must not be trained against. A killed run
+resumes from the last checkpoint, with the same result.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from ...pipeline.stage import StageConfig, free, sha256_file
 from ...pipeline.store.commit import write_json
 from ..networks.files.checkpoint import save_tensors
 from ..networks.reader import INPUT_SIZE, ExpressionReader
-from ..training.batching import ENDLESS, Batch, Seen
+from ..training.batching import ENDLESS, Batch, NetworkOutputs
 from ..training.synthesized import NoPairs
-from ..training.trainer import Schedule, Task, Trainer, make_fabric
+from ..training.trainer import Schedule, Trainer, TrainingTask, make_fabric
 from .criteria.synthetic import reader_scores
 from .frozen_reader import LoadedReader
 from .renders import Renders, load_renders, through_codec
 
 
 class FitReaderConfig(StageConfig):
-    """How to train."""
+    """Settings of fit-reader."""
 
     seed: int = Field(0, ge=0)
     device: str = free("auto", description="auto, cpu, cuda or cuda:N")
-    precision: str = free(  # the state says in which numbers it was computed
-        "auto", pattern="^(auto|fp32|bf16)$", description="auto: bf16 where that is faster"
+    precision: str = free(  # the checkpoint records its precision
+        "auto",
+        pattern="^(auto|fp32|bf16)$",
+        description="fp32 or bf16; auto: bf16 where it is faster",
     )
     steps: int = Field(2_500, ge=1)
     batch_size: int = Field(64, ge=2)
@@ -48,12 +50,12 @@ class FitReaderConfig(StageConfig):
     width: int = Field(32, ge=4, description="channels; multiples of 32 are fast")
     point_share: float = Field(0.5, ge=0, description="weight of the landmarks in the loss")
     validation_pairs: int = free(1_000, ge=2, description="pictures for the scores")
-    save_every: int = free(500, ge=1, description="steps between saved states")
+    save_every: int = free(500, ge=1, description="steps between checkpoints")
 
 
 @dataclass(frozen=True)
 class FittedReader:
-    """What training leaves behind."""
+    """The result of training."""
 
     weights: Path
     scores: dict[str, Any]
@@ -63,12 +65,12 @@ def fit_reader(config: FitReaderConfig, data: list[Path], output: Path) -> Fitte
     """Train on the target pictures of synthesized sets; write weights and scores to ``output``.
 
     Args:
-        config: how.
+        config: settings.
         data: outputs of ``normpipe synthesize``.
-        output: where to; a run that was stopped goes on there.
+        output: output folder; a stopped run resumes there.
 
     Raises:
-        InputError: the data are no synthesized pairs with target pictures, or ``output`` holds
+        InputError: the data are not synthesized pairs with target pictures, or ``output`` holds
             another run.
     """
     output.mkdir(parents=True, exist_ok=True)
@@ -81,14 +83,14 @@ def fit_reader(config: FitReaderConfig, data: list[Path], output: Path) -> Fitte
     module.set_scale(torch.from_numpy(train.expression), torch.from_numpy(batches.points))
     about = {"settings": config.shaping(), "data": train.digest()}
     objective = _Objective(module, config.point_share)
-    task = Task("reader", _View(module), module, objective, batches, about)
+    task = TrainingTask("reader", _View(module), module, objective, batches, about)
     trainer = Trainer(task, _schedule(config), fabric, output)
     trainer.run(lambda _: None)
     module.load_state_dict(trainer.averaged())
     module = module.cpu().eval()
     reader = LoadedReader(module, train.expression_names, train.target_note)
-    seen = reader(through_codec(held_out.target))
-    scores = reader_scores(train.expression_names, seen, held_out)
+    readings = reader(through_codec(held_out.target))
+    scores = reader_scores(train.expression_names, readings, held_out)
     weights = output / "reader.safetensors"
     notes = {
         "network": "reader",
@@ -122,7 +124,7 @@ def _schedule(config: FitReaderConfig) -> Schedule:
         learning_rate=config.learning_rate,
         warmup_steps=max(1, min(100, config.steps // 4)),
         weight_decay=config.weight_decay,
-        # In a short training nothing of the first weights may be left in the average.
+        # In a short run, the average must not contain the initial weights.
         ema_decay=max(0.0, min(0.995, 1 - 5 / config.steps)),
         save_every=config.save_every,
         evaluate_every=config.steps,
@@ -133,13 +135,13 @@ def _schedule(config: FitReaderConfig) -> Schedule:
 
 
 class TargetPictures(Dataset[Batch]):
-    """Batch n of augmented pictures of the target face, a function of (seed, n) alone.
+    """Batches of augmented pictures of the target face; batch n depends on (seed, n) alone.
 
     Items hold ``images`` (B, 1, 112, 112) uint8 grey, ``expression`` (B, E) and ``points``
     (B, 136), 0 the picture's centre and 1 its edge.
 
     Attributes:
-        points: (N, 136) float32 likewise, of the pictures as they are.
+        points: (N, 136) float32 likewise, of the unaugmented pictures.
     """
 
     def __init__(self, renders: Renders, batch_size: int, seed: int) -> None:
@@ -166,18 +168,18 @@ class TargetPictures(Dataset[Batch]):
 
 
 class _View(nn.Module):
-    """Shows the reader a batch."""
+    """Runs the reader on a batch."""
 
     def __init__(self, network: ExpressionReader) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, batch: Batch) -> Seen:
+    def forward(self, batch: Batch) -> NetworkOutputs:
         return self.network.read(batch["images"].float() / 255)._asdict()
 
 
 class _Objective(nn.Module):
-    """Squared errors of coefficients and points, relative to how much they vary."""
+    """Squared errors of coefficients and points, relative to their spread."""
 
     def __init__(self, network: ExpressionReader, point_share: float) -> None:
         super().__init__()
@@ -185,16 +187,16 @@ class _Objective(nn.Module):
         self.register_buffer("code_spread", network.code_spread.clone())
         self.register_buffer("point_spread", network.point_spread.clone())
 
-    def forward(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        wrong = (seen["coefficients"] - batch["expression"]) / self.get_buffer("code_spread")
-        off = (seen["points"] - batch["points"]) / self.get_buffer("point_spread")
+    def forward(self, outputs: NetworkOutputs, batch: Batch) -> dict[str, Tensor]:
+        wrong = (outputs["coefficients"] - batch["expression"]) / self.get_buffer("code_spread")
+        off = (outputs["points"] - batch["points"]) / self.get_buffer("point_spread")
         terms = {"coefficients": wrong.square().mean(), "points": off.square().mean()}
         total = torch.stack([self.weights[name] * terms[name] for name in terms]).sum()
         return {"total": total, **terms}
 
 
 def shrunk(pictures: Pixels) -> Pixels:
-    """(N, S, S, 3) uint8 RGB → (N, 112, 112) uint8 grey, as the reader would make them."""
+    """(N, S, S, 3) uint8 RGB → (N, 112, 112) uint8 grey, as the reader's preprocessing does."""
     result = np.empty((len(pictures), INPUT_SIZE, INPUT_SIZE), np.uint8)
     for start in range(0, len(pictures), 256):
         part = torch.from_numpy(pictures[start : start + 256]).permute(0, 3, 1, 2).float()
@@ -203,14 +205,14 @@ def shrunk(pictures: Pixels) -> Pixels:
 
 
 def augment(grey: Pixels, points: Floats, rng: np.random.Generator) -> tuple[Pixels, Floats]:
-    """Shift, blur, relight, disturb and compress, each by chance; little, as networks do.
+    """Shift, blur, relight, add noise and compress slightly, each at random.
 
     Never mirrored: the target's light comes from one side.
 
     Args:
         grey: (B, 112, 112) uint8.
-        points: (B, 136) relative to the picture, moved along.
-        rng: of the chances.
+        points: (B, 136) relative to the picture; returned moved.
+        rng: random generator.
     """
     pictures, moved = np.empty_like(grey), points.copy()
     for place, picture in enumerate(grey):
@@ -218,8 +220,8 @@ def augment(grey: Pixels, points: Floats, rng: np.random.Generator) -> tuple[Pix
         size = len(picture)
         if rng.random() < 0.7:
             scale = np.exp(0.02 * rng.standard_normal())
-            shift = 0.015 * rng.standard_normal(2)  # half pictures, as the points
-            # Points count from the middle of the picture, OpenCV from the centre of a pixel.
+            shift = 0.015 * rng.standard_normal(2)  # in half pictures, like the points
+            # Points are relative to the picture's centre, OpenCV counts from the first pixel's.
             offset = (size - 1) / 2 * (1 - scale) + shift * size / 2
             matrix = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]], np.float32)
             done = cv2.warpAffine(done, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)

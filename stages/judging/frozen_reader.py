@@ -1,4 +1,4 @@
-"""The frozen reader: what a picture of the target face shows, as numbers."""
+"""The frozen reader: reads coefficients and landmarks off pictures of the target face."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ..networks.reader import ExpressionReader, as_images
 from ..synthesis.scene.expressions import RENDERED_UNITS, action_units
 
 
-class Seen(NamedTuple):
-    """What a reader sees in N pictures.
+class ReaderOutput(NamedTuple):
+    """A reader's output for N pictures.
 
     Attributes:
         coefficients: (N, E) float32, not clamped.
-        points: (N, 68, 2) float32 landmarks as shares of the picture's side, 0 its left or top.
+        points: (N, 68, 2) float32 landmarks as fractions of the picture's side, 0 at left or top.
     """
 
     coefficients: Floats
     points: Floats
 
 
-#: (N, S, S, 3) uint8 RGB pictures of the target face → what is seen; tests use fakes.
-Read = Callable[[Pixels], Seen]
+#: (N, S, S, 3) uint8 RGB pictures of the target face → reader output; tests use fakes.
+Read = Callable[[Pixels], ReaderOutput]
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class LoadedReader:
 
     Attributes:
         module: the network, in evaluation mode.
-        expression_names: (E) shapes in the order of the coefficients.
-        target_note: of which target face it was trained.
-        digest: sha256 of its file, empty for one that was just trained.
+        expression_names: the E shapes, in the order of the coefficients.
+        target_note: the target face it was trained on.
+        digest: sha256 of its file; empty if it was just trained.
     """
 
     module: ExpressionReader
@@ -51,8 +51,8 @@ class LoadedReader:
     digest: str = ""
 
     @torch.inference_mode()
-    def __call__(self, pictures: Pixels, batch: int = 64) -> Seen:
-        """(N, S, S, 3) uint8 RGB → what is seen."""
+    def __call__(self, pictures: Pixels, batch: int = 64) -> ReaderOutput:
+        """Read pictures, (N, S, S, 3) uint8 RGB."""
         device = self.module.code_mean.device
         parts = [
             self.module(as_images(pictures[start : start + batch]).to(device))
@@ -60,21 +60,21 @@ class LoadedReader:
         ]
         coefficients = torch.cat([part.coefficients for part in parts]).float().cpu().numpy()
         points = torch.cat([part.points for part in parts]).float().cpu().numpy()
-        return Seen(coefficients, (points.reshape(-1, 68, 2) + 1) / 2)
+        return ReaderOutput(coefficients, (points.reshape(-1, 68, 2) + 1) / 2)
 
 
 def open_reader(name_or_path: str | Path = "reader") -> LoadedReader:
     """Load the shipped reader, or one from a file that ``normpipe fit-reader`` wrote.
 
     Raises:
-        InputError: no such file, or no reader's.
+        InputError: no such file, or not a reader.
     """
     from ...pipeline.stage import sha256_file
 
     path = find_weights(name_or_path)
     notes = read_notes(path)
     if notes.get("network") != "reader":
-        raise InputError(f"{path} is no reader: give weights that normpipe fit-reader wrote")
+        raise InputError(f"{path} is not a reader: give weights that normpipe fit-reader wrote")
     module = ExpressionReader(**json.loads(notes["settings"]))
     load_weights(module, path)
     names = tuple(notes["expression_names"].split(","))

@@ -1,8 +1,8 @@
-"""judge-normalizer: everything that can be said about a normalizer, measured.
+"""judge-normalizer: measures what a normalizer keeps, hides and holds constant.
 
-Three kinds of evidence: rendered people with exact answers, rendered people who all make the same
-expressions (a crossed set), and photographs with labels. What is not given is not measured, and the
-report says so.
+Three kinds of data: rendered people with exact targets, rendered people who all make the same
+expressions (a crossed set), and photographs with labels. The report lists what was not given and so
+not measured.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ from .criteria.fairness import measure_fairness
 from .criteria.synthetic import measure_synthetic, read_renders
 from .figures import Figure
 from .frozen_reader import LoadedReader, open_reader
-from .judge_page import Gallery, Report, gallery, pick
-from .photographs import Codes, measure_real
-from .real import load_real, read_real
+from .judge_page import JudgeReport, PictureGrid, pick, picture_grid
+from .labelled_faces import load_real, read_real
+from .photographs import NamedCoefficients, measure_real
 from .renders import Normalize, Renders, degraded, load_renders, normalize_all
 
 log = logging.getLogger(__name__)
 
-_PICTURES_A_LINE = 10
+_PICTURES_PER_ROW = 10
 
 
 class JudgeConfig(BaseModel):
-    """How to judge."""
+    """Settings of judge-normalizer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reader: str = Field("reader", description="weights of the frozen reader, or its shipped name")
     split: str = Field("test", description="split of the renders: people never trained on")
-    renders: int = Field(2000, ge=2, description="most rendered pairs to judge on")
-    resamples: int = Field(RESAMPLES, ge=20, description="draws of people for the intervals")
-    seed: int = Field(0, ge=0, description="of the degradations of the renders")
+    renders: int = Field(2000, ge=2, description="maximum number of rendered pairs")
+    resamples: int = Field(RESAMPLES, ge=20, description="bootstrap draws for the intervals")
+    seed: int = Field(0, ge=0, description="seed of the renders' degradations")
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The normalizer that is judged.
+class JudgedModel:
+    """The normalizer to judge.
 
     Attributes:
         normalize: (B, 3, H, W) RGB in [0, 1] → (B, 3, S, S).
-        read: (B, 3, H, W) → (B, E) its own coefficients, where it has any.
-        expression_names: (E) shapes of those.
-        target: which face it draws (``kind``, ``sha256`` where it is known).
+        read: (B, 3, H, W) → (B, E) its own coefficients, if it has any.
+        expression_names: of those E coefficients.
+        target: which face it draws (``kind``, ``sha256`` if known).
         about: what identifies it, for the report.
     """
 
@@ -75,15 +75,15 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What it is judged on.
+class JudgeInputs:
+    """The data to judge on.
 
     Attributes:
-        renders: outputs of ``normpipe synthesize``, with people that training never saw.
+        renders: outputs of ``normpipe synthesize``, with people never trained on.
         crossed: outputs of ``normpipe synthesize --crossed``.
         faces: output of ``normpipe run`` on labelled photographs, aligned at least.
         pack: folder of an insightface pack: its recognition network compares faces, its detector
-            measures pose; without one, there is no verification and the embedded detector measures.
+            measures pose; without one, verification is skipped and the built-in detector is used.
     """
 
     renders: Sequence[Path] = ()
@@ -92,7 +92,7 @@ class Evidence:
     pack: Path | None = None
 
 
-def open_subject(model: str) -> Subject:
+def open_judged_model(model: str) -> JudgedModel:
     """Open weights (.safetensors or a shipped name) or an exported .onnx file.
 
     Raises:
@@ -103,7 +103,7 @@ def open_subject(model: str) -> Subject:
         size = exported.input_size
 
         def run(images: Tensor) -> Tensor:
-            # The file takes one size; sets of renders have their own.
+            # The file takes one size only; sets of renders may have another.
             sized = functional.interpolate(
                 images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
             )
@@ -111,7 +111,7 @@ def open_subject(model: str) -> Subject:
 
         target = json.loads(exported.notes.get("target") or "null") or {"kind": "mean"}
         about = {"name": Path(model).name, "network": exported.network, "sha256": exported.digest}
-        return Subject(run, target=target, about=about)
+        return JudgedModel(run, target=target, about=about)
     loaded = open_normalizer(model)
     target = json.loads(loaded.notes.get("target") or "null") or {"kind": "mean"}
     about = {
@@ -121,42 +121,42 @@ def open_subject(model: str) -> Subject:
         "method": loaded.notes.get("method", ""),
     }
     module = loaded.module.requires_grad_(False)
-    return Subject(module, module.read, loaded.expression_names, target, about)
+    return JudgedModel(module, module.read, loaded.expression_names, target, about)
 
 
-def judge(config: JudgeConfig, subject: Subject, evidence: Evidence) -> Report:
-    """Measure everything that the evidence allows.
+def judge(config: JudgeConfig, judged: JudgedModel, inputs: JudgeInputs) -> JudgeReport:
+    """Measure everything that the inputs allow.
 
     Raises:
-        InputError: the evidence cannot be read, or the reader knows another target face.
+        InputError: the inputs cannot be read, or the reader is for another target face.
     """
     reader = open_reader(config.reader)
-    check_target(reader, subject)
-    detect = _detector(evidence.pack)
-    report = Report(
-        {"name": "model", **subject.about, "target": subject.target, "reader": reader.digest}, []
+    check_target(reader, judged)
+    detect = _detector(inputs.pack)
+    report = JudgeReport(
+        {"name": "model", **judged.about, "target": judged.target, "reader": reader.digest}, []
     )
     torch.manual_seed(config.seed)
-    _on_renders(config, subject, evidence, reader, detect, report)
-    _on_crossed(config, subject, evidence, reader, report)
-    _on_faces(config, subject, evidence, reader, report)
+    _on_renders(config, judged, inputs, reader, detect, report)
+    _on_crossed(config, judged, inputs, reader, report)
+    _on_faces(config, judged, inputs, reader, report)
     return report
 
 
-def check_target(reader: LoadedReader, subject: Subject) -> None:
-    """Raise InputError where model and reader were not trained for one face."""
-    kinds = {note.get("kind", "mean") for note in (subject.target, reader.target_note)}
-    # The mean head's look is this package's own.
-    if kinds != {"mean"} and not same_target(subject.target, reader.target_note):
+def check_target(reader: LoadedReader, judged: JudgedModel) -> None:
+    """Raise InputError unless model and reader were trained for the same target face."""
+    kinds = {note.get("kind", "mean") for note in (judged.target, reader.target_note)}
+    # The mean head is always the one that this package renders.
+    if kinds != {"mean"} and not same_target(judged.target, reader.target_note):
         raise InputError(
-            f"the model draws the target face {_face(subject.target)}, the reader was trained on "
+            f"the model draws the target face {_face(judged.target)}, the reader was trained on "
             f"{_face(reader.target_note)}: train a reader with normpipe fit-reader --data SET "
             "(renders of the model's target) and give it with --set judge.reader=FILE"
         )
 
 
 def _face(note: dict[str, Any]) -> str:
-    """Which target face a note speaks of, in words."""
+    """Describe the target face of a note."""
     kind = str(note.get("kind", "mean"))
     return kind if kind == "mean" else f"{kind} {note.get('sha256') or note.get('name')}"
 
@@ -171,22 +171,22 @@ def _detector(pack: Path | None) -> FivePoints:
 
 def _on_renders(
     config: JudgeConfig,
-    subject: Subject,
-    evidence: Evidence,
+    judged: JudgedModel,
+    inputs: JudgeInputs,
     reader: LoadedReader,
     detect: FivePoints,
-    report: Report,
+    report: JudgeReport,
 ) -> None:
-    if not evidence.renders:
+    if not inputs.renders:
         how = "give --renders SET, written by normpipe synthesize"
         report.missing.update(dict.fromkeys(("synthetic", "constancy", "fairness"), how))
         return
-    renders = load_renders(evidence.renders, config.split, config.renders)
+    renders = load_renders(inputs.renders, config.split, config.renders)
     _check_shapes(reader, renders)
     log.info("renders: %d pictures of %d people", len(renders), len(np.unique(renders.identity)))
     made = {
-        "clean": normalize_all(subject.normalize, renders.source),
-        "degraded": normalize_all(subject.normalize, degraded(renders, config.seed)),
+        "clean": normalize_all(judged.normalize, renders.source),
+        "degraded": normalize_all(judged.normalize, degraded(renders, config.seed)),
     }
     readings = read_renders(renders, made, reader)
     report.figures.extend(measure_synthetic(renders, readings, config.resamples))
@@ -194,19 +194,19 @@ def _on_renders(
     log.info("renders: pose, background, idempotence")
     report.figures.extend(measure_constancy(renders, made, detect, config.resamples))
     report.figures.extend(
-        measure_idempotence(subject.normalize, made, renders.identity, config.resamples)
+        measure_idempotence(judged.normalize, made, renders.identity, config.resamples)
     )
-    report.galleries.append(_gallery("Rendered people never trained on", renders, made["clean"]))
+    report.grids.append(_render_grid("Rendered people never trained on", renders, made["clean"]))
 
 
-def _gallery(title: str, renders: Renders, made: Pixels) -> Gallery:
-    chosen = pick(len(renders), _PICTURES_A_LINE)
-    lines = (
+def _render_grid(title: str, renders: Renders, made: Pixels) -> PictureGrid:
+    chosen = pick(len(renders), _PICTURES_PER_ROW)
+    rows = (
         ("source", renders.source[chosen]),
         ("normalized", made[chosen]),
         ("exact", renders.target[chosen]),
     )
-    return gallery(title, lines)
+    return picture_grid(title, rows)
 
 
 def _check_shapes(reader: LoadedReader, renders: Renders) -> None:
@@ -215,53 +215,61 @@ def _check_shapes(reader: LoadedReader, renders: Renders) -> None:
 
 
 def _on_crossed(
-    config: JudgeConfig, subject: Subject, evidence: Evidence, reader: LoadedReader, report: Report
+    config: JudgeConfig,
+    judged: JudgedModel,
+    inputs: JudgeInputs,
+    reader: LoadedReader,
+    report: JudgeReport,
 ) -> None:
-    if not evidence.crossed:
+    if not inputs.crossed:
         report.missing["crossed"] = (
             "give --crossed SET, written by normpipe synthesize --crossed 20x30"
         )
         return
-    renders = load_renders(evidence.crossed, None)
+    renders = load_renders(inputs.crossed, None)
     _check_shapes(reader, renders)
     log.info("crossed: %d pictures of %d people", len(renders), len(np.unique(renders.identity)))
-    made = {"clean": normalize_all(subject.normalize, renders.source)}
+    made = {"clean": normalize_all(judged.normalize, renders.source)}
     report.figures.extend(measure_crossed(renders, made, reader, config.resamples))
 
 
 def _on_faces(
-    config: JudgeConfig, subject: Subject, evidence: Evidence, reader: LoadedReader, report: Report
+    config: JudgeConfig,
+    judged: JudgedModel,
+    inputs: JudgeInputs,
+    reader: LoadedReader,
+    report: JudgeReport,
 ) -> None:
-    if evidence.faces is None:
+    if inputs.faces is None:
         how = "give --faces DIR --labels CSV, or the output folder of normpipe run"
         sections = ("zero_shot", "transfer", "verification", "attacker")
         report.missing.update(dict.fromkeys(sections, how))
         return
-    if evidence.pack is None:
+    if inputs.pack is None:
         report.missing["verification"] = "give --pack DIR, an insightface pack with recognition"
-    faces = load_real(evidence.faces)
+    faces = load_real(inputs.faces)
     log.info("photographs: %d of %d people", len(faces.images), len(np.unique(faces.people)))
-    made = normalize_all(subject.normalize, faces.images)
+    made = normalize_all(judged.normalize, faces.images)
     own = None
-    if subject.read is not None and subject.expression_names:
-        own = Codes(read_real(subject.read, faces.images), subject.expression_names)
+    if judged.read is not None and judged.expression_names:
+        own = NamedCoefficients(read_real(judged.read, faces.images), judged.expression_names)
     report.figures.extend(
         measure_real(
             faces,
             made,
-            Codes(reader(made).coefficients, reader.expression_names),
+            NamedCoefficients(reader(made).coefficients, reader.expression_names),
             own,
-            evidence.pack,
+            inputs.pack,
         )
     )
     tested = np.flatnonzero(faces.parts == "test")
-    chosen = tested[pick(len(tested), 2 * _PICTURES_A_LINE)]
+    chosen = tested[pick(len(tested), 2 * _PICTURES_PER_ROW)]
     for part in (chosen[0::2], chosen[1::2]):
-        lines = (("original", faces.images[part]), ("normalized", made[part]))
-        report.galleries.append(gallery("Photographs", lines))
+        rows = (("original", faces.images[part]), ("normalized", made[part]))
+        report.grids.append(picture_grid("Photographs", rows))
 
 
-def summary(figures: Sequence[Figure]) -> str:
-    """One line: how many goals are met."""
+def goals_summary(figures: Sequence[Figure]) -> str:
+    """Return one line: how many goals are met."""
     goals = [figure for figure in figures if figure.goal]
     return f"{sum(figure.met is True for figure in goals)} of {len(goals)} goals met"

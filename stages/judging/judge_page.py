@@ -1,4 +1,4 @@
-"""What the judge leaves behind: a table for the terminal, JSON, and a page with pictures."""
+"""The judge's report: a table for the terminal, JSON, and a page with pictures."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ from ...pipeline.errors import NormpipeError
 from ...pipeline.store.commit import write_bytes, write_json
 from .figures import Figure
 
-#: Sections in the order of the page, with what they answer.
+#: Sections in the order of the page, with the question of each.
 SECTIONS = {
     "synthetic": "Is the expression kept? Rendered people never trained on, read from the pictures",
     "zero_shot": "Is the expression kept on photographs? Read from the normalized pictures",
-    "transfer": "Do classifiers gain? Trained and tested on different people",
-    "crossed": "Does identity pass? Every person makes the same expressions",
-    "verification": "Does identity pass? Face verification on photographs",
-    "attacker": "Does identity pass? An attacker retrained on normalized pictures",
+    "transfer": "Do classifiers improve? Trained and tested on different people",
+    "crossed": "Is identity hidden? Rendered people with the same expressions",
+    "verification": "Is identity hidden? Face verification on photographs",
+    "attacker": "Is identity hidden? An attacker retrained on normalized pictures",
     "constancy": "Is everything else constant?",
-    "fairness": "For everybody alike? By groups of rendered people",
+    "fairness": "Is it equally good for everyone? By groups of rendered people",
 }
 _PICTURE_PX = 112
 
 
 @dataclass(frozen=True)
-class Gallery:
-    """Pictures for the page, line by line.
+class PictureGrid:
+    """Rows of pictures for the page.
 
     Attributes:
-        title: what is shown.
-        lines: name of a line → its pictures, (N, H, W, 3) uint8 RGB each.
+        title: of the grid.
+        rows: name of a row → its pictures, (N, H, W, 3) uint8 RGB each.
     """
 
     title: str
-    lines: dict[str, Pixels]
+    rows: dict[str, Pixels]
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything that was found out about one model.
+class JudgeReport:
+    """All results for one model.
 
     Attributes:
-        model: what was judged: name, sha256, and whatever else identifies it.
+        model: what identifies the judged model: name, sha256 and more.
         figures: in any order.
-        missing: section → what to give to have it measured.
-        galleries: pictures for the page.
+        missing: section → the options needed to measure it.
+        grids: pictures for the page.
     """
 
     model: dict[str, Any]
     figures: list[Figure]
     missing: dict[str, str] = field(default_factory=dict[str, str])
-    galleries: list[Gallery] = field(default_factory=list[Gallery])
+    grids: list[PictureGrid] = field(default_factory=list[PictureGrid])
 
     def write(self, output: Path) -> None:
         """Write ``judge.json`` and ``index.html`` to a folder."""
@@ -76,7 +76,7 @@ class Report:
         write_bytes(output / "index.html", self.page().encode())
 
     def page(self) -> str:
-        """Return the page, with all pictures within."""
+        """Return the HTML page, including all pictures."""
         folder = jinja2.PackageLoader("normpipe.stages.judging", "templates")
         environment = jinja2.Environment(
             loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -91,9 +91,9 @@ class Report:
             },
             goals=[figure for figure in self.figures if figure.goal],
             missing=self.missing,
-            galleries=[
-                (gallery.title, {name: _strip(faces) for name, faces in gallery.lines.items()})
-                for gallery in self.galleries
+            grids=[
+                (grid.title, {name: _strip(faces) for name, faces in grid.rows.items()})
+                for grid in self.grids
             ],
         )
 
@@ -111,7 +111,7 @@ class Report:
 
 
 def number(value: float) -> str:
-    """Three decimals, or a dash for what is not defined."""
+    """Format with three decimals, or a dash if undefined."""
     return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
@@ -129,7 +129,7 @@ def _line(figure: Figure) -> str:
 
 
 def _strip(faces: Pixels) -> str:
-    """(N, H, W, 3) → one row of small pictures as a data address."""
+    """Return (N, H, W, 3) pictures as a data URL of one row of thumbnails."""
     size = (_PICTURE_PX, _PICTURE_PX)
     row = np.hstack([cv2.resize(face, size, interpolation=cv2.INTER_AREA) for face in faces])
     options = [cv2.IMWRITE_JPEG_QUALITY, 88]
@@ -140,10 +140,10 @@ def _strip(faces: Pixels) -> str:
 
 
 def pick(count: int, wanted: int) -> list[int]:
-    """Evenly spread places among ``count``, the same every time."""
+    """Return evenly spaced indices among ``count``, always the same."""
     return sorted({int(place) for place in np.linspace(0, count - 1, min(wanted, count))})
 
 
-def gallery(title: str, lines: Iterable[tuple[str, Sequence[Pixels] | Pixels]]) -> Gallery:
-    """Put pictures of any size together, each line (N, H, W, 3) uint8 RGB."""
-    return Gallery(title, {name: np.asarray(faces, np.uint8) for name, faces in lines})
+def picture_grid(title: str, rows: Iterable[tuple[str, Sequence[Pixels] | Pixels]]) -> PictureGrid:
+    """Return a grid of pictures of any size, each row (N, H, W, 3) uint8 RGB."""
+    return PictureGrid(title, {name: np.asarray(faces, np.uint8) for name, faces in rows})

@@ -1,4 +1,4 @@
-"""All measures on real faces in one call."""
+"""All measures on real faces."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .criteria.verification import (
 )
 from .criteria.zero_shot import measure_zero_shot
 from .figures import Figure
-from .real import RealFaces
+from .labelled_faces import RealFaces
 
 
 @dataclass(frozen=True)
-class Codes:
+class NamedCoefficients:
     """Coefficients of N faces.
 
     Attributes:
@@ -43,25 +43,25 @@ class Codes:
 def measure_real(
     faces: RealFaces,
     normalized: Pixels,
-    reader: Codes,
-    own: Codes | None = None,
+    reader: NamedCoefficients,
+    own: NamedCoefficients | None = None,
     pack: Path | None = None,
 ) -> list[Figure]:
-    """Zero-shot, transfer, attacker and, with a recognizer, verification.
+    """Measure zero-shot, transfer, attacker and, with a recognizer, verification.
 
-    Zero-shot looks at part ``test``; transfer trains on part ``train`` and tests on ``test``; the
-    attacker and verification take everybody.
+    Zero-shot uses part ``test``; transfer trains on part ``train`` and tests on ``test``; the
+    attacker and verification use all faces.
 
     Args:
         faces: N aligned faces.
         normalized: (N, S, S, 3) uint8 RGB, by ``renders.normalize_all``.
-        reader: of the frozen reader from the normalized pictures.
-        own: the normalizer's own code, where it has one.
+        reader: read off the normalized pictures by the frozen reader.
+        own: the normalizer's own code, if it has one.
         pack: folder of an insightface pack with a detection and a recognition network; None
-            leaves verification out.
+            skips verification.
 
     Raises:
-        InputError: labels without parts, or with a person in both; a pack that cannot be used.
+        InputError: labels without parts, or with a person in both; an unusable pack.
     """
     _require_parts(faces)
     labels = (faces.emotions, faces.people, faces.sources)
@@ -81,15 +81,17 @@ def measure_real(
     return figures
 
 
-def _verification(faces: RealFaces, normalized: Pixels, reader: Codes, pack: Path) -> list[Figure]:
+def _verification(
+    faces: RealFaces, normalized: Pixels, reader: NamedCoefficients, pack: Path
+) -> list[Figure]:
     embed = open_recognizer(pack)
     points = locate(pack, normalized)
     originals = embed_all(embed, crops_by_landmarks(faces.images, faces.landmarks))
     made = embed_all(embed, crops_by_frame(normalized, points))
     figures = measure_verification(originals, made, reader.values, faces.emotions, faces.people)
     if points is None:
-        words = "no face found in the mean normalized picture: cut where aligned faces lie"
-        figures = [replace(figure, note=f"{figure.note}; {words}") for figure in figures]
+        warning = "no face found in the mean normalized picture: cropped as aligned faces"
+        figures = [replace(figure, note=f"{figure.note}; {warning}") for figure in figures]
     return figures
 
 
@@ -100,5 +102,5 @@ def _require_parts(faces: RealFaces) -> None:
     both = np.intersect1d(train, test)
     if len(both):
         raise InputError(
-            f"{len(both)} people are in train and in test ({both[0]} for one): split by person"
+            f"{len(both)} people are in train and in test (such as {both[0]}): split by person"
         )

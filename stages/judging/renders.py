@@ -1,4 +1,4 @@
-"""Renders with exact answers, and what a normalizer makes of them."""
+"""Renders with exact targets, and normalizing them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ..training.synthesized import (
 
 #: (B, 3, H, W) float RGB in [0, 1] → (B, 3, S, S) RGB in [0, 1].
 Normalize = Callable[[Tensor], Tensor]
-#: As the normalize stage writes by default: what is judged is what users get.
+#: The default of the normalize stage: judge what users get.
 QUALITY = 95
 
 
@@ -40,15 +40,15 @@ class Renders:
     """Rendered people with the exact target picture of each.
 
     Attributes:
-        expression_names: (E) shapes in the order of ``expression``.
-        source: (N, S, S, 3) uint8 RGB; (0, 1, 1, 3) where they were not asked for.
+        expression_names: the E shapes, in the order of ``expression``.
+        source: (N, S, S, 3) uint8 RGB; (0, 1, 1, 3) if not loaded.
         landmarks: (N, 68, 2) float32 source pixels.
-        target: (N, T, T, 3) uint8 RGB, the exact answers as they are stored.
+        target: (N, T, T, 3) uint8 RGB, the exact targets as stored.
         target_landmarks: (N, 68, 2) float32 target pixels.
         expression: (N, E) float32 coefficients.
         identity: (N,) int64.
-        emotion: (N,) the emotion meant, "" where none was.
-        target_note: which face the target is (``kind``; ``sha256`` where it is known).
+        emotion: (N,) the intended emotion, "" for none.
+        target_note: which face the target is (``kind``; ``sha256`` if known).
     """
 
     expression_names: tuple[str, ...]
@@ -65,14 +65,14 @@ class Renders:
         return len(self.expression)
 
     def digest(self) -> str:
-        """Sha256 of what is known of the renders, to tell one set from another."""
+        """Return the sha256 of the renders' labels, which identifies the set."""
         parts = (self.expression, self.identity, self.landmarks, self.target_landmarks)
         known = (np.ascontiguousarray(part).tobytes() for part in parts)
         return hashlib.sha256(b"".join(known)).hexdigest()
 
     @property
     def inter_ocular(self) -> float:
-        """Return the distance between the eyes' middles of the target, in target pixels."""
+        """Return the distance between the target's eye centres, in target pixels."""
         resting = np.median(self.target_landmarks, 0)
         return float(np.linalg.norm(resting[36:42].mean(0) - resting[42:48].mean(0)))
 
@@ -88,12 +88,12 @@ def load_renders(
     Args:
         folders: outputs of ``normpipe synthesize``.
         split: ``train``, ``validation`` or ``test``; None takes all rows (crossed sets).
-        limit: how many at most, the first ones.
-        sources: False leaves the people out and keeps their targets.
+        limit: maximum number; the first ones are taken.
+        sources: whether to load the source pictures, not only the targets.
 
     Raises:
-        InputError: no synthesized shards, or sets that do not fit together.
-        NoPairs: they have none of that split with targets.
+        InputError: no synthesized shards, or sets that do not match.
+        NoPairs: the sets have no pairs of that split with targets.
     """
     rows: list[dict[str, Any]] = []
     names: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ def load_renders(
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    """Decode at once: a set's encoded and decoded pictures never lie in memory together."""
+    """Decode now, so that a set is never in memory both encoded and decoded."""
     return row | {
         name: _decode(row[name]["bytes"]) for name in ("image", "target") if row.get(name)
     }
@@ -138,16 +138,16 @@ def _decoded(row: dict[str, Any]) -> dict[str, Any]:
 def _decode(encoded: bytes) -> Pixels:
     picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
-        raise InputError("a synthesized picture cannot be decoded; run normpipe verify on the set")
+        raise InputError("a synthesized picture cannot be decoded: run normpipe verify on the set")
     return np.ascontiguousarray(picture[..., ::-1], np.uint8)
 
 
 def degraded(renders: Renders, seed: int = 0) -> Pixels:
-    """(N, S, S, 3) uint8 RGB: every source degraded once, never mirrored; fixed by ``seed``."""
+    """Return (N, S, S, 3) uint8 RGB: each source degraded once by ``seed``, never mirrored."""
     result = np.empty_like(renders.source)
     for row, (picture, points) in enumerate(zip(renders.source, renders.landmarks, strict=True)):
         rng = np.random.default_rng([seed, 43, row])
-        # A mirrored face would need a mirrored answer, and the target's light is from one side.
+        # A mirrored source would need a mirrored target, and its light comes from one side.
         result[row] = degrade(picture, points, rng, mirror=0.0).picture
     return result
 
@@ -159,7 +159,7 @@ def normalize_all(normalize: Normalize, pictures: Pixels, batch: int = 32) -> Pi
     Args:
         normalize: the normalizer.
         pictures: (N, H, W, 3) uint8 RGB or (N, H, W) uint8 grey.
-        batch: pictures at a time.
+        batch: batch size.
 
     Returns:
         (N, S, S, 3) uint8 RGB.
@@ -171,12 +171,12 @@ def normalize_all(normalize: Normalize, pictures: Pixels, batch: int = 32) -> Pi
     for start in range(0, len(pictures), batch):
         faces = normalize(as_images(pictures[start : start + batch])).float().cpu()
         if not torch.isfinite(faces).all():
-            raise InputError("the normalizer made pictures that are not finite: train it anew")
+            raise InputError("the normalizer made pictures that are not finite: train it again")
         pixels = (faces.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         made.append(through_codec(pixels))
     return np.concatenate(made)
 
 
 def through_codec(pictures: Pixels, kind: Literal["jpeg", "png"] = "jpeg") -> Pixels:
-    """(N, S, S, 3) uint8 RGB as they come back from the files that the normalize stage writes."""
+    """Encode and decode (N, S, S, 3) uint8 RGB as the normalize stage and its readers do."""
     return np.stack([_decode(encode(picture, kind, QUALITY)) for picture in pictures])

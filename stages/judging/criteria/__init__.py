@@ -1,1 +1,1 @@
-"""What a normalizer is judged by, a module for each measure."""
+"""The measures of a normalizer, one module each."""

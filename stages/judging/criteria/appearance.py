@@ -1,4 +1,4 @@
-"""What simple classifiers see of a picture: histograms of oriented gradients, then PCA."""
+"""Features for simple classifiers: histograms of oriented gradients, then PCA."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from sklearn.decomposition import PCA
 from ....manifests.arrays import Floats, Pixels
 
 SIZE_PX = 96
-#: Side of a HOG cell, and of the coarser one that a second copy of a picture is seen with.
+#: Side of a HOG cell, and of the coarser cell for a second copy of a picture.
 FINE_PX, COARSE_PX = 8, 12
 _BINS = 9
 _VARIANCE_FLOOR = 1e-6
 
 
 def hog_features(images: Pixels, cell_px: int = FINE_PX) -> NDArray[np.float32]:
-    """Histograms of oriented gradients of grey faces (Dalal and Triggs, CVPR 2005), by OpenCV.
+    """Return HOG features of grey faces (Dalal and Triggs, CVPR 2005), by OpenCV.
 
     Args:
-        images: (N, H, W, 3) uint8 RGB; seen at 96 x 96.
+        images: (N, H, W, 3) uint8 RGB; resized to 96 x 96.
         cell_px: side of a cell; divides 96.
 
     Returns:
@@ -32,15 +32,15 @@ def hog_features(images: Pixels, cell_px: int = FINE_PX) -> NDArray[np.float32]:
     rows: list[NDArray[np.float32]] = []
     for image in images:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        seen = cv2.resize(grey, side, interpolation=cv2.INTER_AREA)
-        rows.append(np.asarray(hog.compute(seen), dtype=np.float32).reshape(-1))
+        small = cv2.resize(grey, side, interpolation=cv2.INTER_AREA)
+        rows.append(np.asarray(hog.compute(small), dtype=np.float32).reshape(-1))
     return np.stack(rows)
 
 
 class Reduction:
-    """PCA fitted on some pictures, scaled as a whole so that all features together vary by 1 each.
+    """PCA fitted on some pictures, scaled by one factor to a mean variance of 1.
 
-    Components are not whitened: those that hardly vary keep their little weight.
+    Components are not whitened: those with little variance keep little weight.
 
     Args:
         features: (N, D) to fit on.

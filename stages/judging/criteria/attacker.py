@@ -1,8 +1,8 @@
-"""A retrained attacker: who is it, among people whose normalized pictures the attacker has seen?
+"""A retrained attacker: identifies people after training on their normalized pictures.
 
-Closed-set identification, split within people. What counts is not how often the attacker is right
-but by how much more often than one who is given the expression alone: people differ in how often
-they smile, and that no normalizer may hide.
+Closed-set identification, split within people. What counts is how much more often the attacker is
+right than one who knows only the expression: people differ in how often they smile, and normalizing
+must not hide that.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ...metrics.resampling import Draws, percentiles
 from ..figures import Figure
 from .appearance import Reduction, hog_features
 
-FEWEST, MOST = 6, 8
+MIN_PICTURES, MAX_PICTURES = 6, 8  # per person
 FOLDS = 3
-#: Cuts into folds and choices of pictures that are averaged, so that luck weighs less.
+#: Random folds and choices of pictures to average over.
 REPEATS = 3
 RESAMPLES = 1000
 COMPONENTS = 80
-#: Pixels that the attacker looks at beside HOG: grey, this wide and high.
+#: Side of the small grey picture that the attacker uses besides HOG.
 _PIXELS = 24
 GOAL = "<= 0.02"
 
@@ -37,7 +37,7 @@ class Gallery:
     """People with enough pictures.
 
     Attributes:
-        rows: (M,) numbers of their pictures, at most ``MOST`` a person.
+        rows: (M,) indices of their pictures, at most ``MAX_PICTURES`` per person.
         who: (M,) people as numbers from 0.
     """
 
@@ -50,17 +50,19 @@ class Gallery:
         return int(self.who.max()) + 1 if len(self.who) else 0
 
 
-def choose_gallery(people: NDArray[Any], fewest: int = FEWEST, seed: int = 0) -> Gallery:
-    """Take at most ``MOST`` seeded pictures of each person with at least ``fewest``.
+def choose_gallery(
+    people: NDArray[Any], min_pictures: int = MIN_PICTURES, seed: int = 0
+) -> Gallery:
+    """Choose at most ``MAX_PICTURES`` pictures of each person with at least ``min_pictures``.
 
-    ``people``: (N,) who is in every picture.
+    ``people``: (N,) who is in each picture.
     """
     rng = np.random.default_rng([seed, 43])
     rows: list[NDArray[np.int64]] = []
     for name in np.unique(people):
         own = np.flatnonzero(people == name)
-        if len(own) >= fewest:
-            rows.append(np.sort(rng.permutation(own)[:MOST]))
+        if len(own) >= min_pictures:
+            rows.append(np.sort(rng.permutation(own)[:MAX_PICTURES]))
     who = [np.full(len(own), number, dtype=np.int64) for number, own in enumerate(rows)]
     nothing = np.zeros(0, dtype=np.int64)
     return Gallery(np.concatenate([nothing, *rows]), np.concatenate([nothing, *who]))
@@ -72,37 +74,37 @@ def measure_attacker(
     coefficients: Numbers,
     emotions: NDArray[Any],
     people: NDArray[Any],
-    fewest: int = FEWEST,
+    min_pictures: int = MIN_PICTURES,
 ) -> list[Figure]:
-    """Balanced accuracy of attackers who see different things, and the excess that has a goal.
+    """Measure the balanced accuracy of attackers with different inputs, and the excess.
 
     Args:
-        originals: (N, H, W, 3) uint8 RGB, aligned: the ceiling.
+        originals: (N, H, W, 3) uint8 RGB, aligned: the upper bound.
         normalized: (N, S, S, 3) uint8 RGB.
         coefficients: (N, E) of the frozen reader from the normalized pictures.
         emotions: (N,) labels.
-        people: (N,) who.
-        fewest: people with fewer pictures take no part.
+        people: (N,) who is in each picture.
+        min_pictures: people with fewer pictures are left out.
     """
-    galleries = [choose_gallery(people, fewest, seed) for seed in range(REPEATS)]
+    galleries = [choose_gallery(people, min_pictures, seed) for seed in range(REPEATS)]
     if galleries[0].people < 2:
-        note = f"fewer than two people have {fewest} pictures"
+        note = f"fewer than two people have {min_pictures} pictures"
         return [Figure("attacker", "normalized", float("nan"), note=note)]
     expression = np.hstack([one_hot(emotions), scaled(coefficients)])
     used = np.unique(np.concatenate([gallery.rows for gallery in galleries]))
-    seen = {
+    inputs = {
         "normalized": spread(appearance(normalized[used]), used, len(people)),
         "expression only (label and coefficients)": expression,
         "emotion label only": one_hot(emotions),
         "original": spread(appearance(originals[used]), used, len(people)),
     }
-    seen["normalized, given the expression"] = np.hstack([seen["normalized"], expression])
-    recalls = {name: recall(features, galleries) for name, features in seen.items()}
+    inputs["normalized, given the expression"] = np.hstack([inputs["normalized"], expression])
+    recalls = {name: recall(features, galleries) for name, features in inputs.items()}
     return _figures(recalls, galleries[0])
 
 
 def appearance(images: Pixels) -> Numbers:
-    """(M, D) what the attacker sees: HOG, and small grey pixels for tone and texture."""
+    """Return (M, D) features: HOG, and a small grey picture for tone and texture."""
     size = np.linspace(0, images.shape[1], _PIXELS + 1).astype(int)
     grey = images.astype(np.float32).mean(3)
     cells = np.add.reduceat(np.add.reduceat(grey, size[:-1], 1), size[:-1], 2)
@@ -112,33 +114,33 @@ def appearance(images: Pixels) -> Numbers:
 
 
 def _level(features: Numbers) -> Numbers:
-    """Centre, and scale as a whole, so that every kind of feature weighs the same."""
+    """Centre, and scale by one factor, so that each kind of feature has equal weight."""
     centred = features - features.mean(0)
     return centred / max(float(np.sqrt((centred**2).sum(1).mean())), 1e-6)
 
 
 def spread(features: Numbers, rows: NDArray[Any], count: int) -> Numbers:
-    """(N, D) with the features at their rows and zeros elsewhere."""
+    """Return (N, D) with the features at their rows and zeros elsewhere."""
     whole = np.zeros((count, features.shape[1]), dtype=np.float32)
     whole[rows] = features
     return whole
 
 
 def one_hot(labels: NDArray[Any]) -> NDArray[np.float64]:
-    """(N,) words → (N, K)."""
+    """(N,) labels → (N, K)."""
     return (labels[:, None] == np.unique(labels)[None]).astype(np.float64)
 
 
 def scaled(coefficients: Numbers) -> Numbers:
-    """(N, E), each in units of its standard deviation."""
+    """Scale (N, E), each column in units of its standard deviation."""
     return coefficients / np.maximum(coefficients.std(0), 1e-6)
 
 
 def recall(features: Numbers, galleries: list[Gallery]) -> NDArray[np.float64]:
-    """(P,) how often each person is recognized, over folds and repeats.
+    """Return (P,) how often each person is recognized, over folds and repeats.
 
-    Linear discriminant analysis with Ledoit-Wolf shrinkage on PCA; both are fitted on the training
-    folds alone.
+    Linear discriminant analysis with Ledoit-Wolf shrinkage on PCA, both fitted on the training
+    folds.
     """
     total = np.zeros(galleries[0].people)
     for seed, gallery in enumerate(galleries):
@@ -162,10 +164,10 @@ def _figures(recalls: Mapping[str, NDArray[np.float64]], gallery: Gallery) -> li
 
     def figure(name: str, each: NDArray[np.float64], goal: str = "", note: str = "") -> Figure:
         low, high = percentiles(draws @ each)
-        words = note or f"{count} people, chance {1 / count:.3f}"
+        text = note or f"{count} people, chance {1 / count:.3f}"
         return Figure(
             "attacker", name, float(each.mean()), low, high, count=len(gallery.rows), goal=goal,
-            note=words,
+            note=text,
         )  # fmt: skip
 
     ours, only, _label, _original, given = recalls
@@ -174,6 +176,6 @@ def _figures(recalls: Mapping[str, NDArray[np.float64]], gallery: Gallery) -> li
     return [
         *(figure(name, each) for name, each in recalls.items()),
         Figure("attacker", "chance", 1 / count, count=len(gallery.rows)),
-        figure(excess, recalls[ours] - recalls[only], GOAL, "of the same people"),
+        figure(excess, recalls[ours] - recalls[only], GOAL, "paired by person"),
         figure(more, recalls[given] - recalls[only], GOAL, "what pictures add to the expression"),
     ]

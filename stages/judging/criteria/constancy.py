@@ -17,18 +17,18 @@ from ..renders import Normalize, Renders, normalize_all, through_codec
 #: Pictures → (N, 5, 2) pixels in the order of ``geometry.LANDMARK_NAMES``; NaN: no face found.
 FivePoints = Callable[[Pixels], Floats]
 
-# Middles of the eyes, tip of the nose and corners of the mouth on the resting mean head of
-# ICT-FaceKit Light, measured at its 68 landmarks (cm-like; y down and z away, as cameras see it).
+# Eye centres, nose tip and mouth corners of the resting mean head of ICT-FaceKit Light, from its 68
+# landmarks (about cm; camera frame, y down and z away).
 MEAN_HEAD = np.array(
     [[-3.26, -3.39, 1.16], [3.26, -3.39, 1.16], [0.0, -0.36, -2.69],
      [-2.53, 3.57, 0.19], [2.53, 3.57, 0.19]]
 )  # fmt: skip
-# A long lens, so that distance and size of a face can hardly be confused with its pose.
+# A long focal length, so that a face's distance and size hardly affect its pose.
 _FOCAL_SIDES = 6.0
 GOAL = 1.2
-MOST_CHANGE = 2  # grey levels: pixels that differ less among exact renders are background
-LEAST_DEVIATION = 12**-0.5  # grey levels, of rounding to 8 bits: no ratio to less
-LEAST_ANGLE_DEG = 0.05
+MAX_CHANGE = 2  # grey levels: pixels that differ less among exact renders are background
+MIN_DEVIATION = 12**-0.5  # grey levels, of rounding to 8 bits: smallest denominator
+MIN_ANGLE_DEG = 0.05  # smallest denominator
 _SECTION = "constancy"
 
 
@@ -38,12 +38,12 @@ def measure_constancy(
     detect: FivePoints | None = None,
     resamples: int = RESAMPLES,
 ) -> list[Figure]:
-    """Spread of pose and background, beside those of the exact targets through the same codec.
+    """Measure the spread of pose and background, relative to the exact targets' in the same codec.
 
     Args:
-        renders: people and exact answers.
+        renders: people and exact targets.
         made: condition → (N, S, S, 3) uint8 RGB of ``renders.normalize_all``.
-        detect: five points of each picture; None leaves the pose out.
+        detect: finds five points in each picture; None skips the pose.
         resamples: for the intervals, over people.
     """
     exact = through_codec(renders.target)
@@ -56,7 +56,7 @@ def measure_constancy(
 
 
 def pose_deg(points: Floats, size_px: int) -> Floats:
-    """Yaw, pitch and roll of faces from five points, by the pose of the mean head.
+    """Return yaw, pitch and roll of faces, by fitting the mean head to five points.
 
     Args:
         points: (N, 5, 2) pixels; NaN where there is no face.
@@ -91,7 +91,7 @@ def pose_deg(points: Floats, size_px: int) -> Floats:
 
 
 def five_points(detector: Detector) -> FivePoints:
-    """A detector of the align stage, already open, as what ``measure_constancy`` asks."""
+    """Adapt an open detector of the align stage to ``measure_constancy``."""
 
     def detect(pictures: Pixels) -> Floats:
         points = np.full((len(pictures), 5, 2), np.nan)
@@ -127,7 +127,7 @@ def _pose(
         )
     ]
     for place, name in enumerate(("yaw", "pitch", "roll")):
-        least = max(_deviation(own[:, place]), LEAST_ANGLE_DEG)
+        least = max(_deviation(own[:, place]), MIN_ANGLE_DEG)
 
         def over(rows: NDArray[np.int64], place: int = place, least: float = least) -> float:
             return _deviation(turned[rows, place]) / least
@@ -152,15 +152,15 @@ def _pose(
 
 
 def _deviation(values: Floats) -> float:
-    """Return the standard deviation of what there is; NaN for fewer than two."""
+    """Return the standard deviation of the finite values; NaN for fewer than two."""
     there = values[np.isfinite(values)]
     return float(there.std()) if len(there) > 1 else float("nan")
 
 
 def background(exact: Pixels) -> NDArray[np.bool_]:
-    """(S, S) where exact renders (N, S, S, 3) hardly ever change, away from the face."""
+    """Return (S, S) where exact renders (N, S, S, 3) hardly change, away from the face."""
     change = exact.max(0).astype(int) - exact.min(0)
-    still = (change.max(-1) <= 2 * MOST_CHANGE).astype(np.uint8)
+    still = (change.max(-1) <= 2 * MAX_CHANGE).astype(np.uint8)
     # JPEG spreads changes over blocks of 8 pixels.
     return cv2.erode(still, np.ones((9, 9), np.uint8), borderValue=1) > 0
 
@@ -171,13 +171,13 @@ def _background(
     name = "deviation of the background, over that of exact renders"
     still = background(exact)
     if still.mean() < 0.02:
-        note = "no part of the exact renders stays the same"
+        note = "no part of the exact renders is constant"
         return Figure(_SECTION, name, float("nan"), group=condition, note=note)
     size = made.shape[1]
     there = cv2.resize(still.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST) > 0
     own = _pixel_deviation(exact[:, still])
     pixels = made[:, there]
-    least = max(own, LEAST_DEVIATION)
+    least = max(own, MIN_DEVIATION)
 
     def over(rows: NDArray[np.int64]) -> float:
         return _pixel_deviation(pixels[rows]) / least
@@ -197,7 +197,7 @@ def _background(
 
 
 def _pixel_deviation(pixels: Pixels) -> float:
-    """(N, P, 3) → standard deviation over pictures, mean over pixels and colours."""
+    """Return the standard deviation over pictures (N, P, 3), mean over pixels and colours."""
     return float(pixels.std(0, dtype=np.float32).mean())
 
 
@@ -207,7 +207,7 @@ def measure_idempotence(
     people: NDArray[np.int64],
     resamples: int = RESAMPLES,
 ) -> list[Figure]:
-    """How far a normalized picture changes when it is normalized again, in grey levels.
+    """Measure how much a normalized picture changes when normalized again, in grey levels.
 
     Args:
         normalize: the normalizer.
@@ -219,7 +219,7 @@ def measure_idempotence(
     for condition, pictures in made.items():
         again = normalize_all(normalize, pictures)
         if again.shape != pictures.shape:
-            raise ValueError("a normalizer makes pictures of one size")
+            raise ValueError("the normalizer made pictures of different sizes")
         change = np.array(
             [np.abs(a.astype(int) - b).mean() for a, b in zip(again, pictures, strict=True)]
         )
@@ -238,7 +238,7 @@ def measure_idempotence(
                 condition,
                 len(change),
                 "<= 2",
-                "mean absolute, over all pixels",
+                "mean absolute difference over all pixels",
             )
         )
     return figures

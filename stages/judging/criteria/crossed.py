@@ -1,7 +1,7 @@
-"""Does identity pass? A probe on crossed renders: every person makes the same expressions.
+"""Is identity hidden? A probe on crossed renders: every person makes the same expressions.
 
-In such a set an expression says nothing about who makes it, so whatever a probe finds above one in
-K is identity.
+There an expression says nothing about the person, so whatever a probe finds above one in K is
+identity.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from ..figures import Figure
 from ..frozen_reader import Read
 from ..renders import Renders, through_codec
 
-SIDE_PX = 64  # pictures are made this small for the probe
+SIDE_PX = 64  # side of the probe's pictures
 COMPONENTS = 60
 FOLDS = 5
 GOAL = 1.5
-#: Below this, in standard deviations of the features, nothing is left of a person.
-_NOTHING = 1e-6
+#: Below this standard deviation of the features, no trace of a person is left.
+_NEGLIGIBLE = 1e-6
 
 
 def expressions_of(renders: Renders) -> NDArray[np.int64]:
-    """(N,) which of the expressions each row shows.
+    """Return (N,) the number of the expression in each row.
 
-    Two of the M that were drawn may be the same, such as two neutral faces: then everybody makes
+    Two of the M expressions drawn may be equal, such as two neutral faces: then every person makes
     that one twice.
 
     Raises:
-        InputError: not everybody makes every expression as often as everybody else.
+        InputError: people do not all make each expression equally often.
     """
     _, which = np.unique(renders.expression.round(5), axis=0, return_inverse=True)
     _, who = np.unique(renders.identity, return_inverse=True)
@@ -59,7 +59,7 @@ def measure_crossed(
     read: Read,
     resamples: int = RESAMPLES,
 ) -> list[Figure]:
-    """Probe for identity in normalized pictures, beside exact targets and the people themselves.
+    """Probe for identity in normalized pictures, exact targets and sources.
 
     Args:
         renders: a crossed set, all splits.
@@ -90,7 +90,7 @@ def measure_crossed(
 
 
 def small(pictures: Pixels) -> Floats:
-    """(N, S, S, 3) uint8 RGB → (N, 64 · 64 · 3) float32 in [0, 1]."""
+    """Resize (N, S, S, 3) uint8 RGB → (N, 64 · 64 · 3) float32 in [0, 1]."""
     import torch
     from torch.nn import functional
 
@@ -105,20 +105,20 @@ def small(pictures: Pixels) -> Floats:
 def probe_hits(
     features: Floats, people: NDArray[np.int64], expressions: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """(N,) how far each row's person is told by a linear probe that never saw its expression.
+    """Return whether a linear probe, not trained on the row's expression, finds its person.
 
-    What people share in an expression is taken off first, which an attacker who knows the
-    expression could do as well: what is left is what makes them differ. Principal components of
-    the rest, scaled alike, go into a logistic regression.
+    The mean over people of each expression is subtracted first, as an attacker who knows the
+    expression could do; the differences between people remain. Their principal components,
+    standardized, go into a logistic regression.
 
     Returns:
-        (N,) 1 or 0; 1/K for every row where people do not differ at all.
+        (N,) 1 or 0; 1/K for every row if people do not differ at all.
     """
     rest = features.astype(np.float64)
     for expression in np.unique(expressions):
         rows = expressions == expression
         rest[rows] -= rest[rows].mean(0)
-    if rest.std() < _NOTHING:
+    if rest.std() < _NEGLIGIBLE:
         return np.full(len(people), 1 / len(np.unique(people)))
     hits = np.zeros(len(people))
     for train, test in GroupKFold(FOLDS).split(rest, groups=expressions):
@@ -139,11 +139,11 @@ def _probe(
     renders: Renders,
     expressions: NDArray[np.int64],
     resamples: int,
-    judged: bool = False,
+    has_goal: bool = False,
 ) -> Figure:
     hits = probe_hits(features, renders.identity, expressions)
     count = len(np.unique(renders.identity))
-    # Identities are the classes here: what is drawn anew is the expressions.
+    # Identities are the classes here, so expressions are resampled.
     low, high = bootstrap(expressions, lambda rows: count * float(hits[rows].mean()), resamples)
     return Figure(
         "crossed",
@@ -153,7 +153,7 @@ def _probe(
         high,
         group,
         len(hits),
-        f"<= {GOAL}" if judged else "",
+        f"<= {GOAL}" if has_goal else "",
         f"accuracy {hits.mean():.3f}, floor {1 / count:.3f}; {count} people, "
         f"{len(np.unique(expressions))} expressions, interval over expressions",
     )

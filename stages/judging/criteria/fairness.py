@@ -1,4 +1,4 @@
-"""For everybody alike? How much of the expression is kept, by groups of rendered people."""
+"""Is it equally good for everyone? How much of the expression is kept, by groups of people."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ....manifests.arrays import Rows
 from ...metrics.resampling import RESAMPLES, bootstrap
 from ...synthesis.scene.person import Kind, kind_of
 from ..figures import Figure
-from ..frozen_reader import Seen
+from ..frozen_reader import ReaderOutput
 from ..renders import Renders
 from .synthetic import GROUPS, Readings, columns, ratio
 
-LEAST_PEOPLE = 5
+MIN_PEOPLE = 5
 _THIRDS = (1 / 3, 2 / 3)
 
 
 def groups_of(kinds: Sequence[Kind]) -> dict[str, NDArray[np.str_]]:
-    """(N,) group each of N people is in, by what is compared: skin, sex-like shape, age-like."""
+    """Return (N,) the group of each of N people, by skin, sex-like shape and age-like look."""
 
     def thirds(values: list[float], names: tuple[str, str, str]) -> NDArray[np.str_]:
         return np.array(names)[np.digitize(values, _THIRDS)]
@@ -38,14 +38,14 @@ def measure_fairness(
     kind: Callable[[int], Kind] = kind_of,
     resamples: int = RESAMPLES,
 ) -> list[Figure]:
-    """Retention by group, and the spread between the groups of each kind.
+    """Measure retention by group, and the spread between groups.
 
     Retention is the mean over the shapes of ``synthetic.GROUPS`` of the R² ratio within the group.
 
     Args:
-        renders: people, expressions and exact answers.
+        renders: people, expressions and exact targets.
         readings: of ``synthetic.read_renders``.
-        kind: identity number → what kind of person it is.
+        kind: identity number → kind of person.
         resamples: for the intervals, over people.
     """
     people, place = np.unique(renders.identity, return_inverse=True)
@@ -63,12 +63,12 @@ def _axis(
     axis: str,
     groups: NDArray[np.str_],
     renders: Renders,
-    exact: Seen,
-    made: Seen,
+    exact: ReaderOutput,
+    made: ReaderOutput,
     condition: str,
     resamples: int,
 ) -> list[Figure]:
-    """Figures of one way of grouping people."""
+    """Return the figures of one way of grouping people."""
     keep = _retention(renders, exact, made)
     figures: list[Figure] = []
     names = [str(name) for name in np.unique(groups)]
@@ -77,8 +77,8 @@ def _axis(
         rows = np.flatnonzero(groups == name)
         count = len(np.unique(renders.identity[rows]))
         figure_name = f"retention, {axis} {name}"
-        if count < LEAST_PEOPLE:
-            note = f"only {count} people: too few to say"
+        if count < MIN_PEOPLE:
+            note = f"only {count} people: too few"
             figures.append(
                 Figure(
                     "fairness",
@@ -114,7 +114,7 @@ def _axis(
         return max(values) - min(values) if len(values) > 1 else float("nan")
 
     low, high = bootstrap(renders.identity, spread, resamples)
-    note = "largest less smallest; chance alone makes it more than 0"
+    note = "largest minus smallest; above 0 by chance alone"
     everyone = np.arange(len(groups))
     figures.append(
         Figure(
@@ -131,8 +131,10 @@ def _axis(
     return figures
 
 
-def _retention(renders: Renders, exact: Seen, made: Seen) -> Callable[[Rows], float]:
-    """Rows → mean R² ratio of the shapes that the reader can read there."""
+def _retention(
+    renders: Renders, exact: ReaderOutput, made: ReaderOutput
+) -> Callable[[Rows], float]:
+    """Return a function: rows → mean R² ratio of the shapes that the reader can read there."""
     where = [columns(renders.expression_names, stems) for stems, _ in GROUPS.values()]
     parts = [
         (made.coefficients[:, w], exact.coefficients[:, w], renders.expression[:, w]) for w in where

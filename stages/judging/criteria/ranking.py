@@ -1,4 +1,4 @@
-"""ROC measures that take weights, as ``metrics.resampling.Draws`` gives them for drawn people."""
+"""ROC measures with sample weights, as ``metrics.resampling.Draws`` gives them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ....manifests.arrays import Numbers
 class Ranking:
     """Scores of two classes, sorted once; every measure takes a weight for each sample.
 
-    Equal scores are one step of the curve, so a tie counts half in the AUC (as Mann and Whitney
-    count it), and no threshold lies between them.
+    Equal scores are one step of the curve: a tie counts half in the AUC (Mann-Whitney), and no
+    threshold separates them.
 
     Args:
-        scores: (N,) higher speaks for the class.
+        scores: (N,) higher means more likely the class.
         truth: (N,) whether the sample is of the class.
     """
 
@@ -28,14 +28,14 @@ class Ranking:
         self._truth = truth.astype(np.float64)
 
     def _counts(self, weights: Numbers | None) -> tuple[Numbers, Numbers]:
-        """Weight of the class and of the rest at each level, from the lowest score."""
-        heavy = np.ones(len(self._truth)) if weights is None else weights.astype(np.float64)
-        inside = heavy * self._truth
+        """Return the weight of positives and negatives at each level, from the lowest score."""
+        weight = np.ones(len(self._truth)) if weights is None else weights.astype(np.float64)
+        inside = weight * self._truth
         positives = np.bincount(self._places, inside, self._levels)
-        return positives, np.bincount(self._places, heavy - inside, self._levels)
+        return positives, np.bincount(self._places, weight - inside, self._levels)
 
     def auc(self, weights: Numbers | None = None) -> float:
-        """Return the area under the curve, by weights (N,); NaN where one class has no weight."""
+        """Return the area under the curve, by weights (N,); NaN if a class has no weight."""
         positives, negatives = self._counts(weights)
         total = positives.sum() * negatives.sum()
         if total <= 0:
@@ -44,7 +44,7 @@ class Ranking:
         return float((positives * below).sum() / total)
 
     def _rates(self, weights: Numbers | None) -> tuple[Numbers, Numbers]:
-        """False and true positive rate as the threshold falls, both from 0 to 1."""
+        """Return false and true positive rates as the threshold falls, both from 0 to 1."""
         positives, negatives = (counts[::-1] for counts in self._counts(weights))
         with np.errstate(invalid="ignore", divide="ignore"):
             false = np.cumsum(negatives) / negatives.sum()
@@ -52,9 +52,9 @@ class Ranking:
         return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
 
     def eer(self, weights: Numbers | None = None) -> float:
-        """Return the equal error rate: where false positives and misses are as frequent.
+        """Return the equal error rate: where false positive and false negative rates are equal.
 
-        ``weights``: (N,) of the samples; 1 each where none are given.
+        ``weights``: (N,) of the samples; 1 each by default.
         """
         false, true = self._rates(weights)
         if not (np.isfinite(false[-1]) and np.isfinite(true[-1])):
@@ -67,9 +67,9 @@ class Ranking:
         return float(false[last - 1] + share * (false[last] - false[last - 1]))
 
     def tpr_at(self, fpr: float, weights: Numbers | None = None) -> float:
-        """Return the true positive rate of the lowest threshold that keeps to a rate ``fpr``.
+        """Return the true positive rate at the lowest threshold with at most this ``fpr``.
 
-        ``weights``: (N,) of the samples; 1 each where none are given.
+        ``weights``: (N,) of the samples; 1 each by default.
         """
         false, true = self._rates(weights)
         if not (np.isfinite(false[-1]) and np.isfinite(true[-1])):

@@ -1,7 +1,7 @@
-"""Expression kept, on renders: what the reader sees in normalized pictures, beside exact ones.
+"""Is the expression kept? The frozen reader on normalized renders, compared with exact ones.
 
-Every R² stands beside the reader's own on the exact renders of the same people and expressions;
-goals are on the ratio of the two, so that what the reader cannot see is held against nobody.
+Every R² is compared with the reader's own on the exact renders of the same people and expressions.
+Goals are on the ratio of the two, so that a normalizer is not blamed for the reader's errors.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ....manifests.arrays import Floats, Pixels, Rows
 from ...metrics.resampling import RESAMPLES, bootstrap
 from ...synthesis.scene.expressions import RENDERED_UNITS
 from ..figures import Figure
-from ..frozen_reader import Read, Seen, units
+from ..frozen_reader import Read, ReaderOutput, units
 from ..renders import Renders, through_codec
 
-#: Shapes judged together, with the goal for their ratio.
+#: Groups of shapes, with the goal for their ratio.
 GROUPS: dict[str, tuple[tuple[str, ...], float]] = {
     "jaw": (("jawOpen",), 0.92),
     "smile": (("mouthSmile",), 0.92),
@@ -38,22 +38,22 @@ PARTS = {
     "eyes": slice(36, 48),
     "mouth": slice(48, 68),
 }
-#: A ratio to less than this says more about the reader than about the normalizer.
-LEAST_R2 = 0.2
+#: Below this, the ratio depends more on the reader than on the normalizer.
+MIN_R2 = 0.2
 _SECTION = "synthetic"
 
 
 @dataclass(frozen=True)
 class Readings:
-    """What the reader sees in everything that is compared.
+    """The reader's outputs for all pictures that are compared.
 
     Attributes:
-        exact: in the exact targets, through the same codec.
-        made: in what the normalizer made, by condition (``clean``, ``degraded``).
+        exact: for the exact targets, through the same codec.
+        made: for the normalized pictures, by condition (``clean``, ``degraded``).
     """
 
-    exact: Seen
-    made: dict[str, Seen]
+    exact: ReaderOutput
+    made: dict[str, ReaderOutput]
 
 
 def read_renders(renders: Renders, made: Mapping[str, Pixels], read: Read) -> Readings:
@@ -69,7 +69,7 @@ def read_renders(renders: Renders, made: Mapping[str, Pixels], read: Read) -> Re
 
 
 def r2(prediction: Floats, truth: Floats) -> float:
-    """R² of (N, C) columns, each weighted by the variance of its truth; NaN where none varies."""
+    """Return R² over (N, C) columns, weighted by the truth's variance; NaN if none varies."""
     spread = float(((truth - truth.mean(0)) ** 2).sum())
     if len(truth) < 2 or spread <= 1e-9 * truth.size:
         return float("nan")
@@ -77,16 +77,16 @@ def r2(prediction: Floats, truth: Floats) -> float:
 
 
 def ratio(made: Floats, exact: Floats, truth: Floats) -> float:
-    """R² of a reading of normalized pictures over that of exact ones; NaN without the latter.
+    """Return R² on normalized pictures over that on exact ones; NaN if the latter is too low.
 
-    All (N, C): what was read of either, and the truth.
+    All (N, C): the readings of both, and the truth.
     """
     possible = r2(exact, truth)
-    return r2(made, truth) / possible if possible >= LEAST_R2 else float("nan")
+    return r2(made, truth) / possible if possible >= MIN_R2 else float("nan")
 
 
 def columns(names: Sequence[str], stems: Sequence[str]) -> list[int]:
-    """Where shapes are, both sides of each."""
+    """Return the indices of shapes, both sides of each."""
     return [
         place
         for place, name in enumerate(names)
@@ -97,18 +97,18 @@ def columns(names: Sequence[str], stems: Sequence[str]) -> list[int]:
 def measure_synthetic(
     renders: Renders, readings: Readings, resamples: int = RESAMPLES
 ) -> list[Figure]:
-    """Shapes, landmarks and action units by condition, and the floor: the average face."""
+    """Measure shapes, landmarks and action units by condition, and the average face (the floor)."""
     figures: list[Figure] = []
-    for condition, seen in readings.made.items():
-        figures += _shapes(renders, readings.exact, seen, condition, resamples)
-        figures += _landmarks(renders, readings.exact, seen, condition, resamples)
-    for condition, seen in readings.made.items():
-        figures += _action_units(renders, readings.exact, seen, condition, resamples)
+    for condition, made in readings.made.items():
+        figures += _shapes(renders, readings.exact, made, condition, resamples)
+        figures += _landmarks(renders, readings.exact, made, condition, resamples)
+    for condition, made in readings.made.items():
+        figures += _action_units(renders, readings.exact, made, condition, resamples)
     return [*figures, *_average_face(renders, readings.exact)]
 
 
 def _shapes(
-    renders: Renders, exact: Seen, made: Seen, condition: str, resamples: int
+    renders: Renders, exact: ReaderOutput, made: ReaderOutput, condition: str, resamples: int
 ) -> list[Figure]:
     figures: list[Figure] = []
     for name, (stems, goal) in GROUPS.items():
@@ -141,7 +141,7 @@ def _ratio_figure(
     note = f"R² {r2(made, truth):.2f}; the reader on exact renders {own:.2f}"
     if np.isnan(value):
         note = (
-            "does not vary in these renders"
+            "constant in these renders"
             if np.isnan(own)
             else f"R² {r2(made, truth):.2f}, but the reader itself reaches only {own:.2f}"
         )
@@ -149,7 +149,7 @@ def _ratio_figure(
 
 
 def _action_units(
-    renders: Renders, exact: Seen, made: Seen, condition: str, resamples: int
+    renders: Renders, exact: ReaderOutput, made: ReaderOutput, condition: str, resamples: int
 ) -> list[Figure]:
     names = renders.expression_names
     found = [units(names, part) for part in (made.coefficients, exact.coefficients)]
@@ -171,17 +171,17 @@ def _action_units(
 
 
 def _correlation(one: Floats, other: Floats) -> float:
-    """Pearson's; 0 where a reading never changes, for it tells nothing."""
+    """Return Pearson's correlation; 0 for a constant reading."""
     if one.std() < 1e-6:
         return 0.0
     return float(np.corrcoef(one, other)[0, 1])
 
 
 def _landmarks(
-    renders: Renders, exact: Seen, made: Seen, condition: str, resamples: int
+    renders: Renders, exact: ReaderOutput, made: ReaderOutput, condition: str, resamples: int
 ) -> list[Figure]:
-    """Errors in percent of the inter-ocular distance, the reader's own on exact renders beside."""
-    own, error = (landmark_errors(renders, seen.points) for seen in (exact, made))  # (N, 68)
+    """Return errors in % of the inter-ocular distance, noting the reader's own on exact renders."""
+    own, error = (landmark_errors(renders, found.points) for found in (exact, made))  # (N, 68)
     figures: list[Figure] = []
     for name, part in {"": slice(0, 68), **PARTS}.items():
         means = error[:, part].mean(1)
@@ -207,14 +207,14 @@ def _landmarks(
 
 
 def landmark_errors(renders: Renders, points: Floats) -> Floats:
-    """(N, 68, 2) points as shares of the picture → (N, 68) errors in % of the inter-ocular."""
+    """(N, 68, 2) points as fractions of the side → (N, 68) errors in % of the inter-ocular."""
     size = renders.target.shape[1]
     away = np.linalg.norm(points * size - renders.target_landmarks, axis=2)
     return 100 * away / renders.inter_ocular
 
 
-def _average_face(renders: Renders, exact: Seen) -> list[Figure]:
-    """What always showing the average expression would reach: the floor of every figure above."""
+def _average_face(renders: Renders, exact: ReaderOutput) -> list[Figure]:
+    """Return the figures of always showing the average expression: the floor of all others."""
     size = renders.target.shape[1]
     mean = np.broadcast_to(renders.target_landmarks.mean(0) / size, renders.target_landmarks.shape)
     error = landmark_errors(renders, mean)
@@ -249,20 +249,20 @@ def _average_face(renders: Renders, exact: Seen) -> list[Figure]:
 
 
 def reader_scores(
-    names: Sequence[str], seen: Seen, renders: Renders
+    names: Sequence[str], readings: ReaderOutput, renders: Renders
 ) -> dict[str, dict[str, float] | float]:
-    """How well a reader reads exact renders: R² by action unit, by shape, and landmark error.
+    """Score a reader on exact renders: R² by action unit, by shape, and landmark error.
 
-    ``seen``: coefficients (N, E) and points (N, 68, 2) of the renders.
+    ``readings``: coefficients (N, E) and points (N, 68, 2) of the renders.
     """
-    truth, found = units(names, renders.expression), units(names, seen.coefficients)
+    truth, found = units(names, renders.expression), units(names, readings.coefficients)
     scores: dict[str, Any] = {
         "action_units": {
             unit: r2(found[:, i : i + 1], truth[:, i : i + 1])
             for i, unit in enumerate(RENDERED_UNITS)
         },
         "shapes": {
-            name: r2(seen.coefficients[:, i : i + 1], renders.expression[:, i : i + 1])
+            name: r2(readings.coefficients[:, i : i + 1], renders.expression[:, i : i + 1])
             for i, name in enumerate(names)
         },
     }
@@ -270,6 +270,6 @@ def reader_scores(
         kind: {name: round(value, 4) for name, value in values.items() if np.isfinite(value)}
         for kind, values in scores.items()
     }
-    error = float(landmark_errors(renders, seen.points).mean())
+    error = float(landmark_errors(renders, readings.points).mean())
     result["landmark_error_percent"] = round(error, 3)
     return result

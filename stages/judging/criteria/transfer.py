@@ -1,9 +1,9 @@
-"""Transfer: one simple classifier on originals and on normalized faces, split by person.
+"""Transfer: a simple classifier on originals and on normalized faces, split by person.
 
 An emotion against neutral; HOG, PCA and logistic regression, trained on part train and tested on
-people who are not in it. Sources in which an emotion or neutral is missing take no part: there the
-look of the source would tell the label (of the faces this project uses, sadness from films, all
-neutral faces from the press), which helps originals alone.
+other people. Sources without the emotion or without neutral are left out: there the look of the
+source would reveal the label (among the faces used by this project, sadness is from films, all
+neutral faces from the press), which helps originals only.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from .appearance import COARSE_PX, FINE_PX, Reduction, hog_features
 from .zero_shot import NEUTRAL
 
 EMOTIONS = ("happiness", "surprise", "anger", "sadness")
-#: Does better on normalized faces; the others keep 95 % of what is above chance.
+#: Goal: better on normalized faces. The others: keep 95 % of the accuracy above chance.
 BETTER_ON = ("happiness", "surprise", "anger")
 RESAMPLES = 1000
 COMPONENTS = 100
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
 _FOLDS = 4
-#: Fewer pictures of a class than this in either part tell nothing.
-FEWEST = 5
+#: Minimum number of pictures of a class in each part.
+MIN_PICTURES = 5
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a classifier is trained on and tested on: views, one or two beside each other."""
+    """Views that a classifier is trained and tested on: one, or two concatenated."""
 
     name: str
     train: tuple[str, ...]
     test: tuple[str, ...]
 
 
-#: Second views are seen with coarser cells, so both pairs have as many features of the same kinds.
+#: Second views use coarser cells, so both pairs have equally many features of the same kinds.
 _DOUBLED, _BOTH = ("original", "original coarse"), ("original", "normalized coarse")
 SETTINGS = (
     Setting("original → original", ("original",), ("original",)),
@@ -57,7 +57,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class _Test:
-    """Answers on the test pictures of one emotion; (M,) each."""
+    """Results on the test pictures of one emotion; (M,) each."""
 
     truth: NDArray[np.bool_]
     people: NDArray[Any]
@@ -68,19 +68,19 @@ class _Test:
 def balanced_accuracy(
     right: NDArray[np.bool_], truth: NDArray[np.bool_], weights: NDArray[Any] | None = None
 ) -> NDArray[np.float64]:
-    """Mean over both classes of the weighted share that is right; NaN without one of them.
+    """Return the mean over both classes of the weighted recall; NaN if a class is missing.
 
     Args:
-        right: (M,) whether each answer is right.
+        right: (M,) whether each prediction is right.
         truth: (M,) the class.
         weights: (M,) or (R, M), for R draws at once; None counts each picture once.
 
     Returns:
         () or (R,).
     """
-    heavy = np.ones(len(right)) if weights is None else weights
+    weight = np.ones(len(right)) if weights is None else weights
     with np.errstate(invalid="ignore"):
-        shares = [(heavy @ (of & right)) / (heavy @ of) for of in (truth, ~truth)]
+        shares = [(weight @ (of & right)) / (weight @ of) for of in (truth, ~truth)]
     return (shares[0] + shares[1]) / 2
 
 
@@ -92,13 +92,13 @@ def measure_transfer(
     sources: NDArray[Any],
     parts: NDArray[Any],
 ) -> list[Figure]:
-    """Balanced accuracies by emotion, setting and source, and the differences that have goals.
+    """Measure balanced accuracies by emotion, setting and source, and differences with goals.
 
     Args:
         originals: (N, H, W, 3) uint8 RGB, aligned.
         normalized: (N, S, S, 3) uint8 RGB.
         emotions, people, sources: (N,) labels.
-        parts: (N,) ``train`` or ``test``; a person is in one of them only. Others are left out.
+        parts: (N,) ``train`` or ``test``; a person is in only one of them. Others are left out.
     """
     views = _views(originals, normalized, parts == "train")
     figures: list[Figure] = []
@@ -125,7 +125,7 @@ def measure_transfer(
 def _views(
     originals: Pixels, normalized: Pixels, train: NDArray[np.bool_]
 ) -> dict[tuple[str, str], Floats]:
-    """Features by (view that PCA was fitted on, view that is seen)."""
+    """Return features by (view that PCA was fitted on, view it is applied to)."""
     cells = {"": FINE_PX, " coarse": COARSE_PX}
     views: dict[tuple[str, str], Floats] = {}
     for suffix, cell in cells.items():
@@ -135,8 +135,8 @@ def _views(
         }
         for fitted, features in raw.items():
             reduction = Reduction(features[train], COMPONENTS)
-            for seen, others in raw.items():
-                views[fitted + suffix, seen + suffix] = reduction(others)
+            for view, others in raw.items():
+                views[fitted + suffix, view + suffix] = reduction(others)
     return views
 
 
@@ -150,7 +150,7 @@ def _usable_sources(
         source
         for source in sorted({str(s) for s in sources})
         if all(
-            count(source, label, part) >= FEWEST
+            count(source, label, part) >= MIN_PICTURES
             for label in (emotion, NEUTRAL)
             for part in ("train", "test")
         )
@@ -158,9 +158,9 @@ def _usable_sources(
 
 
 def cell_weights(truth: NDArray[np.bool_], sources: NDArray[Any]) -> NDArray[np.float64]:
-    """(N,) weights with which both classes are equally heavy within each source.
+    """Return (N,) weights that balance both classes within each source.
 
-    A source then tells nothing of the class, and keeps the weight of its pictures.
+    A source then reveals nothing about the class, and keeps its total weight.
     """
     weights = np.zeros(len(truth))
     for source in np.unique(sources):
@@ -180,14 +180,13 @@ def _train_and_test(
     people: NDArray[Any],
     weights: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
-    """(M,) whether each test picture is told right."""
-    seen = np.hstack([views[view, view][train] for view in setting.train])
+    """Return (M,) whether each test picture is classified correctly."""
+    fit = np.hstack([views[view, view][train] for view in setting.train])
     pairs = zip(setting.train, setting.test, strict=True)
-    unseen = np.hstack([views[pair][test] for pair in pairs])
-    answers = truth[train]
-    strength = _best_strength(seen, answers, people[train], weights)
-    model = _fit(seen, answers, weights, strength)
-    return model.predict(unseen) == truth[test]
+    held = np.hstack([views[pair][test] for pair in pairs])
+    strength = _best_strength(fit, truth[train], people[train], weights)
+    model = _fit(fit, truth[train], weights, strength)
+    return model.predict(held) == truth[test]
 
 
 def _fit(features: Floats, truth: NDArray[np.bool_], weights: Floats, strength: float) -> Any:
@@ -198,7 +197,7 @@ def _fit(features: Floats, truth: NDArray[np.bool_], weights: Floats, strength: 
 def _best_strength(
     features: Floats, truth: NDArray[np.bool_], people: NDArray[Any], weights: Floats
 ) -> float:
-    """Choose the regularization on training people alone, for each setting on its own."""
+    """Choose the regularization by cross-validation on the training people."""
     folds = GroupKFold(min(_FOLDS, len(np.unique(people))))
     splits = list(folds.split(features, truth, people))
 
@@ -275,16 +274,16 @@ def _of_group(emotion: str, group: str, part: _Test, note: str) -> list[Figure]:
 
 
 def _kept(emotion: str, group: str, ours: float, alone: float, note: str, count: int) -> Figure:
-    """Share of the originals' accuracy above chance; of no meaning where they have hardly any."""
+    """Return the share of the originals' above-chance accuracy; undefined if they are at chance."""
     name = f"{emotion}: share of above-chance accuracy kept"
     goal = ">= 0.95" if not group else ""
     if not alone > 0.5 + 0.01:
-        words = "originals are at chance themselves"
-        return Figure("transfer", name, float("nan"), group=group, count=count, note=words)
+        note = "the originals are at chance"
+        return Figure("transfer", name, float("nan"), group=group, count=count, note=note)
     value = (ours - 0.5) / (alone - 0.5)
     return Figure("transfer", name, value, group=group, count=count, goal=goal, note=note)
 
 
 def _undefined(emotion: str) -> Figure:
-    note = f"no source has {FEWEST} of {emotion} and of neutral in parts train and test"
+    note = f"no source has {MIN_PICTURES} of {emotion} and of neutral in parts train and test"
     return Figure("transfer", f"{emotion}: {SETTINGS[0].name}", float("nan"), note=note)

@@ -1,8 +1,8 @@
-"""Verification: does a face recognizer still find the person in the normalized picture?
+"""Verification: does a face recognizer still recognize the person in the normalized picture?
 
-The recognizer is any that the user has, an ArcFace network of an insightface pack for one; it is
-only used to judge. What the expression alone tells is measured on the same pairs, for people differ
-in how often they smile, and pictures of one person were often taken on one day.
+The recognizer is one that the user supplies, such as an ArcFace network of an insightface pack; it
+is only used to judge. What the expression alone reveals is measured on the same pairs: people
+differ in how often they smile, and pictures of one person were often taken on one day.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .ranking import Ranking
 #: (B, 112, 112, 3) uint8 RGB in the ArcFace frame → (B, D) embeddings of any length.
 Embedder = Callable[[Pixels], Numbers]
 
-#: Where ArcFace networks expect eyes, nose and corners of the mouth on 112 x 112 pixels: the frame
-#: of insightface's recognition networks.
+#: Where ArcFace networks expect eyes, nose and mouth corners on 112 x 112 pixels: the frame of
+#: insightface's recognition networks.
 FRAME_PX = 112
 FRAME = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
@@ -38,12 +38,12 @@ FRAME = np.array(
 )  # fmt: skip
 FPR = 0.001
 RESAMPLES = 200
-#: Pairs of different people that are looked at; of the same person all are.
+#: Number of pairs of different people; pairs of one person are all used.
 DIFFERENT_PAIRS = 60_000
 
 
 def open_recognizer(pack: Path) -> Embedder:
-    """Open the recognition network of an insightface pack, through insightface, on one CPU thread.
+    """Open the recognition network of an insightface pack with insightface, on one CPU thread.
 
     Raises:
         InputError: no such folder, or no recognition network in it.
@@ -54,7 +54,7 @@ def open_recognizer(pack: Path) -> Embedder:
         raise InputError(f"no folder {pack}: give the folder of an insightface pack with --pack")
     for path in sorted(pack.glob("*.onnx")):
         model: Any = get_model(
-            str(path),  # a file's path, never a name: names may start a download
+            str(path),  # a path, never a name: names may start a download
             providers=runtime.providers_for("cpu"),
             sess_options=runtime.session_options(intra_op_threads=1),
         )
@@ -71,12 +71,12 @@ def open_recognizer(pack: Path) -> Embedder:
 
 
 def crops_by_landmarks(images: Pixels, landmarks: Numbers) -> Pixels:
-    """Cut faces into the ArcFace frame.
+    """Crop faces to the ArcFace frame.
 
     Args:
         images: (N, H, W, 3) uint8 RGB.
-        landmarks: (N, 5, 2) x and y in their pixels; where NaN, the frame that every aligned face
-            shares is taken.
+        landmarks: (N, 5, 2) x and y in their pixels; if NaN, the common frame of aligned faces is
+            used.
 
     Returns:
         (N, 112, 112, 3) uint8 RGB.
@@ -93,16 +93,16 @@ def crops_by_landmarks(images: Pixels, landmarks: Numbers) -> Pixels:
 def locate(pack: Path, normalized: Pixels) -> Numbers | None:
     """Find the five landmarks of the mean normalized face with the pack's detection network.
 
-    One frame for all pictures: nothing that a detector sees of an expression may move a crop. It is
-    looked for since target faces do not all lie as aligned ones do: a crop that is off by a few
-    pixels makes a recognizer weak, and a normalizer look good.
+    All pictures share one frame, so that expressions cannot move the crop. It is detected because
+    not all target faces are placed like aligned ones: a crop that is off by a few pixels weakens
+    the recognizer, and makes a normalizer look good.
 
     Args:
         pack: folder of an insightface pack.
         normalized: (N, S, S, 3) uint8 RGB.
 
     Returns:
-        (5, 2) x and y in pixels, or None where no face is found.
+        (5, 2) x and y in pixels, or None if no face is found.
     """
     mean = normalized.mean(0).round().astype(np.uint8)
     detector = InsightFace(DetectorSettings(pack=str(pack), threshold=0.3, device="cpu"))
@@ -115,12 +115,12 @@ def locate(pack: Path, normalized: Pixels) -> Numbers | None:
 
 
 def crops_by_frame(images: Pixels, points: Numbers | None = None) -> Pixels:
-    """Cut pictures of one identity and pose into the ArcFace frame, all alike.
+    """Crop pictures of one identity and pose to the ArcFace frame, with one transform.
 
     Args:
         images: (N, S, S, 3) uint8 RGB.
-        points: (5, 2) where eyes, nose and corners of the mouth lie in all of them; None for eyes
-            and nose as in aligned faces.
+        points: (5, 2) eyes, nose and mouth corners in all of them; None for eyes and nose as in
+            aligned faces.
 
     Returns:
         (N, 112, 112, 3) uint8 RGB.
@@ -130,7 +130,7 @@ def crops_by_frame(images: Pixels, points: Numbers | None = None) -> Pixels:
 
 
 def fixed_transform(size_px: int) -> NDArray[np.float64]:
-    """(2, 3) from the aligned square of a size to the ArcFace frame, by eyes and nose."""
+    """Return (2, 3) from an aligned square of this size to the ArcFace frame, by eyes and nose."""
     return similarity(TEMPLATE * size_px, FRAME[:3])
 
 
@@ -144,7 +144,7 @@ def _cut(image: Pixels, transform: NDArray[np.float64]) -> Pixels:
 
 
 def embed_all(embed: Embedder, crops: Pixels, batch: int = 64) -> NDArray[np.float32]:
-    """(N, 112, 112, 3) uint8 RGB → (N, D) float32 embeddings of length 1 (0 where they are 0)."""
+    """Embed (N, 112, 112, 3) uint8 RGB → (N, D) float32 of length 1 (zeros stay zeros)."""
     found = np.concatenate([embed(crops[i : i + batch]) for i in range(0, len(crops), batch)])
     length = np.linalg.norm(found, axis=1, keepdims=True)
     return (found / np.maximum(length, 1e-12)).astype(np.float32)
@@ -167,13 +167,12 @@ class Pairs:
 
 
 def draw_pairs(people: NDArray[Any], different: int = DIFFERENT_PAIRS, seed: int = 0) -> Pairs:
-    """All pairs of one person, and a seeded sample of pairs of two.
+    """Return all pairs of one person, and a seeded sample of pairs of two.
 
-    ``people``: (N,) who is in every picture.
-
+    ``people``: (N,) who is in each picture.
 
     Raises:
-        InputError: nobody has two pictures, or there is but one person.
+        InputError: no person has two pictures, or there is only one person.
     """
     _, who = np.unique(people, return_inverse=True)
     who = who.reshape(-1)
@@ -182,7 +181,7 @@ def draw_pairs(people: NDArray[Any], different: int = DIFFERENT_PAIRS, seed: int
     same = [np.stack(np.triu_indices(len(group), 1)) for group in groups]
     inside = np.concatenate([group[pair] for group, pair in zip(groups, same, strict=True)], axis=1)
     if not inside.size or len(groups) < 2:
-        raise InputError("verification needs two people, and one of them twice")
+        raise InputError("verification needs at least two people, and two pictures of one of them")
     rng = np.random.default_rng([seed, 41])
     drawn = np.sort(rng.integers(0, len(who), (2, 2 * different)), axis=0)
     drawn = np.unique(drawn[:, who[drawn[0]] != who[drawn[1]]], axis=1)
@@ -200,14 +199,14 @@ def measure_verification(
     people: NDArray[Any],
     resamples: int | None = None,
 ) -> list[Figure]:
-    """AUC, EER and TPR at FPR 0.001 of each comparison, with intervals over people.
+    """Measure AUC, EER and TPR at FPR 0.001 of each comparison, with intervals over people.
 
     Args:
         originals: (N, D) embeddings of length 1 of the original faces.
         normalized: (N, D) of the normalized ones.
         coefficients: (N, E) of the frozen reader from the normalized pictures; None without one.
-        emotions: (N,) labels; those without one take no part in emotion-matched pairs.
-        people: (N,) who.
+        emotions: (N,) labels; faces without one are not in emotion-matched pairs.
+        people: (N,) who is in each picture.
         resamples: draws of people; None for ``RESAMPLES``.
     """
     pairs = draw_pairs(people)
@@ -233,13 +232,13 @@ def measure_verification(
 
 
 def _cosine(a: Numbers, b: Numbers, both: bool = False) -> Callable[[Pairs], Numbers]:
-    """Cosine of each pair; with ``both`` the mean of a with b and b with a."""
+    """Score pairs by cosine; with ``both``, the mean of a with b and b with a."""
 
     def score(pairs: Pairs) -> Numbers:
         found = np.einsum("ij,ij->i", a[pairs.a], b[pairs.b])
         if both:
             found = (found + np.einsum("ij,ij->i", b[pairs.a], a[pairs.b])) / 2
-        return found.round(6)  # equal pictures are a tie, not float noise
+        return found.round(6)  # so that equal pictures tie exactly
 
     return score
 
@@ -249,7 +248,7 @@ def _equal(labels: NDArray[Any]) -> Callable[[Pairs], Numbers]:
 
 
 def _nearness(coefficients: Numbers) -> Callable[[Pairs], Numbers]:
-    """Closeness of coefficients, each in units of its standard deviation."""
+    """Score pairs by closeness of coefficients, each in units of its standard deviation."""
     scaled = coefficients / np.maximum(coefficients.std(0), 1e-6)
 
     def score(pairs: Pairs) -> Numbers:
@@ -259,10 +258,10 @@ def _nearness(coefficients: Numbers) -> Callable[[Pairs], Numbers]:
 
 
 def _measures(name: str, scores: Numbers, pairs: Pairs, draws: Draws, goal: str) -> list[Figure]:
-    """AUC, EER, TPR; people are drawn anew, and a pair counts as often as its people together."""
+    """Return AUC, EER, TPR; people are resampled, and pairs are weighted by both their people."""
     if not pairs.same.any() or pairs.same.all():
-        words = "pairs of one person or of two people are missing"
-        return [Figure("verification", f"AUC {name}", float("nan"), note=words)]
+        note = "no pairs of one person, or none of two people"
+        return [Figure("verification", f"AUC {name}", float("nan"), note=note)]
     ranking = Ranking(scores, pairs.same)
     measures: Mapping[str, Callable[[Numbers | None], float]] = {
         "AUC": ranking.auc,
@@ -272,7 +271,7 @@ def _measures(name: str, scores: Numbers, pairs: Pairs, draws: Draws, goal: str)
     found: dict[str, list[float]] = {what: [] for what in measures}
     for draw in range(len(draws)):
         of = draws.weights(draw)
-        # One drawn person against itself is one person's pairs, not its square.
+        # A person drawn twice counts its own pairs twice, not four times.
         weights = np.where(pairs.same, of[pairs.a], of[pairs.a] * of[pairs.b])
         for what, measure in measures.items():
             found[what].append(measure(weights))

@@ -1,6 +1,6 @@
-"""Zero-shot: does one coefficient, read off the normalized pictures, tell an emotion from neutral?
+"""Zero-shot: does one coefficient, read off normalized pictures, separate an emotion from neutral?
 
-No classifier is trained, so nothing can adapt to what a normalizer does wrong.
+No classifier is trained, so nothing can adapt to a normalizer's errors.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Question:
-    """An emotion against neutral by the shapes that should tell it.
+    """An emotion against neutral, by the shapes that should separate them.
 
     Attributes:
         emotion: the class.
-        shapes: each choice is a sum of shapes, left and right averaged; with several choices the
-            one with the highest AUC counts.
+        shapes: choices; each is a sum of shapes, left and right averaged. The choice with the
+            highest AUC counts.
         goal: as in ``Figure``.
     """
 
@@ -59,7 +59,7 @@ QUESTIONS = (
 def shape_score(
     coefficients: NDArray[np.floating], names: Sequence[str], shapes: Sequence[str]
 ) -> NDArray[np.floating] | None:
-    """Sum over shapes of the mean of left and right; None where a shape is not read at all.
+    """Return the sum over shapes of the left-right mean; None if a shape is not read.
 
     Args:
         coefficients: (N, E).
@@ -83,17 +83,17 @@ def measure_zero_shot(
     sources: NDArray[Any],
     reading: str = "pictures",
 ) -> list[Figure]:
-    """AUC of each question, pooled (group empty) and by source, with intervals over people.
+    """Return the AUC of each question, pooled (group empty) and by source; intervals over people.
 
     Args:
         coefficients: (N, E) of the faces to judge (part test), by the frozen reader from the
             normalized pictures, or the normalizer's own code.
         names: of the coefficients.
         emotions: (N,) labels.
-        people: (N,) who.
-        sources: (N,) where from.
-        reading: ``pictures`` or ``code``: where the coefficients come from. The goals speak of
-            pictures, so a code's figures have none.
+        people: (N,) who is in each picture.
+        sources: (N,) where each picture comes from.
+        reading: ``pictures`` or ``code``: where the coefficients come from. Only readings from
+            pictures have goals.
     """
     figures: list[Figure] = []
     groups = ["", *sorted({str(source) for source in sources})]
@@ -131,6 +131,6 @@ def _answer(
         lambda weights: max(ranking.auc(weights) for ranking in rankings)
     )
     value = max(ranking.auc() for ranking in rankings)
-    # A goal speaks of all sources and of the pictures.
+    # Goals are for all sources together, read from pictures.
     goal = question.goal if reading == "pictures" and not group else ""
     return Figure("zero_shot", name, value, low, high, group, len(truth), goal, note)

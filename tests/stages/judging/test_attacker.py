@@ -63,7 +63,12 @@ def test_gallery_takes_people_with_enough_and_no_more_than_eight() -> None:
 
 def test_too_few_people_is_undefined(faces: Faces) -> None:
     (figure,) = measure_attacker(
-        faces.images, faces.images, one_hot(faces.emotions), faces.emotions, faces.people, fewest=9
+        faces.images,
+        faces.images,
+        one_hot(faces.emotions),
+        faces.emotions,
+        faces.people,
+        min_pictures=9,
     )
     assert np.isnan(figure.value)
     assert "9 pictures" in figure.note

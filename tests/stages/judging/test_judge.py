@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 from normpipe.pipeline.commands.app import app
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.judging.judge_normalizer import (
-    Evidence,
     JudgeConfig,
-    Subject,
+    JudgedModel,
+    JudgeInputs,
     judge,
-    open_subject,
+    open_judged_model,
 )
 from normpipe.stages.judging.judge_page import SECTIONS
 from normpipe.stages.networks.compact import CompactNormalizer
@@ -54,7 +54,7 @@ def average_face(images: torch.Tensor) -> torch.Tensor:
 
 def test_what_is_not_given_is_said_to_be_missing(renders, reader, tmp_path):
     config = JudgeConfig(reader=str(reader), split="validation", resamples=20)
-    report = judge(config, Subject(average_face), Evidence(renders=[renders]))
+    report = judge(config, JudgedModel(average_face), JudgeInputs(renders=[renders]))
     measured = {figure.section for figure in report.figures}
     assert measured == {"synthetic", "constancy", "fairness"}
     assert measured | report.missing.keys() == SECTIONS.keys()
@@ -65,14 +65,18 @@ def test_what_is_not_given_is_said_to_be_missing(renders, reader, tmp_path):
 
 
 def test_nothing_given_measures_nothing(reader):
-    report = judge(JudgeConfig(reader=str(reader)), Subject(average_face), Evidence())
+    report = judge(JudgeConfig(reader=str(reader)), JudgedModel(average_face), JudgeInputs())
     assert not report.figures and report.missing.keys() == SECTIONS.keys()
 
 
 def test_a_reader_of_another_face_is_refused(names, renders, tmp_path):
     other = save_reader(tmp_path / "r.safetensors", names, {"kind": "identity", "name": "7"})
     with pytest.raises(InputError, match="normpipe fit-reader"):
-        judge(JudgeConfig(reader=str(other)), Subject(average_face), Evidence(renders=[renders]))
+        judge(
+            JudgeConfig(reader=str(other)),
+            JudgedModel(average_face),
+            JudgeInputs(renders=[renders]),
+        )
 
 
 def test_the_command_judges_weights_and_an_exported_file(renders, reader, names, tmp_path):
@@ -102,7 +106,7 @@ def test_the_command_judges_weights_and_an_exported_file(renders, reader, names,
         sized = torch.nn.functional.interpolate(
             images, size=(64, 64), mode="bilinear", antialias=True, align_corners=False
         )
-        made = open_subject(str(exported.path)).normalize(images)
+        made = open_judged_model(str(exported.path)).normalize(images)
         torch.testing.assert_close(made, network(sized), atol=1e-3, rtol=0)
 
 

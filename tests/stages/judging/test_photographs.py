@@ -12,8 +12,8 @@ from normpipe.pipeline.errors import InputError
 from normpipe.stages.judging import photographs as module_under_test
 from normpipe.stages.judging.criteria import attacker, transfer, verification, zero_shot
 from normpipe.stages.judging.criteria.attacker import one_hot
-from normpipe.stages.judging.photographs import Codes, measure_real
-from normpipe.stages.judging.real import RealFaces, load_real
+from normpipe.stages.judging.labelled_faces import RealFaces, load_real
+from normpipe.stages.judging.photographs import NamedCoefficients, measure_real
 
 from .fakes import EMOTIONS, expression_only, photographs
 
@@ -32,7 +32,7 @@ def test_every_section_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         monkeypatch.setattr(module, "RESAMPLES", 20)
     monkeypatch.setattr(attacker, "REPEATS", 1)
     faces, normalized = real(24)
-    codes = Codes(one_hot(faces.emotions), sorted(EMOTIONS))
+    codes = NamedCoefficients(one_hot(faces.emotions), sorted(EMOTIONS))
 
     def embed(crops: np.ndarray) -> np.ndarray:
         return crops[:, ::16, ::16, 0].reshape(len(crops), -1).astype(np.float32)
@@ -50,7 +50,7 @@ def test_every_section_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_people_in_both_parts_are_refused() -> None:
     faces, normalized = real(4)
-    codes = Codes(one_hot(faces.emotions), sorted(EMOTIONS))
+    codes = NamedCoefficients(one_hot(faces.emotions), sorted(EMOTIONS))
     mixed = np.where(np.arange(len(faces)) % 2, "train", "test")
     with pytest.raises(InputError, match="4 people are in train and in test"):
         measure_real(replace(faces, parts=mixed), normalized, codes)

@@ -98,7 +98,7 @@ def test_a_reader_that_was_killed_goes_on_as_if_it_had_not_been(toy_set, tmp_pat
 
 
 def test_weights_of_something_else_are_no_reader():
-    with pytest.raises(InputError, match="no reader"):
+    with pytest.raises(InputError, match="not a reader"):
         open_reader(find_weights("compact"))
 
 

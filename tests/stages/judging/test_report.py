@@ -13,14 +13,14 @@ import pytest
 
 from normpipe.pipeline.errors import NormpipeError
 from normpipe.stages.judging.figures import Figure
-from normpipe.stages.judging.judge_page import SECTIONS, Report, gallery, pick
+from normpipe.stages.judging.judge_page import SECTIONS, JudgeReport, pick, picture_grid
 
 
 @pytest.fixture
 def report():
     red = np.zeros((3, 64, 64, 3), np.uint8)
     red[..., 0] = 200
-    return Report(
+    return JudgeReport(
         model={"name": "compact <b>", "sha256": "ab" * 32},
         figures=[
             Figure("transfer", "happiness", 0.8125, 0.75, 0.9, "lfw", 120, ">= 0.8", "norm → norm"),
@@ -28,7 +28,7 @@ def report():
             Figure("constancy", "yaw", float("nan"), goal="<= 1.2", note="no face found"),
         ],
         missing={"crossed": "give --crossed SET"},
-        galleries=[gallery("Photographs", [("original", red)])],
+        grids=[picture_grid("Photographs", [("original", red)])],
     )
 
 
@@ -90,7 +90,7 @@ def test_the_table_names_verdicts_and_gaps(report):
 
 def test_a_section_nobody_knows_is_an_error(tmp_path):
     with pytest.raises(NormpipeError, match="unknown sections: beauty"):
-        Report({"name": "x"}, [Figure("beauty", "x", 1.0)]).write(tmp_path)
+        JudgeReport({"name": "x"}, [Figure("beauty", "x", 1.0)]).write(tmp_path)
 
 
 def test_picked_places_are_spread_and_within():

@@ -96,7 +96,7 @@ def test_pairs_are_all_of_one_person_and_a_sample_of_two() -> None:
     assert ((people[pairs.a] == people[pairs.b]) == pairs.same).all()
     both = {tuple(sorted(pair)) for pair in zip(pairs.a, pairs.b, strict=True)}
     assert len(both) == len(pairs)  # none twice
-    with pytest.raises(InputError, match="twice"):
+    with pytest.raises(InputError, match="two pictures of one"):
         draw_pairs(np.array(["a", "b"]))
 
 

@@ -1,4 +1,4 @@
-"""Real faces for the judge: aligned photographs with labels, and what becomes of them."""
+"""Labelled real faces for the judge: aligned photographs and a reader's coefficients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..faces.geometry import apply
 from ..faces.pixels import Limits, decode
 from ..networks.reader import as_images
 
-# pyarrow makes these functions at run time; no type checker sees them.
+# pyarrow makes these functions at run time; type checkers cannot see them.
 pc: Any = pyarrow.compute
 
 #: (B, 3, H, W) RGB in [0, 1] → (B, E) coefficients.
@@ -34,15 +34,15 @@ _COLUMNS = ["key", "parent_key", "status", "image", "landmarks", "transform"]
 
 @dataclass(frozen=True)
 class RealFaces:
-    """Aligned photographs with their labels; all of one length N.
+    """N aligned photographs with their labels.
 
     Attributes:
         images: (N, H, W, 3) uint8 RGB, aligned.
-        landmarks: (N, 5, 2) float64, x and y in pixels of the aligned square; NaN where the
+        landmarks: (N, 5, 2) float64, x and y in pixels of the aligned square; NaN if the
             detector gives none.
         emotions: (N,) one of ``manifests.vocabularies.EMOTIONS``, empty where unknown.
         people: (N,) who is in the picture.
-        sources: (N,) where the picture comes from; ``all`` where the labels do not say.
+        sources: (N,) where the picture comes from; ``all`` if the labels do not say.
         parts: (N,) ``train``, ``test`` or another split; empty where unknown.
     """
 
@@ -65,13 +65,13 @@ class RealFaces:
 
 
 def load_real(folder: Path) -> RealFaces:
-    """Read aligned faces of a job's folder, or of its ``aligned`` folder; rows that are ok.
+    """Read the usable aligned faces of a job's folder, or of its ``aligned`` folder.
 
     People are the label ``subject``, parts ``split``, sources ``source``. A face without
-    ``subject`` is left out, since every measure here is by person.
+    ``subject`` is skipped, since every measure here is by person.
 
     Raises:
-        InputError: no aligned faces there, no labels, or no person twice.
+        InputError: no aligned faces, or labels missing or without subjects.
     """
     aligned = folder / "aligned" if (folder / "aligned").is_dir() else folder
     shards = ShardFolder(aligned)
@@ -83,7 +83,7 @@ def load_real(folder: Path) -> RealFaces:
     with open_parquet(shards.shard(numbers[0])) as file:
         missing = [name for name in _COLUMNS if name not in file.schema_arrow.names]
     if missing:
-        raise InputError(f"{aligned} is no output of the align stage: no column '{missing[0]}'")
+        raise InputError(f"{aligned} is not output of the align stage: no column '{missing[0]}'")
     file = find_labels(aligned)
     if file is None:
         raise InputError(f"{folder} has no labels.parquet: align a list with labels")
@@ -102,7 +102,7 @@ def _faces(rows: pa.Table, labels: pa.Table, file: Path) -> RealFaces:
     people = _words(labels, "subject")
     known = people != ""
     if not known.any():
-        raise InputError(f"the labels {file} name nobody: fill the column 'subject'")
+        raise InputError(f"the labels {file} name no subject: fill the column 'subject'")
     sources = _words(labels, "source")
     limits = Limits()
     images: list[Pixels] = []
@@ -134,7 +134,7 @@ def _points(landmarks: Any, transform: Any) -> Floats:
 
 
 def read_real(read: Network, images: Pixels, batch: int = 32) -> NDArray[np.float32]:
-    """(N, H, W, 3) uint8 RGB → (N, E) coefficients of a reader, batch by batch."""
+    """Read (N, H, W, 3) uint8 RGB → (N, E) coefficients, batch by batch."""
     with torch.inference_mode():
         found = [
             read(as_images(images[start : start + batch])).cpu()

@@ -9,7 +9,7 @@ import torch
 from normpipe.manifests.schema import ALIGNED
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces.pixels import encode
-from normpipe.stages.judging.real import load_real, read_real
+from normpipe.stages.judging.labelled_faces import load_real, read_real
 from normpipe.stages.judging.renders import normalize_all
 
 POINTS = [[10.0, 12.0], [22.0, 12.0], [16.0, 18.0], [11.0, 24.0], [21.0, 24.0]]
@@ -57,7 +57,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         load_real(tmp_path)
     with pytest.raises(InputError, match="no column 'subject'"):
         load_real(job(tmp_path / "a", {"emotion": ["anger"] * 3}))
-    with pytest.raises(InputError, match="name nobody"):
+    with pytest.raises(InputError, match="name no subject"):
         load_real(job(tmp_path / "b", {"emotion": ["anger"] * 3, "subject": [None] * 3}))
 
 
