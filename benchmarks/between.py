@@ -26,7 +26,7 @@ from normpipe.stages.judging.criteria.synthetic import GROUPS, columns, landmark
 from normpipe.stages.judging.criteria.transfer import measure_transfer
 from normpipe.stages.judging.criteria.zero_shot import measure_zero_shot
 from normpipe.stages.judging.frozen_reader import open_reader
-from normpipe.stages.judging.real import load_real
+from normpipe.stages.judging.labelled_faces import load_real
 from normpipe.stages.judging.renders import load_renders, normalize_all
 from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.networks.reader import as_images

@@ -20,13 +20,13 @@ from normpipe.pipeline.read.dataset import open_dataset
 from normpipe.stages.classification.classifier_losses import ClassifierObjective
 from normpipe.stages.classification.settings import ClassifyConfig
 from normpipe.stages.classification.views import (
+    BatchOrder,
     ClassifierBatches,
     ClassifierView,
-    Order,
     ViewData,
     ViewPool,
 )
-from normpipe.stages.classify import build_network, plan_parts
+from normpipe.stages.classify import build_classifier, plan_partitions
 
 
 def main() -> None:
@@ -42,10 +42,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     config = ClassifyConfig.model_validate({"preset": args.preset, "shared_subjects": True})
-    listing, task, parts = plan_parts(config, open_dataset(args.data, status="all", decode=False))
+    listing, task, parts = plan_partitions(
+        config, open_dataset(args.data, status="all", decode=False)
+    )
     rows = parts[0].train[listing.usable[parts[0].train]]
     truth = task.truth(listing.take(rows).labels)
-    network = build_network(config, task).to(args.device)
+    network = build_classifier(config, task).to(args.device)
     view = ClassifierView(network).to(args.device).train()
     objective = ClassifierObjective(task, truth, {"labels": 1.0}, True, False).to(args.device)
     optimizer = torch.optim.AdamW(view.parameters())
@@ -71,7 +73,7 @@ def main() -> None:
     def loader(memory_gb: float) -> DataLoader:
         pool = ViewPool(listing, rows, memory_gb, args.threads)
         data = ViewData(pool, rows, config.views, network, config.normalizer)
-        batches = ClassifierBatches(data, truth, Order(args.batch, 1, 0, 0.2))
+        batches = ClassifierBatches(data, truth, BatchOrder(args.batch, 1, 0, 0.2))
         return DataLoader(
             batches, batch_size=None, sampler=range(args.steps), num_workers=args.workers,
             prefetch_factor=4 if args.workers else None,

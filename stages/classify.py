@@ -1,7 +1,7 @@
 """classify: trains a mixture of experts on both views of labelled faces.
 
-Reads a dataset of pairs and its labels, writes ``classifier.safetensors`` and a card. Killed, the
-same command goes on from the last saved state as if it had not been.
+Reads a dataset of pairs and its labels, writes ``classifier.safetensors`` and a card. After a kill,
+the same command resumes from the last saved state, with the same result as an undisturbed run.
 """
 
 from __future__ import annotations
@@ -29,15 +29,22 @@ from ..pipeline.store.commit import write_json
 from .classification.classifier_losses import ClassifierObjective, class_weights
 from .classification.classifiers import CARD_FILE, MODEL_FILE, Classifier, save_classifier
 from .classification.listing import Listing, list_faces
-from .classification.protocol import Part, all_of, check, check_training, folds, held_out
+from .classification.protocol import (
+    Partition,
+    all_of,
+    check_partition,
+    check_training,
+    folds,
+    held_out,
+)
 from .classification.scores.scoring import fallback
 from .classification.settings import ClassifyConfig
 from .classification.tasks import Task, find_task
 from .classification.views import (
     PLANS,
+    BatchOrder,
     ClassifierBatches,
     ClassifierView,
-    Order,
     ViewData,
     ViewPool,
     normalizer_weights,
@@ -46,8 +53,7 @@ from .classification.views import (
 from .networks.classifier import MixtureClassifier, VitEncoder
 from .networks.files.checkpoint import find_weights, read_notes
 from .networks.files.mae_checkpoints import load_encoder
-from .training.trainer import Schedule, Trainer, make_fabric
-from .training.trainer import Task as Training
+from .training.trainer import Schedule, Trainer, TrainingTask, make_fabric
 
 if TYPE_CHECKING:
     from ..pipeline.read.dataset import ShardDataset
@@ -57,18 +63,18 @@ log = logging.getLogger(__name__)
 _PART = "classifier"
 
 
-class OtherData(OutputError):
-    """A model of the same settings was trained on other labels or pictures."""
+class TrainingDataChanged(OutputError):
+    """A model with the same settings was trained on other labels or pictures."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What training leaves behind.
+class TrainResult:
+    """The result of training.
 
     Attributes:
         folder: of the model.
-        finished: whether it came to its end.
-        first: whether this is the first process, which alone writes; the others have no model.
+        finished: whether all steps were trained.
+        first: whether this is the first process; only that one writes the model.
     """
 
     folder: Path
@@ -76,28 +82,28 @@ class Trained:
     first: bool = True
 
 
-def plan_parts(
+def plan_partitions(
     config: ClassifyConfig, data: ShardDataset, crossed: bool = False
-) -> tuple[Listing, Task, list[Part]]:
-    """List the faces and say which train and which test.
+) -> tuple[Listing, Task, list[Partition]]:
+    """List the faces and choose which are for training and which for testing.
 
     Args:
-        data: output of ``normpipe run``, opened as ``list_faces`` wants it.
-        crossed: another dataset tests, alone; then all of ``data`` trains, but for its own test
-            split, if it has one.
+        data: output of ``normpipe run``, opened as ``list_faces`` requires.
+        crossed: test on another dataset only; train on all of ``data`` except its own test split,
+            if it has one.
 
     Raises:
-        InputError: no labels for the task, or data that ``check`` refuses.
+        InputError: no labels for the task, or data that ``check_partition`` refuses.
     """
     listing = list_faces(data, PLANS[config.views].reads, config.variant)
     task = find_task(listing.labels, config.task, config.labels)
     if crossed:
         if config.folds:
-            raise InputError("folds and another test dataset exclude each other: give one of them")
+            raise InputError("folds and another test dataset exclude each other: give only one")
         splits = {name for name in listing.column("split") if name}
         split = config.train_split if config.train_split in splits else ""
         rows = all_of(listing, task, split)
-        parts = [Part("cross-dataset", "", None, rows, rows[:0])]
+        parts = [Partition("cross-dataset", "", None, rows, rows[:0])]
         check_training(task, listing, parts[0])
         return listing, task, parts
     if config.folds:
@@ -105,7 +111,7 @@ def plan_parts(
     else:
         parts = [held_out(listing, task, config.train_split, config.test_split, config.seed)]
     for part in parts:
-        for warning in check(task, listing, part, config.shared_subjects):
+        for warning in check_partition(task, listing, part, config.shared_subjects):
             log.warning("%s: %s", part.name, warning)
     return listing, task, parts
 
@@ -114,18 +120,18 @@ def train(
     config: ClassifyConfig,
     listing: Listing,
     task: Task,
-    part: Part,
+    part: Partition,
     output: Path,
     pool: ViewPool | None = None,
     evaluate: Callable[[Classifier, int], None] | None = None,
     overwrite: bool = False,
-) -> Trained:
-    """Train one part's model, or find it finished.
+) -> TrainResult:
+    """Train the model of one partition, or return it if it is finished.
 
     Args:
-        pool: pictures that were read before.
-        evaluate: called with the model and its epoch after each epoch, with ``paper_style``.
-        overwrite: redo what was made otherwise.
+        pool: pictures that were read already.
+        evaluate: with ``paper_style``, called after each epoch with the model and the epoch.
+        overwrite: replace models made with other settings or data.
 
     Raises:
         OutputError: the folder holds a model of other settings or data.
@@ -137,20 +143,20 @@ def train(
     faces = listing.take(rows)
     about = _about(config, task, faces)
     if _finished(folder, about, overwrite):
-        log.info("%s: trained already: %s", part.name, folder)
-        return Trained(folder, True)
+        log.info("%s: already trained: %s", part.name, folder)
+        return TrainResult(folder, True)
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
         state = folder / f"{_PART}.state.safetensors"
-        if _is_of_other(state, about):  # it could not be gone on from
+        if _is_stale(state, about):  # training could not resume from it
             state.unlink()
     if config.threads:
         torch.set_num_threads(config.threads)
-    cv2.setNumThreads(1)  # its own threads would only get in the way
+    cv2.setNumThreads(1)  # its own threads would compete with ours
     fabric = make_fabric(config.device, config.precision, "classify.device", config.devices)
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
-    network = build_network(config, task)
+    network = build_classifier(config, task)
     threads = config.threads or torch.get_num_threads()
     pool = pool or ViewPool(listing, rows, config.memory_gb, threads)
     data = ViewData(pool, rows, config.views, network, config.normalizer)
@@ -168,23 +174,25 @@ def train(
 
     minutes = config.minutes
 
-    def over() -> bool:
+    def deadline() -> bool:
         return minutes is not None and time.monotonic() - began > 60 * minutes
 
-    if not trainer.run(score, over):
-        return Trained(folder, False)
+    if not trainer.run(score, deadline):
+        return TrainResult(folder, False)
     if fabric.is_global_zero:
         model = replace(model, network=_averaged(trainer).cpu().eval())
         left_out = len(part.train) - len(rows)
         known = {"part": part.name, "fold": part.fold, "about": about, "left_out": left_out}
         _write(model, trainer, config, faces, known)
-    return Trained(folder, True, fabric.is_global_zero)
+    return TrainResult(folder, True, fabric.is_global_zero)
 
 
-def agrees(config: ClassifyConfig, planned: tuple[Listing, Task, list[Part]], output: Path) -> bool:
-    """Say whether models and saved states in a folder, where there are any, are of these settings.
+def settings_match(
+    config: ClassifyConfig, planned: tuple[Listing, Task, list[Partition]], output: Path
+) -> bool:
+    """Return whether all models and saved states in a folder were made with these settings.
 
-    ``planned``: what ``plan_parts`` returned for them.
+    ``planned``: what ``plan_partitions`` returned for them.
     """
     listing, task, parts = planned
     for part in parts:
@@ -194,13 +202,13 @@ def agrees(config: ClassifyConfig, planned: tuple[Listing, Task, list[Part]], ou
             _finished(folder, about, overwrite=False)
         except OutputError:
             return False
-        if _is_of_other(folder / f"{_PART}.state.safetensors", about):
+        if _is_stale(folder / f"{_PART}.state.safetensors", about):
             return False
     return True
 
 
 def _about(config: ClassifyConfig, task: Task, faces: Listing) -> dict[str, Any]:
-    """Return what a model is known by: settings, and the faces and labels that train it."""
+    """Return what identifies a model: its settings, training faces and labels."""
     return {
         "settings": config.shaping(),
         "data": faces.digest(task),
@@ -216,10 +224,10 @@ def _write(
     faces: Listing,
     known: dict[str, Any],
 ) -> None:
-    """Write weights and card, which says that all is there; the state is then of no more use.
+    """Write the weights, then the card, which marks them complete; then delete the saved state.
 
     Args:
-        faces: those that trained.
+        faces: the training faces.
         known: ``part``, ``fold``, ``about`` and how many faces were ``left_out``.
     """
     folder, task = trainer.state_file.parent, model.task
@@ -246,8 +254,8 @@ def _write(
     trainer.state_file.unlink(missing_ok=True)
 
 
-def build_network(config: ClassifyConfig, task: Task) -> MixtureClassifier:
-    """Build the network that settings ask for, its encoder loaded where one is given."""
+def build_classifier(config: ClassifyConfig, task: Task) -> MixtureClassifier:
+    """Build the configured network; load its encoder if one is given."""
     plan = PLANS[config.views]
     network = MixtureClassifier(
         len(task.names),
@@ -262,10 +270,12 @@ def build_network(config: ClassifyConfig, task: Task) -> MixtureClassifier:
     )
     if config.encoder:
         if not isinstance(network.encoder, VitEncoder):
-            raise InputError("classify.encoder is a vision transformer's: set preset = 'norface'")
+            raise InputError("classify.encoder needs a vision transformer: set preset = 'norface'")
         load_encoder(network.encoder.vit, Path(config.encoder))
     if config.freeze_encoder and not config.encoder:
-        raise InputError("freeze_encoder without encoder would freeze random weights: give one")
+        raise InputError(
+            "freeze_encoder without encoder would freeze random weights: set classify.encoder"
+        )
     return network
 
 
@@ -277,15 +287,17 @@ def _training(
     truth: Floats,
     about: dict[str, Any],
     fabric: Fabric,
-) -> Training:
+) -> TrainingTask:
     weights: Floats | None = None
     if config.imbalance == "sampling":
         if task.kind != "emotion":
-            raise InputError("imbalance = sampling is for emotions: use weights for action units")
+            raise InputError(
+                "imbalance = sampling works for emotions only: use weights for action units"
+            )
         found = class_weights(truth, len(task.names))[truth.astype(np.int64)].astype(np.float64)
         weights = found / found.sum()
     parts = config.accumulate * fabric.world_size
-    order = Order(config.batch_size, parts, config.seed, config.view_dropout, weights)
+    order = BatchOrder(config.batch_size, parts, config.seed, config.view_dropout, weights)
     terms = {
         "labels": 1.0,
         "icc": config.icc_weight if task.kind == "intensity" else 0.0,
@@ -297,7 +309,7 @@ def _training(
     view = ClassifierView(network, config.freeze_encoder)
     trained = network.head if config.freeze_encoder else network
     batches = ClassifierBatches(data, truth, order)
-    return Training(_PART, view, trained, objective, batches, about)
+    return TrainingTask(_PART, view, trained, objective, batches, about)
 
 
 def _schedule(config: ClassifyConfig, count: int) -> Schedule:
@@ -308,7 +320,7 @@ def _schedule(config: ClassifyConfig, count: int) -> Schedule:
         learning_rate=config.learning_rate,
         warmup_steps=min(config.warmup_steps, max(1, steps // 4)),
         weight_decay=config.weight_decay,
-        # Averaged over a tenth of the run at most, or its beginning would still be in it.
+        # Average over a tenth of the run at most, so that its start has no weight left.
         ema_decay=min(config.ema_decay, 1 - 10 / max(steps, 20)),
         save_every=config.save_every,
         evaluate_every=an_epoch if config.paper_style else steps,
@@ -319,7 +331,7 @@ def _schedule(config: ClassifyConfig, count: int) -> Schedule:
 
 
 def _averaged(trainer: Trainer) -> MixtureClassifier:
-    """A copy of the network with its averaged weights."""
+    """Return a copy of the network with its averaged weights."""
     view: Any = trainer.task.views
     network: MixtureClassifier = copy.deepcopy(view.network)
     part = network.head if view.frozen_encoder else network
@@ -328,7 +340,7 @@ def _averaged(trainer: Trainer) -> MixtureClassifier:
 
 
 def _file_digests(config: ClassifyConfig) -> dict[str, str]:
-    """Sha256 of the files that settings name: another file may stand under the same name."""
+    """Return the sha256 of the files that settings name, as their contents may change."""
     found: dict[str, str] = {}
     if config.encoder and Path(config.encoder).is_file():
         found["encoder"] = sha256_file(Path(config.encoder))
@@ -337,8 +349,8 @@ def _file_digests(config: ClassifyConfig) -> dict[str, str]:
     return found
 
 
-def _is_of_other(state: Path, about: dict[str, Any]) -> bool:
-    """Say whether there is a saved state, of other settings or data."""
+def _is_stale(state: Path, about: dict[str, Any]) -> bool:
+    """Return whether there is a saved state of other settings or data."""
     if not state.is_file():
         return False
     try:
@@ -350,7 +362,7 @@ def _is_of_other(state: Path, about: dict[str, Any]) -> bool:
 
 
 def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:
-    """Say whether the model is there; refuse one of other settings or data."""
+    """Return whether the model is there; refuse one of other settings or data."""
     path = folder / CARD_FILE
     if not path.is_file() or not (folder / MODEL_FILE).is_file():
         return False
@@ -364,9 +376,9 @@ def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:
         return False
     wanted = {**json.loads(json.dumps(about)), "data": found.get("about", {}).get("data")}
     same = found.get("about") == wanted
-    kind, what = (OtherData, "labels or pictures") if same else (OutputError, "settings")
+    kind, what = (TrainingDataChanged, "labels or pictures") if same else (OutputError, "settings")
     lines = differences(found.get("about", {}).get("settings", {}), wanted["settings"], "classify.")
     raise kind(
-        f"{folder} holds a classifier of other {what}{bracketed(lines)}: redo it with --overwrite, "
-        "or choose another --output"
+        f"{folder} holds a classifier with other {what}{bracketed(lines)}: redo it with "
+        "--overwrite, or choose another --output"
     )

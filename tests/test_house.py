@@ -59,11 +59,6 @@ SHARED_NAMES = {
         "one function for two devices",
     ),
 }
-#: Still of two meanings; to be renamed, each in its room.
-OF_TWO_MEANINGS = {
-    "Gallery", "Task", "build_network",
-    "identity", "landmark_scores", "r2", "summary",
-}  # fmt: skip
 #: A shape in a docstring: ``(N, 5, 2)``, ``(E, 3 * V)``, ``(L,)``; ``(...)`` is any, ``()`` none.
 _SIDE = r"(?:`*\w+`*(?: ?[*+/-] ?\w+)?|\.\.\.|…)"
 SHAPE = re.compile(rf"(?<!\w)\((?:{_SIDE}(?:, {_SIDE})+|\w+,|\.\.\.|…|)\)")
@@ -283,8 +278,7 @@ def test_a_name_means_one_thing() -> None:
         # A command may be named as the one function that does its work.
         if sum(not place.startswith(BOTH_SIDES) for place in twice[name]) == 1:
             del twice[name]
-    assert twice.keys() - SHARED_NAMES.keys() <= OF_TWO_MEANINGS, twice
-    assert SHARED_NAMES.keys() <= twice.keys(), "no longer needed: leave it out"
+    assert twice.keys() == SHARED_NAMES.keys(), twice
 
 
 def broad_excepts(path: Path) -> list[int]:

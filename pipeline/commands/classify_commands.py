@@ -55,7 +55,7 @@ def classify(
     continues it.
     """
     from ...stages.classification.protocol_run import run_protocol
-    from ...stages.classify import agrees, plan_parts
+    from ...stages.classify import plan_partitions, settings_match
 
     start_logging()
     test, split = protocol.test, protocol.test_split
@@ -69,9 +69,9 @@ def classify(
     }
     job = load_job(job_file, given, set or [], CONFIGS, _saved(data, job_file))
     config, scoring = settings = job.stage("classify"), job.stage("evaluate")
-    planned = plan_parts(config, opened(data), bool(test))
+    planned = plan_partitions(config, opened(data), bool(test))
     keep_settings(
-        data, job.output, settings, lambda: overwrite or agrees(config, planned, job.output)
+        data, job.output, settings, lambda: overwrite or settings_match(config, planned, job.output)
     )
     other = (opened(test), split or "") if test else None
     outcome = run_protocol(config, scoring, planned, job.output, other, overwrite)
@@ -102,7 +102,7 @@ def evaluate(
     from ...stages.classification import evaluate as scoring
     from ...stages.classification.classifiers import open_classifier
     from ...stages.classification.protocol import all_of
-    from ...stages.classification.protocol_run import Outcome
+    from ...stages.classification.protocol_run import ProtocolResult
     from ...stages.classification.scores.score_files import read_scores
 
     start_logging()
@@ -113,7 +113,7 @@ def evaluate(
     rows = all_of(listing, found.task, split)
     words = f"split {split} of {listing.name}" if split else f"all of {listing.name}"
     scoring.evaluate(job.stage("evaluate"), model, listing, rows, folder, words)
-    report_scores(Outcome([read_scores(folder)], None, True), folder)
+    report_scores(ProtocolResult([read_scores(folder)], None, True), folder)
 
 
 @handled

@@ -23,7 +23,7 @@ from ..store.shards import ShardFolder
 from .handling import AGAIN, stopped_in_time
 
 if TYPE_CHECKING:
-    from ...stages.classification.protocol_run import Outcome
+    from ...stages.classification.protocol_run import ProtocolResult
     from ..read.dataset import ShardDataset
 
 #: Between looks at the clock while stages run.
@@ -113,7 +113,7 @@ def align_faces(
         align: settings of that stage.
 
     Returns:
-        ``output``, which ``stages.judging.real.load_real`` reads.
+        ``output``, which ``stages.judging.labelled_faces.load_real`` reads.
 
     Raises:
         InputError: files or settings that cannot be used.
@@ -168,7 +168,7 @@ def report(job: Job) -> None:
     status_module.refuse_quarantined(state)
 
 
-def report_scores(outcome: "Outcome", output: Path) -> None:
+def report_scores(outcome: "ProtocolResult", output: Path) -> None:
     """Print scores and where they are; exit 3 where training is not finished."""
     if outcome.scores:
         typer.echo(outcome.table())

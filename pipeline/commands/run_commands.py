@@ -159,23 +159,25 @@ def _classify(job: Job, sinks: list[str], asked: bool, overwrite: bool = False) 
         return
     from ...stages.classification.classifiers import open_classifier
     from ...stages.classification.protocol_run import run_protocol
-    from ...stages.classify import OtherData, agrees, plan_parts
+    from ...stages.classify import TrainingDataChanged, plan_partitions, settings_match
 
     config, scoring = settings = job.stage("classify"), job.stage("evaluate")
     if "classify" not in sinks:
         open_classifier(output / "classify")  # says so where there is none
     try:
-        planned = plan_parts(config, opened(output))
+        planned = plan_partitions(config, opened(output))
     except InputError as error:
         if asked:
             raise
         typer.echo(f"classify: left out: {error}", err=True)
         return
     folder = output / "classify"
-    keep_settings(output, folder, settings, lambda: overwrite or agrees(config, planned, folder))
+    keep_settings(
+        output, folder, settings, lambda: overwrite or settings_match(config, planned, folder)
+    )
     try:
         outcome = run_protocol(config, scoring, planned, folder, None, overwrite)
-    except OtherData as error:
+    except TrainingDataChanged as error:
         if asked:
             raise
         # New pictures are no reason to throw a trained model away unasked.

@@ -1,1 +1,1 @@
-"""What ``classify``, ``evaluate``, ``predict``, ``ablate`` and ``compare`` are made of."""
+"""Training, scoring and using classifiers, beyond the stage ``classify``."""

@@ -1,7 +1,7 @@
-"""ablate: does normalizing help, and what of it? One table of trainings that differ in one thing.
+"""ablate: measures whether normalizing helps, and which part of it does, in one table.
 
-Every training has the same recipe, faces and steps; what differs are the views, the head, the seed
-and how many faces train. Finished trainings are kept, so the same command goes on after a kill.
+All runs share recipe, faces and steps; they differ in the views, the head, the seed and the number
+of training faces. Finished runs are kept, so after a kill the same command resumes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ...manifests.arrays import Numbers, Rows
 from ...pipeline.errors import InputError
 from ...pipeline.store.commit import write_json
 from ...pipeline.store.lock import locked
-from ..classify import plan_parts, train
+from ..classify import plan_partitions, train
 from ..metrics.resampling import Draws, percentiles
-from .evaluate import evaluate_part
+from .evaluate import evaluate_partition
 from .listing import Listing
-from .protocol import Part, check
-from .scores.score_files import Scored, read_scores
+from .protocol import Partition, check_partition
+from .scores.score_files import ScoreFile, read_scores
 from .scores.scoring import HEADLINE, MODEL, headline_of, row_statistics
 from .settings import AblateConfig, ClassifyConfig, EvaluateConfig
 from .tasks import Task, people_of
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: What the table's arms mean, for reports.
+#: Descriptions of the arms, for reports.
 MEANINGS = {
     "original": "the original alone",
     "normalized": "the normalized face alone",
-    "original+original": "the original twice, augmented on its own each time",
+    "original+original": "the original twice, augmented independently",
     "original+normalized": "both",
     "original+code": "the original and the normalizer's expression code",
-    "original+features": "the original, and it once more through the normalizer's encoder",
+    "original+features": "the original and the normalizer's encoder features of it",
 }
-#: Differences that the idea stands or falls with: (name, ours, other).
+#: The differences that show whether normalizing helps: (name, ours, other).
 CONTRASTS = (
     ("both views - the original twice", "original+normalized", "original+original"),
     ("normalized - original", "normalized", "original"),
@@ -55,15 +55,15 @@ CONTRASTS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """Several seeds of one training.
+    """One configuration, over several seeds.
 
     Attributes:
-        size: faces that train.
-        arm, head: what differs.
+        size: number of training faces.
+        arm, head: the configuration.
         value: mean over the seeds of the headline on the full test set.
-        low, high: 95 % interval over people, of that mean.
-        each: by seed.
-        kept: the mean on the test faces that could be used.
+        low, high: 95 % interval of that mean, over people.
+        each: the headline of each seed.
+        kept: the mean on the usable test faces.
     """
 
     size: int
@@ -78,7 +78,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A difference of two cells of one size, paired by person and by seed."""
+    """The difference between two cells of one size, paired by person and by seed."""
 
     size: int
     name: str
@@ -101,7 +101,7 @@ class Ablation:
     groups: dict[str, Ablation]
 
     def text(self) -> str:
-        """Return the table as plain text, Markdown's; the groups behind it."""
+        """Return the table as Markdown, followed by those of the groups."""
         parts = [self._table()]
         parts += [f"**{name}**\n\n{table.text()}" for name, table in self.groups.items()]
         return "\n\n".join(parts)
@@ -112,7 +112,7 @@ class Ablation:
             here = [cell for cell in self.cells if cell.size == size]
             heads = list(dict.fromkeys(cell.head for cell in here))
             lines += [
-                f"{size} faces train; {self.headline} on {self.test_rows} faces of "
+                f"{size} training faces; {self.headline} on {self.test_rows} faces of "
                 f"{self.people} people:",
                 "",
                 "| views | " + " | ".join(heads) + " |",
@@ -147,21 +147,21 @@ def ablate(
     output: Path,
     overwrite: bool = False,
 ) -> Ablation:
-    """Train and score all combinations, then table them.
+    """Train and score all combinations, and write the table.
 
     Args:
-        recipe: of every training, but for what differs.
-        data: output of ``normpipe run``, opened as ``list_faces`` wants it.
-        output: for trainings and table.
-        overwrite: redo what was made otherwise.
+        recipe: settings that all runs share.
+        data: output of ``normpipe run``, opened as ``list_faces`` requires.
+        output: for models and table.
+        overwrite: replace models made with other settings or data.
 
     Raises:
         InputError: as ``classify``, or a size larger than the training set.
-        OutputError: the folder holds trainings of other settings.
+        OutputError: the folder holds models of other settings or data.
     """
-    # All arms see the same faces: those that have both views.
+    # All arms use the same faces: those with both views.
     both = recipe.model_copy(update={"views": "original+normalized"})
-    listing, task, parts = plan_parts(both, data)
+    listing, task, parts = plan_partitions(both, data)
     if len(parts) > 1:
         raise InputError("ablate takes one split: leave classify.folds empty")
     part = parts[0]
@@ -171,14 +171,14 @@ def ablate(
     if max(sizes) > len(candidates) or min(sizes) < 1:
         wrong = max(sizes) if max(sizes) > len(candidates) else min(sizes)
         raise InputError(
-            f"ablate.sizes asks for {wrong} faces, but {len(candidates)} usable ones train"
+            f"ablate.sizes asks for {wrong} faces, but {len(candidates)} are usable for training"
         )
     if recipe.devices > 1:
         raise InputError("ablate trains in one process: set classify.devices = 1")
     for size in sizes:  # before hours of training
         for seed in config.seeds:
             some = replace(part, train=subset(candidates, size, seed))
-            check(task, listing, some, recipe.shared_subjects)
+            check_partition(task, listing, some, recipe.shared_subjects)
     threads = recipe.threads or 1
     held = np.concatenate([candidates, part.test[usable[part.test]]])
     pool = ViewPool(listing, np.unique(held), recipe.memory_gb, threads)
@@ -190,7 +190,7 @@ def ablate(
         for head in config.heads
     ]
     with locked(output):
-        found: dict[tuple[int, str, str, int], Scored] = {}
+        found: dict[tuple[int, str, str, int], ScoreFile] = {}
         for place, (size, arm, head, seed) in enumerate(plan, 1):
             log.info("%d of %d: %d faces, %s, %s, seed %d", place, len(plan), size, arm, head, seed)
             one = recipe.model_copy(update={"views": arm, "head": head, "seed": seed})
@@ -204,37 +204,37 @@ def ablate(
 
 
 def subset(rows: Rows, size: int, seed: int) -> Rows:
-    """``size`` of the rows (N,), drawn by the seed; a smaller set lies within a larger one."""
+    """Draw ``size`` of the rows (N,) by the seed; a larger set contains each smaller one."""
     order = np.random.default_rng([seed, 51]).permutation(len(rows))
     return np.sort(rows[order[:size]])
 
 
 def _run(
     recipe: ClassifyConfig,
-    what: tuple[Listing, Task, Part],
+    what: tuple[Listing, Task, Partition],
     folder: Path,
     pool: ViewPool,
     overwrite: bool,
-) -> Scored:
+) -> ScoreFile:
     listing, task, part = what
-    # A stop in minutes ends one training; a table wants them all.
+    # A time limit would stop a run early, and the table needs them all.
     recipe = recipe.model_copy(update={"minutes": None, "paper_style": False})
     train(recipe, listing, task, part, folder, pool=pool, overwrite=overwrite)
-    evaluate_part(EvaluateConfig.model_validate({}), listing, part, folder, pool=pool)
+    evaluate_partition(EvaluateConfig.model_validate({}), listing, part, folder, pool=pool)
     return read_scores(folder / "scores")
 
 
 def tabulate(
     config: AblateConfig,
     task: Task,
-    found: dict[tuple[int, str, str, int], Scored],
+    found: dict[tuple[int, str, str, int], ScoreFile],
     groups: Sequence[Any] | None = None,
 ) -> Ablation:
-    """Means over seeds, and intervals over the people of the test set.
+    """Average over seeds, with intervals over the people of the test set.
 
     Args:
         found: (size, arm, head, seed) → scores, all of the same test rows in the same order.
-        groups: of each test row; each is tabled on its own, too. None for none.
+        groups: group of each test row, each also tabulated alone; None for no groups.
     """
     first = next(iter(found.values()))
     if groups is not None:
@@ -292,7 +292,7 @@ def _contrasts(cells: Sequence[Cell], drawn: dict[tuple[int, str, str], Numbers]
     return found
 
 
-def _kept(task: Task, run: Scored, statistics: Numbers) -> float:
+def _kept(task: Task, run: ScoreFile, statistics: Numbers) -> float:
     by = np.asarray(run.predictions["predicted_by"].to_pylist(), object)
     return float(headline_of(task.kind, statistics[by == MODEL].sum(0)))
 

@@ -1,7 +1,7 @@
-"""What classifiers minimize. Every loss is a mean over the rows and labels that are known.
+"""Losses of classifiers. Each is a mean over the known rows and labels.
 
-Parts of a batch (accumulation, processes) count alike: their mean is the batch's loss exactly where
-they hold as many known labels (of emotions: as much weight) as each other, and near it elsewhere.
+Parts of a batch (accumulation, processes) are averaged with equal weight. That is exactly the
+batch's loss if they have equally many known labels (for emotions: equal weight), else close to it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _EPSILON = 1e-6
 
 
 def label_weights(truth: Floats) -> Floats:
-    """(N, L) occurrence, NaN unknown → (L,) weights of rare labels, their mean 1.
+    """(N, L) occurrence, NaN unknown → (L,) weights, larger for rare labels, mean 1.
 
     w_i = L · (1 / r_i) / Σ_j (1 / r_j), r the share of rows in which label i occurs (ME-GraphAU,
-    Luo et al. 2022, arXiv 2205.01782). A label that never occurs is counted as occurring once.
+    Luo et al. 2022, arXiv 2205.01782). A label that never occurs counts as occurring once.
     """
     known = np.isfinite(truth).sum(0)
     rate = np.maximum(np.nansum(truth, 0), 1) / np.maximum(known, 1)
@@ -43,7 +43,7 @@ def class_weights(truth: Floats, classes: int) -> Floats:
 def weighted_asymmetric(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     """−mean over known labels of w · [y · log p + (1 − y) · p̄ · log(1 − p)], p̄ detached p.
 
-    Easy absences weigh little (ME-GraphAU, arXiv 2205.01782).
+    Easy negatives get little weight (ME-GraphAU, arXiv 2205.01782).
 
     Args:
         logits: (B, L).
@@ -69,8 +69,8 @@ def cross_entropy(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     known = torch.isfinite(truth)
     wanted = torch.where(known, truth, torch.zeros_like(truth)).long()
     each = functional.cross_entropy(logits, wanted, reduction="none")
-    heavy = weights[wanted] * known
-    return (each * heavy).sum() / heavy.sum().clamp(min=_EPSILON)
+    weight = weights[wanted] * known
+    return (each * weight).sum() / weight.sum().clamp(min=_EPSILON)
 
 
 def squared(levels: Tensor, truth: Tensor) -> Tensor:
@@ -96,8 +96,8 @@ def icc(levels: Tensor, truth: Tensor) -> Tensor:
 
     ``levels`` and ``truth``: (B, L), NaN unknown; returns ().
 
-    ICC(3,1) = (MSR − MSE) / (MSR + MSE) for two raters (Shrout & Fleiss 1979). Of the batch: unlike
-    the other losses it is no mean over rows, so accumulation and more processes change it.
+    ICC(3,1) = (MSR − MSE) / (MSR + MSE) for two raters (Shrout & Fleiss 1979). Unlike the other
+    losses it is not a mean over rows, so accumulation and more processes change it.
     """
     known = torch.isfinite(truth)
     count = known.sum(0)  # (L,)
@@ -114,14 +114,14 @@ def icc(levels: Tensor, truth: Tensor) -> Tensor:
 
 
 class ClassifierObjective(nn.Module):
-    """The loss of a task, the balance of the experts and, where asked for, the ICC term.
+    """The loss of a task, the balance loss of the experts and, optionally, the ICC term.
 
     Args:
-        task: what is told.
-        truth: of all training rows; gives the weights of rare labels.
-        weights: of the losses by name: ``labels``, ``icc``, ``balance``; 0 leaves one out.
-        weigh: whether rare labels or classes weigh more.
-        robust: Huber instead of squared errors.
+        task: what is predicted.
+        truth: of all training rows, to weight rare labels.
+        weights: of the losses by name: ``labels``, ``icc``, ``balance``; 0 turns one off.
+        weigh: whether to give rare labels or classes more weight.
+        robust: use Huber instead of squared errors.
     """
 
     rare: Tensor
@@ -141,18 +141,18 @@ class ClassifierObjective(nn.Module):
             found = class_weights(truth, size)
         self.register_buffer("rare", torch.from_numpy(found))
 
-    def forward(self, seen: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return every loss by name, (), unweighted, and their weighted sum as ``total``.
 
-        ``seen`` holds ``logits`` (B, L) and ``balance`` (), ``batch`` the ``truth``: (B, L), or of
-        emotions (B,); NaN unknown.
+        ``outputs`` holds ``logits`` (B, L) and ``balance`` (), ``batch`` the ``truth``: (B, L),
+        or (B,) for emotions; NaN unknown.
         """
-        logits, truth = seen["logits"].float(), batch["truth"]
+        logits, truth = outputs["logits"].float(), batch["truth"]
         found: dict[str, Tensor] = {}
         levels = probabilities("intensity", logits)
         for name in self.weights:
             if name == "balance":
-                found[name] = seen["balance"].float()
+                found[name] = outputs["balance"].float()
             elif name == "icc":
                 found[name] = icc(levels, truth)
             elif self.task.kind == "emotion":

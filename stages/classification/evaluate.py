@@ -1,4 +1,4 @@
-"""evaluate: what a classifier says of a test set, and how right it is, beside all that made it."""
+"""evaluate: scores a classifier on a test set and records everything behind the score."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .classifiers import (
     EPOCHS_FILE,
     MODEL_FILE,
     Classifier,
-    Told,
+    Predictions,
     check_normalizer,
     open_classifier,
-    tell,
+    predict_faces,
 )
 from .listing import Listing, list_faces
-from .protocol import Part, all_of
+from .protocol import Partition, all_of
 from .scores.expert_use import ExpertUse, write_experts
 from .scores.score_files import SCORES, ScoreCard, read_scores, write_scores
 from .scores.score_page import write_report
-from .scores.scoring import FALLBACK, MODEL, prediction_columns, score
+from .scores.scoring import FALLBACK, MODEL, score, table_columns
 from .settings import EvaluateConfig, Views
 from .tasks import Task
 from .views import PLANS, ViewData, ViewPool, normalizer_weights
@@ -49,12 +49,12 @@ def evaluate(
     split: str,
     pool: ViewPool | None = None,
 ) -> ScoreCard:
-    """Score a model on the rows of a listing, with inputs that have no usable face.
+    """Score a model on the rows of a listing, including inputs without a usable face.
 
     Args:
-        rows: (N,) the full test set. What is not usable is given the training set's means.
+        rows: (N,) the full test set; unusable inputs get the training set's means.
         split: how these rows were chosen, for the score file.
-        pool: pictures that were read before.
+        pool: pictures that were read already.
 
     Raises:
         InputError: no model, a listing without the views that it needs, or faces of another
@@ -62,25 +62,27 @@ def evaluate(
     """
     model = open_classifier(model_folder)
     views = config.views or model.views
-    _require_known(model, views)
+    _require_trained(model, views)
     about = json.loads((model_folder / CARD_FILE).read_bytes())
     digest = sha256_file(model_folder / MODEL_FILE)
     faces = listing.take(rows)
     data_digest = faces.digest(model.task)
     done = _done(output, digest, data_digest, config, views)
     if done is not None:
-        log.info("%s: scored already: %s", split, output)
+        log.info("%s: already scored: %s", split, output)
         return done
     if not config.any_normalizer:
         _check_normalizer(model, views, faces)
     usable = np.flatnonzero(faces.usable)
     pool = pool or ViewPool(listing, rows[usable], config.memory_gb, config.threads)
     data = ViewData(pool, rows[usable], views, model.network, model.normalizer)
-    told = tell(model, data, str(resolve_device(config.device, "evaluate.device")))
-    table = predictions(model.task, faces, usable, told, about["fallback"], about["fold"])
+    predictions = predict_faces(model, data, str(resolve_device(config.device, "evaluate.device")))
+    table = prediction_table(
+        model.task, faces, usable, predictions, about["fallback"], about["fold"]
+    )
     recipe = about["recipe"]
     found = score(model.task, table, config.threshold)
-    use = ExpertUse(model.task.names, told.input_load, told.output_gates)
+    use = ExpertUse(model.task.names, predictions.input_load, predictions.output_gates)
     found["warnings"] = [*found["warnings"], *use.warnings()]
     card = ScoreCard(
         kind=model.task.kind,
@@ -106,38 +108,38 @@ def evaluate(
     return write_scores(output, card, table)
 
 
-def predictions(
+def prediction_table(
     task: Task,
     faces: Listing,
     usable: Rows,
-    told: Told,
+    predictions: Predictions,
     fallback: list[float],
     fold: int | None,
 ) -> pa.Table:
-    """Return one row an input: who, truth, what is said, and who says it.
+    """Return one row per input: subject, truth, prediction, and what made it.
 
     Args:
         faces: the full test set.
-        usable: rows of ``faces`` that ``told`` speaks of, in order.
-        fallback: (L,) what is said of all others.
+        usable: rows of ``faces`` that ``predictions`` are for, in order.
+        fallback: (L,) the prediction for all others.
     """
     values = np.tile(np.asarray(fallback, np.float64), (len(faces), 1))
-    values[usable] = told.values
-    told_by = np.full(len(faces), FALLBACK, object)
-    told_by[usable] = MODEL
+    values[usable] = predictions.values
+    predicted_by = np.full(len(faces), FALLBACK, object)
+    predicted_by[usable] = MODEL
     columns = {
         "key": pa.array(faces.column("key"), pa.string()),
         "subject": pa.array(faces.subjects(), pa.string()),
         "fold": pa.array([fold] * len(faces), pa.int32()),
         "status": pa.array(faces.column("status"), pa.string()),
         "reason": pa.array(faces.column("reason"), pa.string()),
-        "predicted_by": pa.array(told_by.tolist(), pa.string()),
+        "predicted_by": pa.array(predicted_by.tolist(), pa.string()),
     }
-    return pa.table(columns | prediction_columns(task, task.truth(faces.labels), values))
+    return pa.table(columns | table_columns(task, task.truth(faces.labels), values))
 
 
 def paper_style(model_folder: Path) -> dict[str, float | str | None] | None:
-    """Return the figures that were chosen on the test set, where training kept them."""
+    """Return the figures that were chosen on the test set, if training recorded them."""
     path = model_folder / EPOCHS_FILE
     if not path.is_file():
         return None
@@ -150,20 +152,20 @@ def paper_style(model_folder: Path) -> dict[str, float | str | None] | None:
     }
 
 
-def evaluate_part(
+def evaluate_partition(
     config: EvaluateConfig,
     listing: Listing,
-    part: Part,
+    part: Partition,
     output: Path,
     test: tuple[Listing, str] | None = None,
     pool: ViewPool | None = None,
 ) -> ScoreCard:
-    """Score one part's model: on its own test rows, or on another dataset.
+    """Score the model of one partition on its own test rows, or on another dataset.
 
     Args:
-        output: the model's folder; scores go into ``scores`` within it.
+        output: the model's folder; scores go into its subfolder ``scores``.
         test: another dataset and its split (empty: all of it).
-        pool: pictures of ``listing`` that were read before.
+        pool: pictures of ``listing`` that were read already.
     """
     folder = output / part.folder if part.folder else output
     if test is None:
@@ -171,34 +173,34 @@ def evaluate_part(
     other, split = test
     model = open_classifier(folder)
     rows = all_of(other, model.task, split)
-    words = f"cross-dataset, {f'split {split}' if split else 'all'} of {other.name}"
-    return evaluate(config, folder, other, rows, folder / f"scores-{other.name}", words)
+    chosen = f"cross-dataset, {f'split {split}' if split else 'all'} of {other.name}"
+    return evaluate(config, folder, other, rows, folder / f"scores-{other.name}", chosen)
 
 
 def list_for(
     model: Classifier, data: ShardDataset, variant: str = "", views: Views | None = None
 ) -> Listing:
-    """List a dataset with the views that a model is shown; arguments and errors as ``list_faces``.
+    """List a dataset with the views that a model needs; arguments and errors as ``list_faces``.
 
-    ``views``: unset, what the model was trained on.
+    ``views``: None for those that the model was trained on.
     """
     return list_faces(data, PLANS[views or model.views].reads, variant)
 
 
-def _require_known(model: Classifier, views: str) -> None:
-    """Raise InputError for views that the model has never seen."""
+def _require_trained(model: Classifier, views: str) -> None:
+    """Raise InputError for views that the model was not trained on."""
     asked, trained = PLANS[views], PLANS[model.views]
     if asked.first not in ("", trained.first) or asked.second not in ("", trained.second):
         raise InputError(
-            f"the model was trained on '{model.views}' and knows no '{views}': set evaluate.views "
-            "to what it was trained on, or to one view of it"
+            f"the model was trained on '{model.views}' and does not know '{views}': set "
+            "evaluate.views to what it was trained on, or to one view of it"
         )
 
 
 def _check_normalizer(model: Classifier, views: str, faces: Listing) -> None:
-    """Raise InputError for faces of another normalizer than the one that training saw."""
+    """Raise InputError for faces of a normalizer that the model was not trained with."""
     weights = normalizer_weights(views, faces, model.normalizer)
-    # Shards made by other hands say nothing, and neither did those that the model was trained on.
+    # Shards not made by normpipe record no weights; accept them if training had none either.
     if weights is not None or model.normalized_by:
         check_normalizer(model, weights, "--set evaluate.any_normalizer=true")
 
@@ -206,7 +208,7 @@ def _check_normalizer(model: Classifier, views: str, faces: Listing) -> None:
 def _done(
     output: Path, model_sha256: str, data_sha256: str, config: EvaluateConfig, views: str
 ) -> ScoreCard | None:
-    """Return the scores if they are there and of the same model, data and settings."""
+    """Return the scores if they exist for the same model, data and settings."""
     if not (output / SCORES).is_file():
         return None
     card = read_scores(output).card

@@ -1,4 +1,4 @@
-"""Faces of a dataset, labelled or not, with their views ready to be read."""
+"""Faces of a dataset, labelled or not, and access to their views."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# pyarrow makes these functions at run time; no type checker sees them.
+# pyarrow makes these functions at run time; type checkers cannot see them.
 pc: Any = pyarrow.compute
 
 #: View → the column of a dataset of pairs that it is read from.
 COLUMNS = {"original": "image", "normalized": "normalized"}
-#: Columns of a listing that are no labels.
+#: Columns of a listing that are not labels.
 _COMMON = ("key", "parent_key", "status", "reason", "decided_by")
 _OWN = (*_COMMON, "variant")
 #: Columns of pairs: what made a normalized face, and how large the original is.
@@ -42,12 +42,12 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Listing:
-    """Rows of a dataset, without pictures: of ``list_faces`` one an input, of ``list_rows`` all.
+    """Rows of a dataset, without pictures: one per input (``list_faces``) or all (``list_rows``).
 
     Attributes:
-        path: as it was given.
-        dataset: its rows, with the pictures of the views, encoded.
-        labels: for each ``key``, ``parent_key``, ``status``, ``reason`` and all labels there are.
+        path: as given by the user.
+        dataset: its rows, with the encoded pictures of the views.
+        labels: ``key``, ``parent_key``, ``status``, ``reason`` and all labels of each row.
         items: (N,) its row in ``dataset``.
         variants: normalized variants that the dataset holds.
     """
@@ -63,33 +63,33 @@ class Listing:
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """(N,) whether an input has its pictures."""
+        """Return (N,) whether an input has its pictures."""
         return np.asarray([status == "ok" for status in self.labels["status"].to_pylist()])
 
     @property
     def name(self) -> str:
-        """What score files call the dataset: the first part of its keys."""
+        """Return the dataset's name in score files: the first part of its keys."""
         key = str(self.labels["key"][0]) if len(self) else ""
         return key.partition("/")[0] or self.path.name
 
     def column(self, name: str) -> list[Any]:
-        """A label of all inputs; None where unknown or absent."""
+        """Return a label of all inputs; None where unknown or absent."""
         if name not in self.labels.column_names:
             return [None] * len(self)
         return self.labels[name].to_pylist()
 
     def subjects(self) -> list[str | None]:
-        """Who is in each input; None where the labels do not say."""
+        """Return the subject of each input; None where the labels have none."""
         return [None if name is None else str(name) for name in self.column("subject")]
 
     def take(self, rows: Sequence[int] | Rows) -> Listing:
-        """Some of the inputs; ``rows`` (M,) are their places."""
+        """Return some of the inputs; ``rows`` (M,) are their indices."""
         places = np.asarray(rows, np.int64)
         labels = self.labels.take(pa.array(places))
         return Listing(self.path, self.dataset, labels, self.items[places], self.variants)
 
     def digest(self, task: Task) -> str:
-        """Sha256 of keys, pictures and truth: what training on them depends on."""
+        """Return the sha256 of keys, pictures and truth: all that training on them depends on."""
         hashed = hashlib.sha256(shards_digest(self.dataset.opened.folder).encode())
         for name in ("key", "status", *task.columns):
             hashed.update(repr((name, self.column(name))).encode())
@@ -97,35 +97,35 @@ class Listing:
 
 
 def list_faces(dataset: ShardDataset, views: Sequence[str], variant: str = "") -> Listing:
-    """List the labelled inputs of a dataset, each once: of several faces the largest.
+    """List the labelled inputs of a dataset, one face each: the largest of several.
 
     Args:
         dataset: opened with ``status="all", decode=False``: output of ``normpipe run``, or a
             dataset within it.
-        views: ``original``, ``normalized``: what has to be there.
+        views: which of ``original`` and ``normalized`` are required.
         variant: which normalized faces; empty: the only ones.
 
     Raises:
-        InputError: no labels, a view that it does not have, or several variants.
+        InputError: no labels, a missing view, or several variants.
     """
     listing = list_rows(dataset, views, variant)
     if not {*listing.labels.column_names} - {*_OWN}:
         raise InputError(
-            f"{listing.path} has no labels: list them when it is made (--input faces.csv, or "
-            "ingest.class_per_folder), or put a labels.parquet with a column 'key' beside it"
+            f"{listing.path} has no labels: give them when it is made (--input faces.csv, or "
+            "ingest.class_per_folder), or add a labels.parquet with a column 'key' next to it"
         )
-    return listing.take(_one_an_input(listing, dataset))
+    return listing.take(_one_per_input(listing, dataset))
 
 
 def list_rows(dataset: ShardDataset, views: Sequence[str], variant: str = "") -> Listing:
     """List all rows of a dataset, with labels or without; arguments and errors as ``list_faces``.
 
-    Also raises InputError for normalized faces that would be taken for originals.
+    Also raises InputError for normalized faces that would be mistaken for originals.
     """
     opened = dataset.opened
     path, offered = opened.path, {*opened.offered}
     if opened.status != "all":
-        raise ValueError("open the dataset with status='all': rows without a face count, too")
+        raise ValueError("open the dataset with status='all': rows without a face are needed, too")
     table = _without_pictures(dataset)
     pictures = sorted({COLUMNS[view] for view in views})
     if not offered.issuperset(pictures):
@@ -144,14 +144,14 @@ def list_rows(dataset: ShardDataset, views: Sequence[str], variant: str = "") ->
 
 
 def _without_pictures(dataset: ShardDataset) -> pa.Table:
-    """All rows: keys, decisions, variants and labels, wherever these stand."""
+    """Return all rows: keys, decisions, variants and labels, wherever they are stored."""
     opened = dataset.opened
     variant = [name for name in ("variant",) if name in opened.offered]
     wanted = list(dict.fromkeys([*_COMMON, *variant, *opened.joined_labels, *opened.shard_labels]))
     found = dataset.select(wanted)
     table = found.table
     inside = [name for name in wanted if name not in table.column_names]
-    if inside:  # shards that hold their labels themselves
+    if inside:  # labels within the shards
         shards = ShardFolder(opened.folder)
         schema = shards.schema(min(shards.shard_sizes()))
         items = found.__getitems__(range(len(found)))
@@ -162,15 +162,15 @@ def _without_pictures(dataset: ShardDataset) -> pa.Table:
 
 
 def holds_dataset(path: Path) -> bool:
-    """Say whether a path is a folder of shards or a job's, and not one of photographs."""
+    """Return whether a path is a folder of shards or a job's, rather than of photographs."""
     shards = (path.glob(pattern) for pattern in ("shard-*.parquet", "*/shard-*.parquet"))
     return holds_job(path) or any(next(found, None) is not None for found in shards)
 
 
 def faces_folder(path: Path, views: Sequence[str]) -> Path:
-    """Where to read views of all faces: of a job that made them, ``aligned`` if it is enough.
+    """Return the folder to read views of all faces from: a job's ``aligned`` if that is enough.
 
-    Pairs would carry what became of normalizing, and each face once for each variant.
+    Pairs also carry failures of normalizing, and repeat each face for each variant.
     """
     aligned = path / "aligned"
     enough = "normalized" not in views and next(aligned.glob("shard-*.parquet"), None) is not None
@@ -178,7 +178,7 @@ def faces_folder(path: Path, views: Sequence[str]) -> Path:
 
 
 def input_paths(listing: Listing) -> pa.Array:
-    """(N,) path of each row's input below the input folder; null where no manifest says it.
+    """Return (N,) the path of each row's input below the input folder; null without a manifest.
 
     Raises:
         InputError: the manifest has inputs that the listing lacks, so the run is not finished.
@@ -202,7 +202,7 @@ def input_paths(listing: Listing) -> pa.Array:
 
 
 def normalized_by(listing: Listing) -> tuple[str, ...] | None:
-    """Sha256 of the weights that made a listing's normalized faces; None where it does not say."""
+    """Return the sha256 of the weights behind a listing's normalized faces; None if unknown."""
     if _WEIGHTS not in listing.dataset.opened.offered:
         return None
     dataset = listing.dataset.select([_WEIGHTS])
@@ -229,13 +229,13 @@ def _of_variant(table: pa.Table, variant: str, path: Path) -> tuple[Rows, tuple[
     return rows, tuple(found)
 
 
-def _one_an_input(listing: Listing, dataset: ShardDataset) -> Rows:
-    """Of each input its usable face; of several the largest: a label speaks of an image."""
+def _one_per_input(listing: Listing, dataset: ShardDataset) -> Rows:
+    """Return one row per input, the largest usable face: labels are of images, not of faces."""
     keys, statuses = listing.column("key"), listing.column("status")
     groups: dict[str, list[int]] = {}
     for row, parent in enumerate(listing.column("parent_key")):
         groups.setdefault(parent or keys[row], []).append(row)
-    # Pairs with their pictures inside do not say how large faces are: the first one is taken.
+    # Pairs with embedded pictures have no face size: take the first face.
     sizes = dataset.select([_SIZE]) if _SIZE in dataset.opened.offered else None
     chosen: list[int] = []
     for group in groups.values():
@@ -248,9 +248,9 @@ def _one_an_input(listing: Listing, dataset: ShardDataset) -> Rows:
 
 
 def shards_digest(shards: Path) -> str:
-    """Sha256 of what the shards' records say of their input; of names and sizes without records.
+    """Return the sha256 of the shards' records; of names and sizes if there are no records.
 
-    ``shards``: the folder that they are in.
+    ``shards``: the folder of the shards.
     """
     folder = ShardFolder(shards)
     records = folder.records()
@@ -262,7 +262,7 @@ def shards_digest(shards: Path) -> str:
 
 
 class ViewStore:
-    """Pictures of one view of a listing, decoded beforehand where they fit, else when asked for."""
+    """Pictures of one view of a listing, decoded in advance if memory allows, else on demand."""
 
     def __init__(
         self, listing: Listing, view: str, form: Form, memory_bytes: float, threads: int = 1
@@ -283,7 +283,7 @@ class ViewStore:
                     self._held[start : start + len(found)] = found
 
     def take(self, rows: Rows) -> Pixels:
-        """(N, C, S, S) uint8."""
+        """Return (N, C, S, S) uint8."""
         found = self._held[rows] if self._held is not None else self._read(rows)
         return found[:, None] if found.ndim == 3 else found.transpose(0, 3, 1, 2).copy()
 

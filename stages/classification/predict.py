@@ -1,7 +1,7 @@
-"""predict: what a classifier says of faces that nobody labelled.
+"""predict: applies a classifier to unlabelled faces.
 
-Reads pairs, or aligned faces where originals are enough. Writes one table, Parquet or CSV, with a
-row for each face and for each input without one, and a card beside it that says what made it.
+Reads pairs, or aligned faces if originals are enough. Writes one table, Parquet or CSV, with a row
+for each face and for each input without one, and a card that records model, data and settings.
 """
 
 from __future__ import annotations
@@ -31,20 +31,19 @@ from ...pipeline.read.reading import map_ahead
 from ...pipeline.stage import StageConfig, sha256_file
 from ...pipeline.store.commit import commit_file, storage_errors, temporary, write_json
 from ..networks.devices import resolve_device
-from .classifiers import Classifier, check_normalizer, tell
+from .classifiers import Classifier, check_normalizer, predict_faces
 from .listing import Listing, input_paths, list_rows, shards_digest
-from .scores.scoring import told_columns
+from .scores.scoring import predicted_columns
 from .tasks import Task
 from .views import PLANS, ViewData, ViewPool, normalizer_weights
 
 if TYPE_CHECKING:
     from ...pipeline.read.dataset import ShardDataset
 
-#: What takes faces that another normalizer made.
+#: The option that accepts faces of another normalizer.
 ANY_NORMALIZER = "--any-normalizer"
 
-
-#: Endings of the files that predictions can be written to.
+#: Suffixes of the files that predictions can be written to.
 SUFFIXES = (".parquet", ".csv")
 # Rows that are decoded together, how many such chunks wait for the network (of 224 px in colour,
 # two views: 80 MB each), and rows of a row group.
@@ -52,21 +51,23 @@ _CHUNK, _AHEAD, _GROUP_ROWS = 256, 3, 1 << 14
 
 
 class PredictConfig(StageConfig):
-    """How faces are told."""
+    """Settings of predictions."""
 
     variant: str = Field("", description="which normalized faces; empty: the only ones")
     any_normalizer: bool = Field(
-        False, description="take normalized faces of other weights than the model was trained on"
+        False, description="accept faces normalized by other weights than the model was trained on"
     )
-    threshold: float = Field(0.5, gt=0, lt=1, description="above it an action unit occurs")
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="an action unit occurs above this probability"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = Field(64, ge=1, description="faces shown to the network at once")
-    threads: int = Field(1, ge=1, description="that decode pictures and, on a CPU, compute")
+    threads: int = Field(1, ge=1, description="threads that decode pictures and, on a CPU, compute")
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What became of the rows: how many have each status, and where they are."""
+    """The written table and how many of its rows have each status."""
 
     output: Path
     statuses: dict[str, int]
@@ -80,7 +81,9 @@ class Predicted:
 def check_output(output: Path) -> None:
     """Raise InputError for a file that predictions cannot be written to."""
     if output.suffix not in SUFFIXES:
-        raise InputError(f"{output} is no {' or '.join(SUFFIXES)} file: give --output such a name")
+        raise InputError(
+            f"{output} is not a {' or '.join(SUFFIXES)} file: give --output such a name"
+        )
     if output.is_dir():
         raise InputError(f"{output} is a folder: give --output the name of a file")
 
@@ -93,17 +96,17 @@ def predict(
     output: Path,
     overwrite: bool = False,
 ) -> Predicted:
-    """Tell all faces of a dataset, or find that done.
+    """Predict all faces of a dataset, unless that is already done.
 
     Args:
-        data: pairs, or aligned faces where the model's views need no others, opened as
-            ``list_rows`` wants it.
-        output: the table, by its ending; its card stands beside it, ``<name>.json``.
-        overwrite: replace a file that is no prediction of normpipe.
+        data: pairs, or aligned faces if the model needs no other views, opened as ``list_rows``
+            requires.
+        output: the table, in the format of its suffix; the card is ``<name>.json`` next to it.
+        overwrite: replace a file that normpipe predict did not write.
 
     Raises:
-        InputError: faces that the model cannot be shown, or a device that is not there.
-        OutputError: the output is something else.
+        InputError: faces without the model's views, or a device that does not exist.
+        OutputError: the output exists and is something else.
     """
     check_output(output)
     device = str(resolve_device(config.device, "--device"))
@@ -127,13 +130,13 @@ def predict(
     if _done(output, card_file, about, overwrite):
         return Predicted(output, statuses)
     torch.set_num_threads(config.threads)
-    cv2.setNumThreads(1)  # its own threads would only get in the way
+    cv2.setNumThreads(1)  # its own threads would compete with ours
     tables = _tables(config, model, listing, paths, device)
     with _table_file(output, schema_of(model.task)) as write:
         for table in _grouped(tables, _GROUP_ROWS):
             write(table)
     digest = sha256_file(temporary(output))
-    # The card first: without its file it speaks of nothing, and the same command goes on.
+    # The card first: its digest does not match until the table is there, so a retry starts again.
     write_json(card_file, {"about": about, "sha256": digest, "statuses": statuses})
     commit_file(output)
     return Predicted(output, statuses)
@@ -142,16 +145,17 @@ def predict(
 def schema_of(task: Task) -> pa.Schema:
     """Return the columns of a table of predictions."""
     common = [(name, pa.string()) for name in ("key", "parent_key", "path", "status", "reason")]
-    said: list[tuple[str, pa.DataType]] = []
+    decided: list[tuple[str, pa.DataType]] = []
     if task.kind == "emotion":
-        said = [("emotion", pa.string())]
+        decided = [("emotion", pa.string())]
     elif task.kind == "action_units":
-        said = [(name, pa.int8()) for name in task.names]
-    return pa.schema([*common, *said, *((name, pa.float32()) for name in told_columns(task))])
+        decided = [(name, pa.int8()) for name in task.names]
+    values = [(name, pa.float32()) for name in predicted_columns(task)]
+    return pa.schema([*common, *decided, *values])
 
 
 class _Chunk(NamedTuple):
-    """Some rows, their inputs' paths, which of them can be told, and what these show."""
+    """Some rows, their inputs' paths, which are usable, and the views of those."""
 
     faces: Listing
     paths: pa.Array
@@ -162,7 +166,7 @@ class _Chunk(NamedTuple):
 def _tables(
     config: PredictConfig, model: Classifier, listing: Listing, paths: pa.Array, device: str
 ) -> Iterator[pa.Table]:
-    """Yield predictions in the order of the rows; a few chunks of pictures are held at a time."""
+    """Yield predictions in the order of the rows, holding a few chunks of pictures at a time."""
 
     def read(start: int) -> _Chunk:
         faces = listing.take(np.arange(start, min(start + _CHUNK, len(listing))))
@@ -182,14 +186,14 @@ def _tables(
         for chunk in map_ahead(pool, read, range(0, len(listing), _CHUNK), _AHEAD):
             values = np.zeros((len(chunk.faces), labels), np.float32)
             if chunk.data is not None:
-                told = tell(model, chunk.data, device, config.batch_size)
-                values[chunk.usable] = told.values
+                predictions = predict_faces(model, chunk.data, device, config.batch_size)
+                values[chunk.usable] = predictions.values
             yield _table(model.task, chunk, values, config.threshold)
             bar.update(len(chunk.faces))
 
 
 def _table(task: Task, chunk: _Chunk, values: Floats, threshold: float) -> pa.Table:
-    """Return a chunk's rows; (N, L) values are null where a row cannot be told."""
+    """Return a chunk's rows; (N, L) values are null in unusable rows."""
     labels, mask = chunk.faces.labels, ~chunk.usable
     columns: dict[str, Any] = {
         name: labels[name] for name in ("key", "parent_key", "status", "reason")
@@ -202,14 +206,14 @@ def _table(task: Task, chunk: _Chunk, values: Floats, threshold: float) -> pa.Ta
         for place, name in enumerate(task.names):
             occurs = (values[:, place] > threshold).astype(np.int8)
             columns[name] = pa.array(occurs, pa.int8(), mask=mask)
-    for place, name in enumerate(told_columns(task)):
+    for place, name in enumerate(predicted_columns(task)):
         columns[name] = pa.array(values[:, place], pa.float32(), mask=mask)
     schema = schema_of(task)
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def _grouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Yield the same rows in tables of at least ``rows``, but for the last."""
+    """Yield the same rows in tables of at least ``rows`` rows, except the last."""
     held: list[pa.Table] = []
     for table in tables:
         held.append(table)
@@ -222,7 +226,7 @@ def _grouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 @contextmanager
 def _table_file(path: Path, schema: pa.Schema) -> Generator[Callable[[pa.Table], None], None, None]:
-    """Write tables under the temporary name of ``path``, to be committed when all is there."""
+    """Write tables under the temporary name of ``path``, for the caller to commit."""
     make: Any = pq.ParquetWriter if path.suffix == ".parquet" else pyarrow.csv.CSVWriter
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +238,7 @@ def _table_file(path: Path, schema: pa.Schema) -> Generator[Callable[[pa.Table],
 
 
 def _done(output: Path, card_file: Path, about: dict[str, Any], overwrite: bool) -> bool:
-    """Say whether the file is there and of the same model, faces and settings."""
+    """Return whether the file exists for the same model, faces and settings."""
     if not output.exists():
         return False
     try:
@@ -243,8 +247,8 @@ def _done(output: Path, card_file: Path, about: dict[str, Any], overwrite: bool)
         card = {}
     if "about" not in card and not overwrite:
         raise OutputError(
-            f"{output} exists and is no prediction of normpipe: choose another --output, or give "
-            "--overwrite"
+            f"{output} exists and normpipe predict did not write it: choose another --output, or "
+            "give --overwrite"
         )
     same: bool = card.get("about") == json.loads(json.dumps(about))
     return same and sha256_file(output) == card.get("sha256")

@@ -1,4 +1,4 @@
-"""Which inputs train and which test: a held-out split, or folds without a subject in common."""
+"""Training and test inputs: a held-out split, or folds that share no subject."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ...pipeline.errors import InputError, nearest
 from .listing import Listing
 from .tasks import Task, people_of
 
-#: Share of the subjects that test where the labels have no splits: one of so many parts.
+#: Without splits in the labels, one of so many parts of the subjects is for testing.
 _PARTS = 5
 
 
 @dataclass(frozen=True)
-class Part:
-    """One training and what tests it.
+class Partition:
+    """A division of the data into training and test rows: a split, or one fold.
 
     Attributes:
         name: for score files: ``split test``, ``fold 1 of 3 (bp4d)``.
-        folder: where its model is kept, within the model's folder; empty for the folder itself.
+        folder: of its model, within the output folder; empty for the output folder itself.
         fold: its number, from 1; None without folds.
-        train, test: rows of the listing; truth known, ``test`` with inputs that were not usable.
+        train, test: rows of the listing with known truth; ``test`` includes unusable inputs.
     """
 
     name: str
@@ -37,23 +37,25 @@ class Part:
     test: Rows
 
 
-def held_out(listing: Listing, task: Task, train_split: str, test_split: str, seed: int) -> Part:
-    """Split by the label ``split``; without one, a fifth of the subjects tests.
+def held_out(
+    listing: Listing, task: Task, train_split: str, test_split: str, seed: int
+) -> Partition:
+    """Split by the label ``split``; without one, test on a fifth of the subjects.
 
     Raises:
-        InputError: a split of that name does not occur.
+        InputError: no input has that split.
     """
     known = _known(listing, task)
     splits = np.asarray([name or "" for name in listing.column("split")], object)
     if not splits.astype(bool).any():
         if len({*_people(listing)}) < _PARTS:
             raise InputError(
-                f"the labels have no column 'split', and fewer than {_PARTS} subjects to hold some "
-                "out of: add the column, or cross-validate with classify.folds"
+                f"the labels have no column 'split', and fewer than {_PARTS} subjects to hold "
+                "some out: add the column, or cross-validate with classify.folds"
             )
         folds = _seeded(listing, _PARTS, seed)
         test, name = known & (folds == 1), f"a fifth of the subjects, seed {seed}"
-        return Part(name, "", None, np.flatnonzero(known & (folds != 1)), np.flatnonzero(test))
+        return Partition(name, "", None, np.flatnonzero(known & (folds != 1)), np.flatnonzero(test))
     found = sorted({str(name) for name in splits[known] if name})
     for wanted in (train_split, test_split):
         if wanted not in found:
@@ -67,11 +69,11 @@ def held_out(listing: Listing, task: Task, train_split: str, test_split: str, se
         np.flatnonzero(known & (splits == train_split)),
         np.flatnonzero(known & (splits == test_split)),
     )
-    return Part(f"split {test_split}", "", None, train, test)
+    return Partition(f"split {test_split}", "", None, train, test)
 
 
 def all_of(listing: Listing, task: Task, split: str = "") -> Rows:
-    """(N,) labelled inputs of a split, or of all: for a dataset that only trains or only tests.
+    """Return (N,) the labelled inputs of a split, or all: for training or testing on one dataset.
 
     Raises:
         InputError: there are none.
@@ -85,13 +87,13 @@ def all_of(listing: Listing, task: Task, split: str = "") -> Rows:
     return np.flatnonzero(rows)
 
 
-def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
-    """Cross-validation: each fold tests once.
+def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Partition]:
+    """Return the partitions of a cross-validation: each fold is tested once.
 
     Args:
-        which: a number (subjects are dealt out, the same for a seed), ``labels`` (the column
+        which: a number (subjects are assigned at random by the seed), ``labels`` (the column
             ``fold``), or a dataset with published folds (``bp4d``, ``disfa``) or with a published
-            split of people (``bp4d`` for intensities), which is then the only part.
+            split of people (``bp4d`` for intensities), which is then the only partition.
 
     Raises:
         InputError: no such folds, or a subject that they do not name.
@@ -99,7 +101,7 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
     known = _known(listing, task)
     if which.isdecimal():
         if int(which) < 2:
-            raise InputError(f"folds = {which}: two at least")
+            raise InputError(f"folds = {which}: at least two are needed")
         numbers, source = _seeded(listing, int(which), seed), f"subjects dealt out, seed {seed}"
     elif which == "labels":
         column = listing.column("fold")
@@ -119,7 +121,7 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
         raise InputError(f"folds = {which}: fewer than two folds have labelled inputs")
     inside = known & (numbers >= 0)
     return [
-        Part(
+        Partition(
             f"fold {number} of {len(names)} ({source})", f"fold-{number}", number,
             np.flatnonzero(inside & (numbers != number)),
             np.flatnonzero(inside & (numbers == number)),
@@ -129,7 +131,7 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Part]:
 
 
 def _published(task: Task, which: str) -> dict[str, int] | dict[str, str]:
-    """Return the fold, or ``train`` or ``test``, of every subject of a dataset."""
+    """Return each subject's fold, or ``train`` or ``test``, as a dataset publishes them."""
     try:
         description = load_description(which)
         protocol = description.protocol(task.kind)
@@ -142,26 +144,26 @@ def _published(task: Task, which: str) -> dict[str, int] | dict[str, str]:
 
 def _published_split(
     listing: Listing, known: NDArray[np.bool_], part_of: Mapping[str, Any], which: str
-) -> Part:
+) -> Partition:
     names = _named(listing, known, part_of, which)
     parts = np.asarray([part_of.get(name, "") for name in names], object)
     train, test = (np.flatnonzero(known & (parts == side)) for side in ("train", "test"))
-    return Part(f"split of {which}", "", None, train, test)
+    return Partition(f"split of {which}", "", None, train, test)
 
 
 def _named(
     listing: Listing, known: NDArray[np.bool_], part_of: Mapping[str, Any], which: str
 ) -> list[str]:
-    """Return the subjects as a published protocol names them. Raises InputError for others.
+    """Return the subjects of all rows. Raises InputError for labelled ones without a fold.
 
-    Who is in a picture without labels does not matter.
+    Unlabelled pictures may show other subjects.
     """
     subjects = listing.subjects()
     labelled = [name for name, is_known in zip(subjects, known, strict=True) if is_known]
-    strange = sorted({str(name) for name in labelled if name not in part_of})
-    if strange:
+    unknown = sorted({str(name) for name in labelled if name not in part_of})
+    if unknown:
         raise InputError(
-            f"{which} has no fold for the subject '{strange[0]}' ({len(strange)} such): name "
+            f"{which} has no fold for the subject '{unknown[0]}' ({len(unknown)} in all): name "
             "subjects as the dataset does, or use folds = labels with a column 'fold'"
         )
     return [str(name) for name in subjects]
@@ -173,7 +175,7 @@ def _known(listing: Listing, task: Task) -> NDArray[np.bool_]:
 
 
 def _seeded(listing: Listing, count: int, seed: int) -> NDArray[np.int64]:
-    """(N,) fold from 1 of each input; inputs without a subject count as people of their own."""
+    """Return (N,) folds from 1; an input without a subject counts as a person of its own."""
     people = _people(listing)
     try:
         fold_of = seeded_folds(sorted({*people}), count, seed)
@@ -186,19 +188,21 @@ def _people(listing: Listing) -> list[str]:
     return people_of(listing.subjects(), listing.column("parent_key"))
 
 
-def check(task: Task, listing: Listing, part: Part, shared_subjects: bool) -> list[str]:
-    """Look at labels and subjects before hours of training.
+def check_partition(
+    task: Task, listing: Listing, part: Partition, shared_subjects: bool
+) -> list[str]:
+    """Check labels and subjects before hours of training.
 
     Args:
-        part: rows of ``listing`` that train and that test.
+        part: training and test rows of ``listing``.
         shared_subjects: allow a subject on both sides.
 
     Returns:
-        Warnings: labels of which the test has no example.
+        Warnings: labels without an example in the test set.
 
     Raises:
-        InputError: nothing to learn from, a label that never occurs in training, or subjects that
-            train and test.
+        InputError: nothing to learn from, a label that never occurs in training, or subjects on
+            both sides.
     """
     check_training(task, listing, part)
     if not len(part.test):
@@ -207,11 +211,11 @@ def check(task: Task, listing: Listing, part: Part, shared_subjects: bool) -> li
         _refuse_shared(listing.subjects(), part)
     tested = _counts(task, task.truth(listing.labels)[part.test])
     absent = [name for name, count in zip(task.names, tested, strict=True) if not count]
-    return [f"the test has no example of {', '.join(absent)}"] if absent else []
+    return [f"the test set has no example of {', '.join(absent)}"] if absent else []
 
 
-def check_training(task: Task, listing: Listing, part: Part) -> None:
-    """Raise InputError where there is nothing to learn from, or a label that never occurs."""
+def check_training(task: Task, listing: Listing, part: Partition) -> None:
+    """Raise InputError if there is nothing to learn from, or a label never occurs."""
     train = part.train[listing.usable[part.train]]
     if not len(train):
         raise InputError(
@@ -222,23 +226,23 @@ def check_training(task: Task, listing: Listing, part: Part) -> None:
     if never:
         raise InputError(
             f"{part.name}: no example of {', '.join(never)} among the {len(train)} training "
-            "inputs: leave out with classify.labels, or split otherwise"
+            "inputs: leave it out with classify.labels, or split differently"
         )
 
 
-def _refuse_shared(subjects: Sequence[Any], part: Part) -> None:
+def _refuse_shared(subjects: Sequence[Any], part: Partition) -> None:
     on_both = {subjects[i] for i in part.train} & {subjects[i] for i in part.test} - {None}
     if on_both:
         some = ", ".join(sorted(map(str, on_both))[:3])
         raise InputError(
-            f"{part.name}: {len(on_both)} subjects train and test ({some} …): a score would tell "
-            "how well they are known again; split by subject, or set "
+            f"{part.name}: {len(on_both)} subjects are in both training and test ({some} …): the "
+            "score would measure how well they are recognized; split by subject, or set "
             "classify.shared_subjects=true"
         )
 
 
 def _counts(task: Task, truth: Floats) -> NDArray[np.int64]:
-    """(L,) how often each label occurs."""
+    """Return (L,) how often each label occurs."""
     if task.kind == "emotion":
         known = truth[np.isfinite(truth)].astype(np.int64)
         return np.bincount(known, minlength=len(task.names))

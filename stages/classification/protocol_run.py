@@ -1,4 +1,4 @@
-"""From labelled faces to scores: every part of a protocol is trained and tested, then pooled."""
+"""Train and test every partition of a protocol, then pool the scores of folds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import numpy as np
 from ...pipeline.store.commit import write_json
 from ...pipeline.store.lock import locked
 from ..classify import train
-from .classifiers import EPOCHS_FILE, Classifier, tell
-from .evaluate import evaluate_part, predictions
+from .classifiers import EPOCHS_FILE, Classifier, predict_faces
+from .evaluate import evaluate_partition, prediction_table
 from .listing import Listing, list_faces
-from .protocol import Part
+from .protocol import Partition
 from .scores.pooling import pool
-from .scores.score_files import Scored, read_scores, write_scores
+from .scores.score_files import ScoreFile, read_scores, write_scores
 from .scores.scoring import HEADLINE, fallback, score, tuned_threshold
 from .settings import ClassifyConfig, EvaluateConfig
 from .tasks import Task
@@ -30,41 +30,41 @@ from .views import PLANS, ViewData, ViewPool
 if TYPE_CHECKING:
     from ...pipeline.read.dataset import ShardDataset
 
-Planned = tuple[Listing, Task, list[Part]]
+Planned = tuple[Listing, Task, list[Partition]]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a protocol came to.
+class ProtocolResult:
+    """The scores of a protocol.
 
     Attributes:
-        scores: of each part, in order; fewer when ``minutes`` were over.
+        scores: of each partition, in order; fewer if ``minutes`` ran out.
         pooled: over all folds; None without folds.
-        finished: False where the same command has to be run again.
+        finished: False if the same command has to be run again.
     """
 
-    scores: list[Scored]
-    pooled: Scored | None
+    scores: list[ScoreFile]
+    pooled: ScoreFile | None
     finished: bool
 
     def table(self) -> str:
-        """Return lines for each part: the headline on all and on kept faces, and each label."""
+        """Return the headline on all and on kept faces, and each label, of each partition."""
         lines: list[str] = []
         for found in [*self.scores, *([self.pooled] if self.pooled else [])]:
             card, cover = found.card, found.card.coverage
             full, kept = (_percent(card.scores[part][card.headline]) for part in ("full", "kept"))
             lines.append(
                 f"{card.split}: {card.headline} {full} on all {cover.test_rows} test faces, {kept} "
-                f"on the {cover.kept} that could be used"
+                f"on the {cover.kept} usable ones"
             )
-            lines += [f"  mind: {warning}" for warning in card.warnings]
+            lines += [f"  warning: {warning}" for warning in card.warnings]
             lines += _labels(found)
             if card.folds:
                 mean = card.folds["full"].mean_of_folds
                 lines.append(f"  mean of the folds: {_percent(mean)}")
             if card.paper_style:
-                told = ", ".join(f"{name} {value}" for name, value in card.paper_style.items())
-                lines.append(f"  paper-style (chosen on the test): {told}")
+                figures = ", ".join(f"{name} {value}" for name, value in card.paper_style.items())
+                lines.append(f"  paper-style (chosen on the test set): {figures}")
         return "\n".join(lines)
 
 
@@ -75,20 +75,20 @@ def run_protocol(
     output: Path,
     test: tuple[ShardDataset, str] | None = None,
     overwrite: bool = False,
-) -> Outcome:
-    """Train and score every part; what is finished is kept.
+) -> ProtocolResult:
+    """Train and score every partition; keep what is finished.
 
     Args:
-        planned: what ``plan_parts`` returned for the same settings.
+        planned: what ``plan_partitions`` returned for the same settings.
         output: for models and scores.
-        test: another dataset to test on, opened as ``list_faces`` wants it, and its split (empty:
+        test: another dataset to test on, opened as ``list_faces`` requires, and its split (empty:
             all of it).
-        overwrite: redo what was made otherwise.
+        overwrite: replace models made with other settings or data.
 
     Raises:
         InputError, OutputError: as ``classify`` and ``evaluate``.
     """
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric starts the other processes anew
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric starts the others, too
     with locked(output) if first else nullcontext():
         return _run(config, scoring, planned, output, test, overwrite)
 
@@ -100,25 +100,25 @@ def _run(
     output: Path,
     test: tuple[ShardDataset, str] | None,
     overwrite: bool,
-) -> Outcome:
+) -> ProtocolResult:
     listing, task, parts = planned
     other = (list_faces(test[0], PLANS[config.views].reads), test[1]) if test else None
-    scores: list[Scored] = []
+    scores: list[ScoreFile] = []
     began = time.monotonic()
     for part in parts:
         folder = output / part.folder if part.folder else output
         scorer = None
         if config.paper_style and other is None:
             scorer = _epoch_scorer(config, scoring, (listing, task, part), folder)
-        # The minutes count for all parts together.
+        # The time limit is for all partitions together.
         left = config.minutes and max(1e-3, config.minutes - (time.monotonic() - began) / 60)
         some = config.model_copy(update={"minutes": left})
         done = train(some, listing, task, part, output, evaluate=scorer, overwrite=overwrite)
         if not done.finished:
-            return Outcome(scores, None, False)
+            return ProtocolResult(scores, None, False)
         if not done.first:
             continue
-        evaluate_part(scoring, listing, part, output, other)
+        evaluate_partition(scoring, listing, part, output, other)
         name = f"scores-{other[0].name}" if other else "scores"
         scores.append(read_scores(folder / name))
     pooled = None
@@ -126,27 +126,28 @@ def _run(
         pooled = pool(scores)
         write_scores(output / "scores", pooled.card, pooled.predictions)
         pooled = read_scores(output / "scores")
-    return Outcome(scores, pooled, True)
+    return ProtocolResult(scores, pooled, True)
 
 
 def _epoch_scorer(
     config: ClassifyConfig,
     scoring: EvaluateConfig,
-    what: tuple[Listing, Task, Part],
+    what: tuple[Listing, Task, Partition],
     folder: Path,
 ) -> Callable[[Classifier, int], None]:
-    """Return what scores each epoch on the test set, for figures labelled as chosen there."""
+    """Return a function that scores an epoch on the test set, for the paper-style figures."""
     listing, task, part = what
     faces = listing.take(part.test)
     usable = np.flatnonzero(faces.usable)
     held = ViewPool(listing, part.test[usable], scoring.memory_gb, scoring.threads)
     train_rows = part.train[listing.usable[part.train]]
-    unseen = [float(v) for v in fallback(task, task.truth(listing.take(train_rows).labels))]
+    unusable = [float(v) for v in fallback(task, task.truth(listing.take(train_rows).labels))]
 
     def scored(model: Classifier, epoch: int) -> None:
         rows = part.test[usable]
-        told = tell(model, ViewData(held, rows, config.views, model.network, model.normalizer))
-        table = predictions(task, faces, usable, told, unseen, part.fold)
+        data = ViewData(held, rows, config.views, model.network, model.normalizer)
+        predictions = predict_faces(model, data)
+        table = prediction_table(task, faces, usable, predictions, unusable, part.fold)
         name = HEADLINE[task.kind]
         found: dict[str, Any] = {
             "epoch": epoch,
@@ -161,8 +162,8 @@ def _epoch_scorer(
     return scored
 
 
-def _labels(found: Scored) -> list[str]:
-    """Return the figures of each label, several a line."""
+def _labels(found: ScoreFile) -> list[str]:
+    """Return the figures of each label, several per line."""
     name = {"emotion": "recall", "action_units": "f1", "intensity": "icc"}[found.card.kind]
     cells = [
         f"{label} {_percent(figures[name])}"

@@ -1,4 +1,4 @@
-"""What a classifier tells: an emotion, which action units occur, or how strongly they do."""
+"""What a classifier predicts: an emotion, which action units occur, or their intensity."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ KINDS: tuple[Kind, ...] = ("emotion", "action_units", "intensity")
 _COLUMN_OF = {"emotion": "'emotion'", "action_units": "'AU1' …", "intensity": "'AU1_intensity' …"}
 
 #: Levels of intensity: 0 (absent) to 5 (the letter E of FACS).
-MOST_INTENSE = 5.0
+MAX_LEVEL = 5.0
 _UNIT = re.compile(r"^AU(\d+)(_intensity)?$")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is told of a face.
+    """What is predicted for a face.
 
     Attributes:
         kind: ``emotion`` (one of several classes), ``action_units`` (each occurs or not) or
@@ -38,7 +38,7 @@ class Task:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Return the label columns that the truth stands in."""
+        """Return the label columns that hold the truth."""
         if self.kind == "emotion":
             return ("emotion",)
         return tuple(
@@ -49,7 +49,7 @@ class Task:
         """Return the truth of a label table's rows, float32, NaN where unknown.
 
         Returns:
-            ``emotion``: (N,) index of the class, NaN also for classes that are not told.
+            ``emotion``: (N,) index of the class, NaN also for classes not in ``names``.
             Else (N, L): 0 or 1, or 0 to 5.
         """
         if self.kind == "emotion":
@@ -63,7 +63,7 @@ class Task:
 
 
 def people_of(subjects: Sequence[str | None], keys: Sequence[str]) -> list[str]:
-    """Who is in each row; a row without a subject is a person of its own."""
+    """Return who is in each row; a row without a subject is a person of its own."""
     return [
         f"input {key}" if who is None else f"subject {who}"
         for who, key in zip(subjects, keys, strict=True)
@@ -76,10 +76,10 @@ def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[st
     Args:
         labels: a label table, as ``labels.parquet`` or ``open_dataset(…).table``.
         kind: ``auto`` takes emotions if there are any, else action units, else intensities.
-        names: classes or action units to tell; empty: all that the labels hold.
+        names: classes or action units to predict; empty: all in the labels.
 
     Raises:
-        InputError: the labels hold nothing of that kind, or not what ``names`` asks for.
+        InputError: the labels have no values of that kind, or not all of ``names``.
     """
     available = {found: _available(labels, found) for found in KINDS}
     if kind == "auto":
@@ -102,7 +102,7 @@ def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[st
 
 
 def _available(labels: pa.Table, kind: str) -> list[str]:
-    """Return the names that a task of this kind could tell, in their usual order."""
+    """Return the names that a task of this kind could predict, in their usual order."""
     if kind == "emotion":
         if "emotion" not in labels.column_names:
             return []

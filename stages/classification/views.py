@@ -1,4 +1,4 @@
-"""Views of faces in batches: what a classifier is shown, in training and afterwards."""
+"""Batches of views of faces: the inputs of a classifier."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...pipeline.errors import InputError
 from ..networks.classifier import MixtureClassifier, Second
 from ..networks.compact import CompactNormalizer
 from ..networks.files.normalizer_file import open_normalizer
-from ..training.batching import ENDLESS, Batch, chosen
+from ..training.batching import ENDLESS, Batch, batch_rows
 from ..training.pictures import Form
 from .listing import Listing, ViewStore, normalized_by
 
@@ -26,7 +26,7 @@ _READ = 32
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """What views mean: the pictures read, and where first and second view come from."""
+    """The meaning of ``views``: the pictures to read, and the sources of first and second view."""
 
     reads: tuple[str, ...]
     first: str
@@ -47,39 +47,39 @@ PLANS: dict[str, ViewPlan] = {
 
 
 class ViewPool:
-    """What has been read of a listing's faces, for one training or for many.
+    """Cached views of a listing's faces, shared by one or several trainings.
 
     Args:
         listing: the faces.
-        rows: of the listing that may be asked for; all usable.
-        memory_gb: pictures beyond this are decoded when they are asked for.
-        threads: that decode.
+        rows: of the listing that may be requested; all usable.
+        memory_gb: pictures beyond this are decoded on demand.
+        threads: for decoding.
     """
 
     def __init__(self, listing: Listing, rows: Rows, memory_gb: float, threads: int) -> None:
         self._faces = listing.take(rows)
-        self._place = np.full(len(listing), -1, np.int64)
-        self._place[rows] = np.arange(len(rows))
+        self._index = np.full(len(listing), -1, np.int64)
+        self._index[rows] = np.arange(len(rows))
         self._share = memory_gb * 1e9 / 2  # two views at most
         self._threads = threads
         self._stores: dict[tuple[str, Form], ViewStore] = {}
         self._given: dict[tuple[str, Second], Floats] = {}
 
-    def places(self, rows: Rows) -> Rows:
-        """Rows of the listing (N,) → where they stand here (N,)."""
-        return self._place[rows]
+    def indices(self, rows: Rows) -> Rows:
+        """Return the indices (N,) in this pool of rows (N,) of the listing."""
+        return self._index[rows]
 
     def pictures(self, view: str, form: Form) -> ViewStore:
-        """Pictures of a view; read once."""
+        """Return the pictures of a view, reading them once."""
         if (view, form) not in self._stores:
             store = ViewStore(self._faces, view, form, self._share, self._threads)
             self._stores[view, form] = store
         return self._stores[view, form]
 
-    def given(self, normalizer: str, kind: Second) -> Floats:
-        """What a normalizer's encoder makes of the originals, (N, E) or (N, K, H, W); made once."""
+    def encoded(self, normalizer: str, kind: Second) -> Floats:
+        """Return a normalizer's encoding of the originals, (N, E) or (N, K, H, W), made once."""
         if (normalizer, kind) not in self._given:
-            self._given[normalizer, kind] = seen_by_normalizer(self._faces, normalizer, kind)
+            self._given[normalizer, kind] = encode_originals(self._faces, normalizer, kind)
         return self._given[normalizer, kind]
 
 
@@ -87,10 +87,10 @@ class ViewData:
     """The views of some faces.
 
     Args:
-        pool: what they are read from.
+        pool: to read them from.
         rows: of the pool's listing.
-        views: which.
-        network: takes the pictures.
+        views: a key of ``PLANS``.
+        network: defines size and colour of the pictures.
         normalizer: weights whose encoder makes ``code`` and ``features``.
     """
 
@@ -99,15 +99,15 @@ class ViewData:
     ) -> None:
         self.plan = PLANS[views]
         form = Form(network.colour, network.image_size, exact=True)
-        self._rows = pool.places(rows)
+        self._rows = pool.indices(rows)
         self._stores = {view: pool.pictures(view, form) for view in self.plan.reads}
         self._given: Floats | None = None
         if self.plan.kind != "picture":
-            self._given = pool.given(normalizer, self.plan.kind)
+            self._given = pool.encoded(normalizer, self.plan.kind)
         self.count = len(rows)
 
     def batch(self, places: Rows) -> Batch:
-        """``first``, ``second`` (pictures uint8, all else float32) and ``present`` (B, 2)."""
+        """Return ``first``, ``second`` (pictures uint8, else float32), ``present`` (B, 2) bool."""
         rows = self._rows[places]
         found = {view: torch.from_numpy(store.take(rows)) for view, store in self._stores.items()}
         batch: Batch = {}
@@ -123,11 +123,11 @@ class ViewData:
 
 
 def normalizer_weights(views: str, listing: Listing, normalizer: str) -> tuple[str, ...] | None:
-    """Sha256 of the normalizer weights behind what is seen of a listing.
+    """Return the sha256 of the normalizer weights behind the views of a listing.
 
     Returns:
-        Empty where views need no normalizer, or no face can be used; None where the normalized
-        faces do not say what made them.
+        Empty if the views need no normalizer, or no face is usable; None if the normalized faces
+        do not record their weights.
     """
     plan = PLANS[views]
     if plan.kind != "picture":
@@ -136,7 +136,7 @@ def normalizer_weights(views: str, listing: Listing, normalizer: str) -> tuple[s
 
 
 def second_size(views: str, normalizer: str) -> int:
-    """Channels of a second view that is no picture; 0 for pictures. Raises InputError."""
+    """Return the channels of a second view; 0 for pictures. Raises InputError."""
     kind = PLANS[views].kind
     if kind == "picture":
         return 0
@@ -146,8 +146,8 @@ def second_size(views: str, normalizer: str) -> int:
     return _features(network, torch.zeros(1, 3, 64, 64)).shape[1]
 
 
-def seen_by_normalizer(listing: Listing, normalizer: str, kind: Second) -> Floats:
-    """What a frozen normalizer makes of the originals: (N, E) codes or (N, K, H, W) features."""
+def encode_originals(listing: Listing, normalizer: str, kind: Second) -> Floats:
+    """Return a frozen normalizer's (N, E) codes or (N, K, H, W) features of the originals."""
     network = open_normalizer(normalizer).module
     form = Form(network.sees_colour, network.input_size, exact=True)
     store = ViewStore(listing, "original", form, 0)
@@ -163,20 +163,22 @@ def seen_by_normalizer(listing: Listing, normalizer: str, kind: Second) -> Float
 
 def _features(network: nn.Module, images: Tensor) -> Tensor:
     if not isinstance(network, CompactNormalizer):
-        raise InputError("views = original+features: a compact normalizer's encoder alone has them")
+        raise InputError(
+            "views = original+features: only a compact normalizer's encoder has features"
+        )
     return network.features(images)
 
 
 @dataclass(frozen=True)
-class Order:
-    """Which rows a batch holds: a function of the seed and the step alone.
+class BatchOrder:
+    """How batches are drawn: their rows depend on the seed and the step alone.
 
     Attributes:
-        batch_size: rows a step, over all parts.
-        parts: equal parts that a batch is cut into.
+        batch_size: rows per step, over all parts.
+        parts: equal parts that a batch is split into.
         seed: of the order and of view dropout.
-        view_dropout: share of rows with two views that are shown one of them.
-        weights: (N,) chance of each row; None shows every one once before any comes again.
+        view_dropout: share of rows with two views that lose one of them.
+        weights: (N,) probability of each row; None draws without replacement in each epoch.
     """
 
     batch_size: int
@@ -187,12 +189,12 @@ class Order:
 
 
 class ClassifierBatches(Dataset[Batch]):
-    """Item ``step * parts + part``: views and ``truth`` of a part of batch ``step``."""
+    """Item ``step * parts + part``: views and ``truth`` of one part of batch ``step``."""
 
-    def __init__(self, data: ViewData, truth: Floats, order: Order) -> None:
+    def __init__(self, data: ViewData, truth: Floats, order: BatchOrder) -> None:
         if order.batch_size % order.parts:
             raise InputError(
-                f"batch_size = {order.batch_size} cannot be cut into {order.parts} equal parts "
+                f"batch_size = {order.batch_size} cannot be split into {order.parts} equal parts "
                 "(accumulate x processes)"
             )
         self.data = data
@@ -219,16 +221,16 @@ class ClassifierBatches(Dataset[Batch]):
         return batch
 
     def rows(self, step: int) -> Rows:
-        """(B,) rows of batch ``step``."""
+        """Return (B,) the rows of batch ``step``."""
         order = self.order
         if order.weights is None:
-            return chosen(len(self.truth), order.batch_size, step, order.seed, 41)
+            return batch_rows(len(self.truth), order.batch_size, step, order.seed, 41)
         rng = np.random.default_rng([order.seed, 43, step])
         return rng.choice(len(self.truth), order.batch_size, p=order.weights)
 
 
 class ClassifierView(nn.Module):
-    """Shows a network a batch, augmented on its device while training."""
+    """Runs a network on a batch, augmented on its device while training."""
 
     def __init__(self, network: MixtureClassifier, frozen_encoder: bool = False) -> None:
         super().__init__()
@@ -237,7 +239,7 @@ class ClassifierView(nn.Module):
         self.augment = _augmentation()
 
     def train(self, mode: bool = True) -> ClassifierView:
-        """Training mode, but for a frozen encoder."""
+        """Set training mode, except for a frozen encoder."""
         super().train(mode)
         if self.frozen_encoder:
             self.network.encoder.eval()
@@ -261,7 +263,7 @@ class ClassifierView(nn.Module):
 
 
 def _augmentation() -> nn.Module:
-    """Mirror, shift, turn, scale, relight, cover: of each view on its own."""
+    """Return random flips, affine moves, brightness, contrast and erasing, for each view alone."""
     kinds: list[Any] = [
         augmentation.RandomHorizontalFlip(p=0.5),
         augmentation.RandomAffine(8.0, (0.06, 0.06), (0.9, 1.1), padding_mode="border", p=0.9),
@@ -273,6 +275,6 @@ def _augmentation() -> nn.Module:
 
 
 def batches_in_order(data: ViewData, size: int) -> Iterator[Batch]:
-    """All inputs once, in order; pictures (B, C, S, S), see ``ViewData.batch``."""
+    """Yield all inputs once, in order; pictures (B, C, S, S), see ``ViewData.batch``."""
     for start in range(0, data.count, size):
         yield data.batch(np.arange(start, min(start + size, data.count)))

@@ -10,7 +10,7 @@ from filelock import FileLock
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.stages.classification import ablate as module
 from normpipe.stages.classification.ablate import ablate, subset, tabulate
-from normpipe.stages.classification.scores.score_files import Scored
+from normpipe.stages.classification.scores.score_files import ScoreFile
 from normpipe.stages.classification.settings import AblateConfig
 from normpipe.stages.classification.tasks import people_of
 from normpipe.stages.metrics.resampling import Draws
@@ -22,17 +22,17 @@ from .classification.training import settings
 ROWS, SEEDS = 60, (0, 1)
 
 
-def run_with(task, truth, told, **more):
-    predictions = table(task, truth, told, **more)
-    return Scored(card(task, predictions), predictions)
+def run_with(task, truth, predicted, **more):
+    predictions = table(task, truth, predicted, **more)
+    return ScoreFile(card(task, predictions), predictions)
 
 
 def right_in(share, seed):
     """Predictions of emotions that are right in a share of the rows, and which rows."""
     truth, _ = drawn(EMOTIONS, ROWS, 7)
     right = np.random.default_rng(seed).random(ROWS) < share
-    told = np.where(right, truth, (truth + 1) % 3).astype(int)
-    return truth, np.eye(3)[told], right
+    predicted = np.where(right, truth, (truth + 1) % 3).astype(int)
+    return truth, np.eye(3)[predicted], right
 
 
 ARMS = {"original": 0.5, "normalized": 0.6, "original+original": 0.55, "original+normalized": 0.9}
@@ -44,9 +44,11 @@ def made():
     for place, (arm, share) in enumerate(ARMS.items()):
         for head in ("mixture", "dense"):
             for seed in SEEDS:
-                truth, told, rows = right_in(share, 10 * place + seed + 100 * (head == "dense"))
+                truth, predicted, rows = right_in(
+                    share, 10 * place + seed + 100 * (head == "dense")
+                )
                 lost = {0: "no_face"} if head == "dense" else None
-                found[40, arm, head, seed] = run_with(EMOTIONS, truth, told, lost=lost)
+                found[40, arm, head, seed] = run_with(EMOTIONS, truth, predicted, lost=lost)
                 right[40, arm, head, seed] = rows
     return found, right
 
@@ -111,8 +113,8 @@ def test_contrasts_are_paired_differences(made, result):
 
 
 def test_equal_predictions_differ_by_nothing():
-    truth, told, _ = right_in(0.6, 0)
-    run = run_with(EMOTIONS, truth, told)
+    truth, predicted, _ = right_in(0.6, 0)
+    run = run_with(EMOTIONS, truth, predicted)
     found = {(9, arm, "dense", 0): run for arm in ("normalized", "original")}
     config = AblateConfig(seeds=(0,), resamples=50)
     (contrast,) = tabulate(config, EMOTIONS, found).contrasts
@@ -126,10 +128,10 @@ def test_every_kind_is_tabled_and_drawn(kind, tmp_path):
     for size in (10, 20):
         for arm in ("original", "original+normalized"):
             for seed in (0, 1, 2):
-                truth, told = drawn(task, 30, seed=3)
+                truth, predicted = drawn(task, 30, seed=3)
                 if arm != "original":
-                    told = np.eye(3)[truth.astype(int)] if kind == "emotion" else truth
-                found[size, arm, "mixture", seed] = run_with(task, truth, told, people=None)
+                    predicted = np.eye(3)[truth.astype(int)] if kind == "emotion" else truth
+                found[size, arm, "mixture", seed] = run_with(task, truth, predicted, people=None)
     result = tabulate(AblateConfig(resamples=30), task, found)
     assert result.people == 30
     result.write(tmp_path)
@@ -139,7 +141,7 @@ def test_every_kind_is_tabled_and_drawn(kind, tmp_path):
     assert (tmp_path / "ablation.png").stat().st_size > 5000
     text = (tmp_path / "ablation.md").read_text()
     assert text == result.text() + "\n"
-    assert "10 faces train" in text and "20 faces train" in text and "of 30 people" in text
+    assert "10 training faces" in text and "20 training faces" in text and "of 30 people" in text
     assert "| the original alone | " in text and "100.0 [100.0, 100.0]" in text
 
 

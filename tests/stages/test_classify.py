@@ -15,11 +15,11 @@ import torch
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.stages import classify as module
 from normpipe.stages.classification.classifiers import open_classifier
-from normpipe.stages.classification.evaluate import evaluate_part
+from normpipe.stages.classification.evaluate import evaluate_partition
 from normpipe.stages.classification.protocol_run import run_protocol
 from normpipe.stages.classification.scores.score_files import read_scores
 from normpipe.stages.classification.settings import EvaluateConfig
-from normpipe.stages.classify import plan_parts, train
+from normpipe.stages.classify import plan_partitions, train
 from normpipe.stages.networks.files.checkpoint import read_notes, read_tensors, save_tensors
 from normpipe.stages.networks.vit import Vit
 from normpipe.stages.training.logs import read_log
@@ -154,7 +154,7 @@ def test_the_average_is_kept(easy, tmp_path, monkeypatch):
     class Watched(module.Trainer):
         def save(self):
             trainers.append(self)
-            seen.append(self.plain.head.answer.detach().clone())
+            seen.append(self.unwrapped.head.answer.detach().clone())
             super().save()
 
     monkeypatch.setattr(module, "Trainer", Watched)
@@ -196,8 +196,8 @@ def test_encoders_that_do_not_fit_are_one_line(easy, tmp_path):
         ({"encoder": "x.safetensors"}, "preset = 'norface'"),
         ({**NORFACE, "encoder": "x.safetensors"}, "no encoder checkpoint"),
         ({**NORFACE, "size": "X"}, "unknown network size"),
-        ({"batch_size": 9, "accumulate": 2}, "cannot be cut into 2"),
-        ({"task": "action_units", "imbalance": "sampling"}, "sampling is for emotions"),
+        ({"batch_size": 9, "accumulate": 2}, "cannot be split into 2"),
+        ({"task": "action_units", "imbalance": "sampling"}, "sampling works for emotions only"),
     ):
         with pytest.raises(InputError, match=words):
             run(settings(**change), easy, tmp_path / words[:4])
@@ -227,7 +227,7 @@ def test_every_kind_of_training(easy, tmp_path, change):
         "top" in change
     )
     listing, _, part = planned(config, easy)
-    found = evaluate_part(EvaluateConfig(device="cpu"), listing, part, tmp_path)
+    found = evaluate_partition(EvaluateConfig(device="cpu"), listing, part, tmp_path)
     assert found.coverage.kept == 18 and found.views == config.views
     assert found.head == change.get("head", "mixture")
 
@@ -254,11 +254,11 @@ def test_it_learns_what_can_be_seen(easy, tmp_path, change, figure):
     config = settings(least_steps=80, batch_size=16, **change)
     run(config, easy, tmp_path)
     listing, _, part = planned(config, easy)
-    found = evaluate_part(EvaluateConfig(device="cpu"), listing, part, tmp_path)
+    found = evaluate_partition(EvaluateConfig(device="cpu"), listing, part, tmp_path)
     assert found.scores["kept"][figure] > 0.9
     for views in ("original", "normalized"):  # each view alone
         shown = EvaluateConfig(device="cpu", views=views)
-        alone = evaluate_part(shown, listing, part, tmp_path)
+        alone = evaluate_partition(shown, listing, part, tmp_path)
         assert alone.scores["kept"][figure] > 0.8 and alone.views == views
 
 
@@ -277,7 +277,7 @@ def test_the_real_job_is_classified_in_folds(samples_job, tmp_path):
     config = settings(
         labels=("happiness", "surprise", "anger"), folds="2", batch_size=4, least_steps=2
     )
-    listing, task, parts = planned = plan_parts(config, opened(samples_job))
+    listing, task, parts = planned = plan_partitions(config, opened(samples_job))
     found = run_protocol(config, EvaluateConfig(device="cpu"), planned, tmp_path)
     assert found.finished and len(found.scores) == 2 and found.pooled is not None
     assert len(listing) == 27 and listing.name == "samples"
@@ -296,7 +296,7 @@ def test_the_real_job_is_classified_in_folds(samples_job, tmp_path):
 def test_cross_dataset(easy, samples_job, tmp_path):
     config = settings(labels=("neutral", "happiness"), least_steps=2)
     scoring = EvaluateConfig(device="cpu", any_normalizer=True)  # drawn faces, real faces
-    planned = plan_parts(config, opened(easy), crossed=True)
+    planned = plan_partitions(config, opened(easy), crossed=True)
     found = run_protocol(config, scoring, planned, tmp_path, (opened(samples_job), ""))
     (scored,) = found.scores
     assert scored.card.train_dataset == "d" and scored.card.test_dataset == "samples"
@@ -305,9 +305,9 @@ def test_cross_dataset(easy, samples_job, tmp_path):
     assert {listing.column("split")[row] for row in parts[0].train} == {"train"}
     never = settings(labels=("neutral", "fear"))
     with pytest.raises(InputError, match="never name 'fear'"):
-        plan_parts(never, opened(easy), crossed=True)
+        plan_partitions(never, opened(easy), crossed=True)
     with pytest.raises(InputError, match="exclude each other"):
-        plan_parts(settings(folds="3"), opened(easy), crossed=True)
+        plan_partitions(settings(folds="3"), opened(easy), crossed=True)
 
 
 def test_notes_of_a_state_say_what_it_belongs_to(easy, tmp_path):

@@ -18,21 +18,21 @@ from .classification.test_pooling import folds
 from .classification.toys import EMOTIONS, LEVELS, TASKS, UNITS, card, drawn, table
 
 
-def scored(folder, task, truth, told, facts=None, **details):
-    predictions = table(task, truth, told, **{"people": 12, **details})
+def scored(folder, task, truth, predicted, facts=None, **details):
+    predictions = table(task, truth, predicted, **{"people": 12, **details})
     write_scores(folder, card(task, predictions, **(facts or {})), predictions)
     return folder
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_a_better_model_is_told_from_a_worse_one(tmp_path, kind):
+def test_a_better_model_beats_a_worse_one(tmp_path, kind):
     task = TASKS[kind]
-    truth, told = drawn(task, 400)
+    truth, predicted = drawn(task, 400)
     better = np.eye(3)[truth.astype(int)] if kind == "emotion" else truth
-    one = scored(tmp_path / "one", task, truth, told)
+    one = scored(tmp_path / "one", task, truth, predicted)
     two = scored(tmp_path / "two", task, truth, better)
     found = compare([one, two], 300)
-    first, second = found.lines
+    first, second = found.rows
     assert first.difference is None and first.rows == 400 and first.people == 12
     assert second.full.value == pytest.approx(1)
     assert second.difference.value == pytest.approx(second.full.value - first.full.value)
@@ -42,38 +42,38 @@ def test_a_better_model_is_told_from_a_worse_one(tmp_path, kind):
 
 
 def test_the_same_scores_differ_by_nothing(tmp_path):
-    truth, told = drawn(UNITS, 60)
-    one = scored(tmp_path / "one", UNITS, truth, told)
-    assert compare([one, one], 50).lines[1].difference.as_json() == {
+    truth, predicted = drawn(UNITS, 60)
+    one = scored(tmp_path / "one", UNITS, truth, predicted)
+    assert compare([one, one], 50).rows[1].difference.as_json() == {
         "value": 0, "low": 0, "high": 0,
     }  # fmt: skip
 
 
 def test_rows_in_another_order_are_matched_by_key(tmp_path):
-    truth, told = drawn(UNITS, 60)
-    one = scored(tmp_path / "one", UNITS, truth, told)
-    predictions = table(UNITS, truth, told, people=12).take(np.arange(60)[::-1])
+    truth, predicted = drawn(UNITS, 60)
+    one = scored(tmp_path / "one", UNITS, truth, predicted)
+    predictions = table(UNITS, truth, predicted, people=12).take(np.arange(60)[::-1])
     write_scores(tmp_path / "two", card(UNITS, predictions), predictions)
-    assert compare([one, tmp_path / "two"], 50).lines[1].difference.value == pytest.approx(0)
+    assert compare([one, tmp_path / "two"], 50).rows[1].difference.value == pytest.approx(0)
 
 
 def test_labels_in_another_order_are_matched_by_name(tmp_path):
-    truth, told = drawn(EMOTIONS, 60)
-    one = scored(tmp_path / "one", EMOTIONS, truth, told)
+    truth, predicted = drawn(EMOTIONS, 60)
+    one = scored(tmp_path / "one", EMOTIONS, truth, predicted)
     turned = Task("emotion", EMOTIONS.names[::-1])
-    two = scored(tmp_path / "two", turned, 2 - truth, told[:, ::-1])
-    assert compare([one, two], 50).lines[1].difference.value == pytest.approx(0)
+    two = scored(tmp_path / "two", turned, 2 - truth, predicted[:, ::-1])
+    assert compare([one, two], 50).rows[1].difference.value == pytest.approx(0)
 
 
 def test_other_rows_are_compared_on_those_in_common(tmp_path):
-    truth, told = drawn(UNITS, 60)
-    one = scored(tmp_path / "one", UNITS, truth, told)
-    two = scored(tmp_path / "two", UNITS, truth[:40], told[:40], {"camera": "left"})
-    line = compare([one, two], 50).lines[1]
+    truth, predicted = drawn(UNITS, 60)
+    one = scored(tmp_path / "one", UNITS, truth, predicted)
+    two = scored(tmp_path / "two", UNITS, truth[:40], predicted[:40], {"camera": "left"})
+    line = compare([one, two], 50).rows[1]
     assert line.common == 40 and line.difference.value == pytest.approx(0)
     assert line.notes == (
         "compared on the 40 rows in common, of 40 here and 60 of the first",
-        "camera is left, of the first None",
+        "camera is left, that of the first is None",
     )
 
 
@@ -87,23 +87,23 @@ def test_no_common_rows_is_an_error(tmp_path):
 
 
 def test_what_cannot_be_compared_is_refused_and_the_rest_stands(tmp_path):
-    truth, told = drawn(UNITS, 60)
+    truth, predicted = drawn(UNITS, 60)
     paths = [
-        scored(tmp_path / "units", UNITS, truth, told),
+        scored(tmp_path / "units", UNITS, truth, predicted),
         scored(tmp_path / "levels", LEVELS, *drawn(LEVELS, 60)),
-        scored(tmp_path / "other", Task("action_units", ("AU1", "AU2")), truth, told),
-        scored(tmp_path / "relabelled", UNITS, 1 - truth, told),
+        scored(tmp_path / "other", Task("action_units", ("AU1", "AU2")), truth, predicted),
+        scored(tmp_path / "relabelled", UNITS, 1 - truth, predicted),
         scored(tmp_path / "fine", UNITS, truth, truth),
     ]
     found = compare(paths, 50)
-    assert [line.refused for line in found.lines] == [
+    assert [line.refused for line in found.rows] == [
         "",
-        "its task is intensity, of the first action_units",
-        "its labels are others (AU12, AU2 only on one side)",
-        "60 of 60 common rows are labelled otherwise",
+        "its task is intensity, that of the first is action_units",
+        "its labels differ (AU12, AU2 only on one side)",
+        "60 of 60 common rows have other labels",
         "",
     ]
-    assert found.lines[1].full.value > 0 and found.lines[1].measure == "icc"
+    assert found.rows[1].full.value > 0 and found.rows[1].measure == "icc"
     text = found.table()
     assert text.count("refused") == 3 and "not compared with the first: its task is" in text
 
@@ -111,27 +111,27 @@ def test_what_cannot_be_compared_is_refused_and_the_rest_stands(tmp_path):
 def test_rows_without_subject_are_people_of_their_own(tmp_path):
     one = scored(tmp_path / "one", EMOTIONS, *drawn(EMOTIONS, 30), people=None)
     found = compare([one], 50)
-    assert found.lines[0].people == found.lines[0].without_subject == 30
+    assert found.rows[0].people == found.rows[0].without_subject == 30
     assert "30 rows without a subject count as one person each" in found.table()
 
 
 def test_few_people_are_named(tmp_path):
     one = scored(tmp_path / "one", EMOTIONS, *drawn(EMOTIONS, 30), people=3)
-    assert "rests on 3 people only" in compare([one], 50).table()
+    assert "based on 3 people only" in compare([one], 50).table()
 
 
 def test_pooled_folds_show_the_mean_beside(tmp_path):
     merged = pool(folds(UNITS))
     write_scores(tmp_path / "pooled", merged.card, merged.predictions)
     found = compare([tmp_path / "pooled"], 50)
-    assert found.lines[0].mean_of_folds == merged.card.folds["full"].mean_of_folds
+    assert found.rows[0].mean_of_folds == merged.card.folds["full"].mean_of_folds
     assert "mean of folds 0." in found.table()
 
 
 def test_fallback_rows_count_in_the_headline(tmp_path):
     truth = np.array([0, 1, 1, 1.0])
     one = scored(tmp_path / "one", EMOTIONS, truth, np.eye(3)[[0, 0, 1, 1]], lost={1: "no_face"})
-    line = compare([one], 50).lines[0]
+    line = compare([one], 50).rows[0]
     assert line.full.value == 0.75 and line.kept == 1
 
 
@@ -140,8 +140,8 @@ def call(*arguments):
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path):
-    truth, told = drawn(UNITS, 60)
-    one = scored(tmp_path / "one", UNITS, truth, told)
+    truth, predicted = drawn(UNITS, 60)
+    one = scored(tmp_path / "one", UNITS, truth, predicted)
     two = scored(tmp_path / "two", UNITS, truth, truth)
     three = scored(tmp_path / "three", LEVELS, *drawn(LEVELS, 9))
     result = call(one, two, three, "--json", tmp_path / "found.json", "--resamples", 50)
@@ -163,10 +163,10 @@ def test_the_command_refuses_in_one_line(tmp_path):
 
 
 def test_a_subject_called_like_a_number_is_no_row(tmp_path):
-    truth, told = drawn(EMOTIONS, 3)
-    predictions = table(EMOTIONS, truth, told)
+    truth, predicted = drawn(EMOTIONS, 3)
+    predictions = table(EMOTIONS, truth, predicted)
     names = pa.array([None, "0", None], pa.string())
     at = predictions.column_names.index("subject")
     predictions = predictions.set_column(at, "subject", names)
     write_scores(tmp_path, card(EMOTIONS, predictions), predictions)
-    assert compare([tmp_path], 50).lines[0].people == 3
+    assert compare([tmp_path], 50).rows[0].people == 3

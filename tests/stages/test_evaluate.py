@@ -11,7 +11,12 @@ import torch
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification import evaluate as module
 from normpipe.stages.classification.classifiers import open_classifier, save_classifier
-from normpipe.stages.classification.evaluate import evaluate, evaluate_part, list_for, paper_style
+from normpipe.stages.classification.evaluate import (
+    evaluate,
+    evaluate_partition,
+    list_for,
+    paper_style,
+)
 from normpipe.stages.classification.listing import list_faces
 from normpipe.stages.classification.protocol import all_of
 from normpipe.stages.classification.scores.score_files import read_scores
@@ -41,13 +46,13 @@ def plan(easy):
     return planned(settings(), easy)
 
 
-def told(predictions):
+def predicted(predictions):
     return np.stack([predictions[f"p_{name}"].to_numpy() for name in EMOTIONS], 1)
 
 
-def test_what_cannot_be_used_is_told_the_fallback(model, plan):
+def test_unusable_faces_get_the_fallback(model, plan):
     listing, _, part = plan
-    card = evaluate_part(CPU, listing, part, model)
+    card = evaluate_partition(CPU, listing, part, model)
     assert card == read_scores(model / "scores").card
     assert card.coverage.model_dump() == {
         "test_rows": 20, "kept": 18, "without_truth": 0, "by_reason": {"no_face": 2},
@@ -58,12 +63,12 @@ def test_what_cannot_be_used_is_told_the_fallback(model, plan):
     by = np.array(predictions["predicted_by"].to_pylist())
     assert (by == np.where(lost, "fallback", "model")).all()
     fallback = json.loads((model / "classifier.json").read_text())["fallback"]
-    for row in told(predictions)[lost]:
+    for row in predicted(predictions)[lost]:
         assert row == pytest.approx(fallback, abs=1e-6)
     assert predictions["key"].to_pylist() == listing.take(part.test).column("key")
     truth = listing.take(part.test).column("emotion")
     assert predictions["truth"].to_pylist() == truth
-    guess = [EMOTIONS[n] for n in told(predictions).argmax(1)]
+    guess = [EMOTIONS[n] for n in predicted(predictions).argmax(1)]
     right = np.array([one == two for one, two in zip(guess, truth, strict=True)])
     assert card.scores["full"]["accuracy"] == pytest.approx(right.mean())
     assert card.scores["kept"]["accuracy"] == pytest.approx(right[~lost].mean())
@@ -72,47 +77,47 @@ def test_what_cannot_be_used_is_told_the_fallback(model, plan):
 
 def test_predictions_do_not_depend_on_memory_or_company(model, plan):
     listing, _, part = plan
-    evaluate_part(CPU, listing, part, model)
-    whole = told(read_scores(model / "scores").predictions)
+    evaluate_partition(CPU, listing, part, model)
+    whole = predicted(read_scores(model / "scores").predictions)
     few = EvaluateConfig(device="cpu", memory_gb=0.0)
     evaluate(few, model, listing, part.test[:3], model / "few", "three")
-    some = told(read_scores(model / "few").predictions)
+    some = predicted(read_scores(model / "few").predictions)
     assert some == pytest.approx(whole[:3], abs=1e-5)
 
 
 def test_a_second_call_does_nothing(model, plan, monkeypatch):
     listing, _, part = plan
-    card = evaluate_part(CPU, listing, part, model)
+    card = evaluate_partition(CPU, listing, part, model)
 
     def never(*_):
-        raise AssertionError("told again")
+        raise AssertionError("predicted again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "tell", never)
-        assert evaluate_part(CPU, listing, part, model) == card
+        patch.setattr(module, "predict_faces", never)
+        assert evaluate_partition(CPU, listing, part, model) == card
         for config in (EvaluateConfig(device="cpu", threshold=0.4),
                        EvaluateConfig(device="cpu", views="original")):  # fmt: skip
-            with pytest.raises(AssertionError, match="told again"):
-                evaluate_part(config, listing, part, model)
+            with pytest.raises(AssertionError, match="predicted again"):
+                evaluate_partition(config, listing, part, model)
     made = open_classifier(model)
     with torch.no_grad():
         made.network.head.bias.add_(torch.tensor([0.0, 0, 50]))
     save_classifier(made, model / "classifier.safetensors")
-    other = evaluate_part(CPU, listing, part, model)
+    other = evaluate_partition(CPU, listing, part, model)
     assert other.model_sha256 != card.model_sha256
     assert other.per_label["kept"]["surprise"]["recall"] == 1
 
 
 def test_one_view_of_a_model_of_both(model, plan, easy):
     listing, _, part = plan
-    both = evaluate_part(CPU, listing, part, model)
-    tables = [told(read_scores(model / "scores").predictions)]
+    both = evaluate_partition(CPU, listing, part, model)
+    tables = [predicted(read_scores(model / "scores").predictions)]
     for views in ("original", "normalized"):
         config = EvaluateConfig(device="cpu", views=views)
-        card = evaluate_part(config, listing, part, model)
+        card = evaluate_partition(config, listing, part, model)
         assert card.views == views and card.coverage == both.coverage
         assert card.variant == (None if views == "original" else "compact")
-        tables.append(told(read_scores(model / "scores").predictions))
+        tables.append(predicted(read_scores(model / "scores").predictions))
     assert not any(np.allclose(tables[0], one) for one in tables[1:])
     # The originals alone need no normalized faces.
     alone = list_for(open_classifier(model), opened(easy / "aligned"), views="original")
@@ -136,14 +141,14 @@ def test_views_that_it_does_not_know_are_refused(model, plan, trained_on, views)
     made = open_classifier(model)
     save_classifier(made.__class__(made.network, made.task, trained_on, made.normalizer),
                     model / "classifier.safetensors")  # fmt: skip
-    with pytest.raises(InputError, match="knows no") as caught:
-        evaluate_part(EvaluateConfig(device="cpu", views=views), listing, part, model)
+    with pytest.raises(InputError, match="does not know") as caught:
+        evaluate_partition(EvaluateConfig(device="cpu", views=views), listing, part, model)
     assert "\n" not in str(caught.value)
 
 
 def test_experts_of_a_mixture(model, plan):
     listing, _, part = plan
-    card = evaluate_part(CPU, listing, part, model)
+    card = evaluate_partition(CPU, listing, part, model)
     found = json.loads((model / "scores/experts.json").read_text())
     assert sum(found["input_load"]) == pytest.approx(1, abs=1e-3)
     assert found["output_gates"].keys() == {*EMOTIONS} and (model / "scores/experts.png").is_file()
@@ -153,11 +158,11 @@ def test_experts_of_a_mixture(model, plan):
 def test_dense_layers_have_none(easy, plan, tmp_path):
     run(settings(least_steps=2, head="dense"), easy, tmp_path)
     listing, _, part = plan
-    card = evaluate_part(CPU, listing, part, tmp_path)
+    card = evaluate_partition(CPU, listing, part, tmp_path)
     assert card.head == "dense" and not [*(tmp_path / "scores").glob("experts*")]
 
 
-def test_a_collapsed_mixture_is_said(model, plan):
+def test_a_collapsed_mixture_is_reported(model, plan):
     """All tokens look alike, and their gate wants one expert."""
     made = open_classifier(model)
     head = made.network.head
@@ -172,8 +177,8 @@ def test_a_collapsed_mixture_is_said(model, plan):
             mixture.gate[..., 2] = 1.0
     save_classifier(made, model / "classifier.safetensors")
     listing, _, part = plan
-    card = evaluate_part(CPU, listing, part, model)
-    collapsed = [f"the {which} mixture has collapsed: expert 3 does 100%"
+    card = evaluate_partition(CPU, listing, part, model)
+    collapsed = [f"the {which} mixture has collapsed: expert 3 has 100% of the weight"
                  for which in ("input", "output")]  # fmt: skip
     assert [note for note in card.warnings if "mixture" in note] == collapsed
     assert json.loads((model / "scores/experts.json").read_text())["warnings"] == collapsed
@@ -212,7 +217,7 @@ def test_faces_of_another_normalizer_are_refused(model, plan):
     assert found.normalized_by
     save_classifier(replace(found, normalized_by=("0" * 64,)), file)
     with pytest.raises(InputError, match=r"000000000000….*evaluate\.any_normalizer=true"):
-        evaluate_part(CPU, listing, part, model)
+        evaluate_partition(CPU, listing, part, model)
     assert not (model / "scores").exists()
     anyway = EvaluateConfig(device="cpu", any_normalizer=True)
-    assert evaluate_part(anyway, listing, part, model).coverage.test_rows == 20
+    assert evaluate_partition(anyway, listing, part, model).coverage.test_rows == 20

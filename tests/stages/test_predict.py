@@ -24,7 +24,7 @@ from normpipe.stages.classification.classifiers import CARD_FILE, check_normaliz
 from normpipe.stages.classification.listing import input_paths, list_faces, list_rows
 from normpipe.stages.classification.settings import ClassifyConfig
 from normpipe.stages.classification.tasks import Task
-from normpipe.stages.classify import plan_parts, train
+from normpipe.stages.classify import plan_partitions, train
 from normpipe.stages.networks.compact import CompactNormalizer
 from normpipe.stages.networks.files.checkpoint import find_weights, save_tensors
 from normpipe.stages.sources.sample_faces import sample_list
@@ -80,7 +80,7 @@ def trained(data: Path, output: Path, views: str, task: str = "emotion", *labels
             "threads": 1, "workers": 0, "device": "cpu", "precision": "fp32", "batch_size": 8,
         }
     )  # fmt: skip
-    listing, found, (part,) = plan_parts(config, opened(data))
+    listing, found, (part,) = plan_partitions(config, opened(data))
     assert train(config, listing, found, part, output).finished
     return output
 
@@ -127,7 +127,7 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_folder_gives_every_file_a_row(tmp_path: Path, photographs: Path, made: Made) -> None:
-    output = tmp_path / "told.parquet"
+    output = tmp_path / "predicted.parquet"
     line = predicted(made.both, photographs, "--output", output)
     assert line == f"predictions: 4 rows, 2 ok, 1 rejected, 1 failed: {output}"
     table = pq.read_table(output)
@@ -140,9 +140,9 @@ def test_a_folder_gives_every_file_a_row(tmp_path: Path, photographs: Path, made
         assert rows[name]["emotion"] is None and rows[name]["p_happiness"] is None
     for name in PEOPLE:
         assert rows[name]["key"] == rows[name]["parent_key"] == f"photos/{name}"
-        told = {label: rows[name][f"p_{label}"] for label in task.names}
-        assert sum(told.values()) == pytest.approx(1)
-        assert rows[name]["emotion"] == max(told, key=lambda label: told[label])
+        probability = {label: rows[name][f"p_{label}"] for label in task.names}
+        assert sum(probability.values()) == pytest.approx(1)
+        assert rows[name]["emotion"] == max(probability, key=lambda label: probability[label])
 
 
 def test_csv_list_and_one_photograph_say_the_same(
@@ -185,9 +185,9 @@ def test_shards_give_what_their_photographs_give(tmp_path: Path, made: Made) -> 
 
 
 def test_originals_alone_need_no_normalizer(tmp_path: Path, photographs: Path, made: Made) -> None:
-    predicted(made.original, photographs, "--output", tmp_path / "told.parquet")
-    assert list(datasets_in(tmp_path / "told.work")) == ["aligned", "manifest"]
-    assert values(pq.read_table(tmp_path / "told.parquet")).shape[0] == 2
+    predicted(made.original, photographs, "--output", tmp_path / "predicted.parquet")
+    assert list(datasets_in(tmp_path / "predicted.work")) == ["aligned", "manifest"]
+    assert values(pq.read_table(tmp_path / "predicted.parquet")).shape[0] == 2
     predicted(made.original, made.run, "--output", tmp_path / "run.parquet")
     assert (tmp_path / "run.parquet").is_file()
     line = refused(made.original, made.run / "normalized/compact", "--output", tmp_path / "x.csv")
@@ -200,7 +200,7 @@ def test_every_face_of_a_picture_has_a_row(tmp_path: Path, made: Made) -> None:
     pictures = [cv2.imread(str(made.run.parent / "photographs" / name)) for name in PEOPLE]
     height = min(len(picture) for picture in pictures)
     cv2.imwrite(str(folder / "two.png"), np.hstack([p[:height] for p in pictures]))
-    output = tmp_path / "told.parquet"
+    output = tmp_path / "predicted.parquet"
     predicted(made.both, folder, "--output", output, "--set", "align.faces=all")
     rows = pq.read_table(output).to_pylist()
     assert len(rows) == 2 and {row["parent_key"] for row in rows} == {"photos/two.png"}
@@ -209,8 +209,8 @@ def test_every_face_of_a_picture_has_a_row(tmp_path: Path, made: Made) -> None:
 
 
 def test_intensities_are_levels(tmp_path: Path, made: Made) -> None:
-    predicted(made.units, made.run, "--output", tmp_path / "told.parquet")
-    table = pq.read_table(tmp_path / "told.parquet")
+    predicted(made.units, made.run, "--output", tmp_path / "predicted.parquet")
+    table = pq.read_table(tmp_path / "predicted.parquet")
     names = open_classifier(made.units).task.names
     assert table.column_names[5:] == [f"level_{name}" for name in names]
     assert values(table).min() >= 0 and values(table).max() <= 5
@@ -229,15 +229,15 @@ def test_the_model_knows_its_normalizer_and_refuses_another(
     weights = tmp_path / "other.safetensors"
     save_tensors(network.state_dict(), weights, {"network": "compact"})
     arguments = (
-        made.both, photographs, "--output", tmp_path / "told.csv",
+        made.both, photographs, "--output", tmp_path / "predicted.csv",
         "--set", f"normalize.weights={weights}",
     )  # fmt: skip
     line = refused(*arguments)
     assert digest[:12] in line and "--any-normalizer" in line
-    assert not (tmp_path / "told.work").exists(), "refused before any work"
+    assert not (tmp_path / "predicted.work").exists(), "refused before any work"
     predicted(*arguments, "--any-normalizer")
     # The shards that it left are refused as well, and taken as well.
-    again = (made.both, tmp_path / "told.work", "--output", tmp_path / "again.csv")
+    again = (made.both, tmp_path / "predicted.work", "--output", tmp_path / "again.csv")
     assert digest[:12] in refused(*again)
     predicted(*again, "--any-normalizer")
 
@@ -245,14 +245,14 @@ def test_the_model_knows_its_normalizer_and_refuses_another(
 def test_the_same_command_does_nothing_twice(
     tmp_path: Path, photographs: Path, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "told.parquet"
+    output = tmp_path / "predicted.parquet"
     first = predicted(made.both, photographs, "--output", output)
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
 
     def never(*_: object) -> None:
         raise AssertionError("worked twice")
 
-    monkeypatch.setattr(predicting, "tell", never)
+    monkeypatch.setattr(predicting, "predict_faces", never)
     assert predicted(made.both, photographs, "--output", output) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == stamps
     monkeypatch.undo()
@@ -267,36 +267,36 @@ def test_the_same_command_does_nothing_twice(
 def test_settings_of_its_faces_are_not_said_again(
     tmp_path: Path, photographs: Path, made: Made
 ) -> None:
-    output = tmp_path / "told.csv"
+    output = tmp_path / "predicted.csv"
     small = ("--set", "align.size_px=96")
     first = predicted(made.original, photographs, "--output", output, *small)
     assert predicted(made.original, photographs, "--output", output) == first
-    assert "size_px = 96" in (tmp_path / "told.work/job.toml").read_text()
+    assert "size_px = 96" in (tmp_path / "predicted.work/job.toml").read_text()
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path, photographs: Path, made: Made) -> None:
-    told = tmp_path / "told.csv"
-    assert "is no .parquet or .csv file" in refused(
-        made.both, photographs, "--output", tmp_path / "told.txt"
+    table = tmp_path / "predicted.csv"
+    assert "is not a .parquet or .csv file" in refused(
+        made.both, photographs, "--output", tmp_path / "predicted.txt"
     )
-    assert "no classifier" in refused(tmp_path / "none", photographs, "--output", told)
-    assert "no folder or list" in refused(made.both, tmp_path / "none", "--output", told)
-    assert "threshold" in refused(made.both, made.run, "--output", told, "--threshold", 2)
+    assert "no classifier" in refused(tmp_path / "none", photographs, "--output", table)
+    assert "no folder or list" in refused(made.both, tmp_path / "none", "--output", table)
+    assert "threshold" in refused(made.both, made.run, "--output", table, "--threshold", 2)
     assert "holds faces already" in refused(
-        made.both, made.run, "--output", told, "--set", "align.faces=all"
+        made.both, made.run, "--output", table, "--set", "align.faces=all"
     )
     assert "inside the input folder" in refused(
-        made.both, photographs, "--output", photographs / "told.csv"
+        made.both, photographs, "--output", photographs / "predicted.csv"
     )
     named = tmp_path / "list.csv"
     named.write_text("path\nphotos/a.jpg\n")
     assert "is the input" in refused(made.both, named, "--output", named)
-    told.write_text("mine")
-    line = refused(made.both, made.run, "--output", told)
-    assert "--overwrite" in line and told.read_text() == "mine"
-    predicted(made.both, made.run, "--output", told, "--overwrite")
+    table.write_text("mine")
+    line = refused(made.both, made.run, "--output", table)
+    assert "--overwrite" in line and table.read_text() == "mine"
+    predicted(made.both, made.run, "--output", table, "--overwrite")
     if not torch.cuda.is_available():
-        assert "device" in refused(made.both, made.run, "--output", told, "--device", "cuda")
+        assert "device" in refused(made.both, made.run, "--output", table, "--device", "cuda")
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path, made: Made) -> None:
@@ -312,8 +312,8 @@ def test_an_unfinished_run_is_refused(tmp_path: Path, made: Made) -> None:
 def test_faces_without_labels_train_nothing_and_can_be_listed(
     tmp_path: Path, photographs: Path, made: Made
 ) -> None:
-    predicted(made.both, photographs, "--output", tmp_path / "told.csv")
-    work = tmp_path / "told.work"
+    predicted(made.both, photographs, "--output", tmp_path / "predicted.csv")
+    work = tmp_path / "predicted.work"
     assert len(list_rows(opened(work), ["original", "normalized"])) == 4
     with pytest.raises(InputError, match="has no labels"):
         list_faces(opened(work), ["original"])
@@ -328,9 +328,9 @@ def test_action_units_occur_above_the_threshold(tmp_path: Path, made: Made) -> N
         predicting.predict(config, model, "model", opened(made.run), output)
         for row in pq.read_table(output).to_pylist():
             for name in model.task.names:
-                told = row[f"p_{name}"]
-                assert row[name] == (None if told is None else int(told > threshold))
-    with pytest.raises(OutputError, match="no prediction"):
+                value = row[f"p_{name}"]
+                assert row[name] == (None if value is None else int(value > threshold))
+    with pytest.raises(OutputError, match="did not write it"):
         (tmp_path / "0.4.parquet.json").unlink()
         predicting.predict(
             predicting.PredictConfig(), model, "model", opened(made.run), tmp_path / "0.4.parquet"
@@ -359,12 +359,12 @@ def test_a_view_of_a_normalizers_making_needs_its_weights(
     model = trained(made.run, tmp_path / "code", "original+code")
     digest = predicting.sha256_file(find_weights("compact"))
     assert open_classifier(model).normalized_by == (digest,)
-    predicted(model, photographs, "--output", tmp_path / "told.parquet")
-    assert len(values(pq.read_table(tmp_path / "told.parquet"))) == 2
-    assert not (tmp_path / "told.work/normalized").exists()
+    predicted(model, photographs, "--output", tmp_path / "predicted.parquet")
+    assert len(values(pq.read_table(tmp_path / "predicted.parquet"))) == 2
+    assert not (tmp_path / "predicted.work/normalized").exists()
     other = replace(open_classifier(model), normalized_by=("0" * 64,))
     config = predicting.PredictConfig(device="cpu")
-    aligned = tmp_path / "told.work/aligned"
+    aligned = tmp_path / "predicted.work/aligned"
     with pytest.raises(InputError, match="000000000000…"):
         predicting.predict(config, other, "model", opened(aligned), tmp_path / "other.csv")
     with pytest.raises(InputError, match="does not say"):

@@ -1,4 +1,4 @@
-"""Scores side by side: intervals from drawing people, and paired differences from the first."""
+"""Compare scores: bootstrap intervals over people, and paired differences from the first."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from ....pipeline.errors import InputError
 from ...metrics.resampling import RESAMPLES, Draws, paired_difference, percentiles
 from ..tasks import Task
-from .score_files import Scored, read_scores
+from .score_files import ScoreFile, read_scores
 from .scoring import HEADLINE, headline_of, row_statistics, truth_of
 
-#: (N,) people → the draws of them.
+#: (N,) people → bootstrap draws of them.
 Draw = Callable[[NDArray[np.int64]], Draws]
 
-#: Fewer people than this make an interval that says little.
+#: With fewer people than this, an interval is unreliable.
 FEW_PEOPLE = 10
-#: What a reader should know of where cards differ, beside what they compare.
+#: Differences between cards that a note reports.
 _FACTS = ("train_dataset", "test_dataset", "split", "camera", "epoch_rule", "threshold")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval; NaN where it is not defined."""
+    """A figure with its 95 % interval; NaN where undefined."""
 
     value: float
     low: float
@@ -38,27 +38,27 @@ class Interval:
         """Return a dictionary for JSON: no NaN."""
         return {name: _plain(value) for name, value in vars(self).items()}
 
-    def words(self, sign: str = "") -> str:
-        """Return ``0.693 [0.671, 0.715]``; ``sign='+'`` shows the sign of positive numbers, too."""
+    def text(self, sign: str = "") -> str:
+        """Return ``0.693 [0.671, 0.715]``; ``sign='+'`` also shows the sign of positive numbers."""
         return f"{self.value:{sign}.4f} [{self.low:{sign}.4f}, {self.high:{sign}.4f}]"
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparisonRow:
     """One score file in the table.
 
     Attributes:
-        name: its folder, as it was given.
+        name: its folder, as given by the user.
         measure: the name of its headline.
-        rows, people: of its test set; a row without a subject counts as one person.
+        rows, people: number of each in its test set; a row without a subject counts as one person.
         without_subject: rows without a subject.
         full: the headline on the full test set.
-        kept: the headline on the rows that the model itself predicted; None: not defined.
+        kept: the headline on the rows that the model itself predicted; None if undefined.
         mean_of_folds: the mean of the folds' headlines, for pooled folds.
-        difference: this less the first, on their common rows; None for the first, or if refused.
-        common: how many rows those are.
+        difference: this minus the first, on their common rows; None for the first, or if refused.
+        common: number of common rows.
         refused: why there is no difference, in one line; empty where there is one.
-        notes: where it was made otherwise than the first.
+        notes: how data or settings differ from the first.
     """
 
     name: str
@@ -83,9 +83,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All score files, the first one being what the others are compared with."""
+    """All score files; the others are compared with the first."""
 
-    lines: tuple[Line, ...]
+    rows: tuple[ComparisonRow, ...]
     resamples: int
     seed: int
 
@@ -94,13 +94,13 @@ class Comparison:
         return {
             "resamples": self.resamples,
             "seed": self.seed,
-            "scores": [line.as_json() for line in self.lines],
+            "scores": [row.as_json() for row in self.rows],
         }
 
     def table(self) -> str:
         """Return the table and its notes as text."""
         head = ("scores", "measure", "rows", "people", "full set [95 %]", "kept", "- first [95 %]")
-        cells = [head, *(_cells(line) for line in self.lines)]
+        cells = [head, *(_cells(row) for row in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -110,17 +110,17 @@ class Comparison:
 
     def _notes(self) -> list[str]:
         notes: list[str] = []
-        for line in self.lines:
+        for line in self.rows:
             own = list(line.notes)
             if line.refused:
                 own.insert(0, f"not compared with the first: {line.refused}")
             if line.without_subject:
                 own.append(
                     f"{line.without_subject} rows without a subject count as one person each, so "
-                    "its interval may be too narrow"
+                    "the interval may be too narrow"
                 )
             if line.people < FEW_PEOPLE:
-                own.append(f"the interval rests on {line.people} people only")
+                own.append(f"the interval is based on {line.people} people only")
             if line.mean_of_folds is not None:
                 own.append(f"mean of folds {line.mean_of_folds:.4f}")
             notes += [f"{line.name}: {note}" for note in own]
@@ -130,12 +130,12 @@ class Comparison:
 def compare(folders: Sequence[Path], resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
     """Compare score files with the first one.
 
-    Intervals draw people anew, never rows. A difference draws the same people for both, and rests
-    on the rows that both have.
+    Intervals resample people, never rows. A difference uses the same draws for both, and only the
+    rows that both have.
 
     Args:
         folders: of score files, at least one.
-        resamples: draws of people.
+        resamples: number of draws.
         seed: of the draws.
 
     Raises:
@@ -145,24 +145,24 @@ def compare(folders: Sequence[Path], resamples: int = RESAMPLES, seed: int = 0) 
         raise InputError("nothing to compare: give the folders of two score files or more")
     runs = [read_scores(folder) for folder in folders]
     names = [str(folder) for folder in folders]
-    lines: list[Line] = []
+    rows: list[ComparisonRow] = []
 
     def draw(people: NDArray[np.int64]) -> Draws:
         return Draws(people, resamples, seed)
 
     for name, run in zip(names, runs, strict=True):
-        line = _alone(name, run, draw)
-        lines.append(_against(line, run, lines[0], runs[0], draw) if lines else line)
-    return Comparison(tuple(lines), resamples, seed)
+        row = _alone(name, run, draw)
+        rows.append(_against(row, run, rows[0], runs[0], draw) if rows else row)
+    return Comparison(tuple(rows), resamples, seed)
 
 
-def _alone(name: str, run: Scored, draw: Draw) -> Line:
+def _alone(name: str, run: ScoreFile, draw: Draw) -> ComparisonRow:
     card = run.card
     statistics = row_statistics(card.task, run.predictions, card.threshold)
     draws = draw(_people(run.predictions))
     low, high = percentiles(headline_of(card.kind, draws.sums(statistics)))
     value = float(headline_of(card.kind, statistics.sum(axis=0)))
-    return Line(
+    return ComparisonRow(
         name=name,
         measure=HEADLINE[card.kind],
         rows=run.predictions.num_rows,
@@ -174,8 +174,10 @@ def _alone(name: str, run: Scored, draw: Draw) -> Line:
     )
 
 
-def _against(line: Line, run: Scored, first: Line, base: Scored, draw: Draw) -> Line:
-    """Return a line with its difference from the first, or why it has none."""
+def _against(
+    line: ComparisonRow, run: ScoreFile, first: ComparisonRow, base: ScoreFile, draw: Draw
+) -> ComparisonRow:
+    """Return a row with its difference from the first, or why it has none."""
     if reason := _other_task(base.card.task, run.card.task):
         return _with(line, refused=reason)
     here, there = _common(base.predictions, run.predictions)
@@ -188,7 +190,7 @@ def _against(line: Line, run: Scored, first: Line, base: Scored, draw: Draw) -> 
     one, other = base.predictions.take(here), run.predictions.take(there)
     differ = ~_same(truth_of(task, one), truth_of(task, other))
     if differ.any():
-        reason = f"{int(differ.sum())} of {len(here)} common rows are labelled otherwise"
+        reason = f"{int(differ.sum())} of {len(here)} common rows have other labels"
         return _with(line, refused=reason, common=len(here))
     value, low, high = paired_difference(
         draw(_people(one)),
@@ -197,7 +199,7 @@ def _against(line: Line, run: Scored, first: Line, base: Scored, draw: Draw) -> 
         lambda sums: headline_of(task.kind, sums),
     )
     notes = [
-        f"{fact} is {getattr(run.card, fact)}, of the first {getattr(base.card, fact)}"
+        f"{fact} is {getattr(run.card, fact)}, that of the first is {getattr(base.card, fact)}"
         for fact in _FACTS
         if getattr(run.card, fact) != getattr(base.card, fact)
     ]
@@ -211,21 +213,21 @@ def _against(line: Line, run: Scored, first: Line, base: Scored, draw: Draw) -> 
     return _with(line, difference=difference, common=len(here), notes=tuple(notes))
 
 
-def _with(line: Line, **changes: Any) -> Line:
-    return Line(**{**vars(line), **changes})
+def _with(line: ComparisonRow, **changes: Any) -> ComparisonRow:
+    return ComparisonRow(**{**vars(line), **changes})
 
 
 def _other_task(first: Task, other: Task) -> str:
     """Return why two tasks cannot be compared, in one line; empty where they can."""
     if first.kind != other.kind:
-        return f"its task is {other.kind}, of the first {first.kind}"
+        return f"its task is {other.kind}, that of the first is {first.kind}"
     if missing := sorted({*first.names} ^ {*other.names}):
-        return f"its labels are others ({', '.join(missing[:5])} only on one side)"
+        return f"its labels differ ({', '.join(missing[:5])} only on one side)"
     return ""
 
 
 def _common(first: pa.Table, other: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the places of the common keys in both tables, in the order of the first."""
+    """Return the rows of the common keys in both tables, in the order of the first."""
     places = {key: place for place, key in enumerate(other["key"].to_pylist())}
     pairs = [
         (place, places[key]) for place, key in enumerate(first["key"].to_pylist()) if key in places
@@ -235,28 +237,28 @@ def _common(first: pa.Table, other: pa.Table) -> tuple[NDArray[np.int64], NDArra
 
 
 def _same(first: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
-    """(N,) whether two truths agree, unknown ones included."""
+    """Return (N,) whether two truths agree; two unknown ones do."""
     equal = (first == other) | (np.isnan(first) & np.isnan(other))
     return equal if equal.ndim == 1 else equal.all(axis=1)
 
 
 def _people(predictions: pa.Table) -> NDArray[np.int64]:
-    """(N,) a number for each person; a row without a subject is a person of its own."""
+    """Return (N,) a number for each person; a row without a subject is a person of its own."""
     subjects = predictions["subject"].to_pylist()
     numbers: dict[Any, int] = {}
     names = [row if subject is None else subject for row, subject in enumerate(subjects)]
-    # A subject is text and a row a number, so that they are never taken for each other.
+    # Subjects are strings and rows are numbers, so they never collide.
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def _cells(line: ComparisonRow) -> tuple[str, ...]:
     kept = "-" if line.kept is None else f"{line.kept:.4f}"
-    difference = line.difference.words("+") if line.difference else "-"
+    difference = line.difference.text("+") if line.difference else "-"
     if line.refused:
         difference = "refused"
     return (
         *(line.name, line.measure, str(line.rows), str(line.people)),
-        *(line.full.words(), kept, difference),
+        *(line.full.text(), kept, difference),
     )
 
 

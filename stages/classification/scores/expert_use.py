@@ -1,4 +1,4 @@
-"""How a mixture used its experts: numbers, a picture, and a warning where it collapsed."""
+"""How a mixture used its experts: numbers, a plot, and a warning if it collapsed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ....manifests.arrays import Floats
 from ....pipeline.store.commit import write_json
 from .plots import draw_experts
 
-#: An expert with less than this of its fair share does nothing; one with more than this of all
-#: does everything.
-_IDLE, _ALONE = 0.1, 0.9
+#: An expert with less than this part of an equal share is idle; a mixture in which one expert has
+#: more than this share has collapsed.
+_IDLE, _COLLAPSED = 0.1, 0.9
 
 
 @dataclass(frozen=True)
 class ExpertUse:
-    """What the gates did on a test set.
+    """The gates' weights on a test set.
 
     Attributes:
-        names: L labels.
-        input_load: (E,) share of the input mixture's weights; (1,) without a mixture.
+        names: of the L labels.
+        input_load: (E,) shares of the input mixture's weights; (1,) without a mixture.
         output_gates: (N, L, E) weights of the output mixture, by face and label.
     """
 
@@ -32,33 +32,33 @@ class ExpertUse:
 
     @property
     def by_label(self) -> Floats:
-        """(L, E) mean weights of the output mixture."""
+        """Return (L, E) mean weights of the output mixture."""
         if not len(self.output_gates):
             return np.zeros(self.output_gates.shape[1:])
         return self.output_gates.mean(0)
 
     def warnings(self) -> list[str]:
-        """Return a line for each mixture in which an expert does all, or nothing."""
+        """Return one line for each mixture that has collapsed or has idle experts."""
         found: list[str] = []
         for where, load in (("input", self.input_load), ("output", self.by_label.mean(0))):
             if len(load) < 2:
                 continue
-            if load.max() > _ALONE:
+            if load.max() > _COLLAPSED:
                 found.append(
-                    f"the {where} mixture has collapsed: expert {int(load.argmax()) + 1} does "
-                    f"{load.max():.0%}"
+                    f"the {where} mixture has collapsed: expert {int(load.argmax()) + 1} has "
+                    f"{load.max():.0%} of the weight"
                 )
             idle = np.flatnonzero(load < _IDLE / len(load)) + 1
-            if len(idle) and load.max() <= _ALONE:
+            if len(idle) and load.max() <= _COLLAPSED:
                 numbers = ", ".join(map(str, idle.tolist()))
-                found.append(f"of the {where} mixture, expert {numbers} hardly answers")
+                found.append(f"in the {where} mixture, these experts are hardly used: {numbers}")
         return found
 
 
 def write_experts(output: Path, use: ExpertUse) -> None:
-    """Write ``experts.json`` and ``experts.png`` (labels down, experts across); none when dense."""
+    """Write ``experts.json`` and ``experts.png`` (a row per label); nothing for a dense head."""
     if len(use.input_load) < 2:
-        for name in ("experts.json", "experts.png"):  # of a mixture that was here before
+        for name in ("experts.json", "experts.png"):  # of an earlier model
             (output / name).unlink(missing_ok=True)
         return
     values = {

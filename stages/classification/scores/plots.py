@@ -1,4 +1,4 @@
-"""Pictures of scores and of experts, by matplotlib; drawn without a screen."""
+"""Plots of scores and of expert use, by matplotlib without a display."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLOURS = ("#1f5f8b", "#e08e2b", "#5b8c5a", "#8c4a5b")
 
 
 def draw_experts(use: ExpertUse, path: Path) -> None:
-    """Draw shares of experts: the input mixture, then each label of the output mixture."""
+    """Plot the experts' weights: the input mixture, then each label of the output mixture."""
     names = ["input", *use.names]
     shares = [use.input_load, *use.by_label]
     figure = Figure((1.6 + 0.6 * len(use.input_load), 1 + 0.32 * len(names)), layout="constrained")
@@ -36,7 +36,7 @@ def draw_experts(use: ExpertUse, path: Path) -> None:
 
 
 def draw_ablation(table: Ablation, path: Path) -> None:
-    """Draw the headline of each arm with its interval, a panel for each size."""
+    """Plot the headline of each arm with its interval, one panel per size."""
     sizes = sorted({cell.size for cell in table.cells})
     arms = list(dict.fromkeys(cell.arm for cell in table.cells))
     heads = list(dict.fromkeys(cell.head for cell in table.cells))
@@ -47,7 +47,7 @@ def draw_ablation(table: Ablation, path: Path) -> None:
             found = [c for c in table.cells if c.size == size and c.head == head]
             lines = [arms.index(cell.arm) + 0.18 * (shift - (len(heads) - 1) / 2) for cell in found]
             values = [100 * cell.value for cell in found]
-            # The value may lie outside its interval, if only by rounding; a bar has no length then.
+            # Rounding can put the value outside its interval; the bar then has no length.
             errors = [
                 [max(0.0, 100 * (cell.value - cell.low)) for cell in found],
                 [max(0.0, 100 * (cell.high - cell.value)) for cell in found],
@@ -57,7 +57,7 @@ def draw_ablation(table: Ablation, path: Path) -> None:
         axes.set_yticks(range(len(arms)), arms if place == 0 else [""] * len(arms))
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
-        axes.set_title(f"{size} faces train", fontsize=9)
+        axes.set_title(f"{size} training faces", fontsize=9)
         axes.set_xlabel(f"{table.headline}, %")
         if place == 0:
             axes.legend(fontsize=8)

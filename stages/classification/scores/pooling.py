@@ -1,4 +1,4 @@
-"""Folds into one score: pooled over all rows, and the mean of the folds beside it."""
+"""Merge the scores of folds: pooled over all rows, and the mean of the folds."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import pyarrow as pa
 from ....pipeline.errors import InputError
 from ...metrics.folds import over_folds
 from ..tasks import Kind
-from .score_files import FoldSummary, ScoreCard, Scored
+from .score_files import FoldSummary, ScoreCard, ScoreFile
 from .scoring import MODEL, check_predictions, headline_of, row_statistics, score
 
-#: What cards of folds must agree on to be pooled.
+#: Fields that must be equal in the cards of all folds.
 _SHARED = (
     *("kind", "names", "train_dataset", "test_dataset", "camera", "epoch_rule", "threshold"),
     *("views", "head", "variant"),
 )
 
 
-def pool(folds: Sequence[Scored]) -> Scored:
+def pool(folds: Sequence[ScoreFile]) -> ScoreFile:
     """Merge the score files of all folds into one, scored on all rows together.
 
-    The card's ``scores`` are pooled; ``folds`` has the mean of the folds' headlines beside it.
+    The card's ``scores`` are pooled; ``folds`` also has the mean of the folds' headlines.
     Publications report that mean for F1, and either for ICC. ``fold`` of the merged rows is the
     fold that tested them.
 
     Raises:
-        InputError: fewer than two, without a fold, of one fold twice, with a common row, or made
-            otherwise than the first.
+        InputError: fewer than two files, a file without a fold, a fold given twice, a row in two
+            folds, or folds made with different data or settings.
     """
     ordered = _require_folds(folds)
     numbers = [int(run.card.fold or 0) for run in ordered]
@@ -56,20 +56,20 @@ def pool(folds: Sequence[Scored]) -> Scored:
         fallback=first.fallback,
         folds=_fold_summaries(first, predictions),
     )
-    return Scored(card, predictions)
+    return ScoreFile(card, predictions)
 
 
-def _require_folds(folds: Sequence[Scored]) -> list[Scored]:
+def _require_folds(folds: Sequence[ScoreFile]) -> list[ScoreFile]:
     if len(folds) < 2:
-        raise InputError("pooling takes the score files of two folds or more")
+        raise InputError("pooling needs the score files of at least two folds")
     for run in folds:
         if run.card.fold is None:
-            raise InputError(f"'{run.card.split}' is no fold: only folds can be pooled")
+            raise InputError(f"'{run.card.split}' is not a fold: only folds can be pooled")
         for name in _SHARED:
             if getattr(run.card, name) != getattr(folds[0].card, name):
                 raise InputError(
                     f"fold {run.card.fold} has another '{name}' than fold {folds[0].card.fold}: "
-                    "pool folds that were made alike"
+                    "pool folds made with the same data and settings"
                 )
     ordered = sorted(folds, key=lambda run: int(run.card.fold or 0))
     for one, other in pairwise(ordered):

@@ -1,4 +1,4 @@
-"""The score file: ``scores.json``, which says how a score came about, beside all predictions."""
+"""The score file: ``scores.json``, the score with its origin, and all predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ....pipeline.store.commit import write_bytes, write_json
 from ..tasks import Kind, Task
 from .scoring import HEADLINE, Figures, check_predictions
 
-#: Raised with every incompatible change; a reader refuses a newer one.
+#: Incremented with every incompatible change; readers refuse a newer one.
 SCHEMA_VERSION = 1
 SCORES, PREDICTIONS = "scores.json", "predictions.parquet"
 
@@ -35,8 +35,8 @@ class Coverage(_Frozen):
     Attributes:
         test_rows: rows of the test set.
         kept: of these, rows that the model predicted.
-        without_truth: rows without a known truth, which no figure counts.
-        by_reason: why the others have a fallback prediction.
+        without_truth: rows without a known truth, which no figure includes.
+        by_reason: counts of the other rows, by the reason for their fallback prediction.
     """
 
     test_rows: int
@@ -60,7 +60,7 @@ class FoldSummary(_Frozen):
 
 
 class ScoreCard(_Frozen):
-    """One score and how it came about.
+    """One score and its origin.
 
     Attributes:
         schema_version: of this file.
@@ -68,25 +68,25 @@ class ScoreCard(_Frozen):
         train_dataset, test_dataset: names of the datasets.
         split: which rows were tested: ``split test``, ``fold 1 of 3``, ``cross-dataset``.
         fold: the tested fold; None without folds.
-        camera: that the test pictures come from, where a dataset has several.
+        camera: of the test pictures, where a dataset has several.
         seed: of training; None where folds with several seeds were pooled.
-        epoch_rule: which epoch's weights were tested.
+        epoch_rule: how the epoch of the tested weights was chosen.
         threshold: an action unit counts as detected above it.
         views: ``original``, ``normalized``, ``original+normalized`` …
         head: ``mixture`` or ``dense``.
-        variant: of the normalized dataset; None where only originals are seen.
+        variant: of the normalized dataset; None if only originals are used.
         model_sha256: of the weights; for pooled folds, of the folds' digests.
         data_sha256: of the test data.
         coverage: how much of the test set the model predicted.
-        fallback: what the other rows are given, in words.
-        scores: by name, on the ``full`` test set and on the ``kept`` rows; None: not defined.
+        fallback: the prediction for the other rows, in words.
+        scores: by name, on the ``full`` test set and on the ``kept`` rows; None if undefined.
         per_label: the same for each class or action unit.
         confusion: truth → prediction → rows of the full set; emotions only.
-        warnings: what a reader of the figures must know.
+        warnings: caveats for readers of the figures.
         folds: the headline over folds, where several were pooled.
-        paper_style: figures that were chosen on the test set (best epoch, tuned threshold), as some
-            publications do. Never mixed with ``scores``.
-        predictions_sha256: of the file beside; ``write_scores`` fills it in.
+        paper_style: figures that were chosen on the test set (best epoch, tuned threshold), as in
+            some publications. Never mixed with ``scores``.
+        predictions_sha256: of the predictions file; ``write_scores`` sets it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -117,31 +117,31 @@ class ScoreCard(_Frozen):
 
     @property
     def task(self) -> Task:
-        """The task that was scored."""
+        """Return the task that was scored."""
         return Task(self.kind, self.names)
 
     @property
     def headline(self) -> str:
-        """The name of the figure that is reported first."""
+        """Return the name of the figure that is reported first."""
         return HEADLINE[self.kind]
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A score file: the card, and one row for each row of the test set."""
+class ScoreFile:
+    """A score file: the card, and a prediction for each row of the test set."""
 
     card: ScoreCard
     predictions: pa.Table
 
 
 def write_scores(folder: Path, card: ScoreCard, predictions: pa.Table) -> ScoreCard:
-    """Write a score file; the card last, so that its presence says that all is there.
+    """Write a score file; the card last, so that its presence marks the file as complete.
 
     Returns:
         The card as it was written, with the digest of the predictions.
 
     Raises:
-        ValueError: the predictions are none of this task, or not those that the card counts.
+        ValueError: the predictions are not of this task, or not as many as the card counts.
     """
     check_predictions(card.task, predictions)
     if predictions.num_rows != card.coverage.test_rows:
@@ -157,7 +157,7 @@ def write_scores(folder: Path, card: ScoreCard, predictions: pa.Table) -> ScoreC
     return written
 
 
-def read_scores(folder: Path) -> Scored:
+def read_scores(folder: Path) -> ScoreFile:
     """Read a score file.
 
     Raises:
@@ -167,12 +167,14 @@ def read_scores(folder: Path) -> Scored:
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise InputError(f"no {SCORES} in {folder}: give a folder that scores are in") from None
+        raise InputError(f"no {SCORES} in {folder}: give a folder of scores") from None
     except ValueError:
-        raise InputError(f"{path} is no JSON: make the scores anew") from None
+        raise InputError(f"{path} is not JSON: make the scores again") from None
     version = found.get("schema_version") if isinstance(found, dict) else None
     if not isinstance(version, int):
-        raise InputError(f"{path} is no score file: give a folder that normpipe wrote scores into")
+        raise InputError(
+            f"{path} is not a score file: give a folder that normpipe wrote scores into"
+        )
     if version > SCHEMA_VERSION:
         raise InputError(
             f"{path} has schema {version}, and this release of normpipe reads up to "
@@ -184,22 +186,22 @@ def read_scores(folder: Path) -> Scored:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{path} is no score file: '{where}': {first['msg']}; make the scores anew"
+            f"{path} is not a valid score file: '{where}': {first['msg']}; make the scores again"
         ) from None
-    return Scored(card, _read_predictions(folder / PREDICTIONS, card))
+    return ScoreFile(card, _read_predictions(folder / PREDICTIONS, card))
 
 
 def _read_predictions(path: Path, card: ScoreCard) -> pa.Table:
     try:
         data = path.read_bytes()
     except OSError:
-        raise InputError(f"{path} is missing: make the scores anew") from None
+        raise InputError(f"{path} is missing: make the scores again") from None
     if hashlib.sha256(data).hexdigest() != card.predictions_sha256:
-        raise InputError(f"{path} is not what {SCORES} was made from: make the scores anew")
+        raise InputError(f"{path} does not match {SCORES}: make the scores again")
     try:
         predictions = pq.read_table(io.BytesIO(data))
         check_predictions(card.task, predictions)
     except (pa.ArrowException, ValueError) as error:
         line = str(error).splitlines()[0]
-        raise InputError(f"{path}: {line}; make the scores anew") from None
+        raise InputError(f"{path}: {line}; make the scores again") from None
     return predictions

@@ -1,4 +1,4 @@
-"""The page of a score: figures, confusion, and what the experts did. One file, pictures within."""
+"""The page of a score: figures, confusion matrix, and expert use, in one HTML file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .score_files import ScoreCard
 
 
 def write_report(output: Path, card: ScoreCard) -> None:
-    """Write ``index.html`` beside the scores; with ``experts.png``, if it is there."""
+    """Write ``index.html`` next to the scores, including ``experts.png`` if it exists."""
     folder = jinja2.PackageLoader("normpipe.stages.classification.scores", "templates")
     environment = jinja2.Environment(
         loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -32,27 +32,27 @@ def write_report(output: Path, card: ScoreCard) -> None:
 
 
 def percent(value: Any) -> str:
-    """Counts as they are, shares in percent, a dash for what is not defined."""
+    """Format counts as they are, shares in percent, and undefined values as a dash."""
     if value is None or not math.isfinite(value):
         return "–"
     return str(int(value)) if float(value).is_integer() and value > 1 else f"{100 * value:.1f} %"
 
 
 def _facts(card: ScoreCard) -> dict[str, Any]:
-    """What made the score, by name."""
+    """Return what the score was made from, by name."""
     return {
         "task": card.kind,
         "trained on": card.train_dataset,
         "tested on": f"{card.test_dataset}, {card.split}",
-        "camera": card.camera or "not said",
+        "camera": card.camera or "unknown",
         "views": card.views,
         "normalized variant": card.variant or "none",
         "head": card.head,
         "seed": card.seed,
         "epoch": card.epoch_rule,
         "threshold": card.threshold,
-        "faces that could not be used": f"{card.coverage.test_rows - card.coverage.kept} of "
-        f"{card.coverage.test_rows}; they are given {card.fallback}",
+        "unusable faces": f"{card.coverage.test_rows - card.coverage.kept} of "
+        f"{card.coverage.test_rows}; they get {card.fallback}",
         "model": card.model_sha256[:16],
         "data": card.data_sha256[:16],
     }

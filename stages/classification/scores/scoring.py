@@ -1,8 +1,8 @@
-"""Scores of a table of predictions: on the full test set, and on the faces that were kept.
+"""Scores of a table of predictions: on the full test set, and on the usable faces.
 
-A table of predictions has one row for each row of the test set, whether its face could be used or
-not (``docs/protocols.md`` lists the columns). The full figures count all of them; those whose face
-could not be used carry a fallback prediction, so that nothing is dropped silently.
+A table of predictions has one row for each row of the test set, whether its face is usable or not
+(``docs/protocols.md`` lists the columns). The full figures count all rows; unusable ones have a
+fallback prediction, so that nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ..tasks import Kind, Task
 
 Figures = dict[str, float | None]
 
-#: The figure that publications report first, by kind of task.
+#: The main figure in publications, by kind of task.
 HEADLINE: dict[Kind, str] = {"emotion": "accuracy", "action_units": "f1", "intensity": "icc"}
-#: What every table of predictions has beside truth and predictions.
+#: Columns of every table of predictions, besides truth and predictions.
 COLUMNS = ("key", "subject", "fold", "status", "reason", "predicted_by")
 MODEL, FALLBACK = "model", "fallback"
 
@@ -33,18 +33,18 @@ def truth_columns(task: Task) -> tuple[str, ...]:
     return ("truth",) if task.kind == "emotion" else tuple(f"truth_{name}" for name in task.names)
 
 
-def told_columns(task: Task) -> tuple[str, ...]:
+def predicted_columns(task: Task) -> tuple[str, ...]:
     """Return the columns of the predictions: ``p_<name>``, or ``level_<name>`` for intensities."""
     prefix = "level_" if task.kind == "intensity" else "p_"
     return tuple(prefix + name for name in task.names)
 
 
-def prediction_columns(task: Task, truth: Numbers, told: Numbers) -> dict[str, pa.Array]:
-    """Return truth and predictions as the columns of a table of predictions.
+def table_columns(task: Task, truth: Numbers, predicted: Numbers) -> dict[str, pa.Array]:
+    """Return truth and predictions as columns of a table of predictions.
 
     Args:
         truth: as ``Task.truth``: (N,) index of the class or (N, L), NaN where unknown.
-        told: (N, L) probabilities, or levels.
+        predicted: (N, L) probabilities, or levels.
     """
     columns: dict[str, pa.Array] = {}
     if task.kind == "emotion":
@@ -53,27 +53,27 @@ def prediction_columns(task: Task, truth: Numbers, told: Numbers) -> dict[str, p
     else:
         for place, name in enumerate(truth_columns(task)):
             columns[name] = pa.array(truth[:, place], pa.float32(), from_pandas=True)
-    for place, name in enumerate(told_columns(task)):
-        columns[name] = pa.array(told[:, place], pa.float32())
+    for place, name in enumerate(predicted_columns(task)):
+        columns[name] = pa.array(predicted[:, place], pa.float32())
     return columns
 
 
 def check_predictions(task: Task, predictions: pa.Table) -> None:
-    """Raise ValueError, in one line, for a table that is no table of predictions of this task."""
-    wanted = [*COLUMNS, *truth_columns(task), *told_columns(task)]
+    """Raise ValueError, in one line, unless this is a table of predictions of the task."""
+    wanted = [*COLUMNS, *truth_columns(task), *predicted_columns(task)]
     if missing := [name for name in wanted if name not in predictions.column_names]:
         raise ValueError(f"the predictions have no column '{missing[0]}'")
-    for name in ("key", "predicted_by", *told_columns(task)):
+    for name in ("key", "predicted_by", *predicted_columns(task)):
         if predictions[name].null_count:
             raise ValueError(f"the predictions have empty cells in column '{name}'")
     if len({*predictions["key"].to_pylist()}) < predictions.num_rows:
         raise ValueError("the predictions hold a key twice")
     if other := {*predictions["predicted_by"].to_pylist()} - {MODEL, FALLBACK}:
         raise ValueError(f"'predicted_by' is '{min(other)}', neither '{MODEL}' nor '{FALLBACK}'")
-    told = told_of(task, predictions)
-    if not np.isfinite(told).all():
+    predicted = predicted_values(task, predictions)
+    if not np.isfinite(predicted).all():
         raise ValueError("a prediction is not finite")
-    if task.kind != "intensity" and not np.all((told >= 0) & (told <= 1)):
+    if task.kind != "intensity" and not np.all((predicted >= 0) & (predicted <= 1)):
         raise ValueError("a probability is not within 0 and 1")
 
 
@@ -86,23 +86,23 @@ def truth_of(task: Task, predictions: pa.Table) -> Numbers:
     return _matrix(predictions, truth_columns(task))
 
 
-def told_of(task: Task, predictions: pa.Table) -> Numbers:
-    """Return what was predicted: (N, L) float64 probabilities, or levels."""
-    return _matrix(predictions, told_columns(task))
+def predicted_values(task: Task, predictions: pa.Table) -> Numbers:
+    """Return the predictions: (N, L) float64 probabilities, or levels."""
+    return _matrix(predictions, predicted_columns(task))
 
 
 def row_statistics(task: Task, predictions: pa.Table, threshold: float) -> Numbers:
-    """Return what each row adds to the sums that the headline is a function of: (N, …) float64."""
-    truth, told = truth_of(task, predictions), told_of(task, predictions)
+    """Return each row's part of the sums that the headline is computed from: (N, …) float64."""
+    truth, predicted = truth_of(task, predictions), predicted_values(task, predictions)
     if task.kind == "emotion":
-        return emotion.hits(truth, told)
+        return emotion.hits(truth, predicted)
     if task.kind == "action_units":
-        return action_units.outcomes(truth, told, threshold)
-    return intensity.moments(truth, told)
+        return action_units.outcomes(truth, predicted, threshold)
+    return intensity.moments(truth, predicted)
 
 
 def headline_of(kind: Kind, sums: Numbers) -> Any:
-    """Return the headline of sums of ``row_statistics``; axes before them are kept: (…) float64."""
+    """Return the headline of summed ``row_statistics``; leading axes are kept: (…) float64."""
     if kind == "emotion":
         return emotion.accuracy_of(sums)
     if kind == "action_units":
@@ -111,23 +111,23 @@ def headline_of(kind: Kind, sums: Numbers) -> Any:
 
 
 def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str, Any]:
-    """Return what a ``ScoreCard`` says of predictions.
+    """Score predictions, as fields of a ``ScoreCard``.
 
     Args:
-        task: what was told.
+        task: what was predicted.
         predictions: see ``docs/protocols.md``.
-        threshold: of action units; counts for nothing else.
+        threshold: of action units; other tasks ignore it.
 
     Returns:
         ``scores`` and ``per_label`` (each ``full`` and ``kept``), ``confusion`` (of the full set,
-        emotions only), ``coverage`` and ``warnings``. A figure that is not defined is None.
+        emotions only), ``coverage`` and ``warnings``. Undefined figures are None.
 
     Raises:
         InputError: no row has a known truth.
-        ValueError: it is no table of predictions of this task.
+        ValueError: it is not a table of predictions of this task.
     """
     check_predictions(task, predictions)
-    truth, told = truth_of(task, predictions), told_of(task, predictions)
+    truth, predicted = truth_of(task, predictions), predicted_values(task, predictions)
     known = ~np.isnan(truth) if truth.ndim == 1 else ~np.isnan(truth).all(axis=1)
     if not known.any():
         raise InputError(
@@ -135,8 +135,8 @@ def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str
             "nothing to score"
         )
     kept = np.array([by == MODEL for by in predictions["predicted_by"].to_pylist()], bool)
-    full, labels, notes, confusion = _measure(task, truth, told, threshold)
-    part, part_labels, *_ = _measure(task, truth[kept], told[kept], threshold)
+    full, labels, notes, confusion = _measure(task, truth, predicted, threshold)
+    part, part_labels, *_ = _measure(task, truth[kept], predicted[kept], threshold)
     unknown = int((~known).sum())
     if unknown:
         notes.insert(0, f"{unknown} test rows have no known truth and are not scored")
@@ -155,10 +155,10 @@ def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str
 
 
 def fallback(task: Task, train_truth: Numbers) -> Numbers:
-    """Return the prediction for faces that cannot be used, from the training labels alone.
+    """Return the prediction for unusable faces, from the training labels alone.
 
-    Emotions: the frequencies of the classes, so that the most frequent one is predicted. Action
-    units: how often each occurs. Intensities: the mean of each.
+    Emotions: the class frequencies, so that the most frequent one is predicted. Action units: the
+    rate of each. Intensities: the mean of each.
 
     Args:
         train_truth: as ``Task.truth`` of the training rows.
@@ -177,12 +177,12 @@ def fallback(task: Task, train_truth: Numbers) -> Numbers:
         return counts / counts.sum()
     for place, name in enumerate(task.names):
         if not known[:, place].any():
-            raise InputError(f"no training row has a known {name}: leave it out of the names")
+            raise InputError(f"no training row has a known {name}: leave it out of classify.labels")
     return np.nanmean(train_truth.astype(np.float64), axis=0)
 
 
 def tuned_threshold(task: Task, predictions: pa.Table) -> dict[str, float | None]:
-    """Return the threshold that is best on the test set, and its F1: for ``paper_style`` alone.
+    """Return the best threshold on the test set and its F1, for ``paper_style`` only.
 
     Raises:
         ValueError: the task is not ``action_units``.
@@ -190,33 +190,33 @@ def tuned_threshold(task: Task, predictions: pa.Table) -> dict[str, float | None
     if task.kind != "action_units":
         raise ValueError(f"task '{task.kind}' has no threshold")
     threshold, f1 = action_units.best_threshold(
-        truth_of(task, predictions), told_of(task, predictions)
+        truth_of(task, predictions), predicted_values(task, predictions)
     )
     return {"tuned_threshold": threshold, "tuned_threshold_f1": _plain(f1)}
 
 
 def _measure(
-    task: Task, truth: Numbers, told: Numbers, threshold: float
+    task: Task, truth: Numbers, predicted: Numbers, threshold: float
 ) -> tuple[Figures, dict[str, Figures], list[str], dict[str, dict[str, int]] | None]:
-    """Return figures, figures by label, warnings, and the confusion matrix of emotions."""
+    """Return figures, figures by label, warnings, and the confusion matrix (emotions only)."""
     if task.kind == "emotion":
-        return _measure_emotion(task, truth, told)
+        return _measure_emotion(task, truth, predicted)
     if task.kind == "action_units":
-        units = action_units.unit_scores(truth, told, threshold)
+        units = action_units.unit_scores(truth, predicted, threshold)
         known, odd = units.known, units.without_positives
         figures = {"f1": units.f1, "accuracy": units.accuracy, "auc": units.auc}
         counts = {"known": known, "positives": units.positives}
-        what = "occurs in no test picture: its F1 is 0 whatever is predicted"
+        what = "occurs in no test picture: its F1 is 0 for any prediction"
     else:
-        levels = intensity.intensity_scores(truth, told)
+        levels = intensity.intensity_scores(truth, predicted)
         known, odd = levels.known, levels.undefined
         figures = {"icc": levels.icc, "mae": levels.mae, "mse": levels.mse}
         counts = {"known": known}
-        what = "varies neither in truth nor in prediction: its ICC is set to 0"
+        what = "is constant in truth and prediction: its ICC is set to 0"
     means = {name: _plain(action_units.mean_known(values)) for name, values in figures.items()}
     notes = [f"{name} {what}" for name, flag in zip(task.names, odd, strict=True) if flag]
     notes += [
-        f"{name} has no known truth: left out of the mean"
+        f"{name} has no known truth: excluded from the mean"
         for name, count in zip(task.names, known, strict=True)
         if not count
     ]
@@ -224,16 +224,16 @@ def _measure(
 
 
 def _measure_emotion(
-    task: Task, truth: Numbers, told: Numbers
+    task: Task, truth: Numbers, predicted: Numbers
 ) -> tuple[Figures, dict[str, Figures], list[str], dict[str, dict[str, int]]]:
-    scores = emotion.emotion_scores(truth, told)
+    scores = emotion.emotion_scores(truth, predicted)
     figures: Figures = {
         "accuracy": _plain(scores.accuracy),
         "mean_class_accuracy": _plain(scores.mean_class_accuracy),
         "macro_f1": _plain(scores.macro_f1),
     }
     absent = [n for n, count in zip(task.names, scores.known, strict=True) if not count]
-    notes = [f"no test picture shows {name}: mean class accuracy is without it" for name in absent]
+    notes = [f"no test picture shows {name}: excluded from mean class accuracy" for name in absent]
     confusion = {
         name: dict(zip(task.names, map(int, row), strict=True))
         for name, row in zip(task.names, scores.confusion, strict=True)

@@ -189,6 +189,6 @@ def test_bad_input_is_one_line(job: Path, tmp_path: Path) -> None:
     aside = (job / "labels.parquet").read_bytes()
     try:
         pq.write_table(labels.set_column(place, "subject", same), job / "labels.parquet")
-        refused(call("classify", job, *output, *SHORT), "train and test", "shared_subjects")
+        refused(call("classify", job, *output, *SHORT), "both training and test", "shared_subjects")
     finally:
         (job / "labels.parquet").write_bytes(aside)

@@ -23,7 +23,7 @@ from normpipe.pipeline.errors import InputError, Interrupted, OutputError
 from normpipe.pipeline.run.runner import Options
 from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages import CONFIGS, build_flow
-from normpipe.stages.classification.protocol_run import Outcome
+from normpipe.stages.classification.protocol_run import ProtocolResult
 
 from ..toys import ToyMap, flow, run
 
@@ -177,8 +177,8 @@ def test_a_report_ends_in_an_error_where_rows_were_set_aside(
 def test_a_training_that_is_not_through_exits_3(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report_scores(Outcome([], None, True), tmp_path)
+    report_scores(ProtocolResult([], None, True), tmp_path)
     assert capsys.readouterr().out == ""
     with pytest.raises(typer.Exit) as ended:
-        report_scores(Outcome([], None, False), tmp_path)
+        report_scores(ProtocolResult([], None, False), tmp_path)
     assert ended.value.exit_code == 3 and str(tmp_path) in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What is told of the use of experts."""
+"""How expert use is reported."""
 
 import json
 
@@ -23,9 +23,21 @@ EVEN = [[0.25] * 4] * 3
     ("load", "rows", "words"),
     [
         ([0.25] * 4, EVEN, []),
-        ([0.97, 0.01, 0.01, 0.01], EVEN, ["the input mixture has collapsed: expert 1 does 97%"]),
-        ([0.25] * 4, [[0, 0, 1, 0]] * 3, ["the output mixture has collapsed: expert 3 does 100%"]),
-        ([0.4, 0.59, 0.005, 0.005], EVEN, ["of the input mixture, expert 3, 4 hardly answers"]),
+        (
+            [0.97, 0.01, 0.01, 0.01],
+            EVEN,
+            ["the input mixture has collapsed: expert 1 has 97% of the weight"],
+        ),
+        (
+            [0.25] * 4,
+            [[0, 0, 1, 0]] * 3,
+            ["the output mixture has collapsed: expert 3 has 100% of the weight"],
+        ),
+        (
+            [0.4, 0.59, 0.005, 0.005],
+            EVEN,
+            ["in the input mixture, these experts are hardly used: 3, 4"],
+        ),
         ([1.0], [[1.0]] * 3, []),
         # Each label has an expert of its own: that is what gates are for.
         ([0.25] * 4, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0.5, 0.5]], []),

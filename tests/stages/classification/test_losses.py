@@ -86,29 +86,29 @@ def test_squared_and_huber_are_the_formulas(drawn):
 def test_icc_is_that_of_pingouin(drawn):
     _, _, rng = drawn
     truth = rng.integers(0, 6, (20, 3)).astype(float)
-    told = np.clip(truth + rng.normal(0.7, 1, truth.shape), 0, 5)
+    predicted = np.clip(truth + rng.normal(0.7, 1, truth.shape), 0, 5)
     values = []
     for label in range(3):
         frame = pd.DataFrame({
             "face": np.tile(np.arange(20), 2),
-            "rater": np.repeat(["truth", "told"], 20),
-            "level": np.concatenate([truth[:, label], told[:, label]]),
+            "rater": np.repeat(["truth", "predicted"], 20),
+            "level": np.concatenate([truth[:, label], predicted[:, label]]),
         })  # fmt: skip
         table = pingouin.intraclass_corr(frame, targets="face", raters="rater", ratings="level")
         kinds = table.set_index("Type")["ICC"]
         values.append(float(kinds["ICC(C,1)" if "ICC(C,1)" in kinds.index else "ICC3"]))
-    found = losses.icc(tensor(told), tensor(truth))
+    found = losses.icc(tensor(predicted), tensor(truth))
     assert float(found) == pytest.approx(1 - np.mean(values), abs=1e-4)
 
 
 def test_icc_leaves_out_labels_that_do_not_vary():
     truth = torch.tensor([[1.0, 2, NAN], [3, 2, NAN], [5, 2, 4]])
-    told = torch.tensor([[1.0, 0, 1], [3, 4, 2], [5, 1, 3]], requires_grad=True)
-    found = losses.icc(told, truth)
+    predicted = torch.tensor([[1.0, 0, 1], [3, 4, 2], [5, 1, 3]], requires_grad=True)
+    found = losses.icc(predicted, truth)
     assert float(found.detach()) == pytest.approx(0, abs=1e-5)
     found.backward()
-    assert told.grad.isfinite().all() and not told.grad[:, 1:].any()
-    nothing = losses.icc(told, torch.full((3, 3), NAN))
+    assert predicted.grad.isfinite().all() and not predicted.grad[:, 1:].any()
+    nothing = losses.icc(predicted, torch.full((3, 3), NAN))
     assert float(nothing.detach()) == 0
 
 
@@ -132,7 +132,7 @@ def test_unknown_labels_teach_nothing(name, drawn):
     assert not x.grad[torch.tensor(np.isnan(truth))].any()
     assert x.grad[0].any()
     changed = logits.copy()
-    changed[np.isnan(truth)] = 50  # what is told where nothing is known does not count
+    changed[np.isnan(truth)] = 50  # what is predicted where nothing is known does not count
     assert float(LOSSES[name](tensor(changed), tensor(truth))) == pytest.approx(
         float(found.detach()), rel=1e-6
     )
@@ -217,7 +217,7 @@ def test_rare_labels_weigh_more_only_where_asked_for():
     assert objective(LEVELS, units).rare.tolist() == [1, 1]
 
 
-def test_intensities_are_told_from_0_to_5():
+def test_intensities_are_from_0_to_5():
     truth = torch.tensor([[0.0, 5.0]])
     seen = {"logits": torch.tensor([[-20.0, 20.0]])}
     for robust in (False, True):

@@ -10,9 +10,9 @@ from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification.classifiers import (
     Classifier,
     open_classifier,
+    predict_batches,
+    predict_faces,
     save_classifier,
-    tell,
-    tell_batches,
 )
 from normpipe.stages.classification.views import ViewData, ViewPool
 from normpipe.stages.networks.classifier import MixtureClassifier
@@ -54,27 +54,32 @@ def test_what_is_no_classifier_is_one_line(tmp_path):
     refused(tmp_path, "no classifier .*: train one")
     file = tmp_path / "classifier.safetensors"
     save_tensors({"x": torch.zeros(1)}, file, {"network": "compact"})
-    refused(file, "is no classifier")
+    refused(file, "is not a classifier")
     for change in ({"settings": json.dumps({"labels": 3, "mood": 1})}, {"names": "["}, {}):
         notes = {"network": "classifier", "settings": json.dumps({"labels": 3}), "task": "emotion",
                  "names": '["a", "b", "c"]'}  # fmt: skip
         save_tensors({"x": torch.zeros(1)}, file, notes | change)
-        refused(file, "does not know" if change else "does not fit")
+        refused(file, "cannot read" if change else "does not fit")
 
 
-def test_telling_is_the_network_in_batches(easy):
+def test_predictions_are_the_network_in_batches(easy):
     made = model()
     listing, _, _ = planned(settings(), easy)
     rows = np.flatnonzero(listing.usable)
     data = ViewData(ViewPool(listing, rows, 1.0, 1), rows, made.views, made.network, "compact")
-    told = tell(made, data)
-    assert told.values.shape == (56, 3) and told.values.sum(1) == pytest.approx(1, abs=1e-5)
-    assert told.output_gates.shape == (56, 3, 4)
-    assert told.input_load.sum() == pytest.approx(1, abs=1e-5) and (told.input_load >= 0).all()
+    predicted = predict_faces(made, data)
+    assert predicted.values.shape == (56, 3) and predicted.values.sum(1) == pytest.approx(
+        1, abs=1e-5
+    )
+    assert predicted.output_gates.shape == (56, 3, 4)
+    assert (
+        predicted.input_load.sum() == pytest.approx(1, abs=1e-5)
+        and (predicted.input_load >= 0).all()
+    )
     batch = data.batch(np.arange(9))
     parts = [{n: v[s] for n, v in batch.items()} for s in (slice(0, 4), slice(4, 9))]
-    cut = tell_batches(made, iter(parts))
-    assert cut.values == pytest.approx(told.values[:9], abs=1e-5)
+    cut = predict_batches(made, iter(parts))
+    assert cut.values == pytest.approx(predicted.values[:9], abs=1e-5)
     pictures = [batch[name].float() / 255 for name in ("first", "second")]
     with torch.inference_mode():
         expected = made.network(*pictures, batch["present"])
@@ -82,7 +87,7 @@ def test_telling_is_the_network_in_batches(easy):
     assert cut.input_load == pytest.approx(expected.input_gates.mean((0, 1)).numpy(), abs=1e-5)
     # What is not there has no share in the load.
     batch["present"][2:, 1] = False
-    load = tell_batches(made, iter([batch])).input_load
+    load = predict_batches(made, iter([batch])).input_load
     with torch.inference_mode():
         shown = made.network(*pictures, batch["present"])
     assert load == pytest.approx(shown.input_gates[shown.seen].mean(0).numpy(), abs=1e-5)
@@ -94,5 +99,5 @@ def test_without_faces_nothing_is_told(easy):
     listing, _, _ = planned(settings(), easy)
     none = np.zeros(0, np.int64)
     data = ViewData(ViewPool(listing, none, 1.0, 1), none, made.views, made.network, "compact")
-    told = tell(made, data)
-    assert told.values.shape == (0, 3) and told.output_gates.shape == (0, 3, 1)
+    predicted = predict_faces(made, data)
+    assert predicted.values.shape == (0, 3) and predicted.output_gates.shape == (0, 3, 1)

@@ -5,7 +5,7 @@ import pytest
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification.scores.pooling import pool
-from normpipe.stages.classification.scores.score_files import Scored, read_scores, write_scores
+from normpipe.stages.classification.scores.score_files import ScoreFile, read_scores, write_scores
 from normpipe.stages.classification.scores.scoring import score
 
 from .toys import EMOTIONS, LEVELS, TASKS, card, drawn, table
@@ -14,10 +14,12 @@ from .toys import EMOTIONS, LEVELS, TASKS, card, drawn, table
 def folds(task, sizes=(10, 20, 30), **facts):
     runs = []
     for fold, rows in enumerate(sizes, 1):
-        truth, told = drawn(task, rows, seed=fold)
-        predictions = table(task, truth, told, prefix=f"toys/f{fold}/", lost={0: "no_face"})
+        truth, predicted = drawn(task, rows, seed=fold)
+        predictions = table(task, truth, predicted, prefix=f"toys/f{fold}/", lost={0: "no_face"})
         split = f"fold {fold} of {len(sizes)}"
-        runs.append(Scored(card(task, predictions, fold=fold, split=split, **facts), predictions))
+        runs.append(
+            ScoreFile(card(task, predictions, fold=fold, split=split, **facts), predictions)
+        )
     return runs
 
 
@@ -52,11 +54,11 @@ def test_the_order_of_folds_does_not_matter():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda runs: runs[:1], "two folds or more"),
+        (lambda runs: runs[:1], "at least two folds"),
         (lambda runs: [runs[0], runs[0]], "fold 1 is given twice"),
         (lambda runs: [runs[0], folds(EMOTIONS, views="normalized")[1]], "another 'views'"),
         (lambda runs: [runs[0], folds(LEVELS)[1]], "another 'kind'"),
-        (lambda runs: [runs[0], other_fold(runs[0], fold=None)], "is no fold"),
+        (lambda runs: [runs[0], other_fold(runs[0], fold=None)], "is not a fold"),
         (lambda runs: [runs[0], other_fold(runs[0], fold=2)], "a key twice"),
     ],
 )
@@ -66,4 +68,4 @@ def test_folds_that_do_not_go_together(change, words):
 
 
 def other_fold(run, fold):
-    return Scored(run.card.model_copy(update={"fold": fold}), run.predictions)
+    return ScoreFile(run.card.model_copy(update={"fold": fold}), run.predictions)

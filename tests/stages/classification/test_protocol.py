@@ -6,9 +6,9 @@ import pytest
 from normpipe.manifests.datasets import load_description
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification.protocol import (
-    Part,
+    Partition,
     all_of,
-    check,
+    check_partition,
     check_training,
     folds,
     held_out,
@@ -42,7 +42,7 @@ def test_held_out_by_split():
     labels = people(6)
     for row, found in enumerate(labels):
         found["split"] = ["train", "test", "validation"][row // 4 % 3]
-    labels[0]["emotion"], labels[4]["emotion"] = None, "contempt"  # unknown, and not told
+    labels[0]["emotion"], labels[4]["emotion"] = None, "contempt"  # unknown, and not predicted
     listing = listed(labels)
     part = held_out(listing, TWO, "train", "test", 0)
     assert subjects(listing, part.train) == {"p00", "p03"} and 0 not in part.train
@@ -100,7 +100,7 @@ def test_folds_by_number_test_everyone_once():
     assert all(
         one.test.tolist() == two.test.tolist() for one, two in zip(parts, again, strict=True)
     )
-    refused("two at least", folds, listing, TWO, "1", 0)
+    refused("at least two", folds, listing, TWO, "1", 0)
     refused("cannot split 20 subjects into 21", folds, listing, TWO, "21", 0)
 
 
@@ -131,14 +131,14 @@ def test_published_folds(name, count):
     ]
     for part in parts:
         assert len(part.train) + len(part.test) == 2 * count
-        assert not check(task, listing, part, False)
+        assert not check_partition(task, listing, part, False)
     assert name in parts[0].name and f"of {len(groups)}" in parts[0].name
 
 
 def test_published_folds_know_their_subjects():
     task = Task("action_units", ("AU1",))
     listing = listed([{"subject": who, "AU1": 1.0} for who in ("F001", "Anna", "Bert")])
-    refused(r"no fold for the subject 'Anna' \(2 such\)", folds, listing, task, "bp4d", 0)
+    refused(r"no fold for the subject 'Anna' \(2 in all\)", folds, listing, task, "bp4d", 0)
     refused("no description of dataset 'bp5d'.*bp4d", folds, listing, task, "bp5d", 0)
     refused("has no task 'emotion'", folds, listing, Task("emotion", ("a",)), "bp4d", 0)
 
@@ -156,27 +156,36 @@ def test_a_published_split_is_the_only_part():
 
 
 def part(train, test):
-    return Part("split test", "", None, np.array(train, np.int64), np.array(test, np.int64))
+    return Partition("split test", "", None, np.array(train, np.int64), np.array(test, np.int64))
 
 
 def test_subjects_on_both_sides_are_refused():
     listing = listed(people(3))
     both = part(range(6), range(6, 12))
-    refused("1 subjects train and test.*p01.*shared_subjects", check, TWO, listing, both, False)
-    assert check(TWO, listing, both, True) == []
+    refused(
+        "1 subjects are in both training and test.*p01.*shared_subjects",
+        check_partition,
+        TWO,
+        listing,
+        both,
+        False,
+    )
+    assert check_partition(TWO, listing, both, True) == []
     unknown = listed([{"emotion": TWO.names[n % 2]} for n in range(8)])
-    assert check(TWO, unknown, part(range(4), range(4, 8)), False) == []
+    assert check_partition(TWO, unknown, part(range(4), range(4, 8)), False) == []
 
 
 def test_a_label_that_never_occurs_is_refused():
     listing = listed(people(4), ["ok"] * 8 + ["rejected"] * 8)
     task = Task("emotion", ("neutral", "happiness", "anger"))
-    refused("no example of anger among the 8 training", check, task, listing,
+    refused("no example of anger among the 8 training", check_partition, task, listing,
             part(range(8), range(8, 16)), False)  # fmt: skip
     # What is not usable does not teach.
-    refused("no example of happiness", check, TWO, listing, part([0, 2, 9], [12]), True)
-    refused("no usable labelled input to train on", check, TWO, listing, part([9], [0]), True)
-    refused("no labelled input to test on", check, TWO, listing, part([0, 1], []), True)
+    refused("no example of happiness", check_partition, TWO, listing, part([0, 2, 9], [12]), True)
+    refused(
+        "no usable labelled input to train on", check_partition, TWO, listing, part([9], [0]), True
+    )
+    refused("no labelled input to test on", check_partition, TWO, listing, part([0, 1], []), True)
     units = Task("action_units", ("AU1", "AU2"))
     absent = listed([{"AU1": 1.0, "AU2": 0.0}, {"AU1": None, "AU2": None}])
     refused("no example of AU2", check_training, units, absent, part([0, 1], []))
@@ -184,8 +193,8 @@ def test_a_label_that_never_occurs_is_refused():
 
 def test_a_label_that_the_test_lacks_is_said():
     listing = listed(people(4))
-    found = check(TWO, listing, part(range(4), [4, 6]), False)
-    assert found == ["the test has no example of happiness"]
+    found = check_partition(TWO, listing, part(range(4), [4, 6]), False)
+    assert found == ["the test set has no example of happiness"]
 
 
 def test_all_of():

@@ -69,7 +69,7 @@ def change(folder, **values):
 def test_missing(tmp_path, written):
     refused(tmp_path / "nowhere", "no scores.json in", "give a folder")
     (written / "predictions.parquet").unlink()
-    refused(written, "predictions.parquet is missing", "anew")
+    refused(written, "predictions.parquet is missing", "make the scores again")
 
 
 def test_newer(written):
@@ -79,15 +79,15 @@ def test_newer(written):
 
 def test_damaged(written):
     change(written, names=3)
-    refused(written, "'names'", "anew")
+    refused(written, "'names'", "make the scores again")
     (written / "scores.json").write_text("{")
-    refused(written, "no JSON")
+    refused(written, "is not JSON")
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"version": 1}'])
 def test_foreign(written, text):
     (written / "scores.json").write_text(text)
-    refused(written, "is no score file", "give a folder")
+    refused(written, "is not a score file", "give a folder")
 
 
 def test_predictions_of_another_run(tmp_path, written):
@@ -96,4 +96,4 @@ def test_predictions_of_another_run(tmp_path, written):
     other = tmp_path / "other"
     write_scores(other, card(UNITS, predictions), predictions)
     (other / "predictions.parquet").replace(written / "predictions.parquet")
-    refused(written, "is not what scores.json was made from")
+    refused(written, "does not match scores.json")

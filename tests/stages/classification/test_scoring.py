@@ -9,9 +9,9 @@ from normpipe.stages.classification.scores.scoring import (
     HEADLINE,
     fallback,
     headline_of,
+    predicted_values,
     row_statistics,
     score,
-    told_of,
     truth_of,
     tuned_threshold,
 )
@@ -25,11 +25,11 @@ NAN = float("nan")
 @pytest.mark.parametrize("kind", TASKS)
 def test_columns_and_arrays_are_inverse(kind):
     task = TASKS[kind]
-    truth, told = drawn(task, 20)
+    truth, predicted = drawn(task, 20)
     truth.flat[3] = NAN
-    predictions = table(task, truth, told)
+    predictions = table(task, truth, predicted)
     assert truth_of(task, predictions) == pytest.approx(truth, nan_ok=True)
-    assert told_of(task, predictions) == pytest.approx(told, abs=1e-6)
+    assert predicted_values(task, predictions) == pytest.approx(predicted, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -43,8 +43,8 @@ def test_the_headline_of_sums_is_that_of_the_score(kind):
 
 def test_what_could_not_be_used_counts_in_full_and_not_in_kept():
     truth = np.array([0, 1, 2, 1.0])
-    told = np.eye(3)[[0, 1, 0, 0]]  # the last two are wrong, and are fallbacks
-    predictions = table(EMOTIONS, truth, told, lost={2: "no_face", 3: "no_face"})
+    predicted = np.eye(3)[[0, 1, 0, 0]]  # the last two are wrong, and are fallbacks
+    predictions = table(EMOTIONS, truth, predicted, lost={2: "no_face", 3: "no_face"})
     found = score(EMOTIONS, predictions)
     assert found["scores"]["full"]["accuracy"] == 0.5
     assert found["scores"]["kept"]["accuracy"] == 1
@@ -57,30 +57,30 @@ def test_what_could_not_be_used_counts_in_full_and_not_in_kept():
 
 
 def test_nothing_kept_has_no_figure():
-    truth, told = drawn(UNITS, 2)
-    found = score(UNITS, table(UNITS, truth, told, lost={0: "no_face", 1: "truncated"}))
+    truth, predicted = drawn(UNITS, 2)
+    found = score(UNITS, table(UNITS, truth, predicted, lost={0: "no_face", 1: "truncated"}))
     assert found["scores"]["kept"]["f1"] is None and found["scores"]["full"]["f1"] is not None
 
 
 def test_warnings_name_what_is_set_by_definition():
-    truth, told = drawn(UNITS, 10)
+    truth, predicted = drawn(UNITS, 10)
     truth[:, 0], truth[:, 1] = 0, NAN
-    notes = score(UNITS, table(UNITS, truth, told))["warnings"]
+    notes = score(UNITS, table(UNITS, truth, predicted))["warnings"]
     assert any("AU1 occurs in no test picture" in note for note in notes)
     assert any("AU12 has no known truth" in note for note in notes)
     levels = score(LEVELS, table(LEVELS, np.zeros((4, 2)), np.zeros((4, 2))))
     assert levels["scores"]["full"]["icc"] == 0
-    assert any("AU6 varies neither" in note for note in levels["warnings"])
+    assert any("AU6 is constant" in note for note in levels["warnings"])
     predictions = table(EMOTIONS, np.array([0, 1, NAN]), np.eye(3))
     emotions = score(EMOTIONS, predictions)
     assert emotions["warnings"] == [
         "1 test rows have no known truth and are not scored",
-        "no test picture shows anger: mean class accuracy is without it",
+        "no test picture shows anger: excluded from mean class accuracy",
     ]
     assert emotions["coverage"]["without_truth"] == 1
 
 
-def test_an_emotion_that_the_task_does_not_tell_is_not_scored():
+def test_an_emotion_outside_the_task_is_not_scored():
     predictions = table(EMOTIONS, np.array([0, 1.0]), np.eye(3)[:2])
     names = pa.array(["neutral", "contempt"])
     predictions = predictions.set_column(predictions.column_names.index("truth"), "truth", names)
@@ -89,9 +89,9 @@ def test_an_emotion_that_the_task_does_not_tell_is_not_scored():
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_no_known_truth_is_an_error(kind):
-    truth, told = drawn(TASKS[kind], 3)
+    truth, predicted = drawn(TASKS[kind], 3)
     with pytest.raises(InputError, match="no test row has a known truth"):
-        score(TASKS[kind], table(TASKS[kind], truth * NAN, told))
+        score(TASKS[kind], table(TASKS[kind], truth * NAN, predicted))
 
 
 def test_fallbacks_come_from_the_training_labels():
@@ -106,11 +106,11 @@ def test_fallbacks_come_from_the_training_labels():
 
 
 def test_a_tuned_threshold_is_at_least_as_good():
-    truth, told = drawn(UNITS, 50)
-    predictions = table(UNITS, truth, told * 0.5)
+    truth, predicted = drawn(UNITS, 50)
+    predictions = table(UNITS, truth, predicted * 0.5)
     tuned = tuned_threshold(UNITS, predictions)
     assert tuned["tuned_threshold_f1"] > score(UNITS, predictions)["scores"]["full"]["f1"]
-    expected = au_f1(truth, told_of(UNITS, predictions), tuned["tuned_threshold"])[1]
+    expected = au_f1(truth, predicted_values(UNITS, predictions), tuned["tuned_threshold"])[1]
     assert tuned["tuned_threshold_f1"] == pytest.approx(expected)
     with pytest.raises(ValueError, match="no threshold"):
         tuned_threshold(EMOTIONS, predictions)

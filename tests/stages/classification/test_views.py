@@ -8,9 +8,9 @@ from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification.listing import list_faces
 from normpipe.stages.classification.views import (
     PLANS,
+    BatchOrder,
     ClassifierBatches,
     ClassifierView,
-    Order,
     ViewData,
     ViewPool,
     batches_in_order,
@@ -45,7 +45,7 @@ def data(pool, views, **settings):
 
 def batches(pool, views="original+normalized", **order):
     found = data(pool, views)
-    return ClassifierBatches(found, np.arange(found.count, dtype=float), Order(**order))
+    return ClassifierBatches(found, np.arange(found.count, dtype=float), BatchOrder(**order))
 
 
 def greys(pictures):
@@ -131,7 +131,7 @@ def test_view_dropout_leaves_one_view(pool):
 
 
 def test_a_batch_that_cannot_be_cut_is_one_line(pool):
-    with pytest.raises(InputError, match="batch_size = 10 cannot be cut into 4"):
+    with pytest.raises(InputError, match="batch_size = 10 cannot be split into 4"):
         batches(pool, batch_size=10, parts=4, seed=0)
 
 

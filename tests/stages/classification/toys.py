@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from normpipe.stages.classification.scores.score_files import ScoreCard
-from normpipe.stages.classification.scores.scoring import prediction_columns, score
+from normpipe.stages.classification.scores.scoring import score, table_columns
 from normpipe.stages.classification.tasks import Task
 
 EMOTIONS = Task("emotion", ("neutral", "happiness", "anger"))
@@ -23,8 +23,8 @@ def drawn(task: Task, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     count = len(task.names)
     if task.kind == "emotion":
         truth = rng.integers(0, count, rows).astype(float)
-        told = rng.dirichlet(np.ones(count), rows) + np.eye(count)[truth.astype(int)] * 0.5
-        return truth, told / told.sum(axis=1, keepdims=True)
+        predicted = rng.dirichlet(np.ones(count), rows) + np.eye(count)[truth.astype(int)] * 0.5
+        return truth, predicted / predicted.sum(axis=1, keepdims=True)
     if task.kind == "action_units":
         truth = rng.integers(0, 2, (rows, count)).astype(float)
         return truth, np.clip(truth * 0.4 + rng.uniform(0, 0.6, truth.shape), 0, 1)
@@ -35,7 +35,7 @@ def drawn(task: Task, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 def table(
     task: Task,
     truth: np.ndarray,
-    told: np.ndarray,
+    predicted: np.ndarray,
     *,
     prefix: str = "toys/",
     people: int | None = 5,
@@ -53,7 +53,7 @@ def table(
             "status": ["rejected" if row in lost else "ok" for row in range(rows)],
             "reason": pa.array([lost.get(row) for row in range(rows)], pa.string()),
             "predicted_by": ["fallback" if row in lost else "model" for row in range(rows)],
-            **prediction_columns(task, truth, told),
+            **table_columns(task, truth, predicted),
         }
     )
 

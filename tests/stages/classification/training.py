@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from normpipe.stages.classification.listing import Listing
-from normpipe.stages.classification.protocol import Part
+from normpipe.stages.classification.protocol import Partition
 from normpipe.stages.classification.protocol_run import run_protocol
 from normpipe.stages.classification.settings import ClassifyConfig, EvaluateConfig
 from normpipe.stages.classification.tasks import Task
-from normpipe.stages.classify import Trained, plan_parts, train
+from normpipe.stages.classify import TrainResult, plan_partitions, train
 
 from .faces import opened
 
@@ -62,14 +62,14 @@ def drawn(emotion: str, strength: float, rng: np.random.Generator) -> np.ndarray
     return pixels.clip(0, 255)
 
 
-def run(config: ClassifyConfig, folder: Path, output: Path, **more: Any) -> Trained:
+def run(config: ClassifyConfig, folder: Path, output: Path, **more: Any) -> TrainResult:
     """Train the only part."""
-    listing, task, parts = plan_parts(config, opened(folder))
+    listing, task, parts = plan_partitions(config, opened(folder))
     return train(config, listing, task, parts[0], output, **more)
 
 
-def planned(config: ClassifyConfig, folder: Path) -> tuple[Listing, Task, Part]:
-    listing, task, parts = plan_parts(config, opened(folder))
+def planned(config: ClassifyConfig, folder: Path) -> tuple[Listing, Task, Partition]:
+    listing, task, parts = plan_partitions(config, opened(folder))
     return listing, task, parts[0]
 
 
@@ -77,4 +77,4 @@ if __name__ == "__main__":
     data, output = map(Path, sys.argv[2:])
     given = ClassifyConfig(**json.loads(sys.argv[1]))
     scoring = EvaluateConfig.model_validate({"device": "cpu"})
-    run_protocol(given, scoring, plan_parts(given, opened(data)), output)
+    run_protocol(given, scoring, plan_partitions(given, opened(data)), output)
