@@ -29,8 +29,6 @@ import sys
 import normpipe
 assert normpipe.__version__
 print(*sorted({"torch", "pyarrow", "numpy", "pydantic"} & {*sys.modules}))
-from normpipe import open_dataset
-print("torch" in sys.modules, open_dataset.__module__)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["", "True normpipe.pipeline.read.dataset"], done.stderr
+    assert (done.stdout, done.stderr) == ("\n", "")

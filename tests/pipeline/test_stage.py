@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -61,6 +61,7 @@ def test_a_free_setting_has_its_marks_and_limits() -> None:
         Settings(needed="x", limit=0)
 
 
+@settings(max_examples=20, deadline=None)
 @given(data=st.binary(max_size=3000))
 def test_a_file_s_digest_is_that_of_its_bytes(
     tmp_path_factory: pytest.TempPathFactory, data: bytes

@@ -82,7 +82,7 @@ def test_only_what_is_unfinished_is_removed(tmp_path: Path) -> None:
     remove_temporaries(tmp_path / "nowhere")
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(pieces=st.lists(st.binary(max_size=300), max_size=8))
 def test_a_file_is_hashed_as_it_is_written(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
