@@ -1,6 +1,5 @@
 """Stages are chosen, run and reported as a user asks."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +134,6 @@ def test_weights_are_accepted_before_anything_is_done(
 def test_faces_of_a_list_are_aligned(tmp_path: Path, samples: Path) -> None:
     labels = tmp_path / "list.csv"
     labels.write_text("image,emotion\nperson01_neutral.jpg,neutral\n")
-    logging.getLogger("normpipe").setLevel(logging.WARNING)
     out = align_faces(samples, labels, tmp_path / "out", {"size_px": 64, "device": "cpu"})
     found = opened(out / "aligned")
     assert [item["emotion"] for item in found] == ["neutral"]
