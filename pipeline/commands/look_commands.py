@@ -52,15 +52,15 @@ def doctor(
     The machine and the output folder are checked, too. Exits with 2 where
     something is missing.
     """
-    from ...stages.checks.doctor import examine, summary
+    from ...stages.checks.doctor import run_checks, summarize_findings
 
-    findings = examine(location(output))
+    findings = run_checks(location(output))
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in findings], indent=2))
     else:
         for one in findings:
             typer.echo(one.line())
-        typer.echo(summary(findings))
+        typer.echo(summarize_findings(findings))
     if any(one.verdict == "no" for one in findings):
         raise typer.Exit(USER)
 

@@ -1,1 +1,1 @@
-"""What ``normpipe doctor`` looks at, a module for each kind; every check returns findings."""
+"""The checks of ``normpipe doctor``, one module for each kind; every check returns findings."""

@@ -1,4 +1,4 @@
-"""What torch sees of NVIDIA GPUs."""
+"""Checks that torch can use the NVIDIA GPUs."""
 
 import shutil
 from pathlib import Path
@@ -11,35 +11,35 @@ _GIB = 2**30
 
 
 def has_driver() -> bool:
-    """Say whether an NVIDIA driver is there, whatever torch thinks of it."""
+    """Return whether an NVIDIA driver is installed, whatever torch reports."""
     return _DRIVER.is_file() or shutil.which("nvidia-smi") is not None
 
 
 def check_torch(torch: Any, driver: bool) -> list[Finding]:
-    """Say whether torch runs on the GPUs that are there.
+    """Check that torch runs on the machine's GPUs.
 
     Args:
         torch: the module; replaced in tests.
-        driver: whether an NVIDIA driver is there.
+        driver: whether an NVIDIA driver is installed.
     """
     version = f"torch {torch.__version__}"
     if torch.cuda.is_available():
         return [_check_gpu(torch, number) for number in range(torch.cuda.device_count())]
     if torch.version.cuda is None and driver:
         remedy = "install a CUDA build of torch to use the GPU (PyTorch's install page says how)"
-        return [warn("cuda", f"{version} is a CPU build, but an NVIDIA driver is here", remedy)]
+        return [warn("cuda", f"{version} is a CPU build, but there is an NVIDIA driver", remedy)]
     if torch.version.cuda is not None and driver:
         remedy = (
-            "see that `nvidia-smi` shows one, that CUDA_VISIBLE_DEVICES does not hide it, and that "
+            "check that `nvidia-smi` shows one, CUDA_VISIBLE_DEVICES does not hide it, and "
             f"the driver is new enough for CUDA {torch.version.cuda}"
         )
-        return [warn("cuda", f"{version} sees no GPU, but an NVIDIA driver is here", remedy)]
+        return [warn("cuda", f"{version} sees no GPU, but there is an NVIDIA driver", remedy)]
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     return [yes("cuda", f"no NVIDIA driver; {version} ({build} build) runs on the CPU")]
 
 
 def _check_gpu(torch: Any, number: int) -> Finding:
-    """Run one sum: a GPU that the build has no kernels for is seen all the same."""
+    """Run one addition: torch also lists GPUs that its build has no kernels for."""
     name = torch.cuda.get_device_name(number)
     try:
         torch.ones(1, device=f"cuda:{number}").add(1).item()
@@ -48,9 +48,9 @@ def _check_gpu(torch: Any, number: int) -> Finding:
         what = str(error).strip().splitlines()[0]
         remedy = (
             "install a build of torch for this GPU, or set normalize.device=cpu "
-            "(`nvidia-smi` says whether it is in use or broken)"
+            "(`nvidia-smi` shows whether it is in use or broken)"
         )
-        return no("cuda", f"cuda:{number} {name} does not compute ({what})", remedy)
+        return no("cuda", f"cuda:{number} {name} does not work ({what})", remedy)
     return yes("cuda", f"cuda:{number} {name}, {memory / _GIB:.0f} GiB, torch {torch.__version__}")
 
 

@@ -1,4 +1,4 @@
-"""doctor: is everything here that a job needs? Says what is, and what to do where not."""
+"""doctor: checks that this machine can run a job, and says how to fix what is missing."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from .packages import check_installation
 from .runtime import check_onnxruntime
 
 
-def examine(output: Path) -> list[Finding]:
-    """Return what was found, in the order of the report.
+def run_checks(output: Path) -> list[Finding]:
+    """Run all checks and return their findings, in the order of the report.
 
     Args:
-        output: where a job is to write, a folder or in a store; it need not exist, and nothing is
+        output: where a job will write, a folder or in a store; it need not exist, and nothing is
             left there.
     """
     return [
@@ -29,10 +29,10 @@ def examine(output: Path) -> list[Finding]:
     ]
 
 
-def summary(findings: list[Finding]) -> str:
-    """Return the last line: what it comes to."""
+def summarize_findings(findings: list[Finding]) -> str:
+    """Return the last line of the report: how many findings need action."""
     missing = sum(one.verdict == "no" for one in findings)
     advice = sum(one.verdict == "warn" for one in findings)
     if missing:
-        return f"{missing} to mend before a job can run (lines with no), {advice} to think of"
-    return f"all that is needed is there; {advice} to think of (lines with warn)"
+        return f"{missing} to fix before a job can run (lines with no), {advice} to consider"
+    return f"everything a job needs is there; {advice} to consider (lines with warn)"

@@ -1,4 +1,4 @@
-"""Downloading one file: resumed where it broke off, checked, whole or not at all."""
+"""Downloads one file: resumed after an interruption, verified, complete or not at all."""
 
 import http.client
 import os
@@ -18,8 +18,8 @@ _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 60
 
 
-def part_of(path: Path) -> Path:
-    """Return where a file lies while it is being downloaded; the next try goes on from it."""
+def partial_path(path: Path) -> Path:
+    """Return where a file is while it is downloaded; the next attempt resumes from it."""
     return path.with_name(path.name + ".part")
 
 
@@ -28,34 +28,34 @@ def fetch(url: str, path: Path, sha256: str = "") -> str:
 
     Args:
         url: http or https.
-        path: the file to be; its folder must be there.
-        sha256: what it must be; empty: not known.
+        path: where to put the file; its folder must exist.
+        sha256: the expected digest; empty: not known.
 
     Raises:
-        InputError: the server does not give it, the connection broke (the part is kept), or it is
-            another file than expected (the part is removed).
+        InputError: the server refuses, the connection broke (the part is kept), or the digest is
+            not the expected one (the part is removed).
     """
     if not url.startswith(("http://", "https://")):
-        raise InputError(f"{url} is no address to download from: give one with http:// or https://")
-    part = part_of(path)
+        raise InputError(f"{url} cannot be downloaded: give an address with http:// or https://")
+    part = partial_path(path)
     try:
         _complete(url, part)
     except urllib.error.HTTPError as error:
         raise InputError(
-            f"{url} cannot be downloaded: {error.code} {error.reason}; see that the address is "
-            "right (--url gives another)"
+            f"{url} cannot be downloaded: {error.code} {error.reason}; check the address "
+            "(--url gives another)"
         ) from None
     except (OSError, http.client.HTTPException) as error:
         raise InputError(
             f"{url} cannot be downloaded: {getattr(error, 'reason', None) or error}; run the same "
-            "command again to go on"
+            "command again to resume"
         ) from None
     digest = sha256_file(part)
     if sha256 and digest != sha256:
         part.unlink()
         raise InputError(
-            f"{url} gave a file with sha256 {digest}, not {sha256}: removed. See that name and "
-            "digest belong together, and do not use that file"
+            f"{url} gave a file with sha256 {digest}, not {sha256}: removed. Check that the digest "
+            "is that of this pack, and do not use that file"
         )
     part.replace(path)
     fsync_folder(path.parent)
@@ -63,7 +63,7 @@ def fetch(url: str, path: Path, sha256: str = "") -> str:
 
 
 def _complete(url: str, part: Path) -> None:
-    """Download what is missing of ``part``."""
+    """Download the missing rest of ``part``."""
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -71,7 +71,7 @@ def _complete(url: str, part: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        # Nothing is missing, or the part is of another file: then from the beginning.
+        # Nothing is missing, or the part belongs to another file: then start over.
         if error.headers.get("Content-Range") != f"bytes */{have}":
             part.unlink()
             _complete(url, part)
@@ -89,13 +89,13 @@ def _complete(url: str, part: Path) -> None:
 
 
 def _begins_at(headers: Mapping[str, str], status: int, start: int) -> bool:
-    """Say whether an answer goes on from ``start``; a server may also give the whole file."""
+    """Return whether a response continues at ``start``; a server may also send the whole file."""
     partial = status == http.HTTPStatus.PARTIAL_CONTENT
     return partial and headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
 def _copy(response: Any, stream: Any, start: int, whole: int | None, name: str) -> None:
-    # disable=None: a bar on a terminal only.
+    # disable=None: shows a bar on a terminal only.
     with tqdm(
         total=whole, initial=start, unit="B", unit_scale=True, desc=name, disable=None
     ) as bar:

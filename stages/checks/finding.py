@@ -1,9 +1,9 @@
-"""One thing that was looked at, and what to do about it."""
+"""The result of one check, and what to do about it."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-#: yes: as it should be. warn: the job runs, but slower or not for long. no: needed, and not there.
+#: yes: all right. warn: the job runs, but slowly or not for long. no: a job cannot run.
 Verdict = Literal["yes", "warn", "no"]
 
 
@@ -12,10 +12,10 @@ class Finding:
     """One line of the doctor's report.
 
     Attributes:
-        check: what was looked at; the same word for all findings of its kind.
+        check: what was checked; the same word for all findings of its kind.
         verdict: yes, warn or no.
-        found: what is there, in words.
-        remedy: what to do; empty where nothing is to be done.
+        found: what was found.
+        remedy: what to do; empty if nothing.
     """
 
     check: str
@@ -30,15 +30,15 @@ class Finding:
 
 
 def yes(check: str, found: str) -> Finding:
-    """Return that something is as it should be."""
+    """Return a finding: all right."""
     return Finding(check, "yes", found)
 
 
 def warn(check: str, found: str, remedy: str) -> Finding:
-    """Return that the job runs, but slower or not for long."""
+    """Return a finding: the job runs, but slowly or not for long."""
     return Finding(check, "warn", found, remedy)
 
 
 def no(check: str, found: str, remedy: str) -> Finding:
-    """Return that something needed is not there, and what to do."""
+    """Return a finding: something a job needs is missing, and what to do."""
     return Finding(check, "no", found, remedy)

@@ -1,4 +1,4 @@
-"""CPUs, memory and open files: what this process may use, not what the machine has."""
+"""Checks CPUs, memory and open files: what this process may use, not what the machine has."""
 
 import os
 from pathlib import Path
@@ -7,24 +7,24 @@ from ...pipeline.config import usable_cpus
 from .finding import Finding, no, warn, yes
 
 _GIB = 2**30
-#: Less memory than this, and torch with the shipped network leaves little to the batches.
-LITTLE_MEMORY = 4 * _GIB
-#: Training's loaders hold some dozens of files each; a usual limit is 1024.
+#: With less, torch and the shipped network leave little memory for batches.
+LOW_MEMORY = 4 * _GIB
+#: Each data loader of a training holds dozens of files open; a usual limit is 1024.
 FEW_FILES, TOO_FEW_FILES = 1024, 256
 
 
 def check_cpus(usable: int, there: int) -> Finding:
-    """Say how many CPUs there are; a batch system often lends fewer than the machine has."""
+    """Report the usable CPUs; a batch system often grants fewer than the machine has."""
     if usable < there:
-        return yes("cpus", f"{usable} of {there} may be used, and run.threads counts them")
+        return yes("cpus", f"{usable} of {there} may be used; the default of run.threads")
     return yes("cpus", str(usable))
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:
-    """Return the bytes that this process's control group may use; None: no limit known.
+    """Return the bytes that this process's control group may use; None: no known limit.
 
     Args:
-        root: where ``proc`` and ``sys`` lie; replaced in tests.
+        root: parent folder of ``proc`` and ``sys``; replaced in tests.
     """
     try:
         groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -33,7 +33,7 @@ def memory_limit(root: Path = Path("/")) -> int | None:
     limits: list[int] = []
     for group in groups:
         _, controllers, path = group.split(":", 2)
-        if controllers == "":  # version 2: one tree, where a parent's limit holds, too
+        if controllers == "":  # version 2: one tree, where a parent's limit also applies
             top, name = root / "sys/fs/cgroup", "memory.max"
         elif controllers == "memory":
             top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
@@ -49,12 +49,12 @@ def memory_limit(root: Path = Path("/")) -> int | None:
 def _number_in(path: Path) -> list[int]:
     try:
         return [int(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError):  # not there, or "max"
+    except (OSError, ValueError):  # missing, or "max"
         return []
 
 
 def usable_memory() -> int | None:
-    """Return the bytes of memory that this process may use; None: not known."""
+    """Return the bytes of memory that this process may use; None: unknown."""
     try:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -63,18 +63,18 @@ def usable_memory() -> int | None:
 
 
 def check_memory(usable: int | None) -> Finding:
-    """Say how much memory there is, in bytes."""
+    """Check the usable memory, in bytes."""
     if usable is None:
-        return yes("memory", "not known")
+        return yes("memory", "unknown")
     found = f"{usable / _GIB:.1f} GiB"
-    if usable < LITTLE_MEMORY:
-        remedy = "--set run.prefetch=1 --set normalize.batch_size=8 take less"
+    if usable < LOW_MEMORY:
+        remedy = "--set run.prefetch=1 --set normalize.batch_size=8 use less"
         return warn("memory", found, remedy)
     return yes("memory", found)
 
 
 def check_open_files(soft: int, hard: int) -> Finding:
-    """Say how many files may be open at once; ``hard`` is how far a user may raise it."""
+    """Check the limit of open files; ``hard`` is how far a user may raise it."""
     found = f"{soft} at once"
     if soft >= FEW_FILES:
         return yes("open files", found)

@@ -1,4 +1,4 @@
-"""The weights that come with the package, and the packs that lie on this machine."""
+"""Checks the weights that ship with the package, and the packs on this machine."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from ...pipeline.stage import sha256_file
 from ..faces.packs import pack_files, packs_folder
 from .finding import Finding, no, warn, yes
 
-#: Not by way of ``networks.checkpoint``, which imports torch: weights are looked at without it.
+#: Not taken from ``networks.files.checkpoint``, which imports torch; this check needs none.
 SHIPPED = Path(__file__).parent.parent / "networks" / "weights"
 
 
@@ -21,7 +21,7 @@ def recorded_digest(card: Path) -> str:
 
 
 def check_weights(folder: Path = SHIPPED) -> list[Finding]:
-    """Say of all shipped weights whether they are the recorded ones."""
+    """Compare the digests of all shipped weights with the recorded ones."""
     remedy = f"install normpipe again ({sys.executable} -m pip install --force-reinstall .)"
     findings: list[Finding] = []
     for card in sorted(folder.glob("*.json")):
@@ -37,16 +37,16 @@ def check_weights(folder: Path = SHIPPED) -> list[Finding]:
 
 
 def check_packs(folder: Path | None = None) -> list[Finding]:
-    """Say which insightface packs lie here; none is needed with the default detector.
+    """List the insightface packs on this machine; the default detector needs none.
 
     Args:
-        folder: that holds packs by name; None: where insightface puts those that it downloads.
+        folder: holds packs by name; None: where insightface downloads packs to.
     """
     folder = folder or packs_folder()
     findings: list[Finding] = []
     for file in pack_files(folder):
         found = f"{file.pack}/{file.name}, {file.state}, sha256 {file.sha256}"
-        remedy = f"somebody changed it: remove {folder / file.pack}, and get the pack again"
+        remedy = f"the file has changed: remove {folder / file.pack} and download the pack again"
         changed = file.state == "not as recorded"
         findings.append(warn("pack", found, remedy) if changed else yes("pack", found))
     none = yes("pack", f"none in {folder} (only align.detector=insightface needs one)")

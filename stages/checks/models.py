@@ -1,7 +1,7 @@
-"""models: the weights and packs that are known, and packs downloaded on request.
+"""models: lists known weights and packs, and downloads packs on request.
 
-A download is locked (two processes give one good pack), goes on where it broke off, is checked
-against a digest where there is one, and its folder appears whole or not at all.
+A download is locked (two processes give one good pack), resumes after an interruption, is verified
+if a digest is given, and its folder appears complete or not at all.
 """
 
 import json
@@ -20,14 +20,14 @@ from ..faces.packs import PACKS, RECORD, TERMS, pack_files
 from .downloads import fetch
 from .model_files import SHIPPED, recorded_digest
 
-#: In the folder of packs: which terms were accepted.
+#: File in the folder of packs: which terms were accepted.
 ACCEPTED = "normpipe-licences.json"
 _SHIPPED_LICENCE = "Apache-2.0, trained on renders of ICT-FaceKit Light (MIT)"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A line of the list: a file, or a pack that is known and not here (no file, no digest)."""
+    """A line of the list: a file, or a known pack that is not installed (no file, no digest)."""
 
     kind: str
     name: str
@@ -64,15 +64,14 @@ def get_pack(name: str, folder: Path, accept: bool, url: str = "", sha256: str =
     """Download a pack into ``folder``, unless it is there; return its folder.
 
     Args:
-        name: one of insightface's model zoo.
+        name: a pack of insightface's model zoo.
         folder: where insightface looks for packs.
-        accept: whether the user accepts the pack's terms; asked once.
+        accept: whether the user accepts the pack's terms; needed once.
         url: another address of the pack's .zip; empty: insightface's own.
-        sha256: what the .zip must be; empty: not known.
+        sha256: expected digest of the .zip; empty: not known.
 
     Raises:
-        InputError: an unknown name, terms not accepted, or a download that failed or is not the
-            file expected.
+        InputError: an unknown name, terms not accepted, a failed download, or another digest.
     """
     released = [known for known, pack in PACKS.items() if pack.released]
     if name not in released:
@@ -82,7 +81,7 @@ def get_pack(name: str, folder: Path, accept: bool, url: str = "", sha256: str =
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{name}.lock"):
             if target.is_dir():
-                _refuse_another(target, sha256)
+                _refuse_other_archive(target, sha256)
                 return target
             _accept(folder, name, accept)
             archive = folder / f"{name}.zip"
@@ -92,8 +91,8 @@ def get_pack(name: str, folder: Path, accept: bool, url: str = "", sha256: str =
     return target
 
 
-def _refuse_another(target: Path, sha256: str) -> None:
-    """Raise InputError where a pack that is there came from another .zip than the one wanted."""
+def _refuse_other_archive(target: Path, sha256: str) -> None:
+    """Raise InputError if an installed pack came from another .zip than the expected one."""
     if not sha256:
         return
     try:
@@ -113,7 +112,7 @@ def _address(file: str) -> str:
 
 
 def _accept(folder: Path, name: str, accept: bool) -> None:
-    """Record that a pack's terms are accepted, or refuse to go on."""
+    """Record that a pack's terms are accepted, or refuse the download."""
     path, terms = folder / ACCEPTED, PACKS[name].licence
     try:
         accepted: list[str] = json.loads(path.read_bytes())["accepted"]
@@ -125,13 +124,13 @@ def _accept(folder: Path, name: str, accept: bool) -> None:
         raise InputError(
             f"insightface's packs are for {TERMS} (its terms: "
             "https://github.com/deepinsight/insightface#license): read them, and add "
-            "--accept-licence if you accept them; you are asked once"
+            "--accept-licence if you accept them; this is needed once"
         )
     write_json(path, {"accepted": sorted({*accepted, terms})})
 
 
-def _is_whole(archive: Path) -> bool:
-    """Say whether a .zip can be read, and the sum of every file in it is right."""
+def _is_intact(archive: Path) -> bool:
+    """Return whether a .zip can be read and all its checksums match."""
     try:
         with zipfile.ZipFile(archive) as content:
             return content.testzip() is None
@@ -140,15 +139,15 @@ def _is_whole(archive: Path) -> bool:
 
 
 def _unpack(archive: Path, target: Path, record: dict[str, str]) -> None:
-    """Unpack a pack's .zip beside its folder-to-be, record what is in it, and rename."""
+    """Unpack a pack's .zip to a temporary folder, record its content, and rename the folder."""
     place = target.with_name(f".{target.name}.unpacked")
     shutil.rmtree(place, ignore_errors=True)
-    if not _is_whole(archive):
+    if not _is_intact(archive):
         archive.unlink()
         raise InputError(f"{record['url']} gave no whole .zip: removed; run the same command again")
     with zipfile.ZipFile(archive) as content:
         content.extractall(place)
-    # Some archives hold the pack's files, some a folder with them.
+    # Some archives hold the files themselves, others a folder with them.
     networks = sorted(place.glob("*.onnx")) or sorted(place.glob("*/*.onnx"))
     if not networks:
         archive.unlink()

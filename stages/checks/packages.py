@@ -1,4 +1,4 @@
-"""Python and the packages that the distribution itself asks for."""
+"""Checks Python and the packages that the distribution requires."""
 
 import platform
 import sys
@@ -11,8 +11,8 @@ from packaging.specifiers import SpecifierSet
 from .finding import Finding, no, yes
 
 DISTRIBUTION = "normpipe"
-#: Distributions that bring the same modules as the one asked for.
-STAND_INS: dict[str, tuple[str, ...]] = {
+#: Distributions that provide the same modules as the required one.
+ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime-gpu",),
     "opencv-python": (
         "opencv-python-headless",
@@ -31,18 +31,18 @@ def installed_version(distribution: str) -> str | None:
 
 
 def check_python(wanted: str, version: str | None = None) -> Finding:
-    """Say whether this Python is one of those that the distribution admits (``>=3.11``)."""
+    """Check this Python's version against the distribution's requirement (``>=3.11``)."""
     version = version or platform.python_version()
     if SpecifierSet(wanted).contains(version, prereleases=True):
         return yes("python", f"{version} ({sys.executable})")
-    return no("python", version, f"make an environment with Python {wanted}")
+    return no("python", version, f"create an environment with Python {wanted}")
 
 
 def check_packages(
     requirements: Iterable[str],
     installed: Callable[[str], str | None] = installed_version,
 ) -> list[Finding]:
-    """Return a finding for each requirement that holds here; those of extras do not count.
+    """Return a finding for each requirement that applies here, those of extras left out.
 
     Args:
         requirements: as in a distribution's metadata, such as ``torch<2.14,>=2.10``.
@@ -58,7 +58,7 @@ def check_packages(
 
 def _check_package(wanted: Requirement, installed: Callable[[str], str | None]) -> Finding:
     remedy = f"{sys.executable} -m pip install '{wanted.name}{wanted.specifier}'"
-    for name in (wanted.name, *STAND_INS.get(wanted.name, ())):
+    for name in (wanted.name, *ALTERNATIVES.get(wanted.name, ())):
         version = installed(name)
         if version is None:
             continue

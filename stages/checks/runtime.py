@@ -1,4 +1,4 @@
-"""ONNX Runtime: which of two builds is really there, and what its sessions run on."""
+"""Checks ONNX Runtime: which of its two builds is in place, and what its sessions run on."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -20,16 +20,16 @@ def find_build(name: str) -> metadata.Distribution | None:
         return None
 
 
-def owners(builds: Sequence[metadata.Distribution]) -> list[str]:
-    """Return which distributions' records (RECORD) agree with the files that are really there.
+def intact_builds(builds: Sequence[metadata.Distribution]) -> list[str]:
+    """Return the names of the distributions whose RECORD matches the files on disk.
 
-    Both builds install the same library under the same name; the last one in wins, and the other's
-    record then gives a size that the file does not have.
+    Both builds install the same library under the same name; the one installed last wins, and the
+    other's RECORD then gives a wrong file size.
     """
-    return [build.metadata["Name"] for build in builds if _is_there(build)]
+    return [build.metadata["Name"] for build in builds if _is_intact_build(build)]
 
 
-def _is_there(build: metadata.Distribution) -> bool:
+def _is_intact_build(build: metadata.Distribution) -> bool:
     libraries = [file for file in build.files or [] if "onnxruntime_pybind11_state" in file.name]
     if not libraries:
         return False
@@ -45,12 +45,12 @@ def check_builds(
     providers: Sequence[str],
     find: Callable[[str], metadata.Distribution | None] = find_build,
 ) -> Finding:
-    """Say whether the installed build of ONNX Runtime is the one that is imported.
+    """Check that the installed build of ONNX Runtime is the one that is imported.
 
     Args:
         version: of the imported module.
-        providers: what the imported module was built with.
-        find: an installed distribution, or None; replaced in tests.
+        providers: those the imported module was built with.
+        find: returns an installed distribution, or None; replaced in tests.
     """
     builds = {name: build for name in (CPU_BUILD, GPU_BUILD) if (build := find(name))}
     has_cuda = runtime.CUDA in providers
@@ -59,7 +59,7 @@ def check_builds(
         return no("onnxruntime", f"{version} without CUDA", runtime.remedy(versions.get))
     if len(builds) < 2:
         return yes("onnxruntime", f"{version} ({'GPU' if has_cuda else 'CPU'} build)")
-    there = owners(list(builds.values()))
+    there = intact_builds(list(builds.values()))
     gpu = builds[GPU_BUILD].version
     again = (
         f"{sys.executable} -m pip uninstall --yes {CPU_BUILD} {GPU_BUILD} && "
@@ -72,8 +72,8 @@ def check_builds(
     return warn("onnxruntime", found, f"the next upgrade of either breaks both; {again}")
 
 
-def start_providers(onnxruntime: Any) -> list[str]:
-    """Return what a session really runs on: a build's providers may still fail to start."""
+def active_providers(onnxruntime: Any) -> list[str]:
+    """Return the providers a session really runs on: those of a build may fail to start."""
     from onnx import TensorProto, helper
 
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
@@ -91,11 +91,11 @@ def start_providers(onnxruntime: Any) -> list[str]:
 
 
 def check_providers(built: Sequence[str], active: Sequence[str]) -> Finding:
-    """Say what sessions run on.
+    """Check what sessions run on.
 
     Args:
-        built: the providers that the build has.
-        active: those that a session started with.
+        built: the providers of the build.
+        active: the providers that a session started with.
     """
     if runtime.CUDA in built and runtime.CUDA not in active:
         return warn("providers", "CPU only", runtime.not_started())
@@ -108,7 +108,7 @@ def check_onnxruntime() -> list[Finding]:
         import onnxruntime
 
         built: list[str] = list(onnxruntime.get_available_providers())
-        active = start_providers(onnxruntime)
-    except Exception as error:  # a broken library fails in its own ways; all are findings
+        active = active_providers(onnxruntime)
+    except Exception as error:  # a broken library fails in many ways; all are findings
         return [no("onnxruntime", f"cannot be used ({error})", runtime.remedy())]
     return [check_builds(onnxruntime.__version__, built), check_providers(built, active)]

@@ -19,7 +19,7 @@ import pytest
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.align import Align, AlignConfig
 from normpipe.stages.checks import models
-from normpipe.stages.checks.downloads import fetch, part_of
+from normpipe.stages.checks.downloads import fetch, partial_path
 from normpipe.stages.checks.model_files import check_packs
 from normpipe.stages.faces.packs import PACKS, pack_files
 from normpipe.stages.normalize import Normalize, NormalizeConfig
@@ -139,7 +139,7 @@ def test_a_download_goes_on_where_it_broke_off(
     server.ranges, server.breaks_after = ranges, 30_000
     with pytest.raises(InputError, match=r"broke after 30,000 of .*run the same command again"):
         get(tmp_path, server)
-    assert part_of(tmp_path / "buffalo_l.zip").stat().st_size == 30_000
+    assert partial_path(tmp_path / "buffalo_l.zip").stat().st_size == 30_000
     assert not (tmp_path / "buffalo_l").exists()
     get(tmp_path, server, sha256=digest(server.data))
     assert server.asked == [None, "bytes=30000-"]
@@ -147,12 +147,12 @@ def test_a_download_goes_on_where_it_broke_off(
 
 def test_a_part_that_is_whole_or_too_long(tmp_path: Path, server: Server) -> None:
     path = tmp_path / "file"
-    part_of(path).write_bytes(server.data)
+    partial_path(path).write_bytes(server.data)
     assert fetch(server.url, path, digest(server.data)) == digest(server.data)
     assert path.read_bytes() == server.data
-    part_of(path).write_bytes(server.data + b"more")
+    partial_path(path).write_bytes(server.data + b"more")
     assert fetch(server.url, path) == digest(server.data)
-    assert path.read_bytes() == server.data and not part_of(path).exists()
+    assert path.read_bytes() == server.data and not partial_path(path).exists()
 
 
 def test_another_file_is_refused_and_removed(tmp_path: Path, server: Server) -> None:

@@ -27,7 +27,7 @@ def test_doctor_looks_at_everything_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("last", "status", "words"),
     [
-        (yes("c", "there"), 0, "all that is needed is there; 1 to think of"),
+        (yes("c", "there"), 0, "everything a job needs is there; 1 to consider"),
         (no("c", "not\nthere", "mend it"), 2, "no   c: not there: mend it"),
     ],
 )
@@ -35,7 +35,7 @@ def test_doctor_exits_2_where_something_is_missing(
     monkeypatch: pytest.MonkeyPatch, last: Finding, status: int, words: str
 ) -> None:
     findings = [yes("a", "fine"), warn("b", "slow", "buy another"), last]
-    monkeypatch.setattr(doctor, "examine", lambda _: findings)
+    monkeypatch.setattr(doctor, "run_checks", lambda _: findings)
     result = call("doctor")
     assert result.exit_code == status
     assert "yes  a: fine\nwarn b: slow: buy another\n" in result.stdout

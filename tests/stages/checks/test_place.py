@@ -79,7 +79,7 @@ def test_a_good_folder_and_nothing_left_in_it(tmp_path: Path) -> None:
 
 
 def test_a_full_disk() -> None:
-    verdicts = [folder.check_room(free).verdict for free in (5 * 10**8, 5 * 10**9, 10**11)]
+    verdicts = [folder.check_free_space(free).verdict for free in (5 * 10**8, 5 * 10**9, 10**11)]
     assert verdicts == ["no", "warn", "yes"]
 
 
