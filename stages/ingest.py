@@ -1,8 +1,8 @@
-"""ingest: makes the manifest, references to the images of a folder or a list, and their labels.
+"""ingest: writes the manifest, references to the images of a folder or a list, and their labels.
 
-Nothing is copied and no image is opened. Every input becomes a row; what cannot be used carries
-its reason. Rows come in the natural order of their paths, so that the order of a list or of a disk
-never matters.
+Nothing is copied and no image is opened. Every input becomes a row; if it cannot be used, the row
+says why. Rows are in the natural order of their paths, so the order of a list or disk never
+matters.
 """
 
 import logging
@@ -22,7 +22,7 @@ from ..pipeline.stage import Scan, SourceStage, StageConfig, free
 from ..pipeline.store.storage import is_store
 from .sources.addresses import is_fetchable, is_url
 from .sources.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
-from .sources.face_columns import distinct, supplied
+from .sources.face_columns import supplied_coordinates, unique_faces
 from .sources.files import FileFacts, Root, Walk, is_utf8, path_order, walk
 from .sources.inputs import ManifestRows
 from .sources.label_columns import LabelRules, folder_emotion, labels_from_list
@@ -39,32 +39,32 @@ _EXTENSIONS = (
 
 
 class IngestConfig(StageConfig):
-    """What is read, and what the columns of a list mean.
+    """Settings of the ingest stage.
 
     Only ``shard_rows`` shapes the manifest for good. The rest decides which rows there are, and
-    those are compared with the manifest's at every run; labels are written anew every time.
+    those are compared with the manifest at every run; labels are rewritten every time.
     """
 
-    shard_rows: int = Field(1024, ge=1, description="inputs a shard; holds to the end of the flow")
-    limit: int | None = free(None, description="take the first N inputs only", per_run=True, ge=1)
+    shard_rows: int = Field(1024, ge=1, description="inputs per shard, in every stage of the job")
+    limit: int | None = free(None, description="take only the first N inputs", per_run=True, ge=1)
     extensions: tuple[str, ...] = free(
-        _EXTENSIONS, description="a folder's files so named are images"
+        _EXTENSIONS, description="files with these endings are images"
     )
-    follow_symlinks: bool = free(False, description="walk into links to folders within the input")
+    follow_symlinks: bool = free(False, description="follow links to folders within the input")
     allow_urls: bool = free(
         False,
         description="fetch the http and https addresses of a list (--allow-urls); else they fail",
     )
     class_per_folder: bool = free(
-        False, description="the folder an image lies in is named for its emotion"
+        False, description="each image's folder is named after its emotion"
     )
     root: Path | None = free(
         None,
-        description="the folder that a list's paths count from; unset: the list's own folder",
+        description="folder that a list's paths are relative to; unset: the list's own folder",
         path=True,
         relative_to_job_file=True,
     )
-    path_column: str = free("path", description="a list's column with the paths")
+    path_column: str = free("path", description="column of the list with the paths")
     columns: dict[str, str] = free(
         {}, description="normpipe's name = the list's, for columns with other names"
     )
@@ -72,13 +72,13 @@ class IngestConfig(StageConfig):
         "occurrence", description="what a column named AU12 holds: 0 or 1, or levels 0 to 5"
     )
     au_missing: float | None = free(
-        None, description="the number that stands for an unknown action unit (BP4D: 9)"
+        None, description="the number that means an unknown action unit (BP4D: 9)"
     )
     valence_arousal_missing: float | None = free(
-        None, description="the number that stands for unknown valence or arousal (AffectNet: -2)"
+        None, description="the number that means unknown valence or arousal (AffectNet: -2)"
     )
     emotion_names: tuple[str, ...] = free(
-        (), description="names for emotions given as numbers, from 0 on; '' where there is none"
+        (), description="names for emotions given as numbers, starting at 0; '' for no name"
     )
 
     @field_validator("extensions")
@@ -113,12 +113,12 @@ class Ingest(SourceStage):
 
     @property
     def shard_rows(self) -> int:
-        """Return how many rows make a shard."""
+        """Return the rows of a shard."""
         return self._settings.shard_rows
 
     @property
     def root(self) -> Path:
-        """Return the folder that the manifest's paths count from, or the archive; resolved."""
+        """Return the folder that the manifest's paths are relative to, or the archive; resolved."""
         if is_store(self.source) or self._is_archive:
             return self.source.resolve()
         folder = self.source if self.source.is_dir() else self._settings.root or self.source.parent
@@ -131,13 +131,13 @@ class Ingest(SourceStage):
     def scan(self) -> Scan:
         """Return all inputs in natural order of their paths, with their labels.
 
-        Raises InputError where there is nothing to take, or a list says what cannot be.
+        Raises InputError if there are no inputs, or a list contradicts itself.
         """
         if is_store(self.source):
             return self._scan_store()
         if self.source.is_dir():
             if self._settings.root is not None:
-                raise InputError("ingest.root is for lists: leave it out, the input is a folder")
+                raise InputError("ingest.root is for lists: remove it, the input is a folder")
             return self._scan_folder()
         if not self.source.exists():
             raise InputError(f"no folder or list {self.source}: give an existing one with --input")
@@ -165,7 +165,7 @@ class Ingest(SourceStage):
         return self._scan_list()
 
     def changed(self, known: pa.Table, found: pa.Table) -> list[str]:
-        """Return the keys whose file, box or landmarks are not as they were."""
+        """Return the keys whose file, box or landmarks have changed."""
         different: set[int] = set()
         for name in MANIFEST.names:
             before, after = known[name], found[name]
@@ -180,7 +180,7 @@ class Ingest(SourceStage):
         if not found.paths:
             raise InputError(
                 f"no images in {self.source} ({_counts(found.ignored)}): give another folder, or "
-                f"name their endings with ingest.extensions"
+                f"set ingest.extensions to their endings"
             )
         inputs = ManifestRows()
         for path in found.paths[: self._settings.limit]:
@@ -188,7 +188,7 @@ class Ingest(SourceStage):
         return self._walked(found, inputs)
 
     def _walked(self, found: Walk, inputs: ManifestRows) -> Scan:
-        """Return the scan of a folder or store of which the first inputs were taken."""
+        """Return the scan of a folder or store; ``inputs`` are the first of its paths."""
         paths = found.paths[: self._settings.limit]
         by_folder = self._settings.class_per_folder
         return Scan(
@@ -200,12 +200,12 @@ class Ingest(SourceStage):
 
     def _scan_store(self) -> Scan:
         if self._settings.root is not None:
-            raise InputError("ingest.root is for lists: leave it out, the input is an address")
+            raise InputError("ingest.root is for lists: remove it, the input is an address")
         found, facts = list_objects(self.source, frozenset(self._settings.extensions))
         if not found.paths:
             raise InputError(
                 f"no images at {self.source} ({_counts(found.ignored)}): give another address, or "
-                "name their endings with ingest.extensions"
+                "set ingest.extensions to their endings"
             )
         inputs = ManifestRows()
         for path in found.paths[: self._settings.limit]:
@@ -215,8 +215,8 @@ class Ingest(SourceStage):
     def _scan_archive(self) -> Scan:
         if self._settings.root is not None or self._settings.class_per_folder:
             raise InputError(
-                "ingest.root and ingest.class_per_folder are for lists and folders: leave them "
-                "out, the input is an archive"
+                "ingest.root and ingest.class_per_folder are for lists and folders: remove them, "
+                "the input is an archive"
             )
         inputs, ignored = ManifestRows(), Counter[str]()
         archive = Archive(self.root)
@@ -232,8 +232,8 @@ class Ingest(SourceStage):
                 self._add_member(inputs, member)
         if not inputs.keys:
             raise InputError(
-                f"no images in {self.source} ({_counts(ignored)}): give another archive, or name "
-                "their endings with ingest.extensions"
+                f"no images in {self.source} ({_counts(ignored)}): give another archive, or set "
+                "ingest.extensions to their endings"
             )
         found = inputs.table(self.name)
         order = sorted(range(len(inputs.keys)), key=lambda row: path_order(inputs.keys[row]))
@@ -251,20 +251,20 @@ class Ingest(SourceStage):
     def _scan_photograph(self) -> Scan:
         if self._settings.root is not None or self._settings.class_per_folder:
             raise InputError(
-                "ingest.root and ingest.class_per_folder are for lists and folders: leave them "
-                "out, the input is one image"
+                "ingest.root and ingest.class_per_folder are for lists and folders: remove them, "
+                "the input is one image"
             )
         inputs = ManifestRows()
         self._add(inputs, Root(self.root), self.source.name)
         return Scan(inputs.table(self.name))
 
     def _add(self, inputs: ManifestRows, root: Root, path: str, reason: str | None = None) -> None:
-        """Append a file below the root, ``reason`` being what is known to be wrong with it."""
+        """Append a file below the root; ``reason`` is what is already known to be wrong with it."""
         key = f"{self.dataset}/{sample_id(path)}"
         if not is_utf8(path):
             inputs.add(key, None, FileFacts(reason="path_not_utf8"))
         else:
-            inputs.add(key, path, FileFacts(reason=reason) if reason else root.judge(path))
+            inputs.add(key, path, FileFacts(reason=reason) if reason else root.inspect(path))
 
     def _folder_labels(self, keys: list[str], paths: list[str]) -> pa.Table:
         names = self._settings.emotion_names
@@ -273,7 +273,7 @@ class Ingest(SourceStage):
             folder = posixpath.dirname(path)
             if not folder:
                 raise InputError(
-                    f"'{sample_id(path)}' lies in no class folder: move it into one, or leave "
+                    f"'{sample_id(path)}' is in no class folder: move it into one, or turn "
                     "ingest.class_per_folder off"
                 )
             if folder not in emotions:
@@ -285,7 +285,7 @@ class Ingest(SourceStage):
         found = read_list(self.source)
         columns = assign_columns(found, self._settings.path_column, self._settings.columns)
         cells = Cells(found)
-        boxes, landmarks = supplied(cells, columns)
+        boxes, landmarks = supplied_coordinates(cells, columns)
         config = self._settings
         rules = LabelRules(
             config.au_columns,
@@ -296,7 +296,7 @@ class Ingest(SourceStage):
         labels = labels_from_list(cells, columns, rules)
         root = Root(self.root)
         places = self._places(cells, columns.known["path"], root)
-        rows = distinct(cells, [path for path, _ in places], (boxes, landmarks), labels)
+        rows = unique_faces(cells, [path for path, _ in places], (boxes, landmarks), labels)
         repeated = found.table.num_rows - len(rows)
         rows.sort(key=lambda row: (path_order(row.path), row.face or 0))
         complete = self._settings.limit is None or len(rows) <= self._settings.limit
@@ -307,7 +307,7 @@ class Ingest(SourceStage):
             key = key if row.face is None else face_key(key, row.face)
             reason = places[row.row][1]
             known = reason or is_url(row.path)
-            facts = FileFacts(reason=reason) if known else root.judge(row.path)
+            facts = FileFacts(reason=reason) if known else root.inspect(row.path)
             inputs.add(key, row.path, facts, boxes[row.row], landmarks[row.row])
         self._refuse_wrong_root(inputs)
         refused = sum(facts.reason == "url_not_allowed" for facts in inputs.facts)
@@ -322,7 +322,7 @@ class Ingest(SourceStage):
         return Scan(inputs.table(self.name), labels, ignored, complete)
 
     def _places(self, cells: Cells, own: str, root: Root) -> list[tuple[str, str | None]]:
-        """Return each row's path below the root, or as listed with the reason it cannot be."""
+        """Return each row's path below the root, or its listed path and why it cannot be used."""
         texts = cells.text(own).to_pylist()
         places: list[tuple[str, str | None]] = []
         for row, text in enumerate(texts):
@@ -345,13 +345,13 @@ class Ingest(SourceStage):
         return places
 
     def _refuse_wrong_root(self, inputs: ManifestRows) -> None:
-        """Raise where not one listed file is there: the root is wrong, not the files."""
+        """Raise if none of the listed files exists: then the root is wrong, not the files."""
         if any(facts.reason not in ("missing_file", "outside_root") for facts in inputs.facts):
             return
         first = inputs.paths[0] or ""
         folders = sorted(path for path in self.root.iterdir() if path.is_dir())
         near = next((path for path in folders if (path / first).is_file()), None)
-        hint = f"ingest.root='{near}'" if near else "ingest.root to the folder they count from"
+        hint = f"ingest.root='{near}'" if near else "ingest.root to the folder they are relative to"
         raise InputError(
             f"none of the {len(inputs.keys)} files listed in {self.source} is below {self.root} "
             f"(the first: {first}): set {hint}"
@@ -363,4 +363,4 @@ def _counts(ignored: Counter[str]) -> str:
         return "it holds no files"
     total = sum(ignored.values())
     kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common(8))
-    return f"{total} files passed over: {kinds}"
+    return f"{total} files skipped: {kinds}"

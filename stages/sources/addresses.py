@@ -1,4 +1,4 @@
-"""Addresses in lists: refused, or fetched within limits where the job allows it."""
+"""Addresses in lists: refused, or fetched within limits if the job allows it."""
 
 import http.client
 import re
@@ -18,12 +18,12 @@ _GONE = (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE)
 
 
 def is_url(path: str) -> bool:
-    """Say whether a listed path is an address (``https://…``, ``file://…``) and no file's name."""
+    """Return whether a listed path is an address (``https://…``, ``file://…``), not a file name."""
     return _SCHEME.match(path) is not None
 
 
 def is_fetchable(address: str) -> bool:
-    """Say whether an address is of a kind that may be fetched: http or https, with no password."""
+    """Return whether an address may be fetched: http or https, without a password."""
     try:
         parts = urllib.parse.urlsplit(address)
         host, _ = parts.hostname, parts.port
@@ -34,14 +34,14 @@ def is_fetchable(address: str) -> bool:
 
 
 def fetch_url(address: str, max_bytes: int, seconds: float) -> bytes:
-    """Return what an address gives.
+    """Fetch an address and return its bytes.
 
-    Redirects are followed to http and https alone.
+    Redirects are followed to http and https only.
 
     Args:
-        address: one for which ``is_fetchable`` holds.
+        address: one that ``is_fetchable``.
         max_bytes: more is not read.
-        seconds: for all of it, whatever the server does.
+        seconds: time limit for the whole fetch, whatever the server does.
 
     Raises:
         SampleError: ``url_not_allowed``, ``url_failed``, ``missing_file`` (404), ``empty_file``,
@@ -58,7 +58,7 @@ def fetch_url(address: str, max_bytes: int, seconds: float) -> bytes:
     except urllib.error.HTTPError as error:
         error.close()
         reason = "missing_file" if error.code in _GONE else "url_failed"
-        if "is not allowed" in error.msg:  # urllib's own word on redirects to files and the like
+        if "is not allowed" in error.msg:  # urllib's message for redirects to files and the like
             reason = "url_not_allowed"
         raise SampleError(reason, f"{address}: {error.code}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -78,7 +78,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Call(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    """One fetch, and the connections that it opens: cut off, they end whatever waits for them."""
+    """One fetch and its connections; shutting them down ends any call that waits for them."""
 
     def __init__(self, end: float) -> None:
         urllib.request.HTTPHandler.__init__(self)
@@ -114,17 +114,17 @@ class _Call(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         pieces: list[bytes] = []
         size = 0
         with opener.open(request, timeout=self._left()) as response:
-            told = response.headers.get("Content-Length")
-            if told is not None and told.isdigit() and int(told) > max_bytes:
-                raise SampleError("too_many_bytes", f"{address}: {told} > {max_bytes}")
+            length = response.headers.get("Content-Length")
+            if length is not None and length.isdigit() and int(length) > max_bytes:
+                raise SampleError("too_many_bytes", f"{address}: {length} > {max_bytes}")
             while piece := response.read1(_CHUNK):
                 self._left()
                 pieces.append(piece)
                 size += len(piece)
                 if size > max_bytes:
                     raise SampleError("too_many_bytes", f"{address}: more than {max_bytes}")
-        if told is not None and told.isdigit() and size < int(told):
-            raise SampleError("url_failed", f"{address}: {size} of {told} bytes")
+        if length is not None and length.isdigit() and size < int(length):
+            raise SampleError("url_failed", f"{address}: {size} of {length} bytes")
         if not size:
             raise SampleError("empty_file", address)
         return b"".join(pieces)

@@ -1,4 +1,4 @@
-"""Archives as inputs: what is in one, and the bytes of one member. Nothing is ever extracted."""
+"""Archives as inputs: lists their members and reads one at a time. Nothing is ever extracted."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from .files import FileFacts
 
 log = logging.getLogger("normpipe")
 
-#: File name endings of archives that can be read at any place.
+#: File name endings of archives with random access.
 ARCHIVE_SUFFIXES = (".zip", ".tar")
-#: Those that can only be read from front to back: any member may need all that comes before it.
+#: Those that can only be read from front to back: a member may need all that comes before it.
 SOLID_SUFFIXES = (".tgz", ".tbz2", ".txz", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
 
-# Of a zip's methods, those whose memory is small whatever the member says; LZMA's is not.
+# Compression methods of a zip that always need little memory; a member can make LZMA need a lot.
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _ENCRYPTED = 0x1
-#: Extended headers of a tar hold names and times. Larger ones are meant to fill the memory.
+#: Extended headers of a tar hold names and times. Larger ones are an attack on memory.
 _LONGEST_HEADER = 2**20
 _EXTENDED = frozenset(
     {
@@ -39,7 +39,7 @@ _EXTENDED = frozenset(
         *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
     }
 )
-# What zipfile and tarfile raise on damaged archives, beside their own errors.
+# What zipfile and tarfile raise on damaged archives, their own errors included.
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error),
     *(EOFError, ValueError, NotImplementedError, IndexError, KeyError, OverflowError),
@@ -48,7 +48,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Member:
-    """A member of an archive: its name made plain, and what its header says of it."""
+    """A member of an archive: its normalized name, and what its header says about it."""
 
     path: str
     facts: FileFacts
@@ -62,7 +62,7 @@ class Archive:
     def __init__(self, path: Path) -> None:
         """Read the list of members.
 
-        Raises InputError where it is no such archive, or cannot be read.
+        Raises InputError if it is not such an archive, or cannot be read.
         """
         self.path = path
         try:
@@ -73,11 +73,11 @@ class Archive:
         except _DAMAGE as error:
             raise InputError(
                 f"{path} cannot be read as an archive ({error}): repack it as .zip or .tar, or "
-                "give the folder that it was made of"
+                "give the folder that it was made from"
             ) from None
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-        self._members = _distinct(listed)
+        self._members = _by_name(listed)
 
     def _list(self, listed: list[Member]) -> None:
         try:
@@ -87,13 +87,13 @@ class Archive:
             if not listed:
                 raise
             log.warning(
-                "%s is damaged (%s): %d members before that are taken",
+                "%s is damaged (%s): only the %d members before the damage are used",
                 *(self.path, error, len(listed)),
             )
 
     @property
     def members(self) -> list[Member]:
-        """Return the members that are no folders, one for each name."""
+        """Return the members that are not folders, one for each name."""
         return list(self._members.values())
 
     def read(
@@ -107,7 +107,7 @@ class Archive:
         """Return a member's bytes; see ``read_source``.
 
         Raises:
-            SampleError: what ``judge`` said of it, ``missing_file``, ``empty_file``,
+            SampleError: the reason in its ``facts``, ``missing_file``, ``empty_file``,
                 ``too_many_bytes``, ``changed_since_ingest``, ``truncated``.
         """
         member = self._members.get(path)
@@ -125,7 +125,7 @@ class Archive:
             raise SampleError("changed_since_ingest", path)
         data = self._zip_bytes(member, max_bytes) if self._zip else self._tar_bytes(member)
         if len(data) > max_bytes:
-            raise SampleError("too_many_bytes", f"{path}: its header says less")
+            raise SampleError("too_many_bytes", f"{path}: more than its header says")
         if len(data) != facts.size_bytes:
             raise SampleError("truncated", path)
         return data
@@ -154,13 +154,13 @@ class Archive:
     def _zip_bytes(self, member: Member, max_bytes: int) -> bytes:
         assert self._zip is not None
         try:
-            # One more than allowed: a header may say less than there is.
+            # One more than allowed: a header may understate the size.
             with self._zip.open(member.handle) as stream:
                 return stream.read(max_bytes + 1)
         except _DAMAGE as error:
             raise SampleError("truncated", f"{member.path}: {error}") from error
         except OSError as error:
-            if error.errno != errno.EINVAL:  # a place before the file's beginning
+            if error.errno != errno.EINVAL:  # an offset before the start of the file
                 raise
             raise SampleError("truncated", f"{member.path}: {error}") from error
         except RuntimeError as error:  # encrypted after all
@@ -176,7 +176,7 @@ class Archive:
                     reason = "unsupported_member"
                 place = (info.offset_data, info.size)
                 yield _member(info.name, info.size, int(info.mtime), reason, place)
-                # Or each would be kept a second time.
+                # tarfile would keep a second copy of each.
                 archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
 
     def _tar_bytes(self, member: Member) -> bytes:
@@ -185,7 +185,7 @@ class Archive:
 
 
 class _BoundedInfo(tarfile.TarInfo):
-    """A tar's header, refusing extended ones that would be read into memory whole."""
+    """A tar header; refuses large extended headers, which tarfile would read into memory."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _BoundedInfo:
@@ -196,7 +196,7 @@ class _BoundedInfo(tarfile.TarInfo):
 
 
 def _member(name: str, size: int, seconds: int, reason: str | None, handle: Any) -> Member:
-    # Both slashes: who unpacks archives on Windows takes either for a step.
+    # Both slashes: on Windows either one separates folders.
     steps = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in steps or ":" in steps[0]:
         return Member(name, FileFacts(reason="outside_root"), handle)
@@ -207,8 +207,8 @@ def _member(name: str, size: int, seconds: int, reason: str | None, handle: Any)
     return Member(path, facts, handle)
 
 
-def _distinct(listed: list[Member]) -> dict[str, Member]:
-    """Return one member for each name; which of several was meant is anyone's guess."""
+def _by_name(listed: list[Member]) -> dict[str, Member]:
+    """Return members by name; a repeated name is unusable, as either could be meant."""
     found: dict[str, Member] = {}
     for member in listed:
         if member.path in found:

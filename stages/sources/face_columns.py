@@ -1,4 +1,4 @@
-"""Which faces a list speaks of, and where it says they are."""
+"""Which faces a list names, and the coordinates it gives for them."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ Coordinates = list[Any] | None
 
 
 @dataclass
-class Listed:
-    """A face that a list speaks of.
+class ListedFace:
+    """A face named by a list.
 
     Attributes:
         path: of its image, as in the manifest.
-        row: the list's first row that speaks of it, from 0.
-        face: its number, where the list gives several faces in this image.
+        row: the first row that names it, from 0.
+        face: its number, if the list names several faces in this image.
     """
 
     path: str
@@ -29,7 +29,9 @@ class Listed:
     face: int | None = None
 
 
-def supplied(cells: Cells, columns: Columns) -> tuple[list[Coordinates], list[Coordinates]]:
+def supplied_coordinates(
+    cells: Cells, columns: Columns
+) -> tuple[list[Coordinates], list[Coordinates]]:
     """Return the boxes (left, top, right, bottom) and landmarks (5×2) that a list supplies."""
     known = columns.known
     kinds = [name for name in ("bbox_xyxy", "x1", "face_x") if name in known]
@@ -42,57 +44,57 @@ def supplied(cells: Cells, columns: Columns) -> tuple[list[Coordinates], list[Co
     if kinds == ["bbox_xyxy"]:
         boxes = cells.lists(known["bbox_xyxy"], "four numbers, left top right bottom", box)
     elif kinds == ["x1"]:
-        boxes = cells.together(tuple(known[name] for name in CORNERS))
+        boxes = cells.numbers_by_row(tuple(known[name] for name in CORNERS))
     elif kinds == ["face_x"]:
-        places = cells.together(tuple(known[name] for name in AFFECTNET_BOX))
+        places = cells.numbers_by_row(tuple(known[name] for name in AFFECTNET_BOX))
         boxes = [corners(place) for place in places]
     if "landmarks" in known:
         landmarks = cells.lists(known["landmarks"], "five points, ten numbers", points)
     elif "lm0_x" in known:
-        rows = cells.together(tuple(known[name] for name in POINT_COLUMNS))
+        rows = cells.numbers_by_row(tuple(known[name] for name in POINT_COLUMNS))
         landmarks = [None if row is None else points(row) for row in rows]
     return boxes, landmarks
 
 
-def distinct(
+def unique_faces(
     cells: Cells,
     paths: list[str],
     coordinates: tuple[list[Coordinates], list[Coordinates]],
     labels: pa.Table | None,
-) -> list[Listed]:
-    """Return one entry for each face that a list speaks of.
+) -> list[ListedFace]:
+    """Return one entry for each face that a list names.
 
-    A path that stands in several rows with different boxes or landmarks has several faces: they
-    are numbered in the order of the list. Rows that repeat another word for word count once. Rows
-    that contradict each other are an InputError that names both lines.
+    A path in several rows with different boxes or landmarks has several faces: they are numbered
+    in the order of the list. Identical rows count once. Rows that contradict each other raise an
+    InputError that names both lines.
     """
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     for row, path in enumerate(paths):
         rows_of[path].append(row)
-    entries: list[Listed] = []
+    entries: list[ListedFace] = []
     for path, rows in rows_of.items():
         if len(rows) == 1:
-            entries.append(Listed(path, rows[0]))
+            entries.append(ListedFace(path, rows[0]))
             continue
         first: dict[str, int] = {}
         for row in rows:
             face = repr(tuple(values[row] for values in coordinates))
             same = first.setdefault(face, row)
             if labels is not None and labels.slice(same, 1) != labels.slice(row, 1):
-                _contradiction(cells, path, same, row, "with other labels and the same face")
-        nowhere = first.get(repr((None, None)))
-        if nowhere is not None and len(first) > 1:
-            other = next(row for row in first.values() if row != nowhere)
-            _contradiction(cells, path, other, nowhere, "once with a face's place and once without")
+                _contradiction(cells, path, same, row, "with different labels for the same face")
+        unplaced = first.get(repr((None, None)))
+        if unplaced is not None and len(first) > 1:
+            other = next(row for row in first.values() if row != unplaced)
+            _contradiction(cells, path, other, unplaced, "once with coordinates and once without")
         several = len(first) > 1
         for face, row in enumerate(first.values()):
-            entries.append(Listed(path, row, face if several else None))
+            entries.append(ListedFace(path, row, face if several else None))
     return entries
 
 
 def _contradiction(cells: Cells, path: str, one: int, other: int, how: str) -> NoReturn:
     where = cells.found.where
     raise InputError(
-        f"{cells.found.path}: '{path}' stands in {where(one)} and {where(other)} {how}: keep one "
+        f"{cells.found.path}: '{path}' is in {where(one)} and {where(other)}, {how}: keep one "
         "row for each face"
     )

@@ -1,5 +1,5 @@
-"""Reads what a manifest names: a file or object below the root, a member of an archive, or an
-address; and nothing outside the dataset's root.
+"""Reads the inputs that a manifest names: a file or object below the root, a member of an archive,
+or an address; and nothing outside the dataset's root.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .addresses import fetch_url, is_url
 from .archives import Archive
 from .objects import read_object
 
-# What one file can be at fault for. Anything else (EIO, ENOSPC, EMFILE …) is the machine's trouble
-# and must stop the shard, or a failing disk would be booked as a thousand bad photographs.
+# Errors of a single file. Anything else (EIO, ENOSPC, EMFILE …) is the machine's fault and must
+# stop the shard, or a failing disk would be recorded as a thousand bad photographs.
 _REASONS = {
     errno.ENOENT: "missing_file",
     errno.ENOTDIR: "missing_file",
@@ -31,10 +31,10 @@ _REASONS = {
 
 
 class SourceReader:
-    """Gives the bytes of manifest rows. Safe to use from several threads once it is open."""
+    """Reads the bytes of manifest rows. Safe to use from several threads once it is open."""
 
     def __init__(self, root: Path, max_bytes: int, fetch_seconds: float, allow_urls: bool) -> None:
-        """``root``: the folder or store that paths count from, or the archive."""
+        """``root``: the folder or store that paths are relative to, or the archive."""
         self._root = root.resolve()
         self._max_bytes = max_bytes
         self._fetch_seconds = fetch_seconds
@@ -42,7 +42,7 @@ class SourceReader:
         self._archive: Archive | None = None
 
     def open(self) -> None:
-        """Read an archive's list of members. Raises InputError where it cannot be read."""
+        """Read an archive's list of members. Raises InputError if it cannot be read."""
         if self._archive is None and not is_store(self._root) and self._root.is_file():
             self._archive = Archive(self._root)
 
@@ -57,7 +57,7 @@ class SourceReader:
 
         Raises:
             SampleError: as ``read_source``, ``read_object``, ``Archive.read`` and ``fetch_url``.
-            OSError, OutputError: trouble that is not this input's own.
+            OSError, OutputError: an error that is not this input's fault.
         """
         path: str = row["path"]
         seen = {"size_bytes": row.get("size_bytes"), "modified_ns": row.get("modified_ns")}
@@ -80,10 +80,10 @@ def read_source(
     size_bytes: int | None = None,
     modified_ns: int | None = None,
 ) -> bytes:
-    """The bytes of ``root / relative``.
+    """Return the bytes of ``root / relative``.
 
-    Links are followed only as far as they stay inside the root. Devices, pipes and folders are
-    never opened for reading, whatever their name.
+    Links are followed only if they stay inside the root. Devices, pipes and folders are never
+    read, whatever their name.
 
     Args:
         root: the dataset's root, already resolved.
@@ -94,7 +94,7 @@ def read_source(
     Raises:
         SampleError: ``missing_file``, ``not_a_file``, ``outside_root``, ``unreadable``,
             ``empty_file``, ``too_many_bytes``, ``changed_since_ingest``.
-        OSError: trouble that is not this file's own.
+        OSError: an error that is not this file's fault.
     """
     try:
         path = (root / relative).resolve(strict=True)
@@ -109,9 +109,9 @@ def read_source(
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise SampleError("not_a_file", relative)
-    if not _lies_in(root, descriptor):
+    if not _is_inside(root, descriptor):
         os.close(descriptor)
-        raise SampleError("outside_root", f"{relative} was made to lead out of {root}")
+        raise SampleError("outside_root", f"{relative} now leads out of {root}")
     with os.fdopen(descriptor, "rb") as file:
         if status.st_size == 0:
             raise SampleError("empty_file", relative)
@@ -122,23 +122,23 @@ def read_source(
         )
         if changed:
             raise SampleError("changed_since_ingest", relative)
-        # One more than allowed, so that a file that grows while it is read is noticed.
+        # One more than allowed, to notice a file that grows while it is read.
         data = file.read(max_bytes + 1)
     if len(data) != status.st_size:
         raise SampleError("changed_since_ingest", relative)
     return data
 
 
-def _lies_in(root: Path, descriptor: int) -> bool:
-    """Say whether an open file lies in the root: a folder may become a link between two looks."""
+def _is_inside(root: Path, descriptor: int) -> bool:
+    """Return whether an open file is in the root; a folder may have become a link meanwhile."""
     try:
         return Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(root)
-    except OSError:  # no /proc: the look before must do
+    except OSError:  # no /proc: rely on the check before
         return True
 
 
 def _as_sample_error(error: Exception, relative: str) -> Exception:
-    if isinstance(error, RuntimeError):  # pathlib's word for a loop of links
+    if isinstance(error, RuntimeError):  # what pathlib raises for a loop of links
         return SampleError("unreadable", f"{relative}: {error}")
     if isinstance(error, ValueError):  # a null byte in the name
         return SampleError("missing_file", f"{relative!r}: {error}")

@@ -1,6 +1,6 @@
-"""The files below an input folder: found by walking or by name, judged, never opened."""
+"""The files below an input folder: found by walking or by name, checked, never opened."""
 
-# A scan asks about millions of names; pathlib's objects triple its time.
+# A scan checks millions of names; pathlib would triple its time.
 # ruff: noqa: PTH114, PTH116, PTH118, PTH120, PTH122
 
 import errno
@@ -14,8 +14,8 @@ from typing import Any
 from ...manifests.keys import natural_order, sample_id
 from ...pipeline.errors import InputError
 
-# What one file can be at fault for. Anything else (EIO, ESTALE …) is the machine's trouble and
-# ends the scan, or a failing disk would be booked as a thousand missing photographs.
+# Errors of a single file. Anything else (EIO, ESTALE …) is the machine's fault and ends the scan,
+# or a failing disk would be recorded as a thousand missing photographs.
 _REASONS = {
     errno.ENOENT: "missing_file",
     errno.ENOTDIR: "missing_file",
@@ -28,7 +28,7 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What ``stat`` says of one file. ``reason`` is None where it can be used."""
+    """What ``stat`` returns for one file. ``reason`` is None if the file can be used."""
 
     size_bytes: int | None = None
     modified_ns: int | None = None
@@ -40,10 +40,10 @@ class Walk:
     """What a walk found.
 
     Attributes:
-        paths: images below the root, ``/`` between folders, in natural order. Folders that stand
-            for a failure (not readable, or named like an image and without one) are among them.
-        reasons: what the walk itself could not use, by path.
-        ignored: what was passed over, by extension or by kind.
+        paths: images below the root, ``/`` between folders, in natural order. They include folders
+            that failed: unreadable ones, and those named like an image but without one.
+        reasons: why the walk could not use a path, by path.
+        ignored: number of skipped entries, by extension or by kind.
     """
 
     paths: list[str] = field(default_factory=lambda: list[str]())
@@ -52,12 +52,12 @@ class Walk:
 
 
 def path_order(path: str) -> Any:
-    """Sort key of paths: natural, and by the characters where only leading zeros differ."""
+    """Return the sort key of a path: natural order, then characters (for leading zeros)."""
     return natural_order(path), path
 
 
 class Root:
-    """A folder that bounds what may be read. Answers for files below it; opens none."""
+    """A folder that bounds what may be read. Inspects files below it; opens none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
@@ -65,16 +65,15 @@ class Root:
         self._inside: dict[str, bool] = {}
 
     def contains(self, real: str) -> bool:
-        """Say whether a resolved path lies in the root."""
+        """Return whether a resolved path is in the root."""
         prefix = self._text if self._text.endswith(os.sep) else self._text + os.sep
         return real == self._text or real.startswith(prefix)
 
-    def judge(self, relative: str) -> FileFacts:
+    def inspect(self, relative: str) -> FileFacts:
         """Return size, time and what is wrong with ``root/relative``.
 
-        A link counts for what it leads to, as long as that lies in the root. Whether the file's
-        bytes can be read is left to the stage that reads them. Raises InputError where the disk
-        itself answers with an error.
+        Links are followed if their target is in the root. Whether the bytes can be read is left to
+        the stage that reads them. Raises InputError if the disk itself fails.
         """
         path = os.path.join(self._text, relative)
         try:
@@ -90,7 +89,7 @@ class Root:
         return FileFacts(facts.st_size, facts.st_mtime_ns, reason)
 
     def _real(self, path: str) -> str:
-        """Resolve links; a folder's answer is kept, for a list names it thousands of times."""
+        """Resolve links; results for folders are cached, as a list repeats them many times."""
         folder, name = os.path.split(path)
         if folder not in self._inside:
             real = os.path.realpath(folder)
@@ -118,7 +117,7 @@ class _Walker:
             reason = _reason(error, path)
             if not relative:
                 raise InputError(
-                    f"cannot list the folder {path}: {error.strerror}; mend its permissions"
+                    f"cannot list the folder {path}: {error.strerror}; fix its permissions"
                 ) from None
             self.found.paths.append(relative.rstrip("/"))
             self.found.reasons[relative.rstrip("/")] = reason
@@ -143,7 +142,7 @@ class _Walker:
     def _subfolder(self, relative: str) -> None:
         before = len(self.found.paths)
         self.folder(relative + "/")
-        # A folder that holds images is a folder, whatever its name (``clip.jpg/0001.jpg``).
+        # A folder with images in it is a folder, whatever its name (``clip.jpg/0001.jpg``).
         if len(self.found.paths) == before and self._is_image(relative):
             self.found.paths.append(relative)
 
@@ -167,8 +166,8 @@ class _Walker:
 def walk(root: Root, extensions: frozenset[str], follow_symlinks: bool) -> Walk:
     """Find the images below a root.
 
-    Hidden files and folders, other extensions and links to folders are passed over and counted.
-    Links to folders inside the root are walked with ``follow_symlinks``, each target once.
+    Hidden files and folders, other extensions and links to folders are skipped and counted. With
+    ``follow_symlinks``, links to folders inside the root are walked, each target once.
     """
     walker = _Walker(root, extensions, follow_symlinks)
     walker.folder("")
@@ -177,7 +176,7 @@ def walk(root: Root, extensions: frozenset[str], follow_symlinks: bool) -> Walk:
 
 
 def is_utf8(path: str) -> bool:
-    """Say whether a path can be written as text (no undecodable bytes in its name)."""
+    """Return whether a path can be written as text (no undecodable bytes in its name)."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -198,5 +197,5 @@ def _reason(error: Exception, path: str) -> str:
     if isinstance(error, OSError) and error.errno in _REASONS:
         return _REASONS[error.errno]
     raise InputError(
-        f"cannot look at {sample_id(path)}: {error}; mend the disk and run the same command again"
+        f"cannot read {sample_id(path)}: {error}; fix the disk and run the same command again"
     ) from error

@@ -1,4 +1,4 @@
-"""The rows of a manifest while they are gathered."""
+"""Collects the rows of a manifest."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from .files import FileFacts
 
 @dataclass
 class ManifestRows:
-    """Inputs before they are written: one entry a row in every list."""
+    """Inputs before they are written: every list has one entry per row."""
 
     keys: list[str] = field(default_factory=lambda: list[str]())
     paths: list[str | None] = field(default_factory=lambda: list[str | None]())
@@ -28,7 +28,7 @@ class ManifestRows:
         bbox: Coordinates = None,
         landmarks: Coordinates = None,
     ) -> None:
-        """Append one input; ``path`` is None where it cannot be written as text."""
+        """Append one input; ``path`` is None if it cannot be written as text."""
         self.keys.append(key)
         self.paths.append(path)
         self.facts.append(facts)

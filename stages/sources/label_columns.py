@@ -1,4 +1,4 @@
-"""Label columns of a list: typed, named, null where unknown.
+"""Label columns of a list: typed, named, null if unknown.
 
 ``AU12`` is occurrence (0 or 1), ``AU12_intensity`` the level from 0 (absent) to 5 (maximum, the
 letter E of FACS). A list may hold both.
@@ -22,7 +22,7 @@ from .values import Cells
 pc: Any = pyarrow.compute
 log = logging.getLogger("normpipe")
 
-#: Names that a label may not have, for it stands beside columns of that name.
+#: Names that a label may not have, because data columns have them.
 RESERVED = frozenset(
     {*MANIFEST.names, *ALIGNED.names, *NORMALIZED.names, *PAIRS.names}
     | {"normalized", "shard", "row_group", "row"}
@@ -42,9 +42,9 @@ class LabelRules(NamedTuple):
 
 
 def labels_from_list(cells: Cells, columns: Columns, rules: LabelRules) -> pa.Table | None:
-    """Return the label columns of a list in its order, or None where it has none.
+    """Return the label columns of a list, rows in its order, or None if it has none.
 
-    Columns come in the order of LABEL_COLUMNS, then action units by number, then the others.
+    Columns are in the order of LABEL_COLUMNS, then action units by number, then the others.
     Raises InputError, naming the line, for values that a column cannot hold.
     """
     found: dict[str, pa.Array] = {}
@@ -64,13 +64,13 @@ def labels_from_list(cells: Cells, columns: Columns, rules: LabelRules) -> pa.Ta
     for name in columns.extras:
         array = cells.any_type(name)
         if array is None:
-            log.warning("%s: the column '%s' holds lists: left out", cells.found.path.name, name)
+            log.warning("%s: skipping the column '%s': it holds lists", cells.found.path.name, name)
             continue
         label = f"list_{name}" if name in RESERVED else name
         if label != name:
-            log.warning("the column '%s' is kept as '%s', for '%s' is taken", name, label, name)
+            log.warning("keeping the column '%s' as '%s': '%s' is reserved", name, label, name)
         if label in found:
-            cells.refuse(name, f"would be the second label named '{label}': rename it")
+            cells.refuse(name, f"would be a second label named '{label}': rename it")
         found[label] = array
     return pa.table(found) if found else None
 
@@ -78,9 +78,9 @@ def labels_from_list(cells: Cells, columns: Columns, rules: LabelRules) -> pa.Ta
 def emotions_of(
     names: Sequence[str | None], emotion_names: Sequence[str], what: str
 ) -> dict[str | None, str | None]:
-    """Map each distinct spelling to its standard name; numbers through ``emotion_names``.
+    """Map each spelling to its standard name, numbers by ``emotion_names``.
 
-    Raises InputError for a number without a name; ``what`` says where the spellings come from.
+    Raises InputError for a number without a name; ``what`` names the source of the spellings.
     """
     result: dict[str | None, str | None] = {None: None}
     for name in names:
@@ -98,22 +98,22 @@ def emotions_of(
         if not 0 <= number < len(emotion_names):
             raise InputError(
                 f"{what} is the number {name}, but ingest.emotion_names has names for 0 to "
-                f"{len(emotion_names) - 1} ('' stands for a number without a name)"
+                f"{len(emotion_names) - 1} (use '' for a number without a name)"
             )
         result[name] = emotion_name(emotion_names[number]) or None
     return result
 
 
 def folder_emotion(folder: str, emotion_names: Sequence[str]) -> str | None:
-    """Return the emotion that a class folder is named for.
+    """Return the emotion that a class folder is named after.
 
-    Raises InputError, naming the folder, where it is no known emotion.
+    Raises InputError, naming the folder, if it is not a known emotion.
     """
     name = folder.rsplit("/", 1)[-1]
     emotion = emotions_of([name], emotion_names, f"the class folder '{folder}'")[name]
     if emotion is not None and emotion not in EMOTIONS:
         raise InputError(
-            f"the class folder '{folder}' is no known emotion: rename it, or leave "
+            f"the class folder '{folder}' is not a known emotion: rename it, or turn "
             f"ingest.class_per_folder off{nearest(emotion, list(EMOTIONS))}"
         )
     return emotion
@@ -130,7 +130,7 @@ def _emotions(cells: Cells, own: str, emotion_names: Sequence[str]) -> pa.Array:
     other = sorted({name for name in standard.values() if name and name not in EMOTIONS})
     if other:
         log.warning(
-            "%s: kept as they are, for they are none of the eight emotions: %s",
+            "%s: kept unchanged, as they are not among the eight emotions: %s",
             *(cells.found.path.name, ", ".join(other[:10])),
         )
     return pa.array([standard[name] for name in spellings.to_pylist()], pa.string())
@@ -142,8 +142,8 @@ def _unit_range(cells: Cells, own: str, missing: float | None) -> pa.Array:
         own,
         numbers,
         pc.and_(pc.greater_equal(numbers, -1), pc.less_equal(numbers, 1)),
-        "is {}, not within -1 to 1: rescale the column, or name a number that stands for unknown "
-        "with ingest.valence_arousal_missing",
+        "is {}, not within -1 to 1: rescale the column, or set ingest.valence_arousal_missing to "
+        "the number that means unknown",
     )
     return numbers.cast(pa.float32())
 
@@ -153,7 +153,7 @@ def _action_units(cells: Cells, columns: Columns, rules: LabelRules) -> dict[str
     ordered = sorted(columns.action_units.items(), key=lambda item: (int(item[0][0][2:]), item[1]))
     for (unit, kind), own in ordered:
         if unit not in ACTION_UNITS:
-            log.info("%s is not among the action units that normpipe names; kept", unit)
+            log.info("%s is not among normpipe's action units; kept", unit)
         intensity = (kind or rules.au_columns) == "intensity"
         name = f"{unit}_intensity" if intensity else unit
         if name in found:
@@ -171,7 +171,7 @@ def _occurrence(cells: Cells, own: str, numbers: pa.Array) -> pa.Array:
         numbers,
         pc.is_in(numbers, pa.array([0.0, 1.0])),
         "is {}, but occurrence is 0 or 1: set ingest.au_columns='intensity' for levels 0 to 5, or "
-        "ingest.au_missing for a number that stands for unknown (BP4D's 9)",
+        "ingest.au_missing to the number that means unknown (9 in BP4D)",
     )
     return numbers.cast(pa.int8())
 
@@ -181,14 +181,14 @@ def _intensity(cells: Cells, own: str, numbers: pa.Array) -> pa.Array:
         own,
         numbers,
         pc.and_(pc.greater_equal(numbers, 0), pc.less_equal(numbers, 5)),
-        "is {}, but intensity goes from 0 to 5: set ingest.au_missing for a number that stands "
-        "for unknown (BP4D's 9)",
+        "is {}, but intensity is from 0 to 5: set ingest.au_missing to the number that means "
+        "unknown (9 in BP4D)",
     )
     return numbers.cast(pa.float32())
 
 
 def _known(numbers: pa.Array, missing: float | None) -> pa.Array:
-    """Return numbers with null for the one that stands for unknown."""
+    """Return numbers with null for the one that means unknown."""
     if missing is None:
         return numbers
     return pc.if_else(pc.equal(numbers, missing), pa.scalar(None, numbers.type), numbers)

@@ -1,4 +1,4 @@
-"""Photographs below an address in an object store: listed at once, fetched one by one."""
+"""Images below an address in an object store: listed at once, fetched one by one."""
 
 import posixpath
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from ...pipeline.errors import InputError
 from ...pipeline.store.storage import store_errors
 from .files import FileFacts, Walk, path_order
 
-#: Where the kinds of stores say when an object was written.
+#: Keys under which the various stores give an object's modification time.
 _TIMES = ("LastModified", "last_modified", "updated", "modified", "mtime", "created")
 
 
 def list_objects(root: Path, extensions: frozenset[str]) -> tuple[Walk, dict[str, FileFacts]]:
-    """Return the images below an address in natural order, and what the store says of each.
+    """Return the images below an address in natural order, and what the store says about each.
 
-    Hidden names and other extensions are passed over and counted, as in folders.
+    Hidden names and other extensions are skipped and counted, as in folders.
 
     Raises:
         InputError: there is nothing at that address.
-        OutputError: the store does not answer.
+        OutputError: the store does not respond.
     """
     there: Any = root
     prefix = there.path.rstrip("/") + "/"
@@ -43,7 +43,7 @@ def list_objects(root: Path, extensions: frozenset[str]) -> tuple[Walk, dict[str
         reason = "empty_file" if not info["size"] else None
         facts[path] = FileFacts(info["size"], _modified_ns(info), reason)
     if not listed:
-        raise InputError(f"there is nothing at {root}: see that bucket and path are right")
+        raise InputError(f"there is nothing at {root}: check the bucket and the path")
     found.paths.sort(key=path_order)
     return found, facts
 
@@ -56,12 +56,12 @@ def read_object(
     size_bytes: int | None = None,
     modified_ns: int | None = None,
 ) -> bytes:
-    """Return the bytes of an object; arguments and errors as of ``read_source``.
+    """Return the bytes of an object; arguments and errors as for ``read_source``.
 
-    What is not one object's own trouble is an OutputError: the store does not answer.
+    An error that is not the object's fault is an OutputError: the store does not respond.
     """
     there: Any = root
-    if ".." in relative.split("/"):  # a name like others to a store, but not to every client
+    if ".." in relative.split("/"):  # an ordinary name to a store, but not to every client
         raise SampleError("outside_root", relative)
     key = f"{there.path.rstrip('/')}/{relative}"
     try:
@@ -97,11 +97,14 @@ def _refuse(
 
 
 def _modified_ns(info: Mapping[str, Any]) -> int | None:
-    """Return when an object was written, in whole seconds: listings and single answers differ."""
+    """Return an object's modification time, rounded down to seconds.
+
+    Listings and single queries differ in the fraction.
+    """
     for name in _TIMES:
-        told = info.get(name)
-        if isinstance(told, datetime):
-            return int(told.timestamp()) * 10**9
-        if isinstance(told, int | float):
-            return int(told) * 10**9
+        time = info.get(name)
+        if isinstance(time, datetime):
+            return int(time.timestamp()) * 10**9
+        if isinstance(time, int | float):
+            return int(time) * 10**9
     return None

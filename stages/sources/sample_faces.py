@@ -1,4 +1,4 @@
-"""The demo's photographs: the package's sample set, and the one that scikit-image carries."""
+"""The demo's photographs: the package's sample set, and one from scikit-image."""
 
 import csv
 import shutil
@@ -41,6 +41,6 @@ def sample_list(folder: Path) -> Path:
 
 
 def _copy_once(source: Path, target: Path) -> None:
-    """Copy unless it is there: a new modification time would make it a changed input."""
+    """Copy unless the target exists: a new modification time would make it a changed input."""
     if not target.exists():
         shutil.copyfile(source, target)

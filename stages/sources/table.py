@@ -1,4 +1,4 @@
-"""Reads a list (CSV or Parquet) and says which of its columns means what."""
+"""Reads a list (CSV or Parquet) and decides what each of its columns means."""
 
 import csv
 import logging
@@ -25,15 +25,15 @@ LABELS = tuple(name for name, _ in LABEL_COLUMNS if name != "key")
 CORNERS = ("x1", "y1", "x2", "y2")
 #: AffectNet's spelling of a box: left, top, width, height.
 AFFECTNET_BOX = ("face_x", "face_y", "face_width", "face_height")
-#: Five points one number a column, in the order of ``stages.faces.geometry.LANDMARK_NAMES``.
+#: Five points, one number per column, in the order of ``stages.faces.geometry.LANDMARK_NAMES``.
 POINT_COLUMNS = tuple(f"lm{point}_{axis}" for point in range(5) for axis in "xy")
-SETS = (CORNERS, AFFECTNET_BOX, POINT_COLUMNS)
+COORDINATE_SETS = (CORNERS, AFFECTNET_BOX, POINT_COLUMNS)
 KNOWN = (
     *("path", *LABELS, "bbox_xyxy", "landmarks"),
-    *(name for names in SETS for name in names),
+    *(name for names in COORDINATE_SETS for name in names),
 )
 
-#: Spellings that occur in public lists, used where the list has no column of the name itself.
+#: Spellings that occur in public lists, used if the list has no column of the name itself.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "path": (
         "image",
@@ -57,17 +57,17 @@ _ACTION_UNIT = re.compile(
 
 @dataclass(frozen=True)
 class ListTable:
-    """A list as it was read. CSV columns are text; Parquet columns have their own types."""
+    """A list as read. CSV columns are text; Parquet columns keep their types."""
 
     path: Path
     table: pa.Table
     delimiter: str | None = None
 
     def where(self, row: int) -> str:
-        """Return where a row stands, for a message: ``line 5`` of a CSV, ``row 3`` of Parquet."""
+        """Return a row's position for a message: ``line 5`` of a CSV, ``row 3`` of Parquet."""
         if self.delimiter is None:
             return f"row {row + 1}"
-        # Read again: quoted line breaks and blank lines shift lines against rows.
+        # Read again: with quoted line breaks and blank lines, rows are not lines.
         with self.path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, delimiter=self.delimiter)
             filled = -2
@@ -80,13 +80,13 @@ class ListTable:
 
 @dataclass
 class Columns:
-    """Which column of a list means what.
+    """What the columns of a list mean.
 
     Attributes:
         known: normpipe's name → the list's.
         action_units: (``AU12``, ``occurrence`` or ``intensity`` or None for a bare name) → the
             list's name.
-        extras: the others, kept as labels under their own names.
+        extras: other columns, kept as labels under their own names.
     """
 
     known: dict[str, str] = field(default_factory=lambda: dict[str, str]())
@@ -97,11 +97,11 @@ class Columns:
 
 
 def read_list(path: Path) -> ListTable:
-    """Read a list. Raises InputError where it is none, is empty, or names a column twice."""
+    """Read a list. Raises InputError if it is not one, is empty, or has two columns of one name."""
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
             found = ListTable(path, pq.read_table(path))
-            found.table.validate(full=True)  # text that is none, places beyond the end
+            found.table.validate(full=True)  # invalid text, offsets beyond the end
         else:
             found = _read_csv(path)
     except FileNotFoundError:
@@ -138,7 +138,7 @@ def _read_csv(path: Path) -> ListTable:
     table = pyarrow.csv.read_csv(
         path,
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        # Text throughout: what a column means decides its type, not its first values.
+        # All text: a column's meaning decides its type, not its first values.
         convert_options=pyarrow.csv.ConvertOptions(
             column_types={name: pa.string() for name in names}
         ),
@@ -147,7 +147,7 @@ def _read_csv(path: Path) -> ListTable:
 
 
 def _delimiter(header: str) -> str:
-    """Tell the delimiter from the header alone: cells may hold lists with other separators."""
+    """Detect the delimiter from the header alone: cells may hold lists with other separators."""
     try:
         return csv.Sniffer().sniff(header, delimiters=",;\t").delimiter
     except csv.Error:  # a single column
@@ -157,7 +157,7 @@ def _delimiter(header: str) -> str:
 def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, str]) -> Columns:
     """Decide what each column means: by ``spellings``, then by name, then by known synonym.
 
-    Names are compared without regard to case. Logs the synonyms used and what looks misspelt.
+    Names are compared ignoring case. Logs the synonyms used and likely misspellings.
 
     Args:
         found: the list.
@@ -165,7 +165,7 @@ def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, s
         spellings: normpipe's name → the list's, for other columns.
 
     Raises:
-        InputError: a named column is not there, or two mean the same.
+        InputError: a named column is missing, or two mean the same.
     """
     names = found.table.column_names
     columns = Columns()
@@ -182,15 +182,15 @@ def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, s
             columns.known[name] = spelling
         else:
             raise InputError(
-                f"ingest.columns names '{name}', which is no column of normpipe"
+                f"ingest.columns names '{name}', which is not a column of normpipe"
                 f"{nearest(name, list(KNOWN))}"
             )
     _by_name(found, columns)
     _by_synonym(found, columns)
     if "path" not in columns.known:
         raise InputError(
-            f"{found.path} has no column 'path': name the one that has the image paths with "
-            f"ingest.path_column (columns: {', '.join(names[:12])})"
+            f"{found.path} has no column 'path': set ingest.path_column to the column with the "
+            f"image paths (columns: {', '.join(names[:12])})"
         )
     _whole_sets_only(columns)
     taken = {*columns.known.values(), *columns.action_units.values()}
@@ -227,12 +227,12 @@ def _by_synonym(found: ListTable, columns: Columns) -> None:
 
 
 def _whole_sets_only(columns: Columns) -> None:
-    """Leave incomplete coordinates among the extras, and say so."""
-    for names in SETS:
+    """Move incomplete coordinates to the extras, with a warning."""
+    for names in COORDINATE_SETS:
         there = [name for name in names if name in columns.known]
         if there and len(there) < len(names):
             missing = ", ".join(name for name in names if name not in there)
-            log.warning("columns %s are no box or landmarks without %s", ", ".join(there), missing)
+            log.warning("columns %s: incomplete coordinates without %s", ", ".join(there), missing)
             for name in there:
                 del columns.known[name]
 
@@ -244,13 +244,13 @@ def _report(found: ListTable, columns: Columns) -> None:
         match = get_close_matches(name.strip().lower(), free, n=1, cutoff=0.8)
         if match:
             log.warning(
-                "%s: the column '%s' is kept as a label of that name; if it means '%s', set "
+                "%s: keeping the column '%s' as a label of that name; if it means '%s', set "
                 "ingest.columns.%s='%s'",
                 *(found.path.name, name, match[0], match[0], name),
             )
         elif re.match(r"au_?\d", name.lower()):
             log.warning(
-                "%s: the column '%s' is kept as a label of that name; action units are read from "
+                "%s: keeping the column '%s' as a label of that name; action units are read from "
                 "names such as AU12, AU12_occurrence and AU12_intensity",
                 *(found.path.name, name),
             )

@@ -14,8 +14,8 @@ from .table import ListTable
 # pyarrow makes these functions at run time; no type checker sees them.
 pc: Any = pyarrow.compute
 
-# Words for "not known" in columns of numbers. In columns of text only an empty cell and pandas'
-# "nan" are: "NA" and "none" can be names.
+# Words that mean "unknown" in columns of numbers. In columns of text only an empty cell and pandas'
+# "nan" do: "NA" and "none" can be names.
 _NO_NUMBER = {"", "na", "n/a", "#n/a", "nan", "null", "none"}
 _NO_TEXT = {"", "nan"}
 
@@ -30,7 +30,7 @@ class Cells:
         self.found = found
 
     def raw(self, name: str) -> pa.Array:
-        """Return a column as it was read, in one piece and without dictionary."""
+        """Return a column as read, in one chunk and without dictionary encoding."""
         column = self.found.table[name]
         kind = column.type
         if pa.types.is_dictionary(kind):
@@ -41,7 +41,7 @@ class Cells:
         return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
     def text(self, name: str) -> pa.Array:
-        """Return a column as text, null where empty; surrounding blanks are dropped."""
+        """Return a column as text, null if empty; surrounding white space is dropped."""
         array = self.raw(name)
         if pa.types.is_floating(array.type):
             array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
@@ -53,7 +53,7 @@ class Cells:
         return _without(pc.utf8_trim_whitespace(array), _NO_TEXT)
 
     def numbers(self, name: str) -> pa.Array:
-        """Return a column as float64, null where unknown. Raises InputError for other cells."""
+        """Return a column as float64, null if unknown. Raises InputError for other cells."""
         array = self.raw(name)
         if pa.types.is_string(array.type):
             array = _without(pc.utf8_trim_whitespace(array), _NO_NUMBER)
@@ -72,7 +72,7 @@ class Cells:
         numbers = self.numbers(name)
         whole = pc.equal(pc.floor(numbers), numbers)
         self.require(name, numbers, whole, "is {}, which is no whole number")
-        most = float(2 ** (kind.bit_width - 1) - 1024)  # a little less: not all fit a float
+        most = float(2 ** (kind.bit_width - 1) - 1024)  # a little less: floats skip integers there
         fits = pc.less_equal(pc.abs(numbers), most)
         self.require(name, numbers, fits, "is {}, which is too large")
         return numbers.cast(kind)
@@ -80,7 +80,7 @@ class Cells:
     def require(self, name: str, values: pa.Array, valid: pa.Array, message: str) -> None:
         """Raise InputError for the first value that is known and not valid.
 
-        ``message`` has a place for the value.
+        ``message`` has a placeholder for the value.
         """
         bad = pc.and_(pc.is_valid(values), pc.invert(pc.fill_null(valid, False)))
         row = pc.index(bad, True).as_py()
@@ -95,7 +95,7 @@ class Cells:
         raise InputError(f"{self.found.path}: '{name}'{place} {message}")
 
     def any_type(self, name: str) -> pa.Array | None:
-        """Return a column that normpipe does not know: its type, guessed where it is text.
+        """Return a column unknown to normpipe, in its own type, or one inferred from its text.
 
         Numbers with leading zeros stay text. None for lists and other nested values.
         """
@@ -112,10 +112,10 @@ class Cells:
         return array
 
     def lists(self, name: str, shape: str, take: Callable[[list[Any]], list[Any]]) -> list[Any]:
-        """Return a column of coordinates as Python lists, None where empty.
+        """Return a column of coordinates as Python lists, None if empty.
 
-        Text may be JSON, or numbers parted by blanks, commas or semicolons. ``take`` arranges the
-        flat numbers and raises ValueError where their count is not ``shape``.
+        Text may be JSON, or numbers separated by white space, commas or semicolons. ``take``
+        arranges the flat numbers and raises ValueError if their count is not ``shape``.
         """
         values = self.raw(name).to_pylist()
         for row, value in enumerate(values):
@@ -128,22 +128,22 @@ class Cells:
                 self.refuse(name, f"is {str(value)[:40]!r}: expected {shape}", row)
         return values
 
-    def together(self, names: tuple[str, ...]) -> list[list[float | None] | None]:
-        """Return several columns of numbers as one list a row, None where none is known."""
+    def numbers_by_row(self, names: tuple[str, ...]) -> list[list[float | None] | None]:
+        """Return several columns of numbers as one list per row, None if all are unknown."""
         columns = [self.numbers(name).to_pylist() for name in names]
         rows = zip(*columns, strict=True)
         return [None if all(v is None for v in row) else list(row) for row in rows]
 
 
 def box(numbers: list[Any]) -> list[Any]:
-    """Check four numbers, left top right bottom."""
+    """Return the four numbers left, top, right, bottom; raise ValueError for any other count."""
     if len(numbers) != 4:
         raise ValueError
     return numbers
 
 
 def corners(place: list[float | None] | None) -> list[float | None] | None:
-    """Turn left, top, width, height into left, top, right, bottom."""
+    """Convert left, top, width, height to left, top, right, bottom."""
     if place is None:
         return None
     left, top, width, height = place
@@ -152,7 +152,7 @@ def corners(place: list[float | None] | None) -> list[float | None] | None:
 
 
 def points(numbers: list[Any]) -> list[Any]:
-    """Arrange ten numbers as five points x, y."""
+    """Return ten numbers as five points x, y; raise ValueError for any other count."""
     if len(numbers) != 10:
         raise ValueError
     return [numbers[i : i + 2] for i in range(0, 10, 2)]
@@ -173,7 +173,7 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _without(array: pa.Array, words: set[str]) -> pa.Array:
-    """Return text with null in place of some words, compared in lower case."""
+    """Return text with null in place of some words, ignoring case."""
     unknown = pc.is_in(pc.utf8_lower(array), pa.array(sorted(words)))
     return pc.if_else(unknown, pa.scalar(None, pa.string()), array)
 
