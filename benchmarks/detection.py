@@ -67,10 +67,10 @@ def tiles() -> list[np.ndarray]:
 
 def find(detector: Detector, pictures: list[np.ndarray], threshold: float) -> list[int]:
     """Number of faces in each picture."""
-    looks = [detector.look(picture, {}) for picture in pictures]
+    prepared = [detector.prepare(picture, {}) for picture in pictures]
     return [
         sum(face.score is None or face.score >= threshold for face in faces)
-        for faces in detector.detect(looks)
+        for faces in detector.detect(prepared)
     ]
 
 
@@ -109,7 +109,7 @@ def points(config: AlignConfig, files: list[Path]) -> tuple[list[Any], float]:
     for first in range(0, len(files), 64):
         pictures = [decode(file.read_bytes(), Limits()) for file in files[first : first + 64]]
         start = time.process_time()
-        results = detector.detect([detector.look(picture, {}) for picture in pictures])
+        results = detector.detect([detector.prepare(picture, {}) for picture in pictures])
         cpu += time.process_time() - start
         for picture, faces in zip(pictures, results, strict=True):
             sure = [face for face in faces if (face.score or 0) >= config.threshold]

@@ -36,7 +36,7 @@ def points(config: AlignConfig, blobs: list[bytes], mirror: bool = False) -> NDA
     for row, blob in enumerate(blobs):
         picture = decode(blob, Limits())
         seen = np.ascontiguousarray(picture[:, ::-1]) if mirror else picture
-        (faces,) = detector.detect([detector.look(seen, {})])
+        (faces,) = detector.detect([detector.prepare(seen, {})])
         sure = [face for face in faces if (face.score or 0) >= config.threshold]
         if sure:
             height, width = picture.shape[:2]

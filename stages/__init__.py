@@ -1,4 +1,4 @@
-"""What each stage does. One module per stage, named as on the command line."""
+"""What each stage does: here one module per stage, named as on the command line."""
 
 from ..pipeline.config import Job
 from ..pipeline.errors import InputError
@@ -19,15 +19,15 @@ CONFIGS: dict[str, type[StageConfig]] = {
     "evaluate": EvaluateConfig,
 }
 
-#: The order in which ``normpipe run`` walks.
+#: The order in which ``normpipe run`` runs them.
 FLOW: tuple[str, ...] = ("ingest", "align", "normalize", "pair", "classify", "evaluate")
 
-#: The last of them make no dataset: they run when there are labels.
+#: The last ones write no dataset; they run if there are labels.
 SINKS: tuple[str, ...] = ("classify", "evaluate")
 
 
 def build_flow(job: Job) -> list[Stage]:
-    """Return the job's stages, in order, not yet opened."""
+    """Return the job's stages, in order, not yet open."""
     if job.input is None:
         raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
     ingest = Ingest(job.stage("ingest"), job.input, job.dataset)

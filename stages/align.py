@@ -1,6 +1,6 @@
-"""align: photographs to faces of one size in one place.
+"""align: crops the faces of photographs, all at one size and position.
 
-Reads ``manifest``, writes ``aligned``: for each face its crop, where it was, and how good it is.
+Reads ``manifest``, writes ``aligned``: for each face its crop, its position, and its quality.
 """
 
 import hashlib
@@ -21,8 +21,15 @@ from ..pipeline.errors import InputError, nearest
 from ..pipeline.stage import DIGEST, GPU, MEMORY, MapStage, Row, StageConfig, check_digest, free
 from .faces import geometry, pixels
 from .faces.decoder import PILLOW_MAX_PIXELS, Limits
-from .faces.detectors import DETECTORS, Detection, Detector, DetectorSettings, Look, choose
-from .faces.isolation import Bounds, Decoders
+from .faces.detectors import (
+    DETECTORS,
+    Detection,
+    Detector,
+    DetectorSettings,
+    PreparedPicture,
+    choose,
+)
+from .faces.isolation import DecoderPool, ProcessLimits
 from .sources.fetching import SourceReader
 
 
@@ -38,7 +45,7 @@ class AlignConfig(StageConfig):
     pack_sha256: str = free(
         "",
         pattern=DIGEST,
-        description="insightface: sha256 that the pack's detection network must have; empty: any",
+        description="insightface: required sha256 of the pack's detection network; empty: any",
     )
     model_root: str = free(
         "~/.insightface",
@@ -50,7 +57,7 @@ class AlignConfig(StageConfig):
         description="insightface: auto (CUDA if ONNX Runtime has it), cpu or cuda",
     )
     threshold: float = Field(
-        0.5, ge=0.2, le=1, description="least detection score (opencv, insightface)"
+        0.5, ge=0.2, le=1, description="minimum detection score (opencv, insightface)"
     )
     canvases: tuple[float, ...] = Field(
         (2.0, 1.0, 3.0),
@@ -66,7 +73,7 @@ class AlignConfig(StageConfig):
     size_px: int = Field(224, ge=32, le=2048, description="side of the square crop")
     border: Literal["black", "replicate", "reflect"] = Field(
         "black",
-        description="where the crop reaches beyond the picture: black, replicate or reflect",
+        description="pixels of the crop beyond the picture: black, replicate or reflect",
     )
     format: Literal["jpeg", "png"] = Field("jpeg", description="jpeg or png")
     quality: int = Field(95, ge=1, le=100, description="JPEG quality")
@@ -77,30 +84,30 @@ class AlignConfig(StageConfig):
     fetch_seconds: float = free(
         30.0,
         gt=0,
-        description="ingest.allow_urls: time for one address",
+        description="ingest.allow_urls: time limit for one address",
     )
     memory_gb: float = free(
         4.0,
         gt=0,
-        description="memory that this stage takes, asked for where workers of a cluster declare "
-        "MEMORY; enough for photographs of 12 megapixels",
+        description="memory of this stage, requested if cluster workers declare MEMORY; enough for "
+        "photographs of 12 megapixels",
     )
     isolate: bool = free(
         True,
-        description="decode in processes of their own, which may hang or die; false: trusted files",
+        description="decode in separate processes, which may hang or die; false: trusted files",
     )
     decode_seconds: float = free(
         30.0,
         gt=0,
-        description="isolate: a file whose decoding takes longer, twice, is given up",
+        description="isolate: time limit for decoding a file; it fails after two timeouts",
     )
     decode_memory_mb: int = free(
         2048,
         ge=64,
-        description="isolate: memory of a decoding process; there is one for each of run.threads",
+        description="isolate: memory of a decoding process, one for each of run.threads",
     )
     batch_size: int = Field(
-        16, ge=1, description="images handed to the detector at once; each is judged on its own"
+        16, ge=1, description="images passed to the detector at once; they do not affect each other"
     )
 
     @model_validator(mode="after")
@@ -112,9 +119,9 @@ class AlignConfig(StageConfig):
 
 @dataclass(frozen=True)
 class Picture:
-    """A row's picture between reading and writing."""
+    """A row's picture between ``prepare`` and ``finish``."""
 
-    look: Look
+    prepared: PreparedPicture
     source_sha256: str
 
 
@@ -141,22 +148,22 @@ class Align(MapStage):
         threads: int | None = None,
         allow_urls: bool = False,
     ) -> None:
-        """Hold settings and limits; nothing is read yet.
+        """Store settings and limits; nothing is read yet.
 
         Args:
             config: settings.
-            root: folder that the rows' paths count from, or the archive that they are in.
-            threads: pictures detected side by side.
+            root: folder that the rows' paths are relative to, or the archive that they are in.
+            threads: pictures processed in parallel.
             allow_urls: fetch rows whose path is an address.
 
         Raises:
-            InputError: an unknown detector, or a pack that is not there.
+            InputError: an unknown detector, or a missing pack.
         """
         self.config: AlignConfig = config
         self._reader = SourceReader(root, config.max_bytes, config.fetch_seconds, allow_urls)
         self._limits = Limits(config.max_pixels, config.max_bytes)
-        bounds = Bounds(config.decode_seconds, config.decode_memory_mb * 2**20)
-        self._decoders = Decoders(self._limits, bounds) if config.isolate else None
+        bounds = ProcessLimits(config.decode_seconds, config.decode_memory_mb * 2**20)
+        self._decoders = DecoderPool(self._limits, bounds) if config.isolate else None
         self._open = False
         if config.detector == "opencv":  # its landmarks
             self.libraries = (*self.libraries, "torch")
@@ -175,7 +182,7 @@ class Align(MapStage):
         return self._detector.device_class
 
     def resources(self) -> dict[str, float]:
-        """Return the memory, and a GPU where the settings ask for one."""
+        """Return the memory, and a GPU if the settings request one."""
         gpu = {GPU: 1.0} if self.config.device == "cuda" else {}
         return {MEMORY: self.config.memory_gb * 1e9, **gpu}
 
@@ -184,10 +191,10 @@ class Align(MapStage):
         return self._detector.digests()
 
     def open(self) -> None:
-        """Load the detector. Raises InputError for what the user must mend."""
+        """Load the detector. Raises InputError for what the user must fix."""
         if self._open:
             return
-        # Images are worked on side by side; OpenCV's own threads would only get in their way.
+        # Images are processed in parallel; OpenCV's own threads would compete with ours.
         cv2.setNumThreads(1)
         if self.config.pack_sha256:
             for name, digest in self.digests().items():
@@ -206,22 +213,22 @@ class Align(MapStage):
             self._decoders.close()
 
     def prepare(self, row: Row) -> Picture:
-        """Read and decode a picture, and make it ready for the detector."""
+        """Read and decode a picture, and prepare it for the detector."""
         data = self._reader.read(row)
         if self._decoders is not None:
             picture = pixels.to_pixels(self._decoders.decode(data))
         else:
             picture = pixels.decode(data, self._limits)
-        look = self._detector.look(picture, row)
-        return Picture(look, hashlib.sha256(data).hexdigest())
+        prepared = self._detector.prepare(picture, row)
+        return Picture(prepared, hashlib.sha256(data).hexdigest())
 
     def compute(self, items: list[Picture]) -> Sequence[list[Detection]]:
         """Return the faces of each picture, best first."""
-        return self._detector.detect([item.look for item in items])
+        return self._detector.detect([item.prepared for item in items])
 
     def finish(self, row: Row, item: Picture, result: list[Detection]) -> list[Row]:
-        """Return one row for each chosen face, or one that says why there is none."""
-        height, width = item.look.pixels.shape[:2]
+        """Return one row for each chosen face, or one row with the reason why there is none."""
+        height, width = item.prepared.pixels.shape[:2]
         faces = [f for f in result if f.score is None or f.score >= self.config.threshold]
         common: Row = {
             "source_sha256": item.source_sha256,
@@ -256,8 +263,8 @@ class Align(MapStage):
         }
         if span < self.config.min_face_px:
             return columns | _rejected("face_too_small")
-        crop = geometry.warp(item.look.pixels, transform, size, self.config.border)
-        sharpness, brightness = pixels.measures(crop)
+        crop = geometry.warp(item.prepared.pixels, transform, size, self.config.border)
+        sharpness, brightness = pixels.quality_measures(crop)
         data = pixels.encode(crop, self.config.format, self.config.quality)
         return columns | {
             "image": {"bytes": data, "path": None},
@@ -267,18 +274,18 @@ class Align(MapStage):
         }
 
     def _transform(self, item: Picture, face: Detection) -> Matrix:
-        """Return the frame from the best that is known of a face."""
+        """Return the frame from the landmarks if known, else from the box, else the whole image."""
         size = self.config.size_px
         if face.landmarks is not None:
             return geometry.transform_from_landmarks(face.landmarks, size)
         if face.bbox_xyxy is not None:
             return geometry.transform_from_box(face.bbox_xyxy, size, self._detector.box_frame)
-        height, width = item.look.pixels.shape[:2]
-        return geometry.transform_of_whole(width, height, size)
+        height, width = item.prepared.pixels.shape[:2]
+        return geometry.transform_from_whole(width, height, size)
 
 
 def make_detector(config: AlignConfig, threads: int) -> Detector:
-    """Return the detector that the settings name, not yet open."""
+    """Return the detector of the settings, not yet open."""
     if config.detector not in DETECTORS:
         raise InputError(
             f"unknown detector '{config.detector}'{nearest(config.detector, list(DETECTORS))}"

@@ -1,4 +1,4 @@
-"""normalize: aligned faces through a network; the same expression on one face.
+"""normalize: runs aligned faces through a network that shows their expression on one face.
 
 Reads ``aligned``, writes ``normalized/<variant>``. Decoding and encoding run in the engine's pool,
 the network in its own thread: torch's, or ONNX Runtime's for an exported one.
@@ -29,7 +29,7 @@ from ..pipeline.stage import (
 )
 from .faces.pixels import Limits, decode, encode
 
-#: A channel value from here on counts as saturated.
+#: Channel values from here up count as saturated.
 SATURATED_FROM = 250
 
 
@@ -37,7 +37,7 @@ class NormalizeConfig(StageConfig):
     """Settings of the normalize stage."""
 
     network: str = Field(
-        "compact", description="name of the network; empty: the one that the weights are of"
+        "compact", description="name of the network; empty: the one that the weights are for"
     )
     weights: str = free(
         "",
@@ -48,7 +48,7 @@ class NormalizeConfig(StageConfig):
     weights_sha256: str = free(  # their digest does
         "",
         pattern=DIGEST,
-        description="sha256 that the file of weights must have; empty: any",
+        description="required sha256 of the weights file; empty: any",
     )
     variant: str = free(
         "",
@@ -56,16 +56,15 @@ class NormalizeConfig(StageConfig):
     )
     device: str = free(  # the device class does
         "auto",
-        description="auto (a GPU if there is one), cpu, cuda or cuda:N; none there is an error",
+        description="auto (a GPU if there is one), cpu, cuda or cuda:N; a missing one is an error",
     )
     memory_gb: float = free(
         2.0,
         gt=0,
-        description="memory that this stage takes, asked for where workers of a cluster declare "
-        "MEMORY",
+        description="memory of this stage, requested if cluster workers declare MEMORY",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="fp32 or bf16")
-    batch_size: int = Field(32, ge=1, description="faces a batch; the last one is padded")
+    batch_size: int = Field(32, ge=1, description="faces per batch; the last one is padded")
     format: Literal["jpeg", "png"] = Field("jpeg", description="jpeg or png")
     quality: int = Field(95, ge=1, le=100, description="JPEG quality")
     min_brightness: float = Field(
@@ -85,14 +84,14 @@ class NormalizeConfig(StageConfig):
     @classmethod
     def _plain_name(cls, value: str) -> str:
         if "/" in value or value.startswith((".", "_")):
-            raise ValueError("a variant is a plain folder name, without . or _ before it")
+            raise ValueError("a variant is a plain folder name that does not start with . or _")
         return value
 
     @model_validator(mode="after")
     def _some_network(self) -> Self:
         if not self.network and not self.weights:
             raise ValueError("give network, weights or both")
-        self._plain_name(self.variant_name)  # also where it is that of the network or the weights
+        self._plain_name(self.variant_name)  # also a name taken from the network or the weights
         if self.is_onnx and self.precision != "fp32":
             raise ValueError("an .onnx file computes in fp32: set precision=fp32")
         return self
@@ -104,7 +103,7 @@ class NormalizeConfig(StageConfig):
 
     @property
     def is_onnx(self) -> bool:
-        """Return whether ONNX Runtime is to run it."""
+        """Return whether ONNX Runtime runs it."""
         return Path(self.weights).suffix == ".onnx"
 
 
@@ -119,7 +118,7 @@ class Normalize(MapStage):
     schema = NORMALIZED
 
     def __init__(self, config: NormalizeConfig, threads: int | None = None) -> None:
-        """``threads``: of an ONNX file on a CPU; torch gets one, or its own choice where None."""
+        """``threads``: of an ONNX file on a CPU; torch gets one thread, or its default if None."""
         self.config: NormalizeConfig = config
         self.writes = f"normalized/{config.variant_name}"
         self.description = (
@@ -147,7 +146,7 @@ class Normalize(MapStage):
         return self._device_class
 
     def resources(self) -> dict[str, float]:
-        """Return the memory, and a GPU where the settings ask for one."""
+        """Return the memory, and a GPU if the settings request one."""
         gpu = {GPU: 1.0} if self.config.device == "cuda" else {}
         return {MEMORY: self.config.memory_gb * 1e9, **gpu}
 
@@ -158,8 +157,8 @@ class Normalize(MapStage):
     def open(self) -> None:
         """Build the network and load its weights.
 
-        Raises InputError for an unknown network, a device that is not there, and weights that are
-        missing, of another network or of other shapes.
+        Raises InputError for an unknown network, a missing device, and weights that are missing,
+        of another network or of other shapes.
         """
         if self._network is not None:
             return
@@ -172,7 +171,7 @@ class Normalize(MapStage):
         self._network = network
 
     def _check_pin(self, path: Path) -> None:
-        """Refuse another file than the job pins, before it is loaded."""
+        """Refuse a file other than the one the job pins, before loading it."""
         pin = self.config.weights_sha256
         if pin and path.is_file():
             check_digest(str(path), sha256_file(path), "normalize.weights_sha256", pin)
@@ -191,10 +190,10 @@ class Normalize(MapStage):
         self._device = resolve_device(self.config.device, "normalize.device")
         self._device_class = str(self._device.type)
         if self._threads is not None and self._device.type == "cpu":
-            # With more, kernels add up in another order: a run that goes on, or has other threads,
-            # would give other bytes. The detectors' threads set the same, for the whole process.
+            # With more, sums depend on the number of threads: a resumed run could give other
+            # bytes. The detectors' threads set the same, for the whole process.
             torch.set_num_threads(1)
-        # fp32 means fp32, and the same bytes every time: no TF32, no search for kernels.
+        # fp32 means fp32, and the same bytes every time: no TF32, no kernel autotuning.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
@@ -221,14 +220,14 @@ class Normalize(MapStage):
         return decode(row["image"]["bytes"], Limits())
 
     def compute(self, items: list[Any]) -> Sequence[Pixels | None]:
-        """Return a normalized face for each, (S, S, 3) uint8 RGB; None where it is not finite.
+        """Return a normalized face for each, (S, S, 3) uint8 RGB; None if it is not finite.
 
-        An item may be None: its place stays black, and its result means nothing.
+        An item may be None: its input is black, and its result meaningless.
         """
         import torch
 
         shape = next(item.shape for item in items if item is not None)
-        # Padded, so that a batch always has the same shape: kernels are chosen by shape.
+        # Padded: kernels are chosen by shape, so every batch must have the same one.
         batch = np.zeros((self.config.batch_size, *shape), np.uint8)
         for place, item in enumerate(items):
             if item is not None:
@@ -244,7 +243,7 @@ class Normalize(MapStage):
         return [face if good else None for face, good in zip(pixels, finite.tolist(), strict=True)]
 
     def finish(self, row: Row, item: Any, result: Any) -> list[Row]:
-        """Return the output row: measured, and encoded unless it is to be rejected."""
+        """Return the output row; raise SampleError if its quality is too low."""
         if result is None:
             raise SampleError("not_finite_output")
         brightness, contrast, saturated = measure(result)

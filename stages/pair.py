@@ -1,7 +1,7 @@
 """pair: joins each aligned face with its normalized ones, one original to n variants.
 
-By default an index: rows say where the two pictures stand, and no picture is copied. With
-``materialize`` the shards hold both pictures and the labels, and need nothing beside them.
+By default it writes an index: rows say where the two pictures are, and no picture is copied. With
+``materialize`` the shards hold both pictures and the labels, for use on their own.
 """
 
 import json
@@ -29,7 +29,7 @@ class PairConfig(StageConfig):
     """Which variants are paired, and whether their pictures are copied."""
 
     variants: tuple[str, ...] = Field(
-        (), description="normalized variants, by folder name; unset: the one this job makes"
+        (), description="normalized variants, by folder name; unset: the one of this job"
     )
     materialize: bool = Field(
         False, description="write shards with both pictures and the labels, for use on their own"
@@ -46,7 +46,7 @@ class PairConfig(StageConfig):
         for value in values:
             if not re.fullmatch(r"(?!_)[A-Za-z0-9._-]+", value):
                 raise ValueError(
-                    f"'{value}' is no variant name: use letters, digits, . _ -, and no _ before it"
+                    f"'{value}' is no variant name: use letters, digits, . _ -, and no leading _"
                 )
         if len(set(values)) < len(values):
             raise ValueError("a variant is named twice")
@@ -57,23 +57,23 @@ class Pair(JoinStage):
     """Join stage: aligned + normalized/<variant> … → pairs.
 
     A shard has one row for each aligned row and variant, in the order of the aligned shard. ``key``
-    is the aligned row's, with ``@variant`` behind it when there are several variants;
-    ``parent_key`` is the input image's.
+    is the aligned row's, with ``@variant`` appended if there are several variants; ``parent_key``
+    is the input image's.
 
     ===========================  =========================  ==================
     the aligned row              its normalized row         the pair
     ===========================  =========================  ==================
-    ok                           ok                         ok, both places
-    ok                           not ok                     its reason, aligned place
-    ok                           none                       ``no_normalized``, aligned place
+    ok                           ok                         ok, both positions
+    ok                           not ok                     its reason, aligned position
+    ok                           none                       ``no_normalized``, aligned position
     not ok                       any or none                the aligned reason
-    none                         any                        ``no_original``, normalized place
+    none                         any                        ``no_original``, normalized position
     ===========================  =========================  ==================
 
     Args:
         config: settings; its variants must be set.
-        labels: what ingest found, by ``key``, or the file that it writes them to, which is read by
-            ``open`` and may be absent; used with ``materialize`` only.
+        labels: what ingest found, by ``key``, or the file with them, which ``open`` reads and which
+            may be missing; used with ``materialize`` only.
     """
 
     name: ClassVar[str] = "pair"
@@ -95,13 +95,13 @@ class Pair(JoinStage):
         self.schema = _materialized(self._labels) if config.materialize else PAIRS
 
     def open(self) -> None:
-        """Read the labels, where they go into the shards. Raises InputError for other files."""
+        """Read the labels if they go into the shards. Raises InputError for any other file."""
         if self._materialize and self._labels_file is not None and self._labels_file.is_file():
             self._labels = read_labels(self._labels_file)
             self.schema = _materialized(self._labels)
 
     def digests(self) -> dict[str, str]:
-        """Return the digest of the labels, where they are written into the shards."""
+        """Return the digest of the labels if they are written into the shards."""
         if self._labels is None:
             return {}
         return {"labels": labels_digest(self._labels)}
@@ -110,8 +110,8 @@ class Pair(JoinStage):
         """Return the pairs of shard ``number``; see the class for the rules.
 
         Args:
-            number: of the shard; its rows carry their places themselves.
-            inputs: the aligned shard and that of each variant (no rows where it is absent), with
+            number: of the shard; unused, as its rows hold their positions.
+            inputs: the aligned shard and that of each variant (without rows if it is missing), with
                 the columns ``shard``, ``row_group`` and ``row``.
         """
         del number
@@ -128,7 +128,7 @@ class Pair(JoinStage):
         for original in aligned:
             for variant, found in zip(self._variants, by_key, strict=True):
                 rows.append(self._pair(variant, original, found.pop(original["key"], None)))
-        # What is left has no original: an aligned dataset that was replaced beneath its variant.
+        # The rest has no original: the aligned dataset was replaced after its variant was made.
         for variant, found in zip(self._variants, by_key, strict=True):
             rows += [self._pair(variant, None, row) for row in found.values()]
         return rows
@@ -178,7 +178,7 @@ class Pair(JoinStage):
             variant: table["image"]
             for variant, table in zip(self._variants, inputs[1:], strict=True)
         }
-        # At least one table, so that a shard without rows still has its columns.
+        # At least one table, so that an empty shard still has its columns.
         for start in range(0, max(1, len(rows)), ROW_GROUP_ROWS):
             part = rows[start : start + ROW_GROUP_ROWS]
             columns: dict[str, Any] = {
@@ -197,7 +197,7 @@ class Pair(JoinStage):
 
 
 def _materialized(labels: pa.Table | None) -> pa.Schema:
-    """Return the schema of shards that need nothing beside them."""
+    """Return the schema of shards with pictures and labels."""
     fields = [] if labels is None else [f for f in labels.schema if f.name != "key"]
     columns = [("variant", pa.string()), ("image", IMAGE), ("normalized", IMAGE)]
     return schema(
@@ -219,7 +219,7 @@ def _decision(row: Row) -> Row:
 
 
 def _pictures(places: list[tuple[pa.ChunkedArray, int | None]]) -> pa.Array:
-    """Gather pictures by column and position; null where there is no position."""
+    """Gather pictures by column and position; null if there is no position."""
     pieces = [
         pa.nulls(1, IMAGE) if position is None else column.slice(position, 1).chunk(0)
         for column, position in places

@@ -40,7 +40,7 @@ from normpipe.pipeline.config import load_job, template
 from normpipe.pipeline.errors import NormpipeError
 from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 from normpipe.stages import CONFIGS
-from normpipe.stages.faces.isolation import Bounds, Decoders, Limits
+from normpipe.stages.faces.isolation import DecoderPool, Limits, ProcessLimits
 from normpipe.stages.ingest import Ingest, IngestConfig
 from normpipe.stages.sources.archives import Archive
 
@@ -110,7 +110,7 @@ def pictures(_: Path) -> tuple[list[bytes], Run]:
     seeds += [saved(image.convert(mode), "PNG") for mode in ("RGBA", "LA", "P", "1")]
     seeds.append(saved(Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30)), "TIFF"))
     seeds.append(saved(image, "TIFF", compression="tiff_lzw"))
-    decoders = Decoders(Limits(1_000_000, 2**20), Bounds(seconds=TOO_LONG / 4))
+    decoders = DecoderPool(Limits(1_000_000, 2**20), ProcessLimits(seconds=TOO_LONG / 4))
 
     def run(data: bytes) -> str:
         try:

@@ -56,7 +56,7 @@ def check_builds(
     has_cuda = runtime.CUDA in providers
     if GPU_BUILD in builds and not has_cuda:
         versions = {name: build.version for name, build in builds.items()}
-        return no("onnxruntime", f"{version} without CUDA", runtime.remedy(versions.get))
+        return no("onnxruntime", f"{version} without CUDA", runtime.gpu_build_remedy(versions.get))
     if len(builds) < 2:
         return yes("onnxruntime", f"{version} ({'GPU' if has_cuda else 'CPU'} build)")
     there = intact_builds(list(builds.values()))
@@ -98,7 +98,7 @@ def check_providers(built: Sequence[str], active: Sequence[str]) -> Finding:
         active: the providers that a session started with.
     """
     if runtime.CUDA in built and runtime.CUDA not in active:
-        return warn("providers", "CPU only", runtime.not_started())
+        return warn("providers", "CPU only", runtime.cuda_not_started())
     return yes("providers", ", ".join(active))
 
 
@@ -110,5 +110,5 @@ def check_onnxruntime() -> list[Finding]:
         built: list[str] = list(onnxruntime.get_available_providers())
         active = active_providers(onnxruntime)
     except Exception as error:  # a broken library fails in many ways; all are findings
-        return [no("onnxruntime", f"cannot be used ({error})", runtime.remedy())]
+        return [no("onnxruntime", f"cannot be used ({error})", runtime.gpu_build_remedy())]
     return [check_builds(onnxruntime.__version__, built), check_providers(built, active)]

@@ -1,1 +1,1 @@
-"""Faces in pictures: finding them, their geometry, their pixels, and drawing them."""
+"""Faces in pictures: detection, geometry, decoding and encoding."""

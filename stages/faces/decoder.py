@@ -1,11 +1,12 @@
-"""Decodes image files from strangers; run as a script, in a process of its own that may be killed.
+"""Decodes untrusted image files; run as a script, in a separate process that may be killed.
 
-Imports the standard library and Pillow only, and nothing of ours: what decodes hostile bytes holds
-no model, no setting and no open file. ``isolation.py`` starts it; ``pixels.py`` calls it in place.
+Imports the standard library and Pillow only, and nothing of ours: the process that decodes hostile
+bytes holds no model, no setting and no open file. ``isolation.py`` starts it; ``pixels.py`` calls
+it in process.
 
-The process reads requests (the number of bytes that lie in the shared memory) from stdin, puts the
-pixels there and answers with one line of JSON. Once it serves, it can open no file and no socket,
-its memory and its time are bounded, and it ends when its parent does.
+The process reads requests (the number of bytes in the shared memory) from stdin, writes the pixels
+there and answers with one line of JSON. While serving, it can open no file or socket, its memory
+and time are limited, and it exits with its parent.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from PIL import Image, ImageOps
 # Multi-picture JPEGs (MPO) come in through JPEG.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 _PLUGINS: Final = ("Jpeg", "Mpo", "Png", "WebP", "Bmp", "Tiff", "Gif", "Avif", "Jpeg2K", "Ppm")
-# Pillow warns above this many pixels; staying below keeps its own alarm silent and ours decisive.
+# Pillow warns above this many pixels; our limit is at most that, so that only ours applies.
 PILLOW_MAX_PIXELS: Final = 89_478_485
 # OpenCV's warps index with 16 bits.
 MAX_SIDE_PX: Final = 32_000
@@ -42,8 +43,8 @@ RGB: Final = "rgb"
 SIXTEEN_BIT_KINDS: Final = frozenset({"<u2", ">u2"})
 REQUEST: Final = struct.Struct("<Q")
 
-# What Pillow's decoders raise on damaged data. MemoryError is not among them: it is not the
-# sample's fault alone. The bytes are in memory: OSError is no disk error.
+# What Pillow's decoders raise on damaged data. Not MemoryError, which may not be the sample's
+# fault. The bytes are in memory, so OSError is never a disk error.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -67,7 +68,7 @@ _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 
 class Undecodable(Exception):
-    """Says why a file gives no pixels: a reason of ``manifests/vocabularies.py``, and details."""
+    """A file cannot be decoded: a reason from ``manifests/vocabularies.py``, and details."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail)
@@ -80,7 +81,7 @@ class Limits:
     """The largest image that is decoded.
 
     Attributes:
-        max_pixels: width × height as the header tells, at most ``PILLOW_MAX_PIXELS``.
+        max_pixels: width × height in the header, at most ``PILLOW_MAX_PIXELS``.
         max_bytes: size of the file.
     """
 
@@ -90,7 +91,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An upright picture, row by row: ``rgb`` with three bytes a pixel, or 16-bit grey with two."""
+    """An upright picture by rows: ``rgb`` with three bytes per pixel, or 16-bit grey with two."""
 
     width_px: int
     height_px: int
@@ -112,7 +113,7 @@ def decode_file(data: bytes, limits: Limits) -> Decoded:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Undecodable("too_many_pixels", str(error)) from error
     except _DAMAGE as error:
-        _raise_own(error)
+        _reraise_own_error(error)
         raise Undecodable("not_an_image", "no known image format") from error
     with image:
         _check_header(image, limits)
@@ -121,21 +122,21 @@ def decode_file(data: bytes, limits: Limits) -> Decoded:
             ImageOps.exif_transpose(image, in_place=True)
             return _upright(image)
         except _DAMAGE as error:
-            _raise_own(error)
+            _reraise_own_error(error)
             raise Undecodable("truncated", f"{type(error).__name__}: {error}"[:200]) from error
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of ``FORMATS`` that this build of Pillow has; it may lack AVIF, WEBP or JPEG2000."""
+    """Return the ``FORMATS`` that this build of Pillow has; it may lack AVIF, WEBP or JPEG2000."""
     for name in _PLUGINS:
         with contextlib.suppress(ImportError):
             importlib.import_module(f"PIL.{name}ImagePlugin")
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _raise_own(error: Exception) -> None:
-    """Raise again what is this process's trouble: a module that it may not load any more."""
+def _reraise_own_error(error: Exception) -> None:
+    """Raise errors of this process, not of the file: a module that it may no longer load."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         raise RuntimeError("the decoder tried to open a file") from error
 
@@ -146,10 +147,10 @@ def _check_header(image: Image.Image, limits: Limits) -> None:
     if width * height > most or max(width, height) > MAX_SIDE_PX:
         raise Undecodable("too_many_pixels", f"{width} x {height}")
     try:
-        # is_animated stops at the second frame, where n_frames would walk through all of them.
+        # is_animated stops at the second frame; n_frames would walk through all of them.
         several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except _DAMAGE as error:
-        _raise_own(error)
+        _reraise_own_error(error)
         raise Undecodable("truncated", f"{type(error).__name__}: {error}"[:200]) from error
     if several:
         raise Undecodable("several_frames", str(image.format))
@@ -173,8 +174,8 @@ def serve(limits: Limits, seconds: float, memory_bytes: int, memory: mmap.mmap) 
     _prepare(memory_bytes)
     _answer({"ready": True})
     while len(request := os.read(0, REQUEST.size)) == REQUEST.size:
-        # For a parent that is gone and a decoder that does not come back: the default action of
-        # the alarm ends the process, wherever it is.
+        # In case the parent is gone and the decoder hangs: the alarm's default action ends the
+        # process, wherever it is.
         signal.setitimer(signal.ITIMER_REAL, seconds)
         _answer(_reply(bytes(memory[: REQUEST.unpack(request)[0]]), limits, memory))
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -196,14 +197,14 @@ def _answer(reply: dict[str, object]) -> None:
 
 
 def _prepare(memory_bytes: int) -> None:
-    """Load all that decoding needs, then give up what it does not."""
+    """Load everything that decoding needs, then drop all other rights."""
     _formats()
     for name in ("latin_1", "ascii", "utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_32"):
         importlib.import_module(f"encodings.{name}")
-    # Signals to the job's processes are the parent's to judge.
+    # The parent handles signals sent to the job's processes.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # If memory runs out all the same, this is the process to end.
+    # If the machine still runs out of memory, kill this process first.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write("1000")
     try:
@@ -214,7 +215,7 @@ def _prepare(memory_bytes: int) -> None:
         (resource.RLIMIT_DATA, memory_bytes),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 3),  # stdin, stdout, stderr: nothing more is opened
+        (resource.RLIMIT_NOFILE, 3),  # stdin, stdout, stderr, and nothing else
     ):
         hard = resource.getrlimit(kind)[1]
         least = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
@@ -223,7 +224,7 @@ def _prepare(memory_bytes: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve as ``isolation.py`` asks: descriptor and size of the memory, then the limits."""
+    """Serve; ``isolation.py`` passes the memory's descriptor and size, then the limits."""
     descriptor, size, max_pixels, max_bytes, memory_bytes = map(int, arguments[:5])
     memory = mmap.mmap(descriptor, size)
     serve(Limits(max_pixels, max_bytes), float(arguments[5]), memory_bytes, memory)

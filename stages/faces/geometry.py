@@ -1,4 +1,4 @@
-"""Where faces lie, and how a face is brought into the canonical frame.
+"""Coordinates of faces, and transforms to the canonical aligned frame.
 
 **Coordinates.** Points are ``(x, y)``, x to the right and y down, *continuous*: the image's top
 left corner is ``(0, 0)`` and the centre of its first pixel is ``(0.5, 0.5)``. A box that covers a
@@ -9,8 +9,8 @@ EXIF orientation was applied; "aligned" means the square that the stage writes.
 **Transforms** are ``(2, 3)`` float64 matrices from original to aligned coordinates, always a
 similarity: uniform scale, rotation, shift; never a reflection.
 
-**The frame** is fixed by the eyes and the tip of the nose. Mouth and chin never take part: they
-move with the expression, and a frame that follows them would hide the very thing that is measured.
+**The frame** is defined by the eyes and the tip of the nose. Mouth and chin are not used: they
+move with the expression, and a frame that follows them would hide what is to be measured.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ...manifests.arrays import Matrix, Pixels, Points
 
 Border = Literal["black", "replicate", "reflect"]
 
-# In units of the aligned square's side; the renderer of the training pairs uses the same three.
+# In units of the aligned square's side; the renderer of training pairs uses the same three.
 TEMPLATE: Final[Points] = np.array([[0.345, 0.40], [0.655, 0.40], [0.5, 0.585]])
 TEMPLATE.setflags(write=False)
 
-# The order of the five landmarks. "Left" is the side of the picture for an upright face.
+# The order of the five landmarks. "Left" is the left of the picture for an upright face.
 LANDMARK_NAMES: Final = (
     "left_image_eye",
     "right_image_eye",
@@ -50,12 +50,12 @@ _BORDERS: Final[dict[str, int]] = {
 
 @dataclass(frozen=True)
 class BoxFrame:
-    """How the boxes of one detector lie in the canonical frame, on average.
+    """Where the boxes of one detector are in the canonical frame, on average.
 
     Attributes:
         centre: (x, y) of a box's centre, in units of the aligned square's side.
-        size: the square root of a box's area, in the same unit. Of width, height and the root of
-            the area, the last one varies least against the frame from eyes and nose.
+        size: the square root of a box's area, in the same unit. It varies less than width or
+            height, relative to the frame from eyes and nose.
     """
 
     centre: tuple[float, float]
@@ -63,13 +63,13 @@ class BoxFrame:
 
 
 # A tight box around brow, chin and cheeks, as SCRFD draws it. Measured on 2,921 photographs (tight
-# crops, mostly near frontal): the frame from eyes and nose puts the box there with a standard
-# deviation of 0.07 across, 0.03 down, and 5.5 % in size. Turned heads make the first one large.
+# crops, mostly near frontal) in the frame from eyes and nose. Standard deviations: 0.07 across
+# (large because of turned heads), 0.03 down, and 5.5 % in size.
 TIGHT_BOX: Final = BoxFrame(centre=(0.504, 0.494), size=0.763)
 
 
 def similarity(source: ArrayLike, target: ArrayLike) -> Matrix:
-    """The similarity that brings ``source`` closest to ``target`` in the sense of least squares.
+    """Return the least-squares similarity from ``source`` to ``target``.
 
     With points as complex numbers it is linear regression, ``target = a * source + b``, so the
     closed form is exact and cannot reflect (Umeyama 1991, eq. 40–42, in two dimensions).
@@ -82,7 +82,7 @@ def similarity(source: ArrayLike, target: ArrayLike) -> Matrix:
         (2, 3) float64.
 
     Raises:
-        ValueError: other shapes, values that are not finite, or points that all coincide.
+        ValueError: wrong shapes, values that are not finite, or points that all coincide.
     """
     here, there = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if here.ndim != 2 or here.shape != there.shape or here.shape[1] != 2 or len(here) < 2:
@@ -92,7 +92,7 @@ def similarity(source: ArrayLike, target: ArrayLike) -> Matrix:
     p, q = here @ (1, 1j), there @ (1, 1j)
     centred = p - p.mean()
     spread = float((np.abs(centred) ** 2).sum())
-    # The bound is relative, so that it means the same for pixels and for units of the square.
+    # The bound is relative: it means the same for pixels and for units of the square.
     if spread <= (1e-9 * (1.0 + float(np.abs(p).max()))) ** 2:
         raise ValueError("the points coincide")
     a = complex((centred.conj() * (q - q.mean())).sum() / spread)
@@ -103,7 +103,7 @@ def similarity(source: ArrayLike, target: ArrayLike) -> Matrix:
 
 
 def transform_from_landmarks(landmarks: ArrayLike, size_px: int) -> Matrix:
-    """Eyes and nose tip → template, by least squares; mouth corners are not looked at.
+    """Map eyes and nose tip to the template, by least squares; mouth corners are ignored.
 
     Args:
         landmarks: (5, 2) original coordinates in the order of ``LANDMARK_NAMES``.
@@ -119,12 +119,12 @@ def transform_from_landmarks(landmarks: ArrayLike, size_px: int) -> Matrix:
 
 
 def transform_from_box(bbox_xyxy: ArrayLike, size_px: int, frame: BoxFrame = TIGHT_BOX) -> Matrix:
-    """An upright frame around a box, where ``frame`` says how such boxes usually lie in it.
+    """Return the upright frame around a box; ``frame`` is where such boxes usually are in it.
 
     Args:
         bbox_xyxy: (4,) original coordinates.
         size_px: side of the aligned square.
-        frame: the convention of whoever drew the box.
+        frame: the convention of the detector that drew the box.
 
     Raises:
         ValueError: the box is empty or not finite.
@@ -139,8 +139,8 @@ def transform_from_box(bbox_xyxy: ArrayLike, size_px: int, frame: BoxFrame = TIG
     return np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]])
 
 
-def transform_of_whole(width_px: int, height_px: int, size_px: int) -> Matrix:
-    """(2, 3) float64: the whole image, centred in the square undistorted; the rest is border."""
+def transform_from_whole(width_px: int, height_px: int, size_px: int) -> Matrix:
+    """Return the (2, 3) float64 transform that centres the whole image, undistorted, on border."""
     scale = size_px / max(width_px, height_px)
     return np.array(
         [
@@ -150,12 +150,12 @@ def transform_of_whole(width_px: int, height_px: int, size_px: int) -> Matrix:
     )
 
 
-def ordered(landmarks: ArrayLike) -> Points:
-    """(5, 2) float64 landmarks in the order of ``LANDMARK_NAMES``, whichever side comes first.
+def order_landmarks(landmarks: ArrayLike) -> Points:
+    """Return (5, 2) float64 landmarks in the order of ``LANDMARK_NAMES``, whichever side is first.
 
-    Lists name "left" after the person as often as after the picture. For an upright reading the
-    nose lies clockwise of the line from the first eye to the second; where it does not, the two
-    sides are swapped. This holds at any rotation of the face in the picture.
+    In lists, "left" may mean the person's left or the picture's. In the right order the nose is
+    clockwise of the line from the first eye to the second; otherwise the sides are swapped. This
+    works at any rotation of the face.
     """
     points = np.asarray(landmarks, np.float64)
     if points.shape != (5, 2):
@@ -166,35 +166,35 @@ def ordered(landmarks: ArrayLike) -> Points:
 
 
 def apply(transform: Matrix, points: ArrayLike) -> Points:
-    """Points (N, 2) through a (2, 3) transform, (N, 2) float64."""
+    """Apply a (2, 3) transform to points (N, 2); return (N, 2) float64."""
     return np.asarray(points, np.float64) @ transform[:, :2].T + transform[:, 2]
 
 
 def inverse(transform: Matrix) -> Matrix:
-    """The (2, 3) transform from aligned back to original coordinates."""
+    """Return the (2, 3) transform from aligned back to original coordinates."""
     back = np.linalg.inv(transform[:, :2])
     return np.column_stack([back, -back @ transform[:, 2]]).astype(np.float64)
 
 
 def scale_of(transform: Matrix) -> float:
-    """Aligned pixels per original pixel, of a (2, 3) transform."""
+    """Return aligned pixels per original pixel of a (2, 3) transform."""
     return float(np.sqrt(abs(np.linalg.det(transform[:, :2]))))
 
 
 def warp(pixels_rgb_u8: Pixels, transform: Matrix, size_px: int, border: Border) -> Pixels:
-    """Draw the aligned square.
+    """Resample the aligned square from the image.
 
-    Shrinking below one half would alias under bilinear interpolation alone: the image is first
-    averaged over blocks of ``floor(1 / scale)`` pixels, after which the rest of the way is between
-    one half and one and bilinear is enough. Enlarging is bilinear too (bicubic takes six times as
-    long and adds nothing that the photograph has).
+    Bilinear interpolation alone aliases below a scale of one half: the image is first averaged over
+    blocks of ``floor(1 / scale)`` pixels; the remaining scale is between one half and one, where
+    bilinear is enough. Enlarging is bilinear too (bicubic takes six times as long and adds no
+    detail).
 
     Args:
         pixels_rgb_u8: (H, W, 3) uint8.
         transform: (2, 3), original → aligned.
         size_px: side of the result.
-        border: what stands where the square reaches beyond the image: ``black``; ``replicate``,
-            the nearest edge pixel; ``reflect``, the image mirrored at its edge.
+        border: pixels beyond the image: ``black``; ``replicate``, the nearest edge pixel;
+            ``reflect``, the image mirrored at its edge.
 
     Returns:
         (size_px, size_px, 3) uint8, same colour order as the input.
@@ -205,7 +205,7 @@ def warp(pixels_rgb_u8: Pixels, transform: Matrix, size_px: int, border: Border)
     if block > 1:
         pixels_rgb_u8 = _averaged(pixels_rgb_u8, block)
         matrix[:, :2] *= block
-    # OpenCV counts from pixel centres: half a pixel off our corners, before and after.
+    # OpenCV's origin is a pixel centre, ours a corner: shift by half a pixel, before and after.
     matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     drawn = cv2.warpAffine(
         pixels_rgb_u8,
@@ -218,7 +218,7 @@ def warp(pixels_rgb_u8: Pixels, transform: Matrix, size_px: int, border: Border)
 
 
 def _averaged(pixels: Pixels, block: int) -> Pixels:
-    """Means over ``block`` × ``block`` pixels; a last partial block is filled up by its edge."""
+    """Average ``block`` × ``block`` pixels; partial blocks are padded with their edge."""
     height, width = pixels.shape[:2]
     down, right = -height % block, -width % block
     if down or right:

@@ -1,8 +1,8 @@
-"""Decoding in processes that can be killed: what hangs or dies takes only itself down.
+"""Decodes files in separate processes that can be killed, so that a bad file harms nothing else.
 
-Each process (``decoder.py``) shares a piece of memory with this one: the file's bytes go in, the
-pixels come out, and beside them one line of JSON. Nothing is pickled, and nothing that a process
-says is believed unseen, for it may be the file that speaks.
+Each process (``decoder.py``) shares memory with this one: the file's bytes go in, the pixels come
+out, with one line of JSON. Nothing is pickled, and every answer is checked, as a hostile file may
+have written it.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from .decoder import PILLOW_MAX_PIXELS, REQUEST, RGB, SIXTEEN_BIT_KINDS, Decoded
 
 log = logging.getLogger("normpipe")
 
-#: What is run, with the memory's descriptor and the limits behind it.
+#: The decoder's command; the memory's descriptor and the limits are appended.
 COMMAND: Final = (sys.executable, "-P", str(Path(__file__).with_name("decoder.py")))
-#: Starting Python and Pillow takes a tenth of a second; a busy disk is given its time.
+#: Starting Python and Pillow takes a tenth of a second, on a busy disk much longer.
 _START_SECONDS: Final = 120.0
-#: Beyond the limit, before the process's own alarm ends it.
+#: Added to the time limit for the process's own alarm, which then ends it.
 _SLACK_SECONDS: Final = 2.0
-#: Tries at a file whose decoder hung or died: once may be the machine's fault, not the file's.
-_TRIES: Final = 2
+#: Attempts at a file whose decoder hung or died: one failure may be the machine's fault.
+_ATTEMPTS: Final = 2
 #: A line longer than this is no answer.
 _LONGEST_ANSWER: Final = 4096
-#: Memory that a large picture used is given back; what most pictures need stays.
+#: Memory used by a larger picture is returned to the system; what most pictures need is kept.
 _KEPT_BYTES: Final = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """What one decoder may use.
+class ProcessLimits:
+    """Limits of one decoder process.
 
     Attributes:
-        seconds: wall time for a file.
+        seconds: wall time per file.
         memory_bytes: memory of the process (``RLIMIT_DATA``).
     """
 
@@ -57,25 +57,27 @@ class Bounds:
     memory_bytes: int = 2048 * 2**20
 
 
-class _Gone(Exception):
-    """The process hung or died; the text is the reason."""
+class _DecoderFailed(Exception):
+    """The process hung, died or sent an invalid answer; the text is the reason."""
 
 
-class Decoders:
-    """As many decoder processes as there are threads that call ``decode``, kept between calls.
+class DecoderPool:
+    """A pool of decoder processes, one for each thread that calls ``decode`` at the same time.
 
-    Started when they are needed. They end with ``close``, when this object is collected, and when
-    this process ends, however it ends.
+    They start when needed and are reused. They end with ``close``, when this object is garbage
+    collected, and when this process ends, however it ends.
     """
 
-    def __init__(self, limits: Limits, bounds: Bounds, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, limits: Limits, bounds: ProcessLimits, command: Sequence[str] = COMMAND
+    ) -> None:
         self._limits, self._bounds, self._command = limits, bounds, tuple(command)
         self._idle: list[_Decoder] = []
         self._lock = threading.Lock()
         weakref.finalize(self, _end_all, self._idle)
 
     def start(self) -> None:
-        """Start one process, so that what keeps it from starting shows before any work.
+        """Start one process, so that a failure to start shows before any work.
 
         Raises NormpipeError.
         """
@@ -90,19 +92,19 @@ class Decoders:
         """
         if len(data) > self._limits.max_bytes:
             raise SampleError("too_many_bytes", f"{len(data)} > {self._limits.max_bytes}")
-        for left in reversed(range(_TRIES)):
+        for left in reversed(range(_ATTEMPTS)):
             decoder = self._take()
             try:
                 found = decoder.decode(data)
             except SampleError:
                 self._put_back(decoder)
                 raise
-            except _Gone as gone:
+            except _DecoderFailed as failure:
                 decoder.end()
-                log.debug("a decoder is replaced: %s", gone)
+                log.debug("replacing a decoder: %s", failure)
                 if not left:
-                    raise SampleError(str(gone), f"{_TRIES} times") from None
-            except BaseException:  # its late answer would be taken for the next file's
+                    raise SampleError(str(failure), f"{_ATTEMPTS} times") from None
+            except BaseException:  # its late answer would be taken as the next file's
                 decoder.end()
                 raise
             else:
@@ -111,7 +113,7 @@ class Decoders:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """End the processes; ``decode`` would start others."""
+        """End the processes; ``decode`` would start new ones."""
         with self._lock:
             _end_all(self._idle)
 
@@ -132,9 +134,9 @@ def _end_all(idle: list[_Decoder]) -> None:
 
 
 class _Decoder:
-    """One process and the memory shared with it; one caller at a time."""
+    """One process and its shared memory; one caller at a time."""
 
-    def __init__(self, limits: Limits, bounds: Bounds, command: Sequence[str]) -> None:
+    def __init__(self, limits: Limits, bounds: ProcessLimits, command: Sequence[str]) -> None:
         self._limits, self._bounds = limits, bounds
         most_pixels = min(limits.max_pixels, PILLOW_MAX_PIXELS)
         self._size = max(limits.max_bytes, Decoded.size_of(most_pixels, 1, RGB), mmap.PAGESIZE)
@@ -148,20 +150,20 @@ class _Decoder:
             [*command, *map(str, given)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Codecs write their complaints about damaged files there; the reason says as much.
+            # Codecs complain there about damaged files; the reason is enough.
             stderr=subprocess.DEVNULL,
             bufsize=0,
             pass_fds=(self._file,),
-            # A key pressed in the terminal is for the job, which lets files in hand be finished.
+            # Ctrl-C in the terminal is for the job, which finishes the files in progress.
             process_group=0,
         )
         try:
             self._answer(_START_SECONDS)
-        except _Gone as gone:
+        except _DecoderFailed as failure:
             self.end()
             raise NormpipeError(
-                f"the process that decodes pictures does not start ({' '.join(command)}: {gone}): "
-                "mend the installation of Pillow, or decode in place with align.isolate=false"
+                f"the process that decodes pictures does not start ({' '.join(command)}: "
+                f"{failure}): reinstall Pillow, or decode in this process with align.isolate=false"
             ) from None
 
     def decode(self, data: bytes) -> Decoded:
@@ -170,7 +172,7 @@ class _Decoder:
         try:
             self._process.stdin.write(REQUEST.pack(len(data)))
         except OSError:
-            raise _Gone("decoder_died") from None
+            raise _DecoderFailed("decoder_died") from None
         answer = self._answer(self._bounds.seconds)
         used = len(data)
         try:
@@ -182,11 +184,11 @@ class _Decoder:
                 self._memory.madvise(mmap.MADV_REMOVE)
 
     def _pixels(self, answer: dict[str, Any]) -> Decoded:
-        """Take the answer for what it may be; any other comes from no decoder."""
+        """Return the pixels of a valid answer; any other is a failure of the decoder."""
         if "reason" in answer:
             reason = str(answer["reason"])
             if REASONS.get(reason, ("",))[0] != "failed":
-                raise _Gone("decoder_died")
+                raise _DecoderFailed("decoder_died")
             raise SampleError(reason, str(answer.get("detail", ""))[:200])
         width, height, kind = answer.get("width"), answer.get("height"), answer.get("kind")
         if (
@@ -195,7 +197,7 @@ class _Decoder:
             or width < 1
             or kind not in SIXTEEN_BIT_KINDS | {RGB}
         ):
-            raise _Gone("decoder_died")
+            raise _DecoderFailed("decoder_died")
         return Decoded(width, height, kind, self._memory[: Decoded.size_of(width, height, kind)])
 
     def _answer(self, seconds: float) -> dict[str, Any]:
@@ -207,17 +209,17 @@ class _Decoder:
         while not line.endswith(b"\n"):
             left = end - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
-                raise _Gone("decode_timeout")
+                raise _DecoderFailed("decode_timeout")
             piece = os.read(output, _LONGEST_ANSWER)
             line += piece
             if not piece or len(line) > _LONGEST_ANSWER:
-                raise _Gone("decoder_died")
+                raise _DecoderFailed("decoder_died")
         try:
             answer = json.loads(line)
         except ValueError:
-            raise _Gone("decoder_died") from None
+            raise _DecoderFailed("decoder_died") from None
         if not isinstance(answer, dict):
-            raise _Gone("decoder_died")
+            raise _DecoderFailed("decoder_died")
         return answer
 
     def end(self) -> None:
@@ -231,13 +233,13 @@ class _Decoder:
 
 
 def _memory_file(size: int) -> int:
-    """Return a descriptor of memory that no other process finds by name."""
+    """Return a descriptor of anonymous memory, which no other process can open by name."""
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile() as file:
             os.ftruncate(file.fileno(), size)
             return os.dup(file.fileno())
     file = os.memfd_create("normpipe-decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(file, size)
-    # Were it shortened, to look at its end would end this process.
+    # If the decoder shrank it, reading its end would kill this process.
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     return file

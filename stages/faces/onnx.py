@@ -1,7 +1,7 @@
-"""ONNX Runtime sessions on hardware that is really there.
+"""ONNX Runtime sessions on the requested hardware.
 
-ONNX Runtime drops a provider that it cannot start and goes on with the CPU, with a line in a log at
-most. Here a provider that was asked for and is not active is an error that names the remedy.
+ONNX Runtime drops a provider that it cannot start and continues on the CPU, at most with a line in
+a log. Here, a requested provider that is not active is an error that says how to fix it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def resolve_device_class(
     installed: Callable[[str], str | None] = _installed_version,
     stage: str = "align",
 ) -> Literal["cpu", "cuda"]:
-    """Which device class to start a session for.
+    """Return the device class to start a session for.
 
-    ``auto`` is CUDA where the installed ONNX Runtime has its provider, else the CPU. Having it does
-    not mean that it starts: ``settle`` tells, once a session exists. Where the GPU build is
-    installed but shadowed by the CPU build, ``auto`` warns and names the command that mends it.
+    ``auto`` is CUDA if the installed ONNX Runtime has its provider, else the CPU. The provider may
+    still fail to start: see ``active_device_class``. If the GPU build is installed but shadowed by
+    the CPU build, ``auto`` warns and gives the command that fixes it.
 
     Args:
         wanted: the setting.
@@ -46,7 +46,7 @@ def resolve_device_class(
         stage: whose setting it is.
 
     Raises:
-        InputError: ``cuda`` is wanted and the installed build has no such provider.
+        InputError: ``cuda`` is requested and the installed build has no such provider.
     """
     if wanted == "cpu":
         return "cpu"
@@ -55,20 +55,22 @@ def resolve_device_class(
     if CUDA in onnxruntime.get_available_providers():
         return "cuda"
     if wanted == "cuda":
-        raise InputError(f"ONNX Runtime has no CUDA provider here: {remedy(stage=stage)}")
+        raise InputError(f"ONNX Runtime has no CUDA provider here: {gpu_build_remedy(stage=stage)}")
     if installed("onnxruntime-gpu"):
-        # Whoever installed it counts on it; "auto" alone would hide that it lies in the shadow.
-        log.warning("%s runs on the CPU: %s", stage, remedy(installed, stage))
+        # A user who installed it expects a GPU; "auto" alone would hide that it is shadowed.
+        log.warning("%s runs on the CPU: %s", stage, gpu_build_remedy(installed, stage))
     return "cpu"
 
 
 def providers_for(device: Literal["cpu", "cuda"]) -> list[str]:
-    """The explicit provider list; the CPU stays behind CUDA for operators that CUDA lacks."""
+    """Return the explicit provider list; after CUDA comes the CPU, for operators CUDA lacks."""
     return [CUDA, CPU] if device == "cuda" else [CPU]
 
 
-def settle(session: Any, wanted: Device, stage: str = "align") -> Literal["cpu", "cuda"]:
-    """What a session really runs on.
+def active_device_class(
+    session: Any, wanted: Device, stage: str = "align"
+) -> Literal["cpu", "cuda"]:
+    """Return what a session really runs on.
 
     Args:
         session: an ``onnxruntime.InferenceSession``.
@@ -76,7 +78,7 @@ def settle(session: Any, wanted: Device, stage: str = "align") -> Literal["cpu",
         stage: whose setting it is.
 
     Raises:
-        InputError: ``cuda`` is wanted and not among the session's active providers.
+        InputError: ``cuda`` is requested and not among the session's active providers.
     """
     active = list(session.get_providers())
     if CUDA in active and wanted != "cpu":
@@ -85,18 +87,18 @@ def settle(session: Any, wanted: Device, stage: str = "align") -> Literal["cpu",
 
     if wanted == "cuda":
         raise InputError(
-            f"CUDA was asked for, ONNX Runtime started without it: {not_started(stage)}"
+            f"CUDA was requested, but ONNX Runtime started without it: {cuda_not_started(stage)}"
         )
     if wanted == "auto" and CUDA in onnxruntime.get_available_providers():
-        log.warning("%s runs on the CPU: %s", stage, not_started(stage))
+        log.warning("%s runs on the CPU: %s", stage, cuda_not_started(stage))
     return "cpu"
 
 
 def session_options(intra_op_threads: int) -> Any:
-    """Options for a session that several of our own threads share.
+    """Return options for a session that several of our own threads share.
 
-    One thread inside an operator and many images at once keeps the cores busier than many threads
-    on one small image, and its sums do not depend on the number of cores.
+    One thread per operator and many images at once keep the cores busier than many threads on one
+    small image, and sums do not depend on the number of cores.
     """
     import onnxruntime
 
@@ -107,23 +109,23 @@ def session_options(intra_op_threads: int) -> Any:
     return options
 
 
-def not_started(stage: str = "align") -> str:
-    """What to do where the build has the CUDA provider, but it did not start."""
+def cuda_not_started(stage: str = "align") -> str:
+    """Return what to do if the build has the CUDA provider, but it did not start."""
     return (
         "the GPU build is active, but CUDA did not start. Check that `nvidia-smi` shows a GPU and "
         "that the CUDA and cuDNN libraries it needs are found "
-        f"({sys.executable} -m pip install 'onnxruntime-gpu[cuda,cudnn]' brings them), "
+        f"({sys.executable} -m pip install 'onnxruntime-gpu[cuda,cudnn]' installs them), "
         f"or set {stage}.device=cpu"
     )
 
 
-def remedy(
+def gpu_build_remedy(
     installed: Callable[[str], str | None] = _installed_version, stage: str = "align"
 ) -> str:
-    """What to do where the build lacks the CUDA provider, as one command.
+    """Return what to do if the build lacks the CUDA provider, as one command.
 
-    The CPU build and the GPU build install the same folder; whichever came last wins, and
-    insightface asks for the CPU build by name, so both are often there and the GPU one is shadowed.
+    The CPU build and the GPU build install the same folder, and the last one installed wins.
+    insightface requires the CPU build by name, so often both are there and the GPU one is shadowed.
 
     Args:
         installed: version of a distribution, or None; replaced in tests.
@@ -133,7 +135,7 @@ def remedy(
     cpu, gpu = installed("onnxruntime"), installed("onnxruntime-gpu")
     if cpu and gpu:
         return (
-            f"the CPU build (onnxruntime {cpu}) shadows onnxruntime-gpu {gpu}. Mend it with: "
+            f"the CPU build (onnxruntime {cpu}) shadows onnxruntime-gpu {gpu}. Fix it with: "
             f"{pip} uninstall --yes onnxruntime onnxruntime-gpu && "
             f"{pip} install --no-deps onnxruntime-gpu=={gpu}"
         )

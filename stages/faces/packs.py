@@ -1,4 +1,4 @@
-"""insightface's model packs: which are known, which lie here, and whether they are as recorded."""
+"""insightface's model packs: known ones, those on this machine, and their recorded digests."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ...pipeline.stage import sha256_file
 
-#: Beside the files of a pack that normpipe downloaded: where from, and their digests.
+#: File in a pack that normpipe downloaded: its source and digests.
 RECORD = "normpipe.json"
 #: Where insightface looks for packs given by name, below its root.
 MODELS = "models"
@@ -19,12 +19,12 @@ State = Literal["as recorded", "not as recorded", "no digest recorded"]
 
 @dataclass(frozen=True)
 class Pack:
-    """What is known of a pack.
+    """What is known about a pack.
 
     Attributes:
         licence: what its terms allow.
         released: whether insightface's model zoo has it under this name.
-        digests: sha256 by file name, of files that we had in hands; never taken from elsewhere.
+        digests: sha256 by file name, computed by us from the files, never copied.
     """
 
     licence: str = TERMS
@@ -32,15 +32,15 @@ class Pack:
     digests: dict[str, str] = field(default_factory=lambda: dict[str, str]())
 
 
-#: No digest is recorded of the released ones: nobody here had them in hands. The first download
-#: records what it gave; a job may pin that (align.pack_sha256).
+#: The released ones have no digests here: we never had the files. The first download records its
+#: digests; a job may pin them (align.pack_sha256).
 PACKS: dict[str, Pack] = {
     "buffalo_l": Pack(),
     "buffalo_m": Pack(),
     "buffalo_s": Pack(),
     "buffalo_sc": Pack(),
     "antelopev2": Pack(),
-    # The pack of our tests (NORMPIPE_TEST_ASSETS), as it lay there.
+    # The pack of our tests (NORMPIPE_TEST_ASSETS).
     "mini": Pack(
         released=False,
         digests={
@@ -55,7 +55,7 @@ PACKS: dict[str, Pack] = {
 
 @dataclass(frozen=True)
 class PackFile:
-    """One network of a pack that lies here."""
+    """One network of a pack on this machine."""
 
     pack: str
     name: str
@@ -69,9 +69,9 @@ def packs_folder(model_root: str = ROOT) -> Path:
 
 
 def pack_files(folder: Path) -> list[PackFile]:
-    """Return the networks of all packs in a folder, by pack and name; none where it is not there.
+    """Return the networks of all packs in a folder, by pack and name; none if it does not exist.
 
-    What we recorded ourselves counts first, then what the download recorded.
+    Digests in ``PACKS`` take precedence over those that the download recorded.
     """
     found: list[PackFile] = []
     for path in sorted(folder.glob("*/*.onnx")):

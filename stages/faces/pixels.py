@@ -1,7 +1,7 @@
-"""Image files to pixels and back, for files from strangers.
+"""Decodes untrusted image files to pixels, and encodes pixels.
 
 Every image becomes upright RGB, uint8. Colour profiles are not applied: pixel values are taken as
-sRGB, which is what the detectors and networks were trained on.
+sRGB, which the detectors and networks were trained on.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _JPEG_FULL_CHROMA: Final = 0  # Pillow's number for 4:4:4
 
 
 def decode(data: bytes, limits: Limits) -> Pixels:
-    """Decode one still image, in this process; ``isolation.Decoders`` does it in another one.
+    """Decode one still image in this process; ``isolation.DecoderPool`` uses another process.
 
-    The header alone decides about size and number of frames, before memory for pixels is taken.
+    Size and number of frames are checked in the header, before memory for pixels is allocated.
     EXIF orientation is applied. 16-bit grey keeps its brightest 8 bits (rounded); 16-bit colour
-    arrives from Pillow with 8. Transparency is laid over white, as viewers show it. Of a
+    arrives from Pillow with 8. Transparent pixels are composited over white, as viewers do. Of a
     multi-picture JPEG (MPO, two lenses or an embedded preview) the first picture is taken; any
-    other file with several frames is refused, because which of them was meant is anyone's guess.
+    other file with several frames is refused, as it is unclear which one was meant.
 
     Args:
         data: the whole file.
-        limits: what is still accepted.
+        limits: the largest accepted size.
 
     Returns:
         (H, W, 3) uint8, RGB, upright, C-contiguous.
@@ -64,8 +64,8 @@ def encode(pixels_rgb_u8: Pixels, image_format: ImageFormat, quality: int) -> by
 
     Args:
         pixels_rgb_u8: (H, W, 3) uint8.
-        image_format: ``jpeg`` keeps full chroma (4:4:4), lips and eyes are small; ``png`` is
-            lossless.
+        image_format: ``jpeg`` keeps full chroma (4:4:4), because lips and eyes are small; ``png``
+            is lossless.
         quality: JPEG quality 1–100; PNG ignores it.
     """
     image = Image.fromarray(pixels_rgb_u8)
@@ -78,10 +78,10 @@ def encode(pixels_rgb_u8: Pixels, image_format: ImageFormat, quality: int) -> by
     return buffer.getvalue()
 
 
-def measures(aligned_rgb_u8: Pixels) -> tuple[float, float]:
-    """Sharpness and brightness of an aligned face, (S, S, 3) uint8 RGB.
+def quality_measures(aligned_rgb_u8: Pixels) -> tuple[float, float]:
+    """Return sharpness and brightness of an aligned face, (S, S, 3) uint8 RGB.
 
-    Both look at the middle three fifths of the square, which hold brows to mouth; borders and
+    Both are measured on the middle three fifths of the square, from brows to mouth; borders and
     background do not count.
 
     Returns:

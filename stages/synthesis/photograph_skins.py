@@ -23,7 +23,7 @@ from ...manifests.arrays import Floats, Pixels
 from ...manifests.vocabularies import SampleError
 from ...pipeline.errors import InputError
 from ...pipeline.stage import sha256_file
-from ..faces.detectors import DetectorSettings, Look, choose
+from ..faces.detectors import DetectorSettings, choose
 from ..faces.detectors.opencv import OpenCV
 from ..faces.geometry import transform_from_landmarks, warp
 from ..faces.pixels import Limits, decode
@@ -191,8 +191,7 @@ def align_face(pixels_rgb_u8: Pixels) -> Pixels | None:
     detector = OpenCV(DetectorSettings())
     detector.open()
     try:
-        look: Look = detector.look(pixels_rgb_u8, {})
-        found = detector.detect([look])[0]
+        found = detector.detect([detector.prepare(pixels_rgb_u8, {})])[0]
     finally:
         detector.close()
     sure = [face for face in found if (face.score or 0) >= detector.settings.threshold]

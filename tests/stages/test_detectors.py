@@ -17,7 +17,10 @@ from normpipe.manifests.vocabularies import SampleError
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.faces import geometry, onnx
 from normpipe.stages.faces.detectors import DETECTORS, Canvas, Detection, DetectorSettings
-from normpipe.stages.faces.detectors.detector import merged, overlap
+from normpipe.stages.faces.detectors.detector import (
+    intersection_over_union,
+    non_maximum_suppression,
+)
 from normpipe.stages.faces.detectors.insightface import SIDE_PX, InsightFace, find_pack
 from normpipe.stages.faces.detectors.opencv import OpenCV
 from normpipe.stages.faces.detectors.supplied import Supplied
@@ -62,7 +65,7 @@ def haar() -> Iterator[OpenCV]:
 
 
 def found(detector: Any, pictures: list[np.ndarray]) -> list[list[Detection]]:
-    return detector.detect([detector.look(picture, {}) for picture in pictures])
+    return detector.detect([detector.prepare(picture, {}) for picture in pictures])
 
 
 def drawn(canvas: Canvas, patch: np.ndarray) -> np.ndarray:
@@ -190,7 +193,7 @@ def test_every_canvas_adds_faces_without_doubling_them(pack: Path) -> None:
     boxes = np.array([f.bbox_xyxy for f in faces])
     assert len(faces) >= 1
     for number, box in enumerate(boxes):
-        assert (overlap(box, np.delete(boxes, number, 0)) <= 0.4).all()
+        assert (intersection_over_union(box, np.delete(boxes, number, 0)) <= 0.4).all()
 
 
 @pytest.mark.assets
@@ -251,13 +254,13 @@ def test_a_session_that_fell_back_is_an_error_where_cuda_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [onnx.CUDA, onnx.CPU])
-    assert onnx.settle(Session(onnx.CUDA, onnx.CPU), "cuda") == "cuda"
-    assert onnx.settle(Session(onnx.CPU), "cpu") == "cpu"
+    assert onnx.active_device_class(Session(onnx.CUDA, onnx.CPU), "cuda") == "cuda"
+    assert onnx.active_device_class(Session(onnx.CPU), "cpu") == "cpu"
     # The build is there: blaming a shadow would send the user the wrong way.
     with pytest.raises(InputError, match=r"started without it.*nvidia-smi") as error:
-        onnx.settle(Session(onnx.CPU), "cuda")
+        onnx.active_device_class(Session(onnx.CPU), "cuda")
     assert "shadows" not in str(error.value)
-    assert onnx.settle(Session(onnx.CPU), "auto") == "cpu"
+    assert onnx.active_device_class(Session(onnx.CPU), "auto") == "cpu"
     assert "on the CPU" in caplog.text
 
 
@@ -275,11 +278,11 @@ def test_auto_warns_of_a_shadowed_gpu_build(
 
 
 def test_the_shadowed_gpu_build_is_told_with_the_command_that_mends_it() -> None:
-    told = onnx.remedy(builds(onnxruntime="1.32.0", onnxruntime_gpu="1.31.0"))
+    told = onnx.gpu_build_remedy(builds(onnxruntime="1.32.0", onnxruntime_gpu="1.31.0"))
     assert "shadows" in told
     assert "pip uninstall --yes onnxruntime onnxruntime-gpu && " in told
     assert "pip install --no-deps onnxruntime-gpu==1.31.0" in told
-    assert "pip install" in onnx.remedy(builds(onnxruntime="1.32.0"))
+    assert "pip install" in onnx.gpu_build_remedy(builds(onnxruntime="1.32.0"))
 
 
 # opencv
@@ -341,12 +344,12 @@ def test_supplied_landmarks_come_before_the_box() -> None:
     points = [[40, 40], [60, 40], [50, 52], [43, 62], [57, 62]]
     picture = np.zeros((100, 100, 3), np.uint8)
     detector = Supplied(DetectorSettings())
-    look = detector.look(picture, {"bbox_xyxy": [30, 20, 70, 80], "landmarks": points})
-    ((face,),) = detector.detect([look])
+    prepared = detector.prepare(picture, {"bbox_xyxy": [30, 20, 70, 80], "landmarks": points})
+    ((face,),) = detector.detect([prepared])
     assert face.landmarks is not None and np.array_equal(face.landmarks, points)
     other_way = [points[i] for i in (1, 0, 2, 4, 3)]
-    look = detector.look(picture, {"bbox_xyxy": None, "landmarks": other_way})
-    assert np.array_equal(look.ready.landmarks, points) and look.ready.bbox_xyxy is None
+    prepared = detector.prepare(picture, {"bbox_xyxy": None, "landmarks": other_way})
+    assert np.array_equal(prepared.payload.landmarks, points) and prepared.payload.bbox_xyxy is None
 
 
 @pytest.mark.parametrize(
@@ -369,7 +372,7 @@ def test_supplied_landmarks_come_before_the_box() -> None:
 def test_what_a_list_gets_wrong(row: dict[str, Any], reason: str) -> None:
     picture = np.zeros((100, 100, 3), np.uint8)
     with pytest.raises(SampleError) as caught:
-        Supplied(DetectorSettings()).look(picture, row)
+        Supplied(DetectorSettings()).prepare(picture, row)
     assert caught.value.reason == reason
 
 
@@ -398,8 +401,8 @@ def test_merging_keeps_the_best_whatever_the_order() -> None:
 
     faces = [face(0, 10, 0.6), face(1, 10, 0.9), face(30, 10, 0.7), face(31, 9, 0.7)]
     for order in (faces, faces[::-1]):
-        assert [f.score for f in merged(order)] == [0.9, 0.7]
-        assert merged(order)[1] is faces[2]
+        assert [f.score for f in non_maximum_suppression(order)] == [0.9, 0.7]
+        assert non_maximum_suppression(order)[1] is faces[2]
 
 
 def test_the_registry_names_what_it_holds() -> None:

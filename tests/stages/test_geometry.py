@@ -121,8 +121,8 @@ def test_an_empty_box_is_an_error(box: tuple[float, ...]) -> None:
 def test_either_naming_of_left_gives_the_same_order(angle: float) -> None:
     face = np.concatenate([G.TEMPLATE, [[0.4, 0.8], [0.6, 0.8]]])
     face = G.apply(matrix(100, angle, 30, 40), face)
-    assert np.array_equal(G.ordered(face), face)
-    assert np.array_equal(G.ordered(face[[1, 0, 2, 4, 3]]), face)
+    assert np.array_equal(G.order_landmarks(face), face)
+    assert np.array_equal(G.order_landmarks(face[[1, 0, 2, 4, 3]]), face)
 
 
 def dots(width: int, height: int, where: list[tuple[float, float]], radius: float) -> np.ndarray:
@@ -175,7 +175,7 @@ def test_borders() -> None:
 
 
 def test_whole_image_is_neither_cut_nor_distorted() -> None:
-    transform = G.transform_of_whole(178, 218, SIZE)
+    transform = G.transform_from_whole(178, 218, SIZE)
     corners = G.apply(transform, [[0, 0], [178, 218]])
     assert corners[:, 1] == pytest.approx([0, SIZE])
     assert corners[:, 0].sum() == pytest.approx(SIZE)

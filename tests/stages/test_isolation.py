@@ -19,7 +19,7 @@ from PIL import Image
 from normpipe.manifests.vocabularies import SampleError
 from normpipe.pipeline.errors import NormpipeError
 from normpipe.stages.faces import isolation
-from normpipe.stages.faces.isolation import Bounds, Decoders
+from normpipe.stages.faces.isolation import DecoderPool, ProcessLimits
 from normpipe.stages.faces.pixels import Limits, decode, to_pixels
 
 from ..corpus import ODD, SPOILT, SWELLING, saved, with_chunk
@@ -31,15 +31,15 @@ LIMITS = Limits(max_bytes=2**20)
 
 
 @pytest.fixture
-def decoders() -> Iterator[Decoders]:
-    made = Decoders(LIMITS, Bounds())
+def decoders() -> Iterator[DecoderPool]:
+    made = DecoderPool(LIMITS, ProcessLimits())
     yield made
     made.close()
 
 
 @pytest.fixture
-def hostile() -> Iterator[Decoders]:
-    made = Decoders(LIMITS, Bounds(seconds=0.5, memory_bytes=256 * 2**20), HOSTILE)
+def hostile() -> Iterator[DecoderPool]:
+    made = DecoderPool(LIMITS, ProcessLimits(seconds=0.5, memory_bytes=256 * 2**20), HOSTILE)
     yield made
     made.close()
 
@@ -51,7 +51,7 @@ def outcome(call: object) -> object:
         return error.reason
 
 
-def pids(made: Decoders) -> list[int]:
+def pids(made: DecoderPool) -> list[int]:
     return [decoder._process.pid for decoder in made._idle]
 
 
@@ -69,7 +69,7 @@ def gone(pid: int, seconds: float) -> bool:
     return not alive(pid)
 
 
-def test_the_same_pixels_and_reasons_as_in_place(decoders: Decoders) -> None:
+def test_the_same_pixels_and_reasons_as_in_place(decoders: DecoderPool) -> None:
     """Over every way of the corpus: what a process may not load any more would show here."""
     rng = random.Random(5)
     ways = [way for way in (*ODD, *SPOILT) if way.spoil is not None]
@@ -91,7 +91,7 @@ def test_the_same_pixels_and_reasons_as_in_place(decoders: Decoders) -> None:
 
 @pytest.mark.parametrize("chunk", SWELLING)
 def test_what_swells_in_a_chunk_takes_no_memory(chunk: str) -> None:
-    made = Decoders(LIMITS, Bounds(memory_bytes=128 * 2**20))
+    made = DecoderPool(LIMITS, ProcessLimits(memory_bytes=128 * 2**20))
     made.start()
     (process,) = pids(made)
     found = outcome(lambda: to_pixels(made.decode(with_chunk(PHOTOGRAPH, SWELLING[chunk]))))
@@ -120,7 +120,7 @@ def test_what_swells_in_a_chunk_takes_no_memory(chunk: str) -> None:
         (b"LIE flood", "decoder_died"),
     ],
 )
-def test_a_hostile_file_costs_itself_alone(hostile: Decoders, data: bytes, reason: str) -> None:
+def test_a_hostile_file_costs_itself_alone(hostile: DecoderPool, data: bytes, reason: str) -> None:
     with pytest.raises(SampleError) as caught:
         hostile.decode(data)
     assert caught.value.reason == reason
@@ -128,7 +128,7 @@ def test_a_hostile_file_costs_itself_alone(hostile: Decoders, data: bytes, reaso
 
 
 def test_a_file_is_tried_again_where_the_machine_was_at_fault(
-    hostile: Decoders, tmp_path: Path
+    hostile: DecoderPool, tmp_path: Path
 ) -> None:
     marker = tmp_path / "once"
     marker.mkdir()
@@ -137,7 +137,7 @@ def test_a_file_is_tried_again_where_the_machine_was_at_fault(
     assert (caught.value.reason, caught.value.detail) == ("truncated", "the second time")
 
 
-def test_neighbours_do_not_wait_for_what_hangs(hostile: Decoders) -> None:
+def test_neighbours_do_not_wait_for_what_hangs(hostile: DecoderPool) -> None:
     with ThreadPoolExecutor(3) as pool:
         hostile.start()
         hung = pool.submit(hostile.decode, b"HANG")
@@ -150,11 +150,11 @@ def test_neighbours_do_not_wait_for_what_hangs(hostile: Decoders) -> None:
 
 def test_real_pictures_meet_the_limits(tmp_path: Path) -> None:
     large = saved(Image.new("L", (6000, 6000), 90), "PNG", compress_level=1)
-    narrow = Decoders(LIMITS, Bounds(memory_bytes=100 * 2**20))
+    narrow = DecoderPool(LIMITS, ProcessLimits(memory_bytes=100 * 2**20))
     with pytest.raises(SampleError) as caught:
         narrow.decode(large)
     assert caught.value.reason == "decode_memory"
-    hasty = Decoders(LIMITS, Bounds(seconds=0.01))
+    hasty = DecoderPool(LIMITS, ProcessLimits(seconds=0.01))
     with pytest.raises(SampleError) as caught:
         hasty.decode(large)
     assert caught.value.reason == "decode_timeout"
@@ -163,7 +163,7 @@ def test_real_pictures_meet_the_limits(tmp_path: Path) -> None:
     assert caught.value.reason == "too_many_bytes"
 
 
-def test_a_large_picture_s_memory_is_given_back(decoders: Decoders) -> None:
+def test_a_large_picture_s_memory_is_given_back(decoders: DecoderPool) -> None:
     data = saved(Image.new("RGB", (3000, 3000), "red"), "PNG", compress_level=1)
     assert decoders.decode(data).data[:3] == b"\xff\0\0"
     (decoder,) = decoders._idle
@@ -171,7 +171,7 @@ def test_a_large_picture_s_memory_is_given_back(decoders: Decoders) -> None:
     assert np.array_equal(to_pixels(decoders.decode(PHOTOGRAPH)), decode(PHOTOGRAPH, LIMITS))
 
 
-def test_processes_are_as_many_as_callers_and_end_with_close(decoders: Decoders) -> None:
+def test_processes_are_as_many_as_callers_and_end_with_close(decoders: DecoderPool) -> None:
     barrier = threading.Barrier(2)
 
     def one() -> None:
@@ -195,8 +195,8 @@ def test_processes_are_as_many_as_callers_and_end_with_close(decoders: Decoders)
 def test_processes_end_with_their_parent_however_it_ends() -> None:
     code = f"""if True:
         import threading, time
-        from normpipe.stages.faces.isolation import Bounds, Decoders, Limits
-        made = Decoders(Limits(max_bytes=2**20), Bounds(seconds=0.5), {HOSTILE!r})
+        from normpipe.stages.faces.isolation import ProcessLimits, DecoderPool, Limits
+        made = DecoderPool(Limits(max_bytes=2**20), ProcessLimits(seconds=0.5), {HOSTILE!r})
         idle = made._take()
         made.start()
         busy = made._idle[0]._process.pid
@@ -216,6 +216,6 @@ def test_processes_end_with_their_parent_however_it_ends() -> None:
 
 
 def test_a_process_that_does_not_start_says_what_to_do() -> None:
-    made = Decoders(LIMITS, Bounds(), (sys.executable, "-c", "raise SystemExit(1)"))
+    made = DecoderPool(LIMITS, ProcessLimits(), (sys.executable, "-c", "raise SystemExit(1)"))
     with pytest.raises(NormpipeError, match=r"does not start .*align\.isolate=false"):
         made.start()

@@ -67,7 +67,7 @@ def test_the_order_is_eyes_nose_mouth_from_the_left_of_the_picture(finder: FiveP
     assert found.score > 0.9
     assert left[0] < nose[0] < right[0] and mouth[0][0] < mouth[1][0]
     assert max(left[1], right[1]) < nose[1] < min(mouth[0][1], mouth[1][1])
-    assert np.array_equal(G.ordered(found.landmarks), found.landmarks)
+    assert np.array_equal(G.order_landmarks(found.landmarks), found.landmarks)
     assert np.abs(found.landmarks[:3] - EYES_AND_NOSE).max() < 5
 
 

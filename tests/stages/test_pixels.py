@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from normpipe.manifests.vocabularies import SampleError
-from normpipe.stages.faces.pixels import Limits, decode, encode, measures
+from normpipe.stages.faces.pixels import Limits, decode, encode, quality_measures
 from normpipe.stages.sources.fetching import read_source
 
 LIMITS = Limits()
@@ -237,11 +237,11 @@ def test_jpeg_quality_is_heard_and_chroma_kept() -> None:
 def test_measures_see_blur_and_light_and_no_border() -> None:
     noise = np.random.default_rng(3).integers(0, 256, (224, 224, 3), np.uint8)
     flat = np.full_like(noise, 128)
-    assert measures(noise)[0] > 1000 > measures(flat)[0] == 0
-    assert measures(flat)[1] == pytest.approx(128 / 255, abs=1e-3)
+    assert quality_measures(noise)[0] > 1000 > quality_measures(flat)[0] == 0
+    assert quality_measures(flat)[1] == pytest.approx(128 / 255, abs=1e-3)
     framed = flat.copy()
     framed[:30] = framed[:, :30] = 0
-    assert measures(framed) == measures(flat)
+    assert quality_measures(framed) == quality_measures(flat)
 
 
 # Reading

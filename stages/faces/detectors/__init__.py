@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from .detector import Canvas, Detection, Detector, DetectorSettings, Look, choose
+from .detector import Canvas, Detection, Detector, DetectorSettings, PreparedPicture, choose
 from .insightface import InsightFace
 from .none import AlreadyAligned
 from .opencv import OpenCV
@@ -15,4 +15,12 @@ DETECTORS: Final[dict[str, type[Detector]]] = {
     "none": AlreadyAligned,
 }
 
-__all__ = ["DETECTORS", "Canvas", "Detection", "Detector", "DetectorSettings", "Look", "choose"]
+__all__ = [
+    "DETECTORS",
+    "Canvas",
+    "Detection",
+    "Detector",
+    "DetectorSettings",
+    "PreparedPicture",
+    "choose",
+]

@@ -1,4 +1,4 @@
-"""What a detector is, the canvas on which it looks at a picture, and which faces to keep."""
+"""The interface of detectors, the canvas they place a picture on, and which faces to keep."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Detection:
         bbox_xyxy: (4,) float64, may reach beyond the image; None where only landmarks are known.
         landmarks: (5, 2) float64 in the order of ``LANDMARK_NAMES``, or None.
         score: 0–1, or None where the detector has no meaningful one.
-        origin: what the frame rests on; written as ``landmarks_from``.
+        origin: what the frame is based on; written as ``landmarks_from``.
     """
 
     bbox_xyxy: Points | None
@@ -36,30 +36,30 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class Look:
-    """A picture, made ready for a detector off the thread that detects.
+class PreparedPicture:
+    """A picture prepared for a detector, outside the thread that detects.
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB, upright.
-        ready: the detector's own: a first canvas, or what the row supplied.
+        payload: the detector's own data: a first canvas, or what the row supplied.
     """
 
     pixels: Pixels
-    ready: Any
+    payload: Any
 
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """What a detector is told; each one reads the part that concerns it.
+    """Settings of all detectors; each one reads those that concern it.
 
     Attributes:
         pack: insightface model pack, a name below ``model_root`` or a directory.
         model_root: folder that holds ``models/<pack>``.
         threshold: least score of a face, for detectors that have scores.
         canvases: paddings to try in this order until a face is found.
-        every_canvas: look at all canvases and merge what they show, instead of stopping early.
-        device: what networks run on; ``auto`` is settled when they are opened.
-        threads: pictures looked at side by side; never changes a result.
+        every_canvas: try all canvases and merge their faces, instead of stopping early.
+        device: what networks run on; ``auto`` is resolved when they are opened.
+        threads: pictures processed in parallel; never changes a result.
     """
 
     pack: str = ""
@@ -72,13 +72,13 @@ class DetectorSettings:
 
 
 class Detector(ABC):
-    """Finds faces. One object serves a worker; ``detect`` runs on one thread, ``look`` on many.
+    """Finds faces. One object per worker; ``detect`` runs on one thread, ``prepare`` on many.
 
     What a detector finds in one picture never depends on the other pictures of the batch.
     """
 
     name: ClassVar[str]
-    # How its boxes lie in the canonical frame, for faces without landmarks.
+    # Where its boxes are in the canonical frame, for faces without landmarks.
     box_frame: ClassVar[BoxFrame] = TIGHT_BOX
 
     def __init__(self, settings: DetectorSettings) -> None:
@@ -86,39 +86,39 @@ class Detector(ABC):
 
     @property
     def device_class(self) -> Literal["cpu", "cuda"]:
-        """What the results are computed on; part of the fingerprint, known once open."""
+        """Return what the results are computed on; part of the fingerprint, known once open."""
         return "cpu"
 
     def digests(self) -> dict[str, str]:
-        """sha256 of the model files by name; readable before ``open``."""
+        """Return the sha256 of the model files by name; available before ``open``."""
         return {}
 
     def open(self) -> None:  # noqa: B027 - most detectors load nothing
-        """Load models, once a worker."""
+        """Load models, once per worker."""
 
     def close(self) -> None:  # noqa: B027
-        """Give back threads and memory."""
+        """Release threads and memory."""
 
-    def look(self, pixels: Pixels, row: Mapping[str, Any]) -> Look:
+    def prepare(self, pixels: Pixels, row: Mapping[str, Any]) -> PreparedPicture:
         """Prepare a picture, (H, W, 3) uint8 RGB; may refuse its row with a ``SampleError``."""
-        return Look(pixels, None)
+        return PreparedPicture(pixels, None)
 
     @abstractmethod
-    def detect(self, looks: Sequence[Look]) -> list[list[Detection]]:
-        """The faces of each picture, best first."""
+    def detect(self, pictures: Sequence[PreparedPicture]) -> list[list[Detection]]:
+        """Return the faces of each picture, best first."""
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """Where a picture lies on a square black canvas.
+    """The position of a picture on a square black canvas.
 
     Detectors are trained on faces with surroundings. A face that fills its picture is larger than
-    their largest anchor and is not found at all; with ``padding`` 2 the picture's longer side takes
-    half of the canvas, and it is.
+    their largest anchor and is not found; with ``padding`` 2 the picture's longer side takes half
+    of the canvas, and it is found.
 
     Attributes:
         side_px: side of the canvas.
-        left_px, top_px, width_px, height_px: the picture's place on it.
+        left_px, top_px, width_px, height_px: the picture's position and size on it.
         scale_x, scale_y: canvas pixels per original pixel; they differ by rounding only.
     """
 
@@ -146,25 +146,25 @@ class Canvas:
         )
 
     def patch(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The picture at its size on the canvas, resized once from the original.
+        """Return the picture at its size on the canvas, resized once from the original.
 
         (H, W) grey or (H, W, 3) RGB, uint8 → (height_px, width_px) or (height_px, width_px, 3).
 
-        Averaging where it shrinks by more than half, for bilinear sampling would alias there and
-        cost recall on large photographs; above that bilinear is as good and five times faster.
+        Averages if it shrinks by more than half: bilinear sampling would alias there and cost
+        recall on large photographs; above that it is as good and five times faster.
         """
         how = cv2.INTER_AREA if self.scale_x < 0.5 else cv2.INTER_LINEAR
         size = (self.width_px, self.height_px)
         return np.asarray(cv2.resize(pixels, size, interpolation=how), np.uint8)
 
     def to_original(self, points: NDArray[Any]) -> Points:
-        """Canvas coordinates (..., 2) → original coordinates, float64."""
+        """Convert canvas coordinates (..., 2) to original coordinates, float64."""
         offset = (self.left_px, self.top_px)
         return (np.asarray(points, np.float64) - offset) / (self.scale_x, self.scale_y)
 
 
-def overlap(box: Points, others: Points) -> Points:
-    """Intersection over union of one box (4,) with others (N, 4), (N,) float64."""
+def intersection_over_union(box: Points, others: Points) -> Points:
+    """Return the intersection over union of one box (4,) with others (N, 4): (N,) float64."""
     corner = np.maximum(box[:2], others[:, :2])
     opposite = np.minimum(box[2:], others[:, 2:])
     shared = np.prod(np.clip(opposite - corner, 0, None), axis=1)
@@ -173,11 +173,13 @@ def overlap(box: Points, others: Points) -> Points:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def merged(detections: Sequence[Detection], threshold: float = 0.4) -> list[Detection]:
-    """Best first, without the ones that overlap a better one by more than ``threshold``.
+def non_maximum_suppression(
+    detections: Sequence[Detection], threshold: float = 0.4
+) -> list[Detection]:
+    """Return detections, best first, without those that overlap a better one too much.
 
-    "Better" is the higher score, then the larger box, then the one further up and left, so that the
-    order never depends on how the list came about. All detections must have boxes.
+    "Too much" is more than ``threshold``. "Better" is the higher score, then the larger box, then
+    the one further up and left, so that the input order never matters. All must have boxes.
     """
     ranked = sorted(detections, key=_rank)
     kept: list[Detection] = []
@@ -185,7 +187,7 @@ def merged(detections: Sequence[Detection], threshold: float = 0.4) -> list[Dete
     for face in ranked:
         box = face.bbox_xyxy
         assert box is not None
-        if not (overlap(box, boxes) > threshold).any():
+        if not (intersection_over_union(box, boxes) > threshold).any():
             kept.append(face)
             boxes = np.vstack([boxes, box])
     return kept

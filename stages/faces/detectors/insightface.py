@@ -1,9 +1,9 @@
 """SCRFD detectors from insightface model packs (Guo et al., ICLR 2022, arXiv:2105.04714).
 
-insightface loads the pack and says what its outputs mean; the picture's way into the network and
-the boxes' way out are done here, because they cost a quarter of the time there: the whole canvas
-is converted where only the picture on it changes, and all 16,800 anchors are decoded where a dozen
-count. On the same input tensor the results are insightface's own (tested).
+insightface loads the pack and defines its outputs. Pre- and postprocessing are our own, because
+they take a quarter of the time in insightface: it converts the whole canvas although only the
+picture on it changes, and decodes all 16,800 anchors although a dozen count. On the same input
+tensor the results are the same as insightface's (tested).
 """
 
 from __future__ import annotations
@@ -22,14 +22,21 @@ from ....manifests.arrays import Float32s, Pixels
 from ....pipeline.errors import InputError
 from ....pipeline.stage import sha256_file
 from .. import onnx as runtime
-from ..geometry import ordered
-from .detector import Canvas, Detection, Detector, DetectorSettings, Look, merged
+from ..geometry import order_landmarks
+from .detector import (
+    Canvas,
+    Detection,
+    Detector,
+    DetectorSettings,
+    PreparedPicture,
+    non_maximum_suppression,
+)
 
-SIDE_PX: Final = 640  # what the packs were trained at; the fixed ones accept nothing else
-# Below the threshold but above this, a face counts as "low_score" instead of "no_face".
+SIDE_PX: Final = 640  # the packs' training size; networks of fixed size accept nothing else
+# Below the threshold but above this score, the reason is "low_score" instead of "no_face".
 FLOOR: Final = 0.2
 
-# Number of outputs → (strides, anchors a cell, landmarks): the families that insightface knows.
+# Number of outputs → (strides, anchors per cell, landmarks): the families that insightface knows.
 _FAMILIES: Final[dict[int, tuple[tuple[int, ...], int, bool]]] = {
     6: ((8, 16, 32), 2, False),
     9: ((8, 16, 32), 2, True),
@@ -39,7 +46,7 @@ _FAMILIES: Final[dict[int, tuple[tuple[int, ...], int, bool]]] = {
 
 
 class InsightFace(Detector):
-    """A pack's detection module; the other modules of the pack are not loaded."""
+    """The detection network of a pack; its other networks are not loaded."""
 
     name: ClassVar[str] = "insightface"
 
@@ -53,49 +60,49 @@ class InsightFace(Detector):
 
     @property
     def device_class(self) -> Literal["cpu", "cuda"]:
-        """What the network runs on; known once open."""
+        """Return what the network runs on; known once open."""
         return self._device
 
     @cached_property
     def model_file(self) -> Path:
-        """The pack's detection network, chosen as insightface chooses it."""
+        """Return the pack's detection network, chosen as insightface does."""
         return find_detection_file(self._directory)
 
     def digests(self) -> dict[str, str]:
-        """sha256 of the detection network."""
+        """Return the sha256 of the detection network."""
         return {self.model_file.name: sha256_file(self.model_file)}
 
     def open(self) -> None:
         """Load the network on the device of the settings.
 
         Raises:
-            InputError: CUDA is wanted and not active, or the file is no SCRFD network.
+            InputError: CUDA is requested and not active, or the file is no SCRFD network.
         """
         self._model = _load(self.model_file, runtime.resolve_device_class(self.settings.device))
-        self._device = runtime.settle(self._model.session, self.settings.device)
+        self._device = runtime.active_device_class(self._model.session, self.settings.device)
         self._family = _FAMILIES[len(self._model.output_names)]
         self._pool = ThreadPoolExecutor(self.settings.threads, "detect")
 
     def close(self) -> None:
-        """Give back threads and the network."""
+        """Release the threads and the network."""
         if self._pool is not None:
             self._pool.shutdown()
         self._pool = self._model = None
 
-    def look(self, pixels: Pixels, row: Mapping[str, Any]) -> Look:
+    def prepare(self, pixels: Pixels, row: Mapping[str, Any]) -> PreparedPicture:
         """Resize the picture, (H, W, 3) uint8 RGB, for the first canvas."""
-        return Look(pixels, self._place(pixels, self.settings.canvases[0]))
+        return PreparedPicture(pixels, self._place(pixels, self.settings.canvases[0]))
 
-    def detect(self, looks: Sequence[Look]) -> list[list[Detection]]:
-        """Every picture on its own, several side by side; best face first."""
+    def detect(self, pictures: Sequence[PreparedPicture]) -> list[list[Detection]]:
+        """Return each picture's faces, best first; pictures are processed alone, in parallel."""
         assert self._pool is not None, "open() comes first"
-        return list(self._pool.map(self._faces, looks))
+        return list(self._pool.map(self._faces, pictures))
 
     def detect_canvas(self, canvas: Canvas, patch: Pixels) -> list[Detection]:
-        """The faces on one canvas, in original coordinates, down to ``FLOOR``.
+        """Return the faces on one canvas with a score of at least ``FLOOR``, original coordinates.
 
         Args:
-            canvas: where the picture lies.
+            canvas: where the picture is.
             patch: (height_px, width_px, 3) uint8 RGB, the picture at its size on the canvas.
         """
         outputs = self._model.session.run(
@@ -107,16 +114,17 @@ class InsightFace(Detector):
             _detection(canvas, rows[i], None if landmarks is None else landmarks[i]) for i in keep
         ]
 
-    def _faces(self, look: Look) -> list[Detection]:
+    def _faces(self, picture: PreparedPicture) -> list[Detection]:
         found: list[Detection] = []
         for number, padding in enumerate(self.settings.canvases):
-            canvas, patch = look.ready if number == 0 else self._place(look.pixels, padding)
+            first = number == 0
+            canvas, patch = picture.payload if first else self._place(picture.pixels, padding)
             faces = self.detect_canvas(canvas, patch)
             good = any((face.score or 0) >= self.settings.threshold for face in faces)
             if good and not self.settings.every_canvas:
                 return faces
             found += faces
-        return merged(found)
+        return non_maximum_suppression(found)
 
     @staticmethod
     def _place(pixels: Pixels, padding: float) -> tuple[Canvas, Pixels]:
@@ -124,10 +132,10 @@ class InsightFace(Detector):
         return canvas, canvas.patch(pixels)
 
     def _tensor(self, canvas: Canvas, patch: Pixels) -> NDArray[Any]:
-        """(1, 3, 640, 640) RGB, bit for bit what OpenCV's blobFromImage makes of the canvas.
+        """Return (1, 3, 640, 640) RGB, bit for bit what OpenCV's blobFromImage makes of the canvas.
 
-        One buffer a thread: fresh memory of this size costs a millisecond of page faults, and
-        where the picture lies as the last one did, its surroundings are still there.
+        One buffer per thread: new memory of this size costs a millisecond of page faults, and if
+        the picture is placed like the last one, its surroundings are already filled in.
         """
         mean, std = np.float32(self._model.input_mean), np.float32(self._model.input_std)
         kind = getattr(self._model, "input_dtype", np.float32)
@@ -150,7 +158,7 @@ class InsightFace(Detector):
 def decode_outputs(
     outputs: Sequence[Float32s], family: tuple[tuple[int, ...], int, bool], floor: float
 ) -> tuple[Float32s, Float32s | None]:
-    """Network outputs → candidates, best first, before suppression.
+    """Return the candidates of network outputs, best first, before suppression.
 
     Each anchor predicts distances from its cell's corner to the four sides, and offsets to the
     landmarks, in units of its stride.
@@ -179,7 +187,7 @@ def decode_outputs(
 
 
 def find_pack(pack: str, model_root: str) -> Path:
-    """Where a pack lies; a job never downloads one.
+    """Return the folder of a pack; a job never downloads one.
 
     Raises:
         InputError: no pack is named, or it is not on disk.
@@ -199,7 +207,7 @@ def find_pack(pack: str, model_root: str) -> Path:
 
 
 def find_detection_file(directory: Path) -> Path:
-    """The first file, by name, with as many outputs as an SCRFD network has.
+    """Return the first file, by name, with as many outputs as an SCRFD network.
 
     Raises:
         InputError: the pack has none, or a file in it cannot be read.
@@ -212,7 +220,7 @@ def find_detection_file(directory: Path) -> Path:
             model = load_model(str(path), load_external_data=False)
         except (OSError, DecodeError) as error:
             raise InputError(
-                f"{path} cannot be read as ONNX ({error}); get the pack anew"
+                f"{path} cannot be read as ONNX ({error}); download the pack again"
             ) from error
         if len(model.graph.output) in _FAMILIES:
             return path
@@ -225,7 +233,7 @@ def _load(path: Path, device: Literal["cpu", "cuda"]) -> Any:
     except ImportError as error:
         raise InputError(f"insightface cannot be imported: {error}") from error
     try:
-        # A file's path, never a name: names may start a download.
+        # A path, never a name: a name may start a download.
         model: Any = get_model(
             str(path),
             providers=runtime.providers_for(device),
@@ -234,16 +242,16 @@ def _load(path: Path, device: Literal["cpu", "cuda"]) -> Any:
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
     if model is None or model.taskname != "detection":
-        raise InputError(f"{path} is no detection network that insightface knows")
+        raise InputError(f"{path} is not a detection network that insightface knows")
     sides = list(model.session.get_inputs()[0].shape)[2:]
     if any(isinstance(side, int) and side != SIDE_PX for side in sides):
-        raise InputError(f"{path} takes {sides} pixels; normpipe needs {SIDE_PX} or free sides")
+        raise InputError(f"{path} takes {sides} pixels; normpipe needs {SIDE_PX} or any size")
     return model
 
 
 def _detection(canvas: Canvas, row: Float32s, landmarks: Float32s | None) -> Detection:
     box = canvas.to_original(row[:4].reshape(2, 2)).reshape(4)
-    points = None if landmarks is None else ordered(canvas.to_original(landmarks))
+    points = None if landmarks is None else order_landmarks(canvas.to_original(landmarks))
     return Detection(
         bbox_xyxy=box,
         landmarks=points,

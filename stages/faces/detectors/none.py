@@ -1,22 +1,21 @@
-"""For images that are aligned already."""
+"""A detector for images that are already aligned."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-from .detector import Detection, Detector, Look
+from .detector import Detection, Detector, PreparedPicture
 
 
 class AlreadyAligned(Detector):
     """Finds one face without a box: the whole image, which is only resized.
 
-    The image is kept whole and undistorted: its longer side fills the square, and what is missing
-    beside a shorter one is border.
+    The image is not cropped or distorted: its longer side fills the square, the rest is border.
     """
 
     name: ClassVar[str] = "none"
 
-    def detect(self, looks: Sequence[Look]) -> list[list[Detection]]:
-        """One face an image."""
-        return [[Detection(None, None, None, "none")] for _ in looks]
+    def detect(self, pictures: Sequence[PreparedPicture]) -> list[list[Detection]]:
+        """Return one face per image."""
+        return [[Detection(None, None, None, "none")] for _ in pictures]

@@ -1,7 +1,7 @@
 """Haar cascades (Viola & Jones 2001; Lienhart & Maydt 2002), then a small landmark network.
 
-The cascades come with opencv-python, the network with this package: they need no download and no
-terms, hence the default. They find upright, near-frontal faces; ``insightface`` finds more.
+The default, as it needs no download and no accepted terms: the cascades come with opencv-python,
+the network with this package. Finds upright, near-frontal faces; ``insightface`` finds more.
 """
 
 from __future__ import annotations
@@ -29,23 +29,30 @@ from ..geometry import (
     transform_from_landmarks,
     warp,
 )
-from .detector import Canvas, Detection, Detector, DetectorSettings, Look, merged
+from .detector import (
+    Canvas,
+    Detection,
+    Detector,
+    DetectorSettings,
+    PreparedPicture,
+    non_maximum_suppression,
+)
 
-if TYPE_CHECKING:  # torch takes seconds, which nobody should pay who opens no detector
+if TYPE_CHECKING:  # torch takes seconds to import; import it only to open a detector
     from ...networks.landmarks import LandmarkNet
 
 
 WEIGHTS: Final = Path(__file__).parents[2] / "networks/weights/landmarks.safetensors"
-# Eyes nearer than this share of the crop are a guess that no second look can mend.
+# If the eyes are closer than this share of the crop, the first prediction is useless.
 _LEAST_APART: Final = 0.1
 
 
-class Try(NamedTuple):
-    """One way to look for a face; the first that finds one decides.
+class Attempt(NamedTuple):
+    """One attempt to find a face; the first that finds one is used.
 
     Attributes:
         cascade: name of the face cascade.
-        side_px, padding: the canvas; cascades learnt faces with a margin, so it is padded as well.
+        side_px, padding: the canvas; cascades were trained with a margin, so it is padded too.
         neighbours: overlapping hits that a face needs.
         least_face: smallest face, as a share of the canvas.
     """
@@ -60,12 +67,12 @@ class Try(NamedTuple):
 ALT: Final = "haarcascade_frontalface_alt2.xml"
 DEFAULT: Final = "haarcascade_frontalface_default.xml"
 # Measured on 366 of the tight crops: the first alone finds 98.9 %, in half the time of a canvas of
-# 240 px; what it finds too much of, the network refuses. The second mends frames that the first
-# misses; the third finds small faces in larger pictures.
-TRIES: Final = (
-    Try(ALT, 120, 1.5, 2, 0.25),
-    Try(DEFAULT, 320, 1.5, 5, 0.20),
-    Try(ALT, 640, 1.0, 4, 0.05),
+# 240 px; the network rejects its false positives. The second finds faces that the first misses;
+# the third finds small faces in larger pictures.
+ATTEMPTS: Final = (
+    Attempt(ALT, 120, 1.5, 2, 0.25),
+    Attempt(DEFAULT, 320, 1.5, 5, 0.20),
+    Attempt(ALT, 640, 1.0, 4, 0.05),
 )
 _SCALE_STEP: Final = 1.1
 
@@ -73,7 +80,7 @@ _SCALE_STEP: Final = 1.1
 class OpenCV(Detector):
     """Face cascade, then five landmarks inside the face.
 
-    The score is the network's: how surely a box of the cascade holds a face.
+    The score is the network's: how likely a box of the cascade is a face.
     """
 
     name: ClassVar[str] = "opencv"
@@ -83,58 +90,60 @@ class OpenCV(Detector):
         super().__init__(settings)
         self._folder = Path(cv2.data.haarcascades)
         self._five = FivePoints(self.box_frame)
-        # A CascadeClassifier keeps scratch memory: one for each thread.
+        # A CascadeClassifier is not thread-safe: one for each thread.
         self._local = threading.local()
         self._pool: ThreadPoolExecutor | None = None
 
     def digests(self) -> dict[str, str]:
-        """sha256 of the cascade files and of the landmark network."""
-        names = sorted({attempt.cascade for attempt in TRIES})
+        """Return the sha256 of the cascade files and of the landmark network."""
+        names = sorted({attempt.cascade for attempt in ATTEMPTS})
         cascades = {name: hashlib.sha256(self._read(name)).hexdigest() for name in names}
         return {**cascades, "landmarks": self._five.digest()}
 
     def open(self) -> None:
-        """Load the network and start the threads that look.
+        """Load the network and start the threads.
 
         Raises:
-            InputError: this build of OpenCV carries no cascades.
+            InputError: this build of OpenCV has no cascades.
         """
         import torch
 
         self._read(ALT)
         self._five.open()
-        # Pictures are worked on side by side; torch's own threads would only get in their way.
+        # Pictures are processed in parallel; torch's own threads would compete with ours.
         self._pool = ThreadPoolExecutor(
             self.settings.threads, "detect", torch.set_num_threads, (1,)
         )
 
     def close(self) -> None:
-        """Give back the threads."""
+        """Release the threads."""
         if self._pool is not None:
             self._pool.shutdown()
         self._pool = None
 
-    def look(self, pixels: Pixels, row: Mapping[str, Any]) -> Look:
-        """Turn the picture, (H, W, 3) uint8 RGB, grey: (H, W) uint8."""
-        return Look(pixels, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8))
+    def prepare(self, pixels: Pixels, row: Mapping[str, Any]) -> PreparedPicture:
+        """Convert the picture, (H, W, 3) uint8 RGB, to grey, (H, W) uint8."""
+        return PreparedPicture(
+            pixels, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+        )
 
-    def detect(self, looks: Sequence[Look]) -> list[list[Detection]]:
-        """Every picture on its own, several side by side; surest face first."""
+    def detect(self, pictures: Sequence[PreparedPicture]) -> list[list[Detection]]:
+        """Return each picture's faces, best first; pictures are processed alone, in parallel."""
         assert self._pool is not None, "open() comes first"
-        return list(self._pool.map(self._faces, looks))
+        return list(self._pool.map(self._faces, pictures))
 
-    def _faces(self, look: Look) -> list[Detection]:
-        grey: Pixels = look.ready
+    def _faces(self, picture: PreparedPicture) -> list[Detection]:
+        grey: Pixels = picture.payload
         found: list[Detection] = []
-        for attempt in TRIES:
+        for attempt in ATTEMPTS:
             boxes = self._boxes(grey, attempt)
             found += [self._detection(grey, box) for box in boxes]
             sure = any((face.score or 0) >= self.settings.threshold for face in found)
             if sure and not self.settings.every_canvas:
                 break
-        return merged(found)
+        return non_maximum_suppression(found)
 
-    def _boxes(self, grey: Pixels, attempt: Try) -> list[Points]:
+    def _boxes(self, grey: Pixels, attempt: Attempt) -> list[Points]:
         height, width = grey.shape
         canvas = Canvas.centred(width, height, attempt.side_px, attempt.padding)
         drawn = np.zeros((attempt.side_px, attempt.side_px), np.uint8)
@@ -164,16 +173,16 @@ class OpenCV(Detector):
             return (self._folder / name).read_bytes()
         except OSError as error:
             raise InputError(
-                f"OpenCV {cv2.__version__} carries no {name}: pip install 'opencv-python>=4.10,<5'"
+                f"OpenCV {cv2.__version__} has no {name}: pip install 'opencv-python>=4.10,<5'"
             ) from error
 
 
 class Face(NamedTuple):
-    """What the network makes of a box.
+    """The network's prediction for a box.
 
     Attributes:
         landmarks: (5, 2) float64 original coordinates in the order of ``LANDMARK_NAMES``.
-        score: how surely it is a face, 0-1.
+        score: probability that it is a face, 0-1.
     """
 
     landmarks: Points
@@ -181,20 +190,20 @@ class Face(NamedTuple):
 
 
 class FivePoints:
-    """Looks twice: about the box, then about the eyes and nose that the first look gave."""
+    """Predicts twice: on a crop around the box, then on one aligned by the first prediction."""
 
     def __init__(self, box_frame: BoxFrame, weights: Path = WEIGHTS) -> None:
-        """``box_frame``: how the boxes lie in the aligned frame."""
+        """``box_frame``: where the boxes are in the aligned frame."""
         self._box_frame = box_frame
         self._weights = weights
         self._network: LandmarkNet | None = None
 
     def digest(self) -> str:
-        """Sha256 of the weights; readable before ``open``."""
+        """Return the sha256 of the weights; available before ``open``."""
         try:
             return sha256_file(self._weights)
         except OSError as error:
-            raise InputError(f"no landmark weights {self._weights}: install normpipe anew") from (
+            raise InputError(f"no landmark weights {self._weights}: reinstall normpipe") from (
                 error
             )
 
@@ -209,7 +218,7 @@ class FivePoints:
         network = LandmarkNet()
         load_weights(network, self._weights)
         network.eval()
-        for block in network.blocks.children():  # half the layers of a network that runs one crop
+        for block in network.blocks.children():  # fused, a single crop passes half the layers
             for conv, norm in (("down", "first_norm"), ("keep", "second_norm")):
                 fused = fuse_conv_bn_eval(block.get_submodule(conv), block.get_submodule(norm))  # type: ignore[type-var]
                 setattr(block, conv, fused)
@@ -217,7 +226,7 @@ class FivePoints:
         self._network = network.requires_grad_(False)
 
     def find(self, grey: Pixels, box: Points) -> Face:
-        """The face that a box is drawn about.
+        """Return the face in a box.
 
         Args:
             grey: (H, W) uint8, the whole picture.
@@ -225,14 +234,14 @@ class FivePoints:
         """
         from ...networks.landmarks import INPUT_SIZE
 
-        first = self._look(grey, transform_from_box(box, INPUT_SIZE, self._box_frame), False)
+        first = self._predict(grey, transform_from_box(box, INPUT_SIZE, self._box_frame), False)
         apart = np.linalg.norm(first.landmarks[1] - first.landmarks[0])
         if apart < _LEAST_APART * (box[2] - box[0]) / self._box_frame.size:
             return Face(first.landmarks, 0.0)
-        return self._look(grey, transform_from_landmarks(first.landmarks, INPUT_SIZE), True)
+        return self._predict(grey, transform_from_landmarks(first.landmarks, INPUT_SIZE), True)
 
-    def _look(self, grey: Pixels, transform: Matrix, mirrored: bool) -> Face:
-        """One crop, or the mean of it and its mirror image; no other picture is in the batch."""
+    def _predict(self, grey: Pixels, transform: Matrix, mirrored: bool) -> Face:
+        """Predict on one crop, or average it and its mirror image; the batch holds nothing else."""
         import torch
 
         from ...networks.landmarks import INPUT_SIZE

@@ -1,4 +1,4 @@
-"""Boxes or landmarks that the dataset's own list gives."""
+"""A detector that returns the boxes or landmarks of the dataset's own list."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 
 from ....manifests.arrays import Pixels
 from ....manifests.vocabularies import SampleError
-from ..geometry import ordered
-from .detector import Detection, Detector, Look
+from ..geometry import order_landmarks
+from .detector import Detection, Detector, PreparedPicture
 
 
 class Supplied(Detector):
-    """Takes each row's landmarks, or its box where it has none.
+    """Takes each row's landmarks, or its box if it has none.
 
-    Coordinates are upright original pixels. A box is read as one drawn tightly around brow, chin
-    and cheeks; looser boxes give looser crops. A list that has both gets its frame from the
-    landmarks. One row speaks of one face.
+    Coordinates are upright original pixels. Boxes should be tight around brow, chin and cheeks;
+    looser boxes give looser crops. If a row has both, its frame comes from the landmarks. One row
+    is one face.
     """
 
     name: ClassVar[str] = "supplied"
 
-    def look(self, pixels: Pixels, row: Mapping[str, Any]) -> Look:
+    def prepare(self, pixels: Pixels, row: Mapping[str, Any]) -> PreparedPicture:
         """Check what the row supplies for a picture, (H, W, 3) uint8 RGB.
 
         Raises:
-            SampleError: ``no_landmarks`` where the row has neither, ``bad_supplied_box`` where
-                numbers are missing, not finite, empty or wholly outside the image.
+            SampleError: ``no_landmarks`` if the row has neither, ``bad_supplied_box`` if numbers
+                are missing or not finite, or the face is empty or wholly outside the image.
         """
         height, width = pixels.shape[:2]
         box, points = row.get("bbox_xyxy"), row.get("landmarks")
@@ -39,17 +39,17 @@ class Supplied(Detector):
         if landmarks is not None:
             inside = ((landmarks >= 0) & (landmarks <= (width, height))).all(axis=1)
             if np.ptp(landmarks[:3], axis=0).max() < 1 or not inside.any():
-                raise SampleError("bad_supplied_box", "the landmarks are no face within the image")
-            landmarks = ordered(landmarks)
+                raise SampleError("bad_supplied_box", "the landmarks are not a face in the image")
+            landmarks = order_landmarks(landmarks)
         if bbox is not None:
             shown = np.minimum(bbox[2:], (width, height)) - np.maximum(bbox[:2], 0)
             if (bbox[2:] <= bbox[:2]).any() or (shown <= 0).any():
                 raise SampleError("bad_supplied_box", f"{bbox.tolist()} in {width} x {height}")
-        return Look(pixels, Detection(bbox, landmarks, None, "supplied"))
+        return PreparedPicture(pixels, Detection(bbox, landmarks, None, "supplied"))
 
-    def detect(self, looks: Sequence[Look]) -> list[list[Detection]]:
-        """What ``look`` found in each row."""
-        return [[look.ready] for look in looks]
+    def detect(self, pictures: Sequence[PreparedPicture]) -> list[list[Detection]]:
+        """Return what ``prepare`` found in each row."""
+        return [[picture.payload] for picture in pictures]
 
 
 def _numbers(values: Any, shape: tuple[int, ...], what: str) -> np.ndarray[Any, Any]:

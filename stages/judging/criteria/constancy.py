@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....manifests.arrays import Floats, Pixels
-from ...faces.detectors.detector import Detector, Look
+from ...faces.detectors.detector import Detector
 from ...metrics.resampling import RESAMPLES, bootstrap
 from ..figures import Figure
 from ..renders import Normalize, Renders, normalize_all, through_codec
@@ -96,8 +96,8 @@ def five_points(detector: Detector) -> FivePoints:
     def detect(pictures: Pixels) -> Floats:
         points = np.full((len(pictures), 5, 2), np.nan)
         for row, picture in enumerate(pictures):
-            look: Look = detector.look(picture, {})
-            faces = detector.detect([look])[0]
+            prepared = detector.prepare(picture, {})
+            faces = detector.detect([prepared])[0]
             if faces and faces[0].landmarks is not None:
                 points[row] = faces[0].landmarks
         return points

@@ -108,7 +108,7 @@ def locate(pack: Path, normalized: Pixels) -> Numbers | None:
     detector = InsightFace(DetectorSettings(pack=str(pack), threshold=0.3, device="cpu"))
     detector.open()
     try:
-        faces = detector.detect([detector.look(mean, {})])[0]
+        faces = detector.detect([detector.prepare(mean, {})])[0]
     finally:
         detector.close()
     return faces[0].landmarks if faces else None

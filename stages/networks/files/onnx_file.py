@@ -105,7 +105,7 @@ def start(
         line = str(error).strip().splitlines()[0]
         name = "the exported network" if isinstance(model, bytes) else str(model)
         raise InputError(f"ONNX Runtime cannot open {name}: {line}") from None
-    return session, onnx.settle(session, kind, stage)
+    return session, onnx.active_device_class(session, kind, stage)
 
 
 def notes_for_file(notes: Mapping[str, object]) -> dict[str, str]:

@@ -118,7 +118,7 @@ def read_marks(network: LandmarkNet, heads: list[Path], pack: str) -> Marked:
     people: list[int] = []
     try:
         for picture, identity in _pictures(heads):
-            (faces,) = detector.detect([detector.look(picture, {})])
+            (faces,) = detector.detect([detector.prepare(picture, {})])
             if not faces:
                 continue
             height, width = picture.shape[:2]
