@@ -43,7 +43,7 @@ def readings(network, pictures: NDArray, mirror: bool = False) -> NDArray:
         for start in range(0, len(pictures), BATCH):
             images = as_images(pictures[start : start + BATCH])
             images = images.flip(-1) if mirror else images
-            told.append(network.see(images).coefficients.numpy())
+            told.append(network.encode(images).coefficients.numpy())
     return np.concatenate(told)
 
 

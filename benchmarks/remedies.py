@@ -128,7 +128,7 @@ class AnySide(CompactNormalizer):
 
     side = SIDE
 
-    def see(self, images: Tensor) -> Reading:
+    def encode(self, images: Tensor) -> Reading:
         """(B, 3, H, W) RGB in [0, 1] → the reading, uncalibrated."""
         side = self.side
         grey = resize((images * self.grey).sum(1, keepdim=True), side)

@@ -248,7 +248,7 @@ class ClassifierView(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``logits``, ``balance``, ``input_gates``, ``output_gates`` and ``seen``.
 
-        Shapes as ``networks.classifier.Judgement``; ``batch`` as ``ViewData.batch``: pictures
+        Shapes as ``classifier.ClassifierOutput``; ``batch`` as ``ViewData.batch``: pictures
         (B, C, S, S) uint8, codes (B, E) or features (B, K, H, W) float32, ``present`` (B, 2) bool.
         """
         first, second = self._view(batch, "first"), self._view(batch, "second")

@@ -200,7 +200,7 @@ def shrunk(pictures: Pixels) -> Pixels:
     result = np.empty((len(pictures), INPUT_SIZE, INPUT_SIZE), np.uint8)
     for start in range(0, len(pictures), 256):
         part = torch.from_numpy(pictures[start : start + 256]).permute(0, 3, 1, 2).float()
-        result[start : start + 256] = ExpressionReader.look(part)[:, 0].round().clamp(0, 255)
+        result[start : start + 256] = ExpressionReader.to_grey(part)[:, 0].round().clamp(0, 255)
     return result
 
 

@@ -1,1 +1,1 @@
-"""Scores as the field defines them (see ``docs/protocols.md``): arrays in, numbers out."""
+"""Standard metrics of the field (see ``docs/protocols.md``): arrays in, numbers out."""

@@ -1,7 +1,7 @@
-"""Scores of action unit detection: arrays of N pictures and L action units.
+"""Metrics of action unit detection: arrays of N pictures and L action units.
 
-A truth that is NaN is unknown and counts nowhere. An action unit counts as detected where its
-probability is **above** the threshold, as torchmetrics has it.
+A truth of NaN is unknown and never counted. An action unit counts as detected if its probability is
+**above** the threshold, as in torchmetrics.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from ...manifests.arrays import Numbers
 
-#: Places of the counts in what ``outcomes`` returns.
+#: Indices of the counts that ``outcomes`` returns.
 TP, FP, TN, FN = range(4)
 
 
@@ -26,11 +26,11 @@ class UnitScores:
     """Scores of each action unit, all (L,) float64.
 
     Attributes:
-        f1: see ``f1_of``; NaN where no truth is known.
-        accuracy: share of known truths that are met; NaN where none is known.
-        auc: area under the ROC curve; NaN where one class is missing.
-        known: pictures whose truth is known.
-        positives: pictures in which it occurs.
+        f1: see ``f1_of``; NaN if no truth is known.
+        accuracy: share of known truths predicted correctly; NaN if none is known.
+        auc: area under the ROC curve; NaN if one class is missing.
+        known: number of pictures with a known truth.
+        positives: number of pictures in which it occurs.
     """
 
     f1: Numbers
@@ -41,25 +41,25 @@ class UnitScores:
 
     @property
     def mean_f1(self) -> float:
-        """Mean F1 over the action units with a known truth; NaN where there is none."""
+        """Return the mean F1 over action units with a known truth; NaN if there are none."""
         return mean_known(self.f1)
 
     @property
     def without_positives(self) -> NDArray[np.bool_]:
-        """(L,) which are known and never occur: their F1 is 0 whatever is predicted."""
+        """Return (L,) which are known but never occur: their F1 is 0 whatever is predicted."""
         return np.logical_and(self.known > 0, self.positives == 0)
 
 
 def outcomes(truth: Numbers, probability: Numbers, threshold: float = 0.5) -> Numbers:
-    """Return what each picture adds to the counts of F1.
+    """Return the TP, FP, TN and FN counts of each picture.
 
     Args:
         truth: (N, L) 0, 1 or NaN.
         probability: (N, L) in [0, 1].
-        threshold: detected where the probability is above it.
+        threshold: detected if the probability is above it.
 
     Returns:
-        (N, L, 4) float64: TP, FP, TN, FN, each 0 or 1; all 0 where the truth is unknown.
+        (N, L, 4) float64: TP, FP, TN, FN, each 0 or 1; all 0 if the truth is unknown.
 
     Raises:
         ValueError: shapes differ, or a probability is not within [0, 1] (NaN included).
@@ -68,17 +68,17 @@ def outcomes(truth: Numbers, probability: Numbers, threshold: float = 0.5) -> Nu
         raise ValueError(f"truth {truth.shape} and probability {probability.shape}: want (N, L)")
     if not np.all((probability >= 0) & (probability <= 1)):
         raise ValueError("a probability is not within 0 and 1")
-    # torchmetrics' stat_scores drops axes of length one, so that a single row has another shape.
+    # Not torchmetrics' stat_scores, which drops axes of length one.
     detected, occurs, absent = probability > threshold, truth == 1, truth == 0
     cells = [occurs & detected, absent & detected, absent & ~detected, occurs & ~detected]
     return np.stack(cells, axis=-1).astype(np.float64)
 
 
 def f1_of(counts: Numbers) -> Numbers:
-    """F1 = 2 TP / (2 TP + FP + FN) of pooled counts (van Rijsbergen 1979, chapter 7).
+    """Return F1 = 2 TP / (2 TP + FP + FN) of pooled counts (van Rijsbergen 1979, chapter 7).
 
-    0 where the action unit neither occurs nor is predicted, as scikit-learn's ``zero_division=0``;
-    NaN where no truth is known.
+    0 if the action unit neither occurs nor is predicted, like scikit-learn's ``zero_division=0``;
+    NaN if no truth is known.
 
     Args:
         counts: (…, 4) sums of ``outcomes``.
@@ -92,7 +92,7 @@ def f1_of(counts: Numbers) -> Numbers:
 
 
 def mean_known(values: Numbers) -> Any:
-    """Mean over the last axis without NaN; NaN where all are. (…, L) → (…)."""
+    """Return the mean over the last axis, ignoring NaN; NaN if all are. (…, L) → (…)."""
     known = np.isfinite(values)
     total = np.where(known, values, 0).sum(axis=-1)
     count = known.sum(axis=-1)
@@ -100,12 +100,12 @@ def mean_known(values: Numbers) -> Any:
 
 
 def mean_f1_of(counts: Numbers) -> Any:
-    """Mean over action units of ``f1_of``: (…, L, 4) sums of ``outcomes`` → (…)."""
+    """Return the mean ``f1_of`` over action units: (…, L, 4) sums of ``outcomes`` → (…)."""
     return mean_known(f1_of(counts))
 
 
 def unit_scores(truth: Numbers, probability: Numbers, threshold: float = 0.5) -> UnitScores:
-    """Return all scores of each action unit, pooled over the pictures given.
+    """Return all scores of each action unit, pooled over the pictures.
 
     Args, both (N, L), and errors as ``outcomes``.
     """
@@ -124,20 +124,20 @@ def unit_scores(truth: Numbers, probability: Numbers, threshold: float = 0.5) ->
 def au_f1(
     truth: Numbers, probability: Numbers, threshold: float = 0.5
 ) -> tuple[Numbers, float, NDArray[np.bool_]]:
-    """F1 of each action unit (L,), their mean, and which occur in no picture (L,).
+    """Return F1 of each action unit (L,), their mean, and which occur in no picture (L,).
 
-    Args and errors as ``outcomes``. An action unit without a known truth has F1 NaN and is left
-    out of the mean.
+    Args and errors as ``outcomes``. An action unit without a known truth has F1 NaN and does not
+    count in the mean.
     """
     counts = outcomes(truth, probability, threshold).sum(axis=0)
     return f1_of(counts), float(mean_f1_of(counts)), counts[:, TP] + counts[:, FN] == 0
 
 
 def best_threshold(truth: Numbers, probability: Numbers) -> tuple[float, float]:
-    """Threshold, one for all action units, with the best mean F1 **on these pictures**; that F1.
+    """Return the one threshold with the best mean F1 **on these pictures**, and that F1.
 
-    Tried are 0.01, 0.02 … 0.99; the lowest of equals. Chosen on the test set, the figure is too
-    good: it may only stand under ``paper_style``.
+    Tries 0.01, 0.02 … 0.99; takes the lowest of equals. If chosen on the test set, the F1 is too
+    optimistic: report it only under ``paper_style``.
 
     Args:
         truth: (N, L) 0, 1 or NaN.
@@ -145,7 +145,7 @@ def best_threshold(truth: Numbers, probability: Numbers) -> tuple[float, float]:
     """
     tried = np.arange(1, 100) / 100
     counts = np.zeros((len(tried), truth.shape[1], 4))
-    # How many thresholds each probability is above; the counts at all thresholds in one pass.
+    # The number of thresholds below each probability gives the counts at all thresholds at once.
     above = np.searchsorted(tried, probability, side="left")
     for unit, label in product(range(truth.shape[1]), (0, 1)):
         reached = np.bincount(above[truth[:, unit] == label, unit], minlength=len(tried) + 1)

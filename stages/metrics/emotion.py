@@ -1,4 +1,4 @@
-"""Scores of emotion recognition, over the whole set at once, never averaged over batches."""
+"""Metrics of emotion recognition, over the whole set at once, never averaged over batches."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ class EmotionScores:
     """Scores of C classes.
 
     Attributes:
-        confusion: (C, C) int64; row: the truth, column: what was predicted.
+        confusion: (C, C) int64; rows: truth, columns: prediction.
     """
 
     confusion: NDArray[np.int64]
 
     @property
     def known(self) -> NDArray[np.int64]:
-        """(C,) pictures of each class."""
+        """Return (C,) the number of pictures of each class."""
         return self.confusion.sum(axis=1)
 
     @property
     def accuracy(self) -> float:
-        """Share of all pictures that are classified rightly; NaN without pictures."""
+        """Return the share of pictures classified correctly; NaN without pictures."""
         total = int(self.confusion.sum())
         return float(np.trace(self.confusion) / total) if total else float("nan")
 
     @property
     def recall(self) -> Numbers:
-        """(C,) share of each class that is classified rightly; NaN for a class without pictures."""
+        """Return (C,) the share of each class classified correctly; NaN without pictures."""
         right = np.diagonal(self.confusion)
         return np.where(self.known > 0, right / np.maximum(self.known, 1), np.nan)
 
     @property
     def mean_class_accuracy(self) -> float:
-        """Mean of ``recall`` over the classes that occur (scikit-learn's balanced accuracy)."""
+        """Return the mean ``recall`` of classes that occur (scikit-learn's balanced accuracy)."""
         return float(mean_known(self.recall))
 
     @property
     def f1(self) -> Numbers:
-        """(C,) 2 TP / (2 TP + FP + FN); NaN for a class that neither occurs nor is predicted."""
+        """Return (C,) 2 TP / (2 TP + FP + FN); NaN if a class neither occurs nor is predicted."""
         right = np.diagonal(self.confusion)
         both = self.confusion.sum(axis=0) + self.known
         return np.where(both > 0, 2 * right / np.maximum(both, 1), np.nan)
 
     @property
     def macro_f1(self) -> float:
-        """Mean of ``f1`` over classes that occur or are predicted, as scikit-learn has it."""
+        """Return the mean ``f1`` of classes that occur or are predicted, as in scikit-learn."""
         return float(mean_known(self.f1))
 
 
@@ -63,7 +63,7 @@ def emotion_scores(truth: Numbers, probability: Numbers) -> EmotionScores:
     """Return the scores of predictions.
 
     Args:
-        truth: (N,) index of the class; NaN where unknown, which counts nowhere.
+        truth: (N,) index of the class; NaN is unknown and never counted.
         probability: (N, C); the largest is predicted, the first of equals.
 
     Raises:
@@ -84,7 +84,7 @@ def emotion_scores(truth: Numbers, probability: Numbers) -> EmotionScores:
 
 
 def hits(truth: Numbers, probability: Numbers) -> Numbers:
-    """Return what each picture adds to accuracy: (N, 2) float64, right and known, 0 or 1.
+    """Return the counts of each picture for accuracy: (N, 2) float64, correct and known, 0 or 1.
 
     Args and errors as ``emotion_scores``.
     """
@@ -93,7 +93,7 @@ def hits(truth: Numbers, probability: Numbers) -> Numbers:
 
 
 def accuracy_of(sums: Numbers) -> Any:
-    """Accuracy of pooled pictures: (…, 2) sums of ``hits`` → (…); NaN without pictures."""
+    """Return the accuracy of pooled pictures: (…, 2) sums of ``hits`` → (…); NaN without any."""
     right, known = sums[..., 0], sums[..., 1]
     return np.where(known > 0, right / np.maximum(known, 1), np.nan)[()]
 

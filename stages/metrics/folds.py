@@ -1,4 +1,4 @@
-"""Cross-validated figures, in both ways in which they are published."""
+"""Cross-validated figures, in both published forms: pooled, and mean of folds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class FoldFigures:
     """A measure over folds.
 
     Attributes:
-        pooled: of all folds' pictures together.
-        mean_of_folds: mean of ``each``, every fold weighing the same; NaN where one is undefined.
-        each: of each fold's pictures, by fold.
+        pooled: over the pictures of all folds together.
+        mean_of_folds: mean of ``each``, with equal weights; NaN if one is undefined.
+        each: over each fold's pictures, by fold.
     """
 
     pooled: float

@@ -1,6 +1,6 @@
-"""Scores of action unit intensity: arrays of N pictures and L action units, levels 0 to 5.
+"""Metrics of action unit intensity: arrays of N pictures and L action units, levels 0 to 5.
 
-A truth that is NaN is unknown and counts nowhere.
+A truth of NaN is unknown and never counted.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ from numpy.typing import NDArray
 from ...manifests.arrays import Numbers
 from .action_units import mean_known
 
-#: Sums of squares carry rounding; spreads below this share of them are none.
+#: Rounding error of sums of squares, relative to them; smaller spreads count as 0.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class IntensityScores:
-    """Scores of each action unit, all (L,) float64; NaN where no truth is known.
+    """Scores of each action unit, all (L,) float64; NaN if no truth is known.
 
     Attributes:
         icc: ICC(3,1), see ``icc_of``.
         mae: mean absolute error.
         mse: mean squared error.
-        known: pictures whose truth is known.
-        undefined: where neither truth nor prediction varies: there ICC is 0/0, and 0 by definition
-            here.
+        known: number of pictures with a known truth.
+        undefined: whether neither truth nor prediction varies: then ICC is 0/0, defined as 0 here.
     """
 
     icc: Numbers
@@ -39,29 +38,29 @@ class IntensityScores:
 
     @property
     def mean_icc(self) -> float:
-        """Mean ICC over the action units with a known truth."""
+        """Return the mean ICC over the action units with a known truth."""
         return float(mean_known(self.icc))
 
     @property
     def mean_mae(self) -> float:
-        """Mean over action units of the mean absolute error."""
+        """Return the mean absolute error, averaged over action units."""
         return float(mean_known(self.mae))
 
     @property
     def mean_mse(self) -> float:
-        """Mean over action units of the mean squared error."""
+        """Return the mean squared error, averaged over action units."""
         return float(mean_known(self.mse))
 
 
 def moments(truth: Numbers, level: Numbers) -> Numbers:
-    """Return what each picture adds to the sums that ICC is a function of.
+    """Return the terms of each picture in the sums from which ICC is computed.
 
     Args:
         truth: (N, L) levels, or NaN.
         level: (N, L) predicted levels, finite.
 
     Returns:
-        (N, L, 6) float64: 1, x, y, x², y², xy; all 0 where the truth is unknown.
+        (N, L, 6) float64: 1, x, y, x², y², xy; all 0 if the truth is unknown.
 
     Raises:
         ValueError: shapes differ, or a prediction is not finite.
@@ -77,7 +76,7 @@ def moments(truth: Numbers, level: Numbers) -> Numbers:
 
 
 def icc_of(sums: Numbers) -> Numbers:
-    """ICC(3,1), consistency, of k = 2 raters (Shrout & Fleiss 1979, equation for case 3).
+    """Return ICC(3,1), consistency, of k = 2 raters (Shrout & Fleiss 1979, equation for case 3).
 
     ICC = (MSR - MSE) / (MSR + (k - 1) MSE), MSR the mean square between pictures, MSE the residual
     one. With two raters MSR = (Sxx + Syy + 2 Sxy) / 2(n - 1) and MSE = (Sxx + Syy - 2 Sxy) /
@@ -85,15 +84,14 @@ def icc_of(sums: Numbers) -> Numbers:
 
         ICC = 2 Sxy / (Sxx + Syy).
 
-    A prediction that is always the same gives 0. Where truth **and** prediction are constant (or
-    n = 1) it is 0/0, for which pingouin gives NaN, or -1 out of rounding: 0 here, and
-    ``undefined_of`` says so.
+    A constant prediction gives 0. If truth **and** prediction are constant (or n = 1) it is 0/0,
+    for which pingouin gives NaN, or -1 by rounding; here it is 0: see ``undefined_of``.
 
     Args:
         sums: (…, 6) sums of ``moments``.
 
     Returns:
-        (…) float64; NaN where no truth is known.
+        (…) float64; NaN if no truth is known.
     """
     n = sums[..., 0]
     product, spread = _centred(sums)
@@ -102,12 +100,12 @@ def icc_of(sums: Numbers) -> Numbers:
 
 
 def undefined_of(sums: Numbers) -> NDArray[np.bool_]:
-    """Say where ICC would be 0/0: (…, 6) sums of ``moments`` → (…)."""
+    """Return where ICC would be 0/0: (…, 6) sums of ``moments`` → (…)."""
     return (sums[..., 0] > 0) & (_centred(sums)[1] <= 0)
 
 
 def _centred(sums: Numbers) -> tuple[Numbers, Numbers]:
-    """Return Sxy and Sxx + Syy, exactly 0 where rounding is all that is left."""
+    """Return Sxy and Sxx + Syy, set to exactly 0 if only rounding errors remain."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     count = np.maximum(n, 1)
     sxx, syy = xx - x * x / count, yy - y * y / count
@@ -119,12 +117,12 @@ def _centred(sums: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def mean_icc_of(sums: Numbers) -> Any:
-    """Mean over action units of ``icc_of``: (…, L, 6) sums of ``moments`` → (…)."""
+    """Return the mean ``icc_of`` over action units: (…, L, 6) sums of ``moments`` → (…)."""
     return mean_known(icc_of(sums))
 
 
 def intensity_scores(truth: Numbers, level: Numbers) -> IntensityScores:
-    """Return all scores of each action unit, over the pictures given.
+    """Return all scores of each action unit, over all pictures.
 
     Args, both (N, L), and errors as ``moments``.
     """

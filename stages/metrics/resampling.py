@@ -1,6 +1,6 @@
-"""Intervals from drawing people anew, never pictures: pictures of one person resemble each other.
+"""Bootstrap intervals over people, never pictures: those of one person resemble each other.
 
-The bootstrap over clusters with percentile intervals (Efron & Tibshirani, *An Introduction to the
+The cluster bootstrap with percentile intervals (Efron & Tibshirani, *An Introduction to the
 Bootstrap*, 1993, chapters 8 and 13).
 """
 
@@ -23,14 +23,14 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % interval of a figure when people, not pictures, are drawn anew.
+    """Return the 95 % interval of a figure when people, not pictures, are resampled.
 
     For a measure that needs the rows themselves. One that takes weights is faster with ``Draws``.
 
     Args:
-        people: (N,) who is in each picture.
-        measure: rows (M,), with repetitions → the figure; NaN where it is not defined.
-        resamples: how often people are drawn.
+        people: (N,) the person in each picture.
+        measure: rows (M,), with repetitions → the figure; NaN if it is undefined.
+        resamples: number of draws.
         seed: of the draws.
 
     Returns:
@@ -49,14 +49,14 @@ def bootstrap(
 
 
 class Draws:
-    """People drawn anew with replacement: how often each picture counts in each draw.
+    """Bootstrap draws of people with replacement: the weight of each picture in each draw.
 
-    The same people, resamples and seed give the same draws, so differences of two measures are
-    paired by using one ``Draws`` for both.
+    The same people, resamples and seed give the same draws; use one ``Draws`` for two measures to
+    get paired differences.
 
     Args:
-        people: (N,) who is in each picture.
-        resamples: how many draws.
+        people: (N,) the person in each picture.
+        resamples: number of draws.
         seed: of the draws.
     """
 
@@ -72,24 +72,24 @@ class Draws:
 
     @property
     def people(self) -> int:
-        """How many people are drawn from."""
+        """Return the number of people to draw from."""
         return self._draws.shape[1]
 
     def weights(self, draw: int) -> NDArray[np.int64]:
-        """(N,) how often each picture counts in a draw."""
+        """Return (N,) the weight of each picture in a draw."""
         return self._draws[draw][self._places]
 
     def all_weights(self) -> NDArray[np.float64]:
-        """(R, N) the weights of all draws; for measures that take them all at once."""
+        """Return (R, N) the weights of all draws, for measures that take them all at once."""
         return self._draws[:, self._places].astype(np.float64)
 
     def sums(self, statistics: Numbers) -> NDArray[np.float64]:
-        """Sum over the rows of each draw; for measures that are functions of sums.
+        """Return the sums over the rows of each draw, for measures that are functions of sums.
 
-        Adds up each person once, so the number of pictures hardly matters.
+        Sums each person's rows once, so the number of pictures hardly matters.
 
         Args:
-            statistics: (N, …) what each row adds.
+            statistics: (N, …) the terms of each row.
 
         Returns:
             (R, …) float64.
@@ -100,7 +100,7 @@ class Draws:
         return (self._draws @ each).reshape(len(self), *statistics.shape[1:])
 
     def interval(self, measure: Callable[[NDArray[np.int64]], float]) -> tuple[float, float]:
-        """95 % interval of a measure that takes the weights of the pictures, (N,) int64.
+        """Return the 95 % interval of a measure that takes the weights of the pictures, (N,) int64.
 
         Returns:
             As ``percentiles``.
@@ -114,11 +114,11 @@ def paired_difference(
     second: Numbers,
     measure: Callable[[Numbers], Numbers],
 ) -> tuple[float, float, float]:
-    """Difference second - first of a measure, with a 95 % interval from the same draws for both.
+    """Return the difference second - first of a measure, with a paired 95 % interval.
 
     Args:
-        draws: of the people in the rows.
-        first, second: (N, …) what each row adds, of the same rows in the same order.
+        draws: of the people in the rows, used for both.
+        first, second: (N, …) the terms of each row, of the same rows in the same order.
         measure: sums (…, S) of the statistics → figures (…); for all draws at once.
 
     Returns:
@@ -130,7 +130,7 @@ def paired_difference(
 
 
 def percentiles(found: NDArray[Any]) -> tuple[float, float]:
-    """2.5th and 97.5th percentile of what draws gave, (R,); NaN twice where half is undefined."""
+    """Return the 2.5th and 97.5th percentile of values (R,); NaN if over half are undefined."""
     known = found[np.isfinite(found)]
     if len(known) < max(len(found) / 2, 1):
         return float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""Torch modules: no file access but in ``files/``."""
+"""Torch modules, without file access except in ``files/``."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from .base import Normalizer
 from .compact import CompactNormalizer
 from .norface import NorfaceNormalizer
 
-#: Name on the command line → network; called without arguments it has its default shape.
+#: Name on the command line → network; without arguments, it has its default shape.
 NETWORKS: dict[str, Callable[..., Normalizer]] = {
     "compact": CompactNormalizer,
     "norface": NorfaceNormalizer,

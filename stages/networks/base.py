@@ -1,4 +1,4 @@
-"""What every normalizer is: a face in, the target face with the same expression out."""
+"""The interface of normalizers: a face in, the target face with the same expression out."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class Reading(NamedTuple):
-    """What an encoder sees in a picture.
+    """The predictions of an encoder.
 
     Attributes:
         coefficients: (B, E) expression coefficients, not yet clamped to [0, 1].
-        landmarks: (B, 136) x, y of 68 points, 0 the centre, 1 the edge; an aid in training.
-        pose: (B, 3) yaw, pitch, roll in units of 30 degrees; an aid in training.
+        landmarks: (B, 136) x, y of 68 points, 0 the centre, 1 the edge; auxiliary in training.
+        pose: (B, 3) yaw, pitch, roll in units of 30 degrees; auxiliary in training.
     """
 
     coefficients: Tensor
@@ -21,12 +21,12 @@ class Reading(NamedTuple):
     pose: Tensor
 
 
-class Outputs(NamedTuple):
-    """What a normalizer makes of a batch in training.
+class TrainingOutputs(NamedTuple):
+    """The outputs of a normalizer in training.
 
     Attributes:
         picture: (B, 3, S, S) RGB, about [0, 1], not clamped.
-        reading: of the same faces.
+        reading: the encoder's predictions for the same faces.
     """
 
     picture: Tensor
@@ -37,11 +37,11 @@ class Normalizer(nn.Module):
     """An aligned face → the target face with the same expression.
 
     Attributes:
-        input_size: pixels the network looks at; ``forward`` takes any size.
-        output_size: pixels of the picture it makes.
-        expressions: coefficients it reads.
-        sees_colour: False where it turns what it is given to grey at once; training then holds
-            grey pictures, a third of the memory.
+        input_size: side of the network's input in pixels; ``forward`` takes any size.
+        output_size: side of its output in pixels.
+        expressions: number of coefficients it predicts.
+        sees_colour: False if it converts its input to grey; training then keeps grey pictures, a
+            third of the memory.
     """
 
     input_size: int
@@ -50,7 +50,7 @@ class Normalizer(nn.Module):
     sees_colour: bool = True
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments that build the same network again, as JSON values."""
+        """Return the keyword arguments that build the same network again, as JSON values."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,30 +61,30 @@ class Normalizer(nn.Module):
         """(B, 3, H, W) RGB in [0, 1] → (B, E) coefficients in [0, 1], calibrated."""
         raise NotImplementedError
 
-    def learn(self, images: Tensor) -> Outputs:
-        """(B, 3, H, W) RGB in [0, 1] → what the losses of training look at."""
+    def forward_train(self, images: Tensor) -> TrainingOutputs:
+        """(B, 3, H, W) RGB in [0, 1] → what the training losses need, uncalibrated."""
         raise NotImplementedError
 
-    def see(self, images: Tensor) -> Reading:
-        """(B, 3, H, W) RGB in [0, 1] → the reading alone; cheaper where no picture is needed."""
-        return self.learn(images).reading
+    def encode(self, images: Tensor) -> Reading:
+        """(B, 3, H, W) RGB in [0, 1] → the reading alone; cheaper if no picture is needed."""
+        return self.forward_train(images).reading
 
     def raw_coefficients(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] → (B, E) float32 as read, before calibration."""
-        return self.see(images).coefficients.float()
+        """(B, 3, H, W) RGB in [0, 1] → (B, E) float32 coefficients before calibration."""
+        return self.encode(images).coefficients.float()
 
-    def begin_at(self, target: Tensor) -> None:
-        """Take the resting target face, (3, S, S) RGB in [0, 1], as where learning begins."""
+    def init_target(self, target: Tensor) -> None:
+        """Initialize with the resting target face, (3, S, S) RGB in [0, 1]."""
 
 
 class CodeNormalizer(Normalizer):
-    """A normalizer with nothing but coefficients between its two halves.
+    """A normalizer with only coefficients between its two halves.
 
-    They can be trained apart, since the exact coefficients of a render are known.
+    The halves can be trained separately, since the exact coefficients of a render are known.
     """
 
     def halves(self) -> tuple[nn.Module, nn.Module]:
-        """Return the half that reads and the half that draws."""
+        """Return the encoder and the decoder."""
         raise NotImplementedError
 
     def draw(self, coefficients: Tensor) -> Tensor:
@@ -93,9 +93,9 @@ class CodeNormalizer(Normalizer):
 
 
 def leaky_clamp(x: Tensor, slope: float = 0.1) -> Tensor:
-    """``x`` (...) in [0, 1]; beyond, gradients are ``slope`` of their size instead of nothing.
+    """Clamp ``x`` (...) to [0, 1]; outside, gradients are scaled by ``slope`` instead of 0.
 
-    With nothing, a coefficient that was once read below 0 could never be raised by the picture.
+    With 0, the picture could never raise a coefficient once it was predicted below 0.
     """
     clamped = x.clamp(0, 1)
     rest = slope * (x - clamped)

@@ -1,9 +1,9 @@
-"""The classifier: two views of a face, mixtures of experts before and behind one query a label.
+"""The classifier: two views of a face, mixtures of experts before and after one query per label.
 
-Both views pass one shared encoder. Their tokens, marked by view, pass mixture layers; one attention
-query for each label gathers what it needs; shared experts with a gate for each label answer. The
-idea of mixtures before and behind is Norface's (Liu et al., ECCV 2024); the gates for each label
-are those of multi-gate mixtures (Ma et al., KDD 2018).
+Both views pass through one shared encoder. Their tokens, plus view embeddings, pass through mixture
+layers; one attention query per label pools them; shared experts with a gate per label compute the
+logits. Input and output mixtures are from Norface (Liu et al., ECCV 2024); gates per label are from
+multi-gate mixtures of experts (Ma et al., KDD 2018).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .compact import Residual
-from .experts import Mixed, Mixture
+from .experts import Mixture, MixtureOutput
 from .vit import Vit, layer_norm
 
 Preset = Literal["small", "norface"]
-#: Where the second view comes from: a picture, or what a normalizer's encoder makes of the first.
+#: The second view: a picture, or a normalizer's coefficients or features of the first.
 Second = Literal["picture", "code", "features"]
 
 _SMALL_SIZE = 64
@@ -28,15 +28,15 @@ _SMALL_WIDTH = 96
 _CODE_TOKENS = 4
 
 
-class Judgement(NamedTuple):
-    """What the classifier says.
+class ClassifierOutput(NamedTuple):
+    """The classifier's predictions.
 
     Attributes:
         logits: (B, L).
         input_gates: (B, N, E) of the last layer before the queries, tokens of both views.
         output_gates: (B, L, E).
-        balance: (), mean over the mixtures.
-        seen: (B, N) bool, tokens of views that are there.
+        balance: (), mean balance loss over the mixtures.
+        seen: (B, N) bool, tokens of views that are present.
     """
 
     logits: Tensor
@@ -47,7 +47,7 @@ class Judgement(NamedTuple):
 
 
 class SmallEncoder(nn.Module):
-    """A grey picture as 4 × 4 tokens, light enough for a CPU."""
+    """A small convolutional encoder for CPUs: a grey picture → 4 × 4 tokens."""
 
     image_size = _SMALL_SIZE
     colour = False
@@ -58,7 +58,7 @@ class SmallEncoder(nn.Module):
         layers: list[nn.Module] = []
         before = 1
         for width in _SMALL_WIDTHS:
-            # The first one reaches far and halves twice: large maps would cost most of the time.
+            # The first layer has a large kernel and stride 4: large maps would take most time.
             kernel, stride = (3, 2) if layers else (7, 4)
             layers += [
                 nn.Conv2d(before, width, kernel, stride, padding=kernel // 2, bias=False),
@@ -81,7 +81,7 @@ class SmallEncoder(nn.Module):
 
 
 class VitEncoder(nn.Module):
-    """A vision transformer's tokens; masked-autoencoder checkpoints load into ``vit``."""
+    """A vision transformer encoder; masked-autoencoder checkpoints load into ``vit``."""
 
     colour = True
 
@@ -97,7 +97,7 @@ class VitEncoder(nn.Module):
 
 
 class MixtureLayer(nn.Module):
-    """A transformer block whose second half is a mixture."""
+    """A transformer block with a mixture of experts as its feed-forward part."""
 
     def __init__(self, width: int, hidden: int, experts: int, top: int) -> None:
         super().__init__()
@@ -106,8 +106,8 @@ class MixtureLayer(nn.Module):
         self.norm2 = layer_norm(width)
         self.mixture = Mixture(width, hidden, experts, top)
 
-    def forward(self, x: Tensor, seen: Tensor) -> Mixed:
-        """(B, N, D) tokens, (B, N) bool which of them are there → the same tokens."""
+    def forward(self, x: Tensor, seen: Tensor) -> MixtureOutput:
+        """(B, N, D) tokens, (B, N) bool which of them are present → (B, N, D) tokens."""
         y = self.norm1(x)
         x = x + self.attention(y, y, y, key_padding_mask=~seen, need_weights=False)[0]
         mixed = self.mixture(self.norm2(x), seen)
@@ -115,7 +115,7 @@ class MixtureLayer(nn.Module):
 
 
 class MixtureHead(nn.Module):
-    """Tokens of two views → one logit a label."""
+    """Tokens of two views → one logit per label."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class MixtureHead(nn.Module):
             return self.code(second).unflatten(1, (_CODE_TOKENS, -1))
         return self.features(second.flatten(2).transpose(1, 2))
 
-    def forward(self, tokens: dict[int, Tensor], present: Tensor) -> Judgement:
+    def forward(self, tokens: dict[int, Tensor], present: Tensor) -> ClassifierOutput:
         """View → (B, N, D) tokens, (B, 2) bool which views a row has → logits and gates."""
         seen = torch.cat(
             [present[:, v : v + 1].expand(-1, x.shape[1]) for v, x in tokens.items()], 1
@@ -164,7 +164,7 @@ class MixtureHead(nn.Module):
         x = torch.cat([found + self.view[v] for v, found in tokens.items()], 1)  # (B, N, D)
         gates, balances = x.new_ones((*x.shape[:2], 1)), list[Tensor]()
         for layer in self.layers:
-            mixed: Mixed = layer(x, seen)
+            mixed: MixtureOutput = layer(x, seen)
             x, gates = mixed.tokens, mixed.gates
             balances.append(mixed.balance)
         x = self.norm(x)
@@ -175,20 +175,20 @@ class MixtureHead(nn.Module):
         balances.append(mixed.balance)
         found = self.dropout(asked + mixed.tokens)
         logits = torch.einsum("bld,ld->bl", found.float(), self.answer.float()) + self.bias
-        return Judgement(logits, gates, mixed.gates, torch.stack(balances).mean(), seen)
+        return ClassifierOutput(logits, gates, mixed.gates, torch.stack(balances).mean(), seen)
 
 
 class MixtureClassifier(nn.Module):
-    """Two views of a face → one logit a label.
+    """Two views of a face → one logit per label.
 
     Args:
         labels: L.
         preset: ``small`` (64 px grey) or ``norface`` (a vision transformer, 224 px colour).
-        experts: of each mixture; 1 makes it a dense layer of the same size.
-        wide: inner width of all experts of a mixture together, in widths of a token.
-        top: experts that answer a token; 0 lets all answer, softly weighed.
+        experts: in each mixture; 1 makes it a dense layer of the same size.
+        wide: total hidden width of all experts of a mixture, in token widths.
+        top: experts used per token; 0 uses all, with soft weights.
         layers: mixture layers before the queries.
-        second: what the second view is made of.
+        second: kind of the second view.
         second_size: channels of ``code`` or ``features``.
         size: of the vision transformer.
         image_size: side of its pictures, in pixels.
@@ -218,24 +218,26 @@ class MixtureClassifier(nn.Module):
         self.head = MixtureHead(labels, width, experts, wide, top, layers, second, second_size)
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments that build the same network again."""
+        """Return the keyword arguments that build the same network again."""
         return dict(self._settings)
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures it takes, in pixels."""
+        """Return the side of its input pictures, in pixels."""
         return int(self.encoder.image_size)
 
     @property
     def colour(self) -> bool:
-        """Whether it takes (3, S, S) RGB, else (1, S, S) grey."""
+        """Return whether it takes (3, S, S) RGB, else (1, S, S) grey."""
         return bool(self.encoder.colour)
 
-    def forward(self, first: Tensor | None, second: Tensor | None, present: Tensor) -> Judgement:
-        """Tell the labels.
+    def forward(
+        self, first: Tensor | None, second: Tensor | None, present: Tensor
+    ) -> ClassifierOutput:
+        """Predict the labels.
 
         Args:
-            first: (B, C, S, S) originals in [0, 1], or None where no row has one.
+            first: (B, C, S, S) originals in [0, 1], or None if no row has one.
             second: (B, C, S, S) pictures in [0, 1], (B, K) codes or (B, K, H, W) features; or None.
             present: (B, 2) bool, which views a row has; at least one.
         """
@@ -243,7 +245,7 @@ class MixtureClassifier(nn.Module):
         shown = {view: x for view, x in pictures.items() if x is not None}
         tokens: dict[int, Tensor] = {}
         if shown:
-            # One pass over both views: their statistics, where an encoder keeps some, are shared.
+            # One pass over both views, so that they share batch statistics.
             made = self.encoder(torch.cat(list(shown.values()))).split(len(present))
             tokens = dict(zip(shown, made, strict=True))
         if second is not None and 1 not in tokens:
@@ -252,12 +254,12 @@ class MixtureClassifier(nn.Module):
 
 
 def _heads(width: int) -> int:
-    """Heads of at least 24 channels, at most 12."""
+    """Return the number of attention heads: at most 12, of at least 24 channels each."""
     return max(heads for heads in range(1, 13) if width % heads == 0 and width // heads >= 24)
 
 
 def probabilities(kind: str, logits: Tensor) -> Tensor:
-    """(B, L) logits → class or label probabilities; of ``intensity`` levels from 0 to 5."""
+    """(B, L) logits → (B, L) probabilities; for ``intensity``, levels from 0 to 5."""
     if kind == "emotion":
         return functional.softmax(logits, 1)
     found = torch.sigmoid(logits)

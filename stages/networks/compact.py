@@ -1,8 +1,8 @@
-"""The compact normalizer: a face's expression as coefficients, and the target face making it.
+"""The compact normalizer: predicts expression coefficients and draws the target face from them.
 
-Two parts with a narrow code between them, so that little of a person but their expression can pass:
-an encoder (aligned grey crop → one coefficient per shape of the face kit) and a decoder
-(coefficients → picture of the target face), trained apart.
+The narrow code between its two parts lets little pass but the expression: an encoder (aligned grey
+crop → one coefficient per shape of the face kit) and a decoder (coefficients → picture of the
+target face), trained separately.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .base import CodeNormalizer, Outputs, Reading, leaky_clamp
-from .layers import Grow, bend, init_nothing, init_painting, resize
+from .base import CodeNormalizer, Reading, TrainingOutputs, leaky_clamp
+from .layers import UpBlock, init_kaiming, init_zeros, resize, warp_by_flow
 
 INPUT_SIZE = 112
 OUTPUT_SIZE = 192
@@ -25,12 +25,12 @@ _WIDTHS = (24, 48, 80, 128, 192)
 _BLOCKS = (0, 1, 2, 2, 1)
 _DECODER_WIDTHS = (96, 80, 64, 40, 24)
 _FIRST_GRID = 6
-_ABOVE = 0.84  # of the rows that are not looked at, those above; a face lies low in its picture
+_ABOVE = 0.84  # share of the cropped rows that are above; faces are low in their pictures
 _LARGEST_FLOW = 0.25  # of half the picture's width
 
 
 class Residual(nn.Module):
-    """Two 3 x 3 convolutions beside an identity."""
+    """Two 3 x 3 convolutions with an identity shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ class CompactEncoder(nn.Module):
     """Aligned face → expression coefficients.
 
     Args:
-        expressions: how many coefficients.
-        widths: channels after each halving of the picture.
+        expressions: number of coefficients.
+        widths: channels after each downsampling by 2.
         blocks: residual blocks after each.
     """
 
@@ -88,8 +88,8 @@ class CompactEncoder(nn.Module):
 class CompactDecoder(nn.Module):
     """Expression coefficients → the target face.
 
-    The resting face is a learned picture; the decoder bends it (flow) and paints what bending
-    cannot bring forth (teeth, closed lids, furrows). Bending keeps skin, brows and irises sharp.
+    The resting face is a learned picture; the decoder warps it (flow) and adds what warping cannot
+    produce (teeth, closed lids, furrows). Warping keeps skin, brows and irises sharp.
     """
 
     def __init__(self, expressions: int) -> None:
@@ -100,13 +100,13 @@ class CompactDecoder(nn.Module):
         )
         self.seed = nn.Linear(256, _DECODER_WIDTHS[0] * _FIRST_GRID**2)
         pairs = pairwise(_DECODER_WIDTHS)
-        self.grow = nn.Sequential(*(Grow(before, width) for before, width in pairs))
+        self.grow = nn.Sequential(*(UpBlock(before, width) for before, width in pairs))
         self.flow = nn.Conv2d(_DECODER_WIDTHS[-1], 2, 3, padding=1)
         self.residual = nn.Conv2d(_DECODER_WIDTHS[-1], 12, 3, padding=1)
-        self.apply(init_painting)
-        # Begins as the template, unbent and unpainted.
+        self.apply(init_kaiming)
+        # The initial output is the template: no flow, no residual.
         for layer in (self.flow, self.residual):
-            init_nothing(layer)
+            init_zeros(layer)
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """(B, E) in [0, 1] → (B, 3, 192, 192) RGB, about [0, 1]."""
@@ -115,25 +115,25 @@ class CompactDecoder(nn.Module):
             x.unflatten(1, (_DECODER_WIDTHS[0], _FIRST_GRID, _FIRST_GRID))
         )  # (B, 24, 96, 96)
         flow = _LARGEST_FLOW * torch.tanh(self.flow(x).float())  # (B, 2, 96, 96)
-        bent = bend(self.template.float(), flow)
-        painted = functional.pixel_shuffle(self.residual(x).float(), 2)  # (B, 3, 192, 192)
-        return bent + painted
+        warped = warp_by_flow(self.template.float(), flow)
+        residual = functional.pixel_shuffle(self.residual(x).float(), 2)  # (B, 3, 192, 192)
+        return warped + residual
 
 
 class CompactNormalizer(CodeNormalizer):
     """Aligned face → the target face with the same expression.
 
     Args:
-        expressions: how many coefficients.
-        mirror: for each coefficient, which one it is in a mirror image. With it, a picture is read
-            twice, as it is and mirrored, and the mean counts; without, once.
-        picture_size: pixels that a picture is brought to; the encoder looks at 112 x 112 of them,
-            around the face. 112: at the whole picture.
+        expressions: number of coefficients.
+        mirror: for each coefficient, its index in a mirror image. If given, predictions are
+            averaged over the picture and its mirror image.
+        picture_size: pixels that a picture is resized to; the encoder sees 112 x 112 of them,
+            around the face. 112: the whole picture.
         widths: the encoder's five, see ``CompactEncoder``.
 
     Raises:
-        ValueError: ``mirror`` does not name every coefficient once, ``picture_size`` is not
-            even or smaller than 112, or ``widths`` are not five from 1 on.
+        ValueError: ``mirror`` does not name every coefficient once, ``picture_size`` is odd or
+            smaller than 112, or ``widths`` are not five positive numbers.
     """
 
     output_size = OUTPUT_SIZE
@@ -152,22 +152,22 @@ class CompactNormalizer(CodeNormalizer):
     ) -> None:
         super().__init__()
         if len(widths) != len(_WIDTHS) or min(widths) < 1:
-            raise ValueError(f"widths have to be {len(_WIDTHS)} channel counts from 1 on")
+            raise ValueError(f"widths must be {len(_WIDTHS)} positive channel counts")
         if picture_size < INPUT_SIZE or picture_size % 2:
-            raise ValueError(f"picture_size has to be even and {INPUT_SIZE} or more")
+            raise ValueError(f"picture_size must be even and at least {INPUT_SIZE}")
         self.expressions = expressions
         self.input_size = picture_size
         self.widths = tuple(widths)
-        self.look_twice(mirror)
+        self.set_mirror(mirror)
         self.encoder = CompactEncoder(expressions, widths)
         self.decoder = CompactDecoder(expressions)
         self.register_buffer("grey", torch.tensor(_GREY).view(1, 3, 1, 1))
-        # Coefficients are displayed as (reading - offset) * gain; fitted on held-out renders.
+        # Calibration, fitted on held-out renders: coefficient = (reading - offset) * gain.
         self.register_buffer("gain", torch.ones(expressions))
         self.register_buffer("offset", torch.zeros(expressions))
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments that build the same network again."""
+        """Return the keyword arguments that build the same network again."""
         found: dict[str, Any] = {"expressions": self.expressions}
         if self.input_size != INPUT_SIZE:
             found["picture_size"] = self.input_size
@@ -175,10 +175,10 @@ class CompactNormalizer(CodeNormalizer):
             found["widths"] = list(self.widths)
         return {**found, "mirror": self.mirror} if self.mirror else found
 
-    def look_twice(self, mirror: Sequence[int]) -> None:
-        """From now on read the mirror image, too; see ``mirror`` of the class. Nothing: once."""
+    def set_mirror(self, mirror: Sequence[int]) -> None:
+        """Set ``mirror``, see the class; empty: predict on the picture alone."""
         if mirror and sorted(mirror) != list(range(self.expressions)):
-            raise ValueError(f"mirror has to name each of {self.expressions} coefficients once")
+            raise ValueError(f"mirror must name each of {self.expressions} coefficients once")
         self.mirror = list(mirror)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -190,24 +190,24 @@ class CompactNormalizer(CodeNormalizer):
         return ((self.raw_coefficients(images) - self.offset) * self.gain).clamp(0, 1)
 
     def raw_coefficients(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] → (B, E) as read, before calibration; see ``mirror``."""
-        told = self.see(images).coefficients.float()
+        """(B, 3, H, W) RGB in [0, 1] → (B, E) before calibration; see ``mirror``."""
+        predicted = self.encode(images).coefficients.float()
         if not self.mirror:
-            return told
-        other = self.see(images.flip(-1)).coefficients.float()
-        return (told + other[:, self.mirror]) / 2
+            return predicted
+        other = self.encode(images.flip(-1)).coefficients.float()
+        return (predicted + other[:, self.mirror]) / 2
 
-    def learn(self, images: Tensor) -> Outputs:
+    def forward_train(self, images: Tensor) -> TrainingOutputs:
         """(B, 3, H, W) RGB in [0, 1] → picture and reading, uncalibrated."""
-        reading = self.see(images)
-        return Outputs(self.draw(leaky_clamp(reading.coefficients)), reading)
+        reading = self.encode(images)
+        return TrainingOutputs(self.draw(leaky_clamp(reading.coefficients)), reading)
 
-    def see(self, images: Tensor) -> Reading:
+    def encode(self, images: Tensor) -> Reading:
         """(B, 3, H, W) RGB in [0, 1] → the reading alone, uncalibrated."""
         return self.encoder(self._face(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] → (B, C, 4, 4), what the coefficients are read off.
+        """(B, 3, H, W) RGB in [0, 1] → (B, C, 4, 4), the features behind the coefficients.
 
         C is the last of ``widths``, 192 as shipped.
         """
@@ -216,28 +216,28 @@ class CompactNormalizer(CodeNormalizer):
     def _face(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, 1, 112, 112) standardized grey around the face."""
         grey = standardize((images * self.grey).sum(1, keepdim=True), self.input_size)
-        unseen = self.input_size - INPUT_SIZE
-        top, left = round(_ABOVE * unseen), unseen // 2
+        margin = self.input_size - INPUT_SIZE
+        top, left = round(_ABOVE * margin), margin // 2
         return grey[..., top : top + INPUT_SIZE, left : left + INPUT_SIZE]
 
     def halves(self) -> tuple[nn.Module, nn.Module]:
-        """Return encoder and decoder."""
+        """Return the encoder and the decoder."""
         return self.encoder, self.decoder
 
     def draw(self, coefficients: Tensor) -> Tensor:
         """(B, E) coefficients in [0, 1] → (B, 3, 192, 192) RGB, about [0, 1]."""
         return self.decoder(coefficients)
 
-    def begin_at(self, target: Tensor) -> None:
-        """Begin with the resting target face, (3, 192, 192) RGB in [0, 1], as the template."""
+    def init_target(self, target: Tensor) -> None:
+        """Set the template to the resting target face, (3, 192, 192) RGB in [0, 1]."""
         with torch.no_grad():
             self.decoder.template.copy_(target[None])
 
 
 def standardize(grey: Tensor, size: int = INPUT_SIZE) -> Tensor:
-    """(B, 1, H, W) → (B, 1, S, S) with mean 0 and deviation 1 in the middle of each picture.
+    """(B, 1, H, W) → (B, 1, S, S) with mean 0 and deviation 1 in the face region of each picture.
 
-    Only where the face is: black borders of tight photographs must not change its contrast.
+    Black borders of tight photographs are outside that region, so they do not change contrast.
     """
     grey = resize(grey, size)
     face = grey[..., size // 4 : size * 7 // 8, size // 4 : size * 3 // 4]

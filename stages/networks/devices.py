@@ -1,4 +1,4 @@
-"""Where torch computes: on what was asked for, or not at all."""
+"""The torch device of a setting: the requested one, or an error."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ...pipeline.errors import InputError
 
 
 def resolve_device(name: str, setting: str) -> torch.device:
-    """Return the device of a setting; asking for one that is not there is an error.
+    """Return the device of a setting; requesting a missing one is an error.
 
     Args:
         name: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        setting: what ``name`` is the value of, such as ``normalize.device``; for the message.
+        setting: the setting's name, such as ``normalize.device``; for the message.
 
     Raises:
-        InputError: no such device is known, or it is not there.
+        InputError: the device is unknown or missing.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -36,6 +36,6 @@ def resolve_device(name: str, setting: str) -> torch.device:
 
 
 def multiplies_bf16_fast(device: torch.device) -> bool:
-    """Say whether bf16 pays: on a CPU only where it has matrix instructions for it (AMX)."""
+    """Return whether bf16 is faster: on a CPU only if it has matrix instructions for it (AMX)."""
     tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     return device.type == "cuda" or bool(tiles())

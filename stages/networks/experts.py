@@ -1,8 +1,8 @@
-"""Mixtures of experts: small networks side by side, and gates that weigh their answers.
+"""Mixtures of experts: small parallel networks, and gates that weight their outputs.
 
-Dense soft gates (Jacobs et al. 1991) need no balancing at small batches. ``top`` keeps the best few
-of each gate (Shazeer et al. 2017, arXiv 1701.06538) and comes with the balance loss of the Switch
-Transformer (Fedus et al. 2021, arXiv 2101.03961, equation 4), which Norface uses, too.
+Dense soft gates (Jacobs et al. 1991) need no balancing at small batches. ``top`` keeps the largest
+gates (Shazeer et al. 2017, arXiv 1701.06538), with the balance loss of the Switch Transformer
+(Fedus et al. 2021, arXiv 2101.03961, equation 4), as in Norface.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Mixed(NamedTuple):
-    """What a mixture made, and how it used its experts.
+class MixtureOutput(NamedTuple):
+    """The outputs of a mixture, and how it used its experts.
 
     Attributes:
         tokens: (B, N, D).
         gates: (B, N, E) weights of the experts, each row summing to 1; E is 1 without a mixture.
-        balance: (), 1 where all experts are used alike, up to E where one does all.
+        balance: (), balance loss: 1 if all experts are used equally, up to E if only one is used.
     """
 
     tokens: Tensor
@@ -29,7 +29,7 @@ class Mixed(NamedTuple):
 
 
 class Experts(nn.Module):
-    """E two-layer networks of equal shape, all run on all tokens."""
+    """E two-layer networks of the same shape, all run on all tokens."""
 
     def __init__(self, width: int, hidden: int, experts: int) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class Experts(nn.Module):
 
 
 class Mixture(nn.Module):
-    """Experts, each token's answer a weighted mean of theirs.
+    """A mixture of experts: each token's output is a weighted mean of theirs.
 
     Args:
         width: D of the tokens.
-        hidden: width of an expert's inner layer.
-        experts: how many; 1 is a dense network without a gate.
-        top: experts that answer a token; 0 lets all of them.
-        labels: with as many tokens as labels, each label has a gate of its own; 0 shares one gate.
+        hidden: width of an expert's hidden layer.
+        experts: number of experts; 1 is a dense network without a gate.
+        top: experts used per token; 0 uses all.
+        labels: if there is one token per label, each label has its own gate; 0 shares one gate.
     """
 
     def __init__(
@@ -69,23 +69,23 @@ class Mixture(nn.Module):
             self.gate = nn.Parameter(torch.zeros(max(1, labels), width, experts))
             nn.init.normal_(self.gate, std=width**-0.5)
 
-    def forward(self, x: Tensor, seen: Tensor | None = None) -> Mixed:
-        """Answer all tokens.
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> MixtureOutput:
+        """Compute all tokens.
 
         Args:
             x: (B, N, D).
             seen: (B, N) bool, which tokens count for the balance; None for all.
         """
-        answers = self.experts(x)  # (B, N, E, D)
-        count = answers.shape[2]
+        outputs = self.experts(x)  # (B, N, E, D)
+        count = outputs.shape[2]
         if count == 1:
             ones = x.new_ones((*x.shape[:2], 1))
-            return Mixed(answers[:, :, 0], ones, x.new_ones(()))
+            return MixtureOutput(outputs[:, :, 0], ones, x.new_ones(()))
         logits = torch.einsum("bnd,nde->bne", x, self.gate.expand(x.shape[1], -1, -1))
         likely = logits.float().softmax(-1)
         gates = keep_top(likely, self.top) if self.top else likely
-        tokens = torch.einsum("bne,bned->bnd", gates.to(answers.dtype), answers)
-        return Mixed(tokens, gates, balance(likely, gates, seen))
+        tokens = torch.einsum("bne,bned->bnd", gates.to(outputs.dtype), outputs)
+        return MixtureOutput(tokens, gates, balance(likely, gates, seen))
 
 
 def keep_top(likely: Tensor, top: int) -> Tensor:
@@ -96,12 +96,12 @@ def keep_top(likely: Tensor, top: int) -> Tensor:
 
 
 def balance(likely: Tensor, gates: Tensor, seen: Tensor | None = None) -> Tensor:
-    """E · Σ f_e · P_e: the share of tokens an expert answers times its mean probability.
+    """Return E · Σ f_e · P_e: each expert's share of tokens times its mean probability.
 
     Args:
         likely: (B, N, E) probabilities.
-        gates: (B, N, E) what was used of them. Without ``top`` all experts answer all tokens, and
-            the share is that of their weights.
+        gates: (B, N, E) the gates used. Without ``top`` all experts process all tokens, and the
+            share is that of their weights.
         seen: (B, N) bool, which tokens count.
     """
     flat, used = likely.flatten(0, -2), gates.detach().flatten(0, -2)

@@ -1,8 +1,8 @@
-"""IResNet, the residual network that face-recognition weights are commonly trained in.
+"""IResNet, the residual network that is common for face-recognition weights.
 
-After Duta et al., "Improved Residual Networks for Image and Video Recognition" (arXiv 2004.04989),
-with the names of insightface's arcface_torch, so that a state dict saved from there fits once it is
-written as safetensors. Used as a frozen loss network of the user's only; no weights come with us.
+After Duta et al., "Improved Residual Networks for Image and Video Recognition" (arXiv 2004.04989).
+Names are those of insightface's arcface_torch, so its state dicts load once saved as safetensors.
+Used only as a frozen loss network with the user's weights; we ship none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WIDTHS = (64, 128, 256, 512)
 
 
 class ResidualBlock(nn.Module):
-    """Norm, 3 x 3, norm, PReLU, 3 x 3, norm, beside an identity or a 1 x 1."""
+    """Norm, 3 x 3, norm, PReLU, 3 x 3, norm, with an identity or 1 x 1 shortcut."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
 
 
 class IResNet(nn.Module):
-    """A face, aligned, → an embedding of it.
+    """An aligned face → its embedding.
 
     Args:
         depths: blocks of the four stages, such as (3, 4, 14, 3) for IResNet-50.

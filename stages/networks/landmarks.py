@@ -1,6 +1,6 @@
-"""Finds the five points of a face in a grey crop, and says whether it is a face at all.
+"""Predicts the landmarks of a face in a grey crop, and whether it is a face.
 
-Small, since it runs on every picture of the default detector, one at a time, on one core.
+Small, because the default detector runs it on every picture, one at a time, on one core.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .layers import DownBlock
 INPUT_SIZE = 80
 _POINTS = 68  # iBUG's
 
-# Means of 68 points, as detectors learnt five from people who clicked on them: an eye is the middle
-# of lid corners and upper lid, where an iris sits that the upper lid partly covers; the tip of the
-# nose is a little below point 30, a mouth corner a little up the upper lip. Chosen on renders, by
-# where SCRFD marks exact ones: docs/models/landmarks.md.
+# Five points as weighted means of 68, to match detectors trained on hand-clicked points: an eye is
+# the mean of lid corners and upper lid (the iris, which the upper lid partly covers); the tip of
+# the nose is a little below point 30, a mouth corner a little up the upper lip. Chosen on renders,
+# by where SCRFD marks exact points: docs/models/landmarks.md.
 _RULES: tuple[dict[int, float], ...] = (
     dict.fromkeys((36, 37, 38, 39), 0.25),
     dict.fromkeys((42, 43, 44, 45), 0.25),
@@ -34,16 +34,16 @@ for _row, _rule in enumerate(_RULES):
     for _point, _share in _rule.items():
         FIVE_OF_68[_row, _point] = _share
 FIVE_OF_68.setflags(write=False)
-#: How far a detector's marks may lie from the means, in distances between the eyes.
+#: Maximum distance of a detector's marks from the means, in inter-ocular distances.
 _FARTHEST_MARK = 0.15
 
 
-class Found(NamedTuple):
-    """What the network sees in a crop.
+class LandmarkOutput(NamedTuple):
+    """The network's predictions for a crop.
 
     Attributes:
         points68: (B, 68, 2) x, y; 0 the crop's centre, 1 its right or lower edge.
-        face: (B,) logit of "this is a face".
+        face: (B,) logit that it is a face.
     """
 
     points68: Tensor
@@ -61,13 +61,13 @@ def five_of(points68: Tensor) -> Tensor:
 
 
 class UprightFace(NamedTuple):
-    """A face seen with its eyes level and one unit apart, its origin between them.
+    """A face in a frame with level eyes, one unit apart, and the origin between them.
 
     Attributes:
         points: (B, 68, 2) in that frame.
-        axes: (B, 2, 2), its directions x and y as columns.
-        apart: (B, 1, 1), the distance between the eyes in the unit before.
-        five: (B, 5, 2) ``five_of``, in the unit before.
+        axes: (B, 2, 2), its x and y directions as columns.
+        apart: (B, 1, 1), the distance between the eyes in the original unit.
+        five: (B, 5, 2) ``five_of``, in the original unit.
     """
 
     points: Tensor
@@ -77,7 +77,7 @@ class UprightFace(NamedTuple):
 
     @classmethod
     def of(cls, points68: Tensor) -> UprightFace:
-        """From (B, 68, 2) in any unit."""
+        """Transform points (B, 68, 2), in any unit."""
         five = five_of(points68)
         across = five[:, 1] - five[:, 0]
         apart = across.norm(dim=-1).clamp_min(1e-3)[:, None, None]
@@ -88,10 +88,10 @@ class UprightFace(NamedTuple):
 
 
 class LandmarkNet(nn.Module):
-    """A grey crop about a face → 68 landmarks and whether it is one.
+    """A grey crop around a face → 68 landmarks and whether it is a face.
 
-    It learns all 68 points, which costs nothing and teaches more than five; ``FIVE_OF_68`` says
-    which five are meant, and ``marks`` where a detector that learnt from people's clicks puts them.
+    It learns all 68 points, which costs nothing and trains better than five. ``FIVE_OF_68`` gives
+    the five from them; ``marks`` gives them as a detector trained on hand-clicked points would.
     """
 
     point_mean: Tensor
@@ -102,7 +102,7 @@ class LandmarkNet(nn.Module):
         super().__init__()
         self.widths = widths
         first, second, third = widths
-        # Patches of 4 x 4 pixels at once: wide layers on few places are what processors do fast.
+        # Patches of 4 x 4 pixels: wide layers on small maps are fast.
         self.patches = nn.PixelUnshuffle(4)
         self.blocks = nn.Sequential(  # at 20, 10 and 5 pixels
             DownBlock(16, first, 1), DownBlock(first, second, 2), DownBlock(second, third, 2)
@@ -113,22 +113,22 @@ class LandmarkNet(nn.Module):
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("point_mean", torch.zeros(_POINTS, 2))
-        # From an upright face's 68 points to how far marks lie from their means; fitted on renders.
+        # From an upright face's 68 points to the offsets of marks from means; fitted on renders.
         self.register_buffer("mark_weight", torch.zeros(10, 2 * _POINTS))
         self.register_buffer("mark_bias", torch.zeros(10))
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments that build the same network again, as JSON values."""
+        """Return the keyword arguments that build the same network again, as JSON values."""
         return {"widths": list(self.widths)}
 
-    def forward(self, grey: Tensor) -> Found:
-        """(B, 1, 80, 80) float32 grey in [0, 1] → what is seen."""
+    def forward(self, grey: Tensor) -> LandmarkOutput:
+        """(B, 1, 80, 80) float32 grey in [0, 1] → predictions."""
         mean = grey.mean((2, 3), keepdim=True)
         spread = grey.std((2, 3), keepdim=True).clamp_min(0.02)
         features = torch.relu(self.squeeze(self.blocks(self.patches((grey - mean) / spread))))
         out = self.head(features.flatten(1)).float()
         points = out[:, :-1].reshape(-1, _POINTS, 2) + self.point_mean
-        return Found(points, out[:, -1])
+        return LandmarkOutput(points, out[:, -1])
 
     def marks(self, points68: Tensor) -> Tensor:
         """(B, 68, 2) → (B, 5, 2), where a detector would mark the five; any unit.

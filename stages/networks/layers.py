@@ -1,4 +1,4 @@
-"""Layers that more than one network is built of."""
+"""Layers shared by several networks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Grow(nn.Module):
-    """Twice the size, then two 3 x 3 convolutions."""
+class UpBlock(nn.Module):
+    """Upsampling by 2, then two 3 x 3 convolutions."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
@@ -22,16 +22,16 @@ class Grow(nn.Module):
         return functional.silu(self.second(x))
 
 
-def bend(template: Tensor, flow: Tensor) -> Tensor:
-    """Move a picture's pixels.
+def warp_by_flow(template: Tensor, flow: Tensor) -> Tensor:
+    """Warp a picture by a flow field.
 
     Args:
         template: (1, 3, S, S) float32.
-        flow: (B, 2, s, s) float32: where to look, x then y, beside each place, in half pictures;
-            stretched to the template's size.
+        flow: (B, 2, s, s) float32: offset, x then y, of the sampled position, in half pictures;
+            resized to the template's size.
 
     Returns:
-        (B, 3, S, S) float32; beyond the border the border goes on.
+        (B, 3, S, S) float32; beyond the border, border pixels are repeated.
     """
     size = template.shape[-1]
     flow = functional.interpolate(flow, size=(size, size), mode="bilinear", align_corners=False)
@@ -43,7 +43,7 @@ def bend(template: Tensor, flow: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) → (B, C, size, size), bilinear, averaging where it shrinks."""
+    """Resize (B, C, H, W) to (B, C, size, size), bilinear with anti-aliasing."""
     if images.shape[-2:] == (size, size):
         return images
     return functional.interpolate(
@@ -51,16 +51,16 @@ def resize(images: Tensor, size: int) -> Tensor:
     )
 
 
-def init_painting(module: nn.Module) -> None:
-    """Weights that carry a signal through many layers; torch's own shrink it to nothing."""
+def init_kaiming(module: nn.Module) -> None:
+    """Initialize with Kaiming weights; with torch's default, signals vanish in deep decoders."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def init_nothing(module: nn.Module) -> None:
-    """Weights that give 0, for layers whose output is a change."""
+def init_zeros(module: nn.Module) -> None:
+    """Initialize with zeros, for layers that predict a change."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.zeros_(module.weight)
         if module.bias is not None:
@@ -68,7 +68,7 @@ def init_nothing(module: nn.Module) -> None:
 
 
 class DownBlock(nn.Module):
-    """Two 3 x 3 convolutions, the second beside a shortcut."""
+    """Two 3 x 3 convolutions, the second with a shortcut."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__()

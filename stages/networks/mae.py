@@ -1,7 +1,7 @@
-"""A masked autoencoder: an encoder learns to see by painting hidden patches.
+"""A masked autoencoder: pretrains an encoder by reconstructing hidden patches.
 
 He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners" (arXiv 2111.06377): the encoder
-sees a quarter of the patches; a small decoder paints the others from what it made of them.
+sees a quarter of the patches; a small decoder reconstructs the others from its tokens.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from .vit import (
     sincos_positions,
 )
 
-#: The decoder beside an encoder of each size; that of B is the paper's, of S half as wide.
+#: The decoder for each encoder size; that of B is the paper's, that of S is half as wide.
 DECODERS = {"T": Shape(64, 2, 2), "S": Shape(256, 8, 8), "B": Shape(512, 8, 16)}
 _SMALLEST_VARIANCE = 1e-6
 
 
-class Painting(NamedTuple):
-    """What the autoencoder makes of a batch.
+class Reconstruction(NamedTuple):
+    """The autoencoder's output.
 
     Attributes:
-        patches: (B, N, 768) every patch's pixels, each patch's mean and deviation taken out.
+        patches: (B, N, 768) pixels of all patches, each with mean 0 and deviation 1.
         hidden: (B, N) bool, the patches that the encoder did not see.
     """
 
@@ -45,7 +45,7 @@ class MaskedAutoencoder(nn.Module):
     Args:
         size: of the encoder: a name in ``vit.SIZES``.
         image_size: side of the pictures, in pixels.
-        masked: share of the patches that is hidden.
+        masked: share of hidden patches.
     """
 
     decoder_positions: Tensor
@@ -53,7 +53,7 @@ class MaskedAutoencoder(nn.Module):
     def __init__(self, size: str = "B", image_size: int = 224, masked: float = 0.75) -> None:
         super().__init__()
         self.encoder = Vit(size, image_size)
-        self.seen = max(1, round(self.encoder.grid**2 * (1 - masked)))
+        self.visible = max(1, round(self.encoder.grid**2 * (1 - masked)))
         width, depth, heads = DECODERS[size]
         self.decoder_embed = nn.Linear(self.encoder.shape.width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -66,40 +66,40 @@ class MaskedAutoencoder(nn.Module):
             part.apply(init_transformer)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, images: Tensor, noise: Tensor) -> Painting:
-        """Paint all patches from those that are seen.
+    def forward(self, images: Tensor, noise: Tensor) -> Reconstruction:
+        """Reconstruct all patches from the visible ones.
 
         Args:
             images: (B, 3, S, S) RGB in [0, 1].
-            noise: (B, N) random numbers; the patches with the smallest are seen.
+            noise: (B, N) random numbers; the patches with the smallest are visible.
         """
         order = noise.argsort(1)
-        place = order.argsort(1)  # (B, N) where each patch stands in that order
+        place = order.argsort(1)  # (B, N) position of each patch in that order
         patches = self.encoder.embed(images)  # (B, N, D)
-        seen = order[:, : self.seen, None].expand(-1, -1, patches.shape[-1])
-        x = self.decoder_embed(self.encoder.encode(patches.gather(1, seen)))  # (B, 1 + K, d)
+        visible = order[:, : self.visible, None].expand(-1, -1, patches.shape[-1])
+        x = self.decoder_embed(self.encoder.encode(patches.gather(1, visible)))  # (B, 1 + K, d)
         count = noise.shape[1]
-        blank = self.mask_token.to(x.dtype).expand(x.shape[0], count - self.seen, -1)
+        blank = self.mask_token.to(x.dtype).expand(x.shape[0], count - self.visible, -1)
         whole = torch.cat([x[:, 1:], blank], 1)
         whole = whole.gather(1, place[..., None].expand(-1, -1, whole.shape[-1]))  # (B, N, d)
         x = torch.cat([x[:, :1], whole], 1) + self.decoder_positions
         recompute = self.encoder.recompute and self.training
         x = self.decoder_norm(run_blocks(self.decoder_blocks, x, recompute=recompute))
-        return Painting(self.decoder_pred(x[:, 1:]), place >= self.seen)
+        return Reconstruction(self.decoder_pred(x[:, 1:]), place >= self.visible)
 
 
-def masked_loss(painting: Painting, images: Tensor) -> Tensor:
-    """(): mean squared error over hidden patches, whose own mean and deviation do not count.
+def masked_loss(reconstruction: Reconstruction, images: Tensor) -> Tensor:
+    """Return the mean squared error (), over hidden patches normalized to mean 0 and deviation 1.
 
-    ``images``: (B, 3, S, S) RGB in [0, 1], of which the patches were hidden.
+    ``images``: (B, 3, S, S) RGB in [0, 1], complete.
     """
     truth, _, _ = normalized_patches(images)
-    error = (painting.patches.float() - truth).square().mean(-1)  # (B, N)
-    return (error * painting.hidden).sum() / painting.hidden.sum()
+    error = (reconstruction.patches.float() - truth).square().mean(-1)  # (B, N)
+    return (error * reconstruction.hidden).sum() / reconstruction.hidden.sum()
 
 
 def patches_of(images: Tensor) -> Tensor:
-    """(B, 3, S, S) → (B, (S / 16)², 768): rows of patches; in one: row, column, colour."""
+    """(B, 3, S, S) → (B, (S / 16)², 768): patches row by row; within one: row, column, colour."""
     cut = images.unflatten(3, (-1, PATCH_SIZE)).unflatten(2, (-1, PATCH_SIZE))
     return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
@@ -119,11 +119,11 @@ def normalized_patches(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (patches - mean) / deviation, mean, deviation
 
 
-def painted_picture(painting: Painting, images: Tensor) -> Tensor:
-    """(B, 3, S, S) RGB: what was seen as it is, what was hidden as it was painted.
+def reconstructed_picture(reconstruction: Reconstruction, images: Tensor) -> Tensor:
+    """Return (B, 3, S, S) RGB: the visible patches of ``images``, and the reconstructed others.
 
-    Each painted patch gets the true one's mean and deviation, which it never had to guess.
+    Reconstructed patches get the true mean and deviation, which were not to be predicted.
     """
     _, mean, deviation = normalized_patches(images)
-    painted = painting.patches.float() * deviation + mean
-    return picture_of(torch.where(painting.hidden[..., None], painted, patches_of(images)))
+    painted = reconstruction.patches.float() * deviation + mean
+    return picture_of(torch.where(reconstruction.hidden[..., None], painted, patches_of(images)))

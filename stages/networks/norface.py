@@ -1,9 +1,9 @@
-"""The large normalizer: a transformer reads the face, the target's own tokens take its expression.
+"""The large normalizer: a transformer encodes the face; target tokens attend to its expression.
 
 After Norface (identity normalization with a shared masked-autoencoder encoder, an expression
 merging module and a decoder), whose code and weights were never published; cross-attention as in
-FlowFace. What is our own is the narrow code between the faces, because attention over all tokens
-of the original lets its identity through.
+FlowFace. The narrow code between the faces is our own, because attention over all tokens of the
+original leaks its identity.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...pipeline.errors import InputError
-from .base import Normalizer, Outputs, Reading, leaky_clamp
-from .layers import Grow, bend, init_nothing, init_painting, resize
+from .base import Normalizer, Reading, TrainingOutputs, leaky_clamp
+from .layers import UpBlock, init_kaiming, init_zeros, resize, warp_by_flow
 from .vit import (
     Attention,
     CrossAttention,
@@ -32,10 +32,10 @@ from .vit import (
 
 Merge = Literal["narrow", "full"]
 
-_READING_WIDTHS = (32, 320)  # of a patch, of a face
+_READING_WIDTHS = (32, 320)  # per patch, per face
 _GROWTH = (192, 128, 96, 64)  # channels at 1/16, 1/8, 1/4 and 1/2 of the picture's size
 _LARGEST_FLOW = 0.25  # of half the picture's width
-_RESIDUAL_DROPPED = 0.25  # share of training faces painted from their coefficients alone
+_RESIDUAL_DROPPED = 0.25  # share of training faces drawn from their coefficients alone
 
 
 class ReadingHead(nn.Module):
@@ -44,7 +44,7 @@ class ReadingHead(nn.Module):
     def __init__(self, width: int, patches: int, expressions: int) -> None:
         super().__init__()
         narrow, hidden = _READING_WIDTHS
-        # Few channels of every patch, so that each unit can look at its own place.
+        # Few channels of every patch, so that each unit can use its own region.
         self.squeeze = nn.Linear(width, narrow)
         self.hidden = nn.Linear(narrow * patches, hidden)
         self.dropout = nn.Dropout(0.1)
@@ -60,10 +60,10 @@ class ReadingHead(nn.Module):
 
 
 class NarrowCode(nn.Module):
-    """What may pass from the original to the target: a token a coefficient, and a few more.
+    """The bottleneck from original to target: one token per coefficient, and a few residual ones.
 
-    A residual token is a picture's summary squeezed through ``width`` numbers in [-1, 1]; it may
-    hold what coefficients cannot name (a tongue, a wink's furrows), and little else fits.
+    A residual token summarizes the picture in ``width`` numbers in [-1, 1]; it can hold what the
+    coefficients cannot (a tongue, a wink's furrows), and little more.
     """
 
     def __init__(self, shape: Shape, expressions: int, tokens: int, width: int) -> None:
@@ -80,14 +80,14 @@ class NarrowCode(nn.Module):
         self.apply(init_transformer)
 
     def residual(self, seen: Tensor) -> Tensor | None:
-        """(B, N, D) tokens of the original → (B, K, w) in [-1, 1], or None without any."""
+        """(B, N, D) tokens of the original → (B, K, w) in [-1, 1]; None if K is 0."""
         if not self.tokens:
             return None
         queries = self.queries.expand(seen.shape[0], -1, -1)
         return torch.tanh(self.squeeze(self.look(queries, seen)))
 
     def forward(self, coefficients: Tensor, residual: Tensor | None) -> Tensor:
-        """(B, E), (B, K, w) → (B, E + K, D); a residual of None is one that says nothing."""
+        """(B, E), (B, K, w) → (B, E + K, D); None is a residual without information."""
         code = self.resting + coefficients[..., None] * self.moved
         if not self.tokens:
             return code
@@ -98,7 +98,7 @@ class NarrowCode(nn.Module):
 
 
 class MergeBlock(nn.Module):
-    """The target's tokens ask the code, then each other."""
+    """The target's tokens attend to the code, then to each other."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class MergeBlock(nn.Module):
 
 
 class Painter(nn.Module):
-    """Tokens → a change of the resting target face: how it bends, and what is painted over it."""
+    """Tokens → a change of the resting target face: a flow that warps it, and a residual."""
 
     def __init__(self, shape: Shape, depth: int, grid: int) -> None:
         super().__init__()
@@ -129,14 +129,14 @@ class Painter(nn.Module):
         self.norm = layer_norm(shape.width)
         self.apply(init_transformer)
         self.seed = nn.Linear(shape.width, _GROWTH[0])
-        self.grow = nn.Sequential(*(Grow(before, width) for before, width in pairwise(_GROWTH)))
+        self.grow = nn.Sequential(*(UpBlock(before, width) for before, width in pairwise(_GROWTH)))
         self.flow = nn.Conv2d(_GROWTH[-1], 2, 3, padding=1)
         self.paint = nn.Conv2d(_GROWTH[-1], 12, 3, padding=1)
         for part in (self.seed, self.grow):
-            part.apply(init_painting)
-        # Begins as the resting face, unbent and unpainted.
+            part.apply(init_kaiming)
+        # The initial output is the resting face: no flow, no residual.
         for layer in (self.flow, self.paint):
-            init_nothing(layer)
+            init_zeros(layer)
 
     def forward(self, tokens: Tensor, resting: Tensor, recompute: bool) -> Tensor:
         """(B, N, D) tokens and the resting face (1, 3, S, S) → (B, 3, S, S) RGB, about [0, 1]."""
@@ -144,22 +144,22 @@ class Painter(nn.Module):
         x = self.grow(x.transpose(1, 2).unflatten(2, (self.grid, self.grid)))  # (B, 64, S/2, S/2)
         flow = _LARGEST_FLOW * torch.tanh(self.flow(x).float())
         painted = functional.pixel_shuffle(self.paint(x).float(), 2)  # (B, 3, S, S)
-        return bend(resting.float(), flow) + painted
+        return warp_by_flow(resting.float(), flow) + painted
 
 
 class NorfaceNormalizer(Normalizer):
     """Aligned face → the target face with the same expression.
 
     Args:
-        expressions: coefficients to read.
+        expressions: number of coefficients.
         size: of the encoder: ``S``, ``B``, or ``T`` for tests.
-        image_size: side of the pictures it sees and makes, in pixels; a multiple of 16.
+        image_size: side of its input and output pictures, in pixels; a multiple of 16.
         merge: ``narrow``: the target sees coefficients and residual tokens; ``full``: it sees all
-            tokens of the original, identity and all.
+            tokens of the original, including its identity.
         merge_depth: merging blocks.
         decoder_depth: transformer blocks before the convolutions.
-        residual_tokens: beside the coefficients, with ``merge="narrow"``; may be 0.
-        residual_width: numbers that a residual token may carry.
+        residual_tokens: in addition to the coefficients, with ``merge="narrow"``; may be 0.
+        residual_width: numbers per residual token.
     """
 
     target_tokens: Tensor
@@ -207,24 +207,24 @@ class NorfaceNormalizer(Normalizer):
         self.painter = Painter(shape, decoder_depth, grid)
         self.target_tokens = nn.Parameter(torch.randn(1, grid**2, shape.width) * 0.02)
         self.template = nn.Parameter(torch.full((1, 3, image_size, image_size), 0.5))
-        # Coefficients are displayed as (reading - offset) * gain; fitted on held-out renders.
+        # Calibration, fitted on held-out renders: coefficient = (reading - offset) * gain.
         self.register_buffer("gain", torch.ones(expressions))
         self.register_buffer("offset", torch.zeros(expressions))
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments that build the same network again."""
+        """Return the keyword arguments that build the same network again."""
         return dict(self._settings)
 
     def save_memory(self, on: bool = True) -> None:
-        """Compute activations of transformer blocks twice in training, and store them never."""
+        """Recompute the activations of transformer blocks in training instead of storing them."""
         self.encoder.recompute = on
 
     @torch.no_grad()
-    def begin_at(self, target: Tensor) -> None:
-        """Begin with the resting target face, (3, H, W) RGB in [0, 1].
+    def init_target(self, target: Tensor) -> None:
+        """Initialize with the resting target face, (3, H, W) RGB in [0, 1].
 
-        To be called with the encoder's first weights in place: what it sees in the picture becomes
-        the tokens that training goes on from.
+        Call it after loading the encoder's initial weights: its tokens of the picture become the
+        initial target tokens.
         """
         resting = resize(target[None].to(self.template), self.output_size)
         self.template.copy_(resting)
@@ -239,27 +239,29 @@ class NorfaceNormalizer(Normalizer):
 
     def read(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, E) coefficients in [0, 1]."""
-        return self._calibrated(self.see(images))
+        return self._calibrated(self.encode(images))
 
-    def see(self, images: Tensor) -> Reading:
+    def encode(self, images: Tensor) -> Reading:
         """(B, 3, H, W) RGB in [0, 1] → the reading alone, uncalibrated."""
         return self._reading(self._tokens(images))
 
-    def learn(self, images: Tensor) -> Outputs:
+    def forward_train(self, images: Tensor) -> TrainingOutputs:
         """(B, 3, H, W) RGB in [0, 1] → picture and reading, uncalibrated."""
         tokens = self._tokens(images)
         reading = self._reading(tokens)
-        return Outputs(self._picture(leaky_clamp(reading.coefficients.float()), tokens), reading)
+        return TrainingOutputs(
+            self._picture(leaky_clamp(reading.coefficients.float()), tokens), reading
+        )
 
     def draw(self, coefficients: Tensor) -> Tensor:
-        """(B, E) in [0, 1] → (B, 3, S, S) RGB, about [0, 1]: what coefficients alone can say.
+        """(B, E) in [0, 1] → (B, 3, S, S) RGB, about [0, 1], drawn from coefficients alone.
 
         Raises:
-            InputError: the network merges in full, so that there is nothing to draw from.
+            InputError: ``merge`` is ``full``, so coefficients are not enough.
         """
         if self.narrow is None:
             raise InputError(
-                "a norface network with merge = full paints from pictures alone: use merge = narrow"
+                "a norface network with merge = full needs pictures: use merge = narrow"
             )
         return self._merged(self.narrow(coefficients, None))
 

@@ -1,6 +1,6 @@
-"""Reads expressions off pictures of the target face, to judge normalizers; never a loss of theirs.
+"""Predicts expressions from pictures of the target face, to judge normalizers; never a loss.
 
-Small on purpose: the face, its pose and its light are always the same, only the expression differs.
+Small on purpose: face, pose and light are always the same, only the expression differs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from .layers import DownBlock, resize
 
 INPUT_SIZE = 112
-_LUMA = (0.299, 0.587, 0.114)  # BT.601, as JPEG has it
-_LEAST_SPREAD = 0.05  # rare shapes would otherwise outweigh all others
-_LEAST_MOTION = 0.004  # half pictures; points that hardly move
+_LUMA = (0.299, 0.587, 0.114)  # BT.601, as in JPEG
+_LEAST_SPREAD = 0.05  # or rare shapes would outweigh all others
+_LEAST_MOTION = 0.004  # half pictures; for points that hardly move
 
 
-class Readout(NamedTuple):
-    """What the reader sees.
+class ReaderOutput(NamedTuple):
+    """The reader's predictions.
 
     Attributes:
         coefficients: (B, E), not clamped.
@@ -35,7 +35,7 @@ class Readout(NamedTuple):
 class ExpressionReader(nn.Module):
     """A picture of the target face → its expression coefficients and landmarks.
 
-    Where things are on the picture is kept to the last layer: a brow is a brow by its place.
+    Positions are kept up to the last layer: features of this face are known by position.
     """
 
     code_mean: Tensor
@@ -47,7 +47,7 @@ class ExpressionReader(nn.Module):
         super().__init__()
         self.expressions = expressions
         self.width = width
-        # Patches of 4 x 4 pixels at once: wide layers on few places are what processors do fast.
+        # Patches of 4 x 4 pixels: wide layers on small maps are fast.
         self.patches = nn.PixelUnshuffle(4)
         self.blocks = nn.Sequential(  # at 28, 14 and 7 pixels
             DownBlock(16, 2 * width, 1),
@@ -64,36 +64,36 @@ class ExpressionReader(nn.Module):
         self.register_buffer("point_spread", torch.ones(136))
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments that build the same network again, as JSON values."""
+        """Return the keyword arguments that build the same network again, as JSON values."""
         return {"expressions": self.expressions, "width": self.width}
 
     def set_scale(self, coefficients: Tensor, points: Tensor) -> None:
-        """Learn mean and spread from (N, E) coefficients and (N, 136) points."""
+        """Set mean and spread from (N, E) coefficients and (N, 136) points."""
         self.code_mean.copy_(coefficients.mean(0))
         self.code_spread.copy_(coefficients.std(0).clamp_min(_LEAST_SPREAD))
         self.point_mean.copy_(points.mean(0))
         self.point_spread.copy_(points.std(0).clamp_min(_LEAST_MOTION))
 
     @staticmethod
-    def look(images: Tensor) -> Tensor:
+    def to_grey(images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, 1, 112, 112) grey in [0, 1]."""
         weights = torch.tensor(_LUMA, device=images.device, dtype=images.dtype)
         return resize((images * weights[None, :, None, None]).sum(1, keepdim=True), INPUT_SIZE)
 
-    def read(self, grey: Tensor) -> Readout:
-        """(B, 1, 112, 112) grey in [0, 1] → what is seen."""
+    def read(self, grey: Tensor) -> ReaderOutput:
+        """(B, 1, 112, 112) grey in [0, 1] → predictions."""
         mean = grey.mean((2, 3), keepdim=True)
         spread = grey.std((2, 3), keepdim=True).clamp_min(0.02)
         features = torch.relu(self.squeeze(self.blocks(self.patches((grey - mean) / spread))))
         out = self.head(features.flatten(1)).float()
         code, points = out.split([self.expressions, 136], 1)
-        return Readout(
+        return ReaderOutput(
             code * self.code_spread + self.code_mean, points * self.point_spread + self.point_mean
         )
 
-    def forward(self, images: Tensor) -> Readout:
-        """(B, 3, H, W) RGB in [0, 1], the target face, any size → what is seen."""
-        return self.read(self.look(images))
+    def forward(self, images: Tensor) -> ReaderOutput:
+        """(B, 3, H, W) RGB in [0, 1], the target face, any size → predictions."""
+        return self.read(self.to_grey(images))
 
 
 def as_images(pictures: NDArray[np.uint8]) -> Tensor:

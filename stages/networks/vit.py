@@ -1,6 +1,6 @@
-"""A vision transformer: a picture as patch tokens (Dosovitskiy et al. 2021, arXiv 2010.11929).
+"""A vision transformer: pictures as patch tokens (Dosovitskiy et al. 2021, arXiv 2010.11929).
 
-Layers are named as in the public masked-autoencoder checkpoints, so that they load one to one.
+Layers are named as in public masked-autoencoder checkpoints, so that those load directly.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ...pipeline.errors import InputError, nearest
 
 PATCH_SIZE = 16
-#: Mean and deviation of ImageNet's RGB in [0, 1]: what public encoders were trained behind.
+#: Mean and deviation of ImageNet's RGB in [0, 1]: the input normalization of public encoders.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_DEVIATION = (0.229, 0.224, 0.225)
 _EPSILON = 1e-6
@@ -34,7 +34,7 @@ SIZES = {"T": Shape(96, 2, 3), "S": Shape(384, 12, 6), "B": Shape(768, 12, 12)}
 
 
 def shape_of(size: str) -> Shape:
-    """The shape of a named size. Raises InputError for an unknown name."""
+    """Return the shape of a named size. Raises InputError for an unknown name."""
     if size not in SIZES:
         raise InputError(
             f"unknown network size '{size}'{nearest(size, list(SIZES))}: use {', '.join(SIZES)}"
@@ -58,7 +58,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of some tokens over others."""
+    """Multi-head cross-attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """Two layers with a wider one between."""
+    """Two linear layers with a hidden layer four times as wide."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Mlp(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """A transformer block that normalizes before each half."""
+    """A pre-norm transformer block."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -109,18 +109,18 @@ class TransformerBlock(nn.Module):
 
 
 def layer_norm(width: int) -> nn.LayerNorm:
-    """The normalization of all our transformers."""
+    """Return the layer norm of all our transformers."""
     return nn.LayerNorm(width, eps=_EPSILON)
 
 
 def run_blocks(blocks: nn.ModuleList, x: Tensor, *others: Tensor, recompute: bool) -> Tensor:
-    """(B, N, D) → (B, N, D): blocks one after the other.
+    """Run blocks one after the other: (B, N, D) → (B, N, D).
 
     Args:
         blocks: modules that keep the shape.
         x: (B, N, D) tokens.
-        others: given to every block beside the tokens.
-        recompute: trades time for memory in training.
+        others: further arguments of every block.
+        recompute: use activation checkpointing in training, trading time for memory.
     """
     for block in blocks:
         if recompute and torch.is_grad_enabled():
@@ -131,7 +131,7 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, *others: Tensor, recompute: boo
 
 
 class PatchEmbed(nn.Module):
-    """Cuts a picture into patches and makes each a token."""
+    """Cuts a picture into patches and projects each to a token."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class Vit(nn.Module):
         shape: width, depth and heads.
         image_size: side of the pictures it takes, in pixels.
         grid: patches along a side.
-        recompute: do the forward pass of each block again in the backward pass, to save memory.
+        recompute: recompute each block's activations in the backward pass, to save memory.
     """
 
     pos_embed: Tensor
@@ -184,7 +184,7 @@ class Vit(nn.Module):
         return self.encode(self.embed(images))
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) RGB in [0, 1] → (B, (S / 16)², D) patches with their positions."""
+        """(B, 3, S, S) RGB in [0, 1] → (B, (S / 16)², D) patches with position embeddings."""
         return self.patch_embed((images - self.mean) / self.deviation) + self.pos_embed[:, 1:]
 
     def encode(self, patches: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ class Vit(nn.Module):
 
 
 def init_transformer(module: nn.Module) -> None:
-    """Xavier-uniform weights, as the masked autoencoder's paper has them (arXiv 2111.06377)."""
+    """Initialize with Xavier-uniform weights, as in the MAE paper (arXiv 2111.06377)."""
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.xavier_uniform_(module.weight.flatten(1))
         if module.bias is not None:
@@ -203,7 +203,7 @@ def init_transformer(module: nn.Module) -> None:
 
 
 def sincos_positions(width: int, grid: int) -> Tensor:
-    """(1, 1 + grid², width) fixed position of the class token (0) and of each patch, rows first.
+    """Return fixed position embeddings (1, 1 + grid², width): class token (0), then patches by row.
 
     Sine and cosine of the column at width / 4 wavelengths, then of the row (Vaswani et al. 2017,
     in two dimensions as in arXiv 2111.06377).

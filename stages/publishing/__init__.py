@@ -1,1 +1,1 @@
-"""What leaves normpipe for other programs."""
+"""Exports for other programs."""

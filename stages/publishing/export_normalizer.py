@@ -1,4 +1,4 @@
-"""export-normalizer: a trained normalizer as an ONNX file that gives the same pictures."""
+"""export-normalizer: writes a trained normalizer as an ONNX file that gives the same pictures."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from ..networks.base import Normalizer
 from ..networks.files.normalizer_file import LoadedNormalizer, open_normalizer
 from ..networks.files.onnx_file import INPUT, OUTPUT, SUFFIX, notes_for_file, start
 
-#: The largest difference in [0, 1] between the file's pictures and the network's.
+#: The largest allowed difference between the file's pictures and the network's, in [0, 1].
 LARGEST_DIFFERENCE = 1e-3
-#: Of the operators' definitions: the newest that resampling on a GPU is implemented for.
+#: The newest operator set with resampling implemented on a GPU.
 OPSET = 20
 _BATCHES = (1, 5, 10)  # sizes that the network was not traced with
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written. ``difference``: the largest, in [0, 1], over ``faces`` faces."""
+    """A written file. ``difference``: the largest, in [0, 1], over ``faces`` faces."""
 
     path: Path
     difference: float
@@ -42,9 +42,9 @@ class Export:
 
 
 class FixedSize(nn.Module):
-    """A normalizer for faces of one size, which it brings to its own size by two matrices.
+    """A normalizer for faces of one size, which it resizes by two matrix products.
 
-    The same numbers as ``layers.resize``, in operators that every runtime has.
+    The same numbers as ``layers.resize``, with operators that every runtime has.
     """
 
     shrink: Tensor
@@ -63,7 +63,7 @@ class FixedSize(nn.Module):
 
 
 def resize_matrix(before: int, after: int) -> Tensor:
-    """(after, before) weights of every old pixel in every new one, along one side."""
+    """Return (after, before) weights of every old pixel in every new one, along one side."""
     return functional.interpolate(
         torch.eye(before)[None, None],
         size=(after, before),
@@ -74,21 +74,21 @@ def resize_matrix(before: int, after: int) -> Tensor:
 
 
 def export_onnx(weights: str | Path, output: Path, input_size: int = 224) -> Export:
-    """Write a normalizer as an ONNX file, once its pictures are known to be the same.
+    """Check that the exported network gives the same pictures, and write the ONNX file.
 
     Args:
         weights: path of a .safetensors file, or the name of shipped weights.
-        output: the file to write; its batch size is free.
-        input_size: side of the aligned faces it will be given, in pixels (``align.size_px``).
+        output: the file to write; it takes any batch size.
+        input_size: side of its input faces, in pixels (``align.size_px``).
 
     Raises:
-        InputError: no such weights, or an output of another name.
+        InputError: no such weights, or an output without the suffix .onnx.
         NormpipeError: the pictures differ; nothing is written.
     """
     if output.suffix != SUFFIX:
-        raise InputError(f"{output} is no name for an ONNX file: let it end in {SUFFIX}")
+        raise InputError(f"{output} does not end in {SUFFIX}: choose a name that does")
     if input_size < 16:
-        raise InputError(f"input size {input_size}: faces are not that small; give align.size_px")
+        raise InputError(f"input size {input_size} is too small for faces: give align.size_px")
     loaded = open_normalizer(weights)
     network = loaded.module.requires_grad_(False)
     model = trace(FixedSize(network, input_size).eval(), input_size)
@@ -96,7 +96,7 @@ def export_onnx(weights: str | Path, output: Path, input_size: int = 224) -> Exp
         model.metadata_props.add(key=key, value=value)
     data: bytes = model.SerializeToString()
     difference, faces = largest_difference(network, data, input_size)
-    if not difference <= LARGEST_DIFFERENCE:  # nan is no small difference
+    if not difference <= LARGEST_DIFFERENCE:  # also refuses NaN
         raise NormpipeError(
             f"the exported network's pictures differ by {difference:.2g} (at most "
             f"{LARGEST_DIFFERENCE:g} in [0, 1]): {output} was not written"
@@ -106,7 +106,7 @@ def export_onnx(weights: str | Path, output: Path, input_size: int = 224) -> Exp
 
 
 def trace(network: nn.Module, input_size: int) -> Any:
-    """The network as an ``onnx.ModelProto`` with a free batch size."""
+    """Return the network as an ``onnx.ModelProto`` that takes any batch size."""
     example = torch.rand(2, 3, input_size, input_size)
     with _quiet():
         program = torch.onnx.export(
@@ -119,13 +119,13 @@ def trace(network: nn.Module, input_size: int) -> Any:
             output_names=[OUTPUT],
             verbose=False,
         )
-    assert program is not None  # only with a file to write does it return nothing
+    assert program is not None  # it is None only if a file is given
     return program.model_proto
 
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None, None, None]:
-    """Without the exporter's prints and its warnings about packages that we do not use."""
+    """Silence the exporter's prints and its warnings about packages that we do not use."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -153,7 +153,7 @@ def _notes(loaded: LoadedNormalizer, input_size: int) -> dict[str, str]:
 
 
 def largest_difference(network: Normalizer, model: bytes, input_size: int) -> tuple[float, int]:
-    """The largest difference between network and ONNX file over random faces, and how many."""
+    """Return the largest difference of network and ONNX file on random faces, and their number."""
     session, _ = start(model, "cpu", threads=1)
     faces = random_faces(sum(_BATCHES), input_size)
     largest, first = 0.0, 0
@@ -163,20 +163,20 @@ def largest_difference(network: Normalizer, model: bytes, input_size: int) -> tu
         with torch.inference_mode():
             wanted = network(torch.from_numpy(batch)).numpy()
         found = session.run([OUTPUT], {INPUT: batch})[0]
-        # max() of an array keeps nan, that of Python may lose it
+        # numpy's max() keeps NaN, Python's may lose it
         largest = float(np.max([largest, np.abs(found - wanted).max()]))
     return largest, first
 
 
 def random_faces(count: int, size: int, seed: int = 0) -> NDArray[np.float32]:
-    """(count, 3, size, size) RGB in [0, 1]: the package's samples, cut, lit and mirrored anew."""
+    """Return (count, 3, size, size) RGB in [0, 1]: randomly cropped, lit and mirrored samples."""
     folder = Path(str(files("normpipe.stages") / "samples"))
     samples = [cv2.imread(str(path)) for path in sorted(folder.glob("person*.jpg"))]
     rng = np.random.default_rng(seed)
     faces = np.empty((count, 3, size, size), np.float32)
     for place in range(count):
         picture = samples[place % len(samples)]
-        assert picture is not None  # they come with the package
+        assert picture is not None  # they ship with the package
         side = int(min(picture.shape[:2]) * rng.uniform(0.7, 1))
         top, left = (int(rng.integers(0, length - side + 1)) for length in picture.shape[:2])
         cut = picture[top : top + side, left : left + side, ::-1]

@@ -1,1 +1,1 @@
-"""For people who want to look: contact sheets."""
+"""Contact sheets, for looking at results."""

@@ -1,4 +1,4 @@
-"""The contact sheet: original | aligned | normalized, for people who want to see."""
+"""Draws the contact sheet: original | aligned | normalized."""
 
 import io
 from pathlib import Path
@@ -18,10 +18,10 @@ from ...pipeline.store.storage import location
 from ..faces.pixels import Limits, decode
 from ..sources.fetching import SourceReader
 
-# pyarrow makes these functions at run time; no type checker sees them.
+# pyarrow creates these functions at run time; type checkers do not see them.
 pc: Any = pyarrow.compute
 
-#: Side of a picture on the sheet, and faces beside each other.
+#: Side of a picture on the sheet, and faces per row.
 TILE_PX = 144
 ACROSS = 4
 _INK, _PAPER, _GAP = (40, 40, 40), (255, 255, 255), 8
@@ -30,7 +30,7 @@ _INK, _PAPER, _GAP = (40, 40, 40), (255, 255, 255), 8
 def draw_sheet(root: Path, rows: int, variant: str | None) -> Path:
     """Draw ``contact_sheet.jpg`` with faces spread evenly over a variant; return its path.
 
-    Raises InputError where there is no finished variant, or several and none is named.
+    Raises InputError if there is no finished variant, or several and none is named.
     """
     job = read_job(root)
     aligned, normalized = ShardFolder(root / "aligned"), _variant(root, variant)
@@ -38,7 +38,7 @@ def draw_sheet(root: Path, rows: int, variant: str | None) -> Path:
         index = file.read()
     index = index.filter(pc.equal(index["status"], "ok"))
     if not index.num_rows:
-        raise InputError(f"{normalized.path} has no row that is ok: see normpipe status {root}")
+        raise InputError(f"{normalized.path} has no ok rows: see normpipe status {root}")
     count = min(rows, index.num_rows)
     picks = index.take([i * index.num_rows // count for i in range(count)]).to_pylist()
     tiles = [_triple(root, job, aligned, normalized, pick) for pick in picks]
@@ -69,7 +69,7 @@ def _triple(
     normalized: ShardFolder,
     pick: dict[str, Any],
 ) -> list[Image.Image | None]:
-    """Return original, aligned and normalized picture of one row (None: no longer there)."""
+    """Return the original, aligned and normalized picture of one row (None: missing)."""
     row = _find(aligned, pick["shard"], pick["key"])
     made = _find(normalized, pick["shard"], pick["key"])
     return [_original(root, job, pick), _picture(row), _picture(made)]

@@ -18,7 +18,7 @@ from ...pipeline.errors import InputError, nearest
 from .table import Columns
 from .values import Cells
 
-# pyarrow makes these functions at run time; no type checker sees them.
+# pyarrow creates these functions at run time; type checkers do not see them.
 pc: Any = pyarrow.compute
 log = logging.getLogger("normpipe")
 

@@ -11,7 +11,7 @@ import pyarrow.compute
 from ...pipeline.errors import InputError
 from .table import ListTable
 
-# pyarrow makes these functions at run time; no type checker sees them.
+# pyarrow creates these functions at run time; type checkers do not see them.
 pc: Any = pyarrow.compute
 
 # Words that mean "unknown" in columns of numbers. In columns of text only an empty cell and pandas'

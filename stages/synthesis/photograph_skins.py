@@ -71,7 +71,7 @@ class PortraitReader:
         size = len(aligned_rgb_u8)
         picture = torch.tensor(aligned_rgb_u8).permute(2, 0, 1)[None]
         with torch.inference_mode():
-            reading = self._network.see(picture.float() / 255)
+            reading = self._network.encode(picture.float() / 255)
         points = reading.landmarks[0].numpy().reshape(68, 2)
         landmarks = (points + 1) / 2 * size
         if mouth_is_open(landmarks):

@@ -23,7 +23,7 @@ from ...pipeline.store.commit import write_bytes, write_json
 from ..faces.pixels import encode
 from ..networks.files.checkpoint import save_tensors
 from ..networks.files.mae_checkpoints import load_encoder
-from ..networks.mae import MaskedAutoencoder, Painting, masked_loss, painted_picture
+from ..networks.mae import MaskedAutoencoder, Reconstruction, masked_loss, reconstructed_picture
 from .batching import Batch, NetworkOutputs
 from .masked import MaskedBatches, PictureRows, as_batch, resized
 from .trainer import Schedule, Trainer, TrainingTask, make_fabric
@@ -159,7 +159,7 @@ class _Objective(nn.Module):
     weights: ClassVar[dict[str, float]] = {"masked": 1.0}
 
     def forward(self, outputs: NetworkOutputs, batch: Batch) -> dict[str, Tensor]:
-        loss = masked_loss(Painting(**outputs), _unit(batch))
+        loss = masked_loss(Reconstruction(**outputs), _unit(batch))
         return {"total": loss, "masked": loss}
 
 
@@ -232,7 +232,11 @@ def evaluate_autoencoder(module: nn.Module, held_out: dict[str, Tensor], sheet: 
         losses += [float(masked_loss(painting, images))] * len(images)
         if not lines:
             blank = painting._replace(patches=torch.zeros_like(painting.patches))
-            lines = [painted_picture(blank, images), painted_picture(painting, images), images]
+            lines = [
+                reconstructed_picture(blank, images),
+                reconstructed_picture(painting, images),
+                images,
+            ]
     module.train(was)
     whole = torch.cat([torch.cat([*line], 2) for line in lines], 1)  # (3, 3 S, n S)
     pixels = (whole.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -124,7 +124,7 @@ def test_nan_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wrong_names_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"let it end in \.onnx"):
+    with pytest.raises(InputError, match=r"does not end in \.onnx"):
         export_onnx("compact", tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="no weights"):
         export_onnx("compcat", tmp_path / "x.onnx")

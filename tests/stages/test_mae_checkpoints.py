@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_one_line(encoder: Vit, tmp_path: Path) -> None:
     refused(written(tmp_path, tensors, ".pt"), r"lacks blocks\.1\.norm2\.bias")
     tensors = timm(encoder) | {"blocks.0.ls1.gamma": torch.ones(96)}
     refused(written(tmp_path, tensors, ".pt"), r"another kind of network.*ls1\.gamma")
-    refused(written(tmp_path, {"conv1.weight": torch.ones(3)}, ".pt"), "no layout we know.*conv1")
+    refused(written(tmp_path, {"conv1.weight": torch.ones(3)}, ".pt"), "no known layout.*conv1")
     refused(tmp_path / "absent.pth", "no encoder checkpoint")
     (tmp_path / "mae.onnx").write_bytes(b"x")
     refused(tmp_path / "mae.onnx", "is no checkpoint")
@@ -243,4 +243,4 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
 def test_a_pretrained_autoencoder_gives_its_encoder(tmp_path: Path) -> None:
     """All of an autoencoder's own keys, decoder and all, are no encoder's layout."""
     path = written(tmp_path, MaskedAutoencoder("T", SIDE).state_dict(), ".pt")
-    refused(path, "no layout we know")
+    refused(path, "no known layout")

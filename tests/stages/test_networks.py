@@ -75,12 +75,12 @@ def test_looking_twice_makes_both_sides_alike(network):
     images = torch.rand(2, 3, 112, 112)
     with torch.inference_mode():
         read, other = twice.read(images), twice.read(images.flip(-1))
-        raw = [network.see(seen).coefficients for seen in (images, images.flip(-1))]
+        raw = [network.encode(seen).coefficients for seen in (images, images.flip(-1))]
     torch.testing.assert_close(other, read[:, swap])
     torch.testing.assert_close(read, (raw[0] + raw[1][:, swap]) / 2 + 0.5, atol=1e-5, rtol=0)
     assert (read[0] - raw[0][0] - 0.5).abs().max() > 1e-3, "one look reads otherwise"
     with pytest.raises(ValueError, match="each of 53"):
-        network.look_twice([0, 0, *range(2, 53)])
+        network.set_mirror([0, 0, *range(2, 53)])
 
 
 def test_an_encoder_of_other_sizes_reads_as_much():
@@ -105,9 +105,9 @@ def test_a_closer_look_sees_the_face_and_nothing_else():
     nearer = edges.clone()
     nearer[..., 138, 100] = 1.0
     with torch.inference_mode():
-        code = near.see(images).coefficients
-        torch.testing.assert_close(near.see(edges).coefficients, code, rtol=0, atol=0)
-        assert (near.see(nearer).coefficients - code).abs().max() > 1e-6
+        code = near.encode(images).coefficients
+        torch.testing.assert_close(near.encode(edges).coefficients, code, rtol=0, atol=0)
+        assert (near.encode(nearer).coefficients - code).abs().max() > 1e-6
         seen = near._face(images)
         assert near._face(torch.rand(1, 3, 224, 224)).shape == (1, 1, 112, 112)
         torch.testing.assert_close(near._face(images.flip(-1)), seen.flip(-1), atol=1e-5, rtol=0)
@@ -129,13 +129,13 @@ def test_a_wider_encoder_is_built_again_from_its_settings():
 
 @pytest.mark.parametrize("widths", [(8, 8), (8, 8, 8, 8, 8, 8), (8, 8, 0, 8, 8)])
 def test_widths_that_are_not_five_are_refused(widths):
-    with pytest.raises(ValueError, match="widths have to be 5 channel counts from 1 on"):
+    with pytest.raises(ValueError, match="widths must be 5 positive channel counts"):
         CompactNormalizer(widths=widths)
 
 
 @pytest.mark.parametrize("size", [64, 111, 113, 0])
 def test_a_picture_smaller_than_what_is_looked_at_is_refused(size):
-    with pytest.raises(ValueError, match="picture_size has to be even and 112 or more"):
+    with pytest.raises(ValueError, match="picture_size must be even and at least 112"):
         CompactNormalizer(picture_size=size)
 
 

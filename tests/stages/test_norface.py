@@ -12,9 +12,9 @@ from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.networks.mae import (
     MaskedAutoencoder,
     masked_loss,
-    painted_picture,
     patches_of,
     picture_of,
+    reconstructed_picture,
 )
 from normpipe.stages.networks.norface import NorfaceNormalizer
 from normpipe.stages.networks.vit import SIZES, Vit
@@ -42,7 +42,7 @@ def test_any_size_in_one_size_out(settings):
         faces = network(images)
         assert faces.shape == (2, 3, SIDE, SIDE) and faces.min() >= 0 and faces.max() <= 1
         assert network.read(images).shape == (2, 7)
-        outputs = network.learn(images)
+        outputs = network.forward_train(images)
         assert outputs.picture.shape == (2, 3, SIDE, SIDE)
         assert [part.shape[1] for part in outputs.reading] == [7, 136, 3]
 
@@ -51,7 +51,7 @@ def test_it_begins_as_the_resting_target():
     torch.manual_seed(0)
     network = NorfaceNormalizer(7, "T", SIDE).eval()
     target = torch.rand(3, 128, 128)
-    network.begin_at(target)
+    network.init_target(target)
     with torch.inference_mode():
         faces = network(torch.rand(2, 3, SIDE, SIDE))
         seen = network.encoder(network.template)[:, 1:]
@@ -95,7 +95,7 @@ def test_every_parameter_learns(merge):
     network = small(merge=merge).train()
     with torch.no_grad():  # in the middle of their range, where clamping hides nothing
         network.head.coefficients.bias.fill_(0.5)
-    picture, reading = network.learn(torch.rand(4, 3, SIDE, SIDE))
+    picture, reading = network.forward_train(torch.rand(4, 3, SIDE, SIDE))
     target = torch.rand_like(picture)
     loss = (picture - target).square().mean() + sum(part.square().mean() for part in reading)
     loss.backward()
@@ -118,7 +118,7 @@ def test_bf16_is_near_fp32_and_learns():
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).abs().max() < 0.03
     with torch.autocast("cpu", torch.bfloat16):
-        picture, reading = network.train().learn(images)
+        picture, reading = network.train().forward_train(images)
         loss = picture.mean() + sum(part.float().mean() for part in reading)
     loss.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
@@ -130,7 +130,7 @@ def test_saving_memory_changes_no_gradient():
         network = small().train()
         network.save_memory(on)
         torch.manual_seed(1)
-        network.learn(torch.rand(2, 3, SIDE, SIDE)).picture.square().sum().backward()
+        network.forward_train(torch.rand(2, 3, SIDE, SIDE)).picture.square().sum().backward()
         gradients.append(network.encoder.blocks[0].attn.qkv.weight.grad)
     torch.testing.assert_close(*gradients)
 
@@ -198,7 +198,7 @@ def test_hidden_patches_are_hidden():
     torch.testing.assert_close(mae(other, noise).patches, painting.patches)
     kept = ~painting.hidden[..., None] * patches
     assert torch.equal(
-        ~painting.hidden[..., None] * patches_of(painted_picture(painting, images)), kept
+        ~painting.hidden[..., None] * patches_of(reconstructed_picture(painting, images)), kept
     )
     perfect = painting._replace(
         patches=(patches - patches.mean(-1, keepdim=True))

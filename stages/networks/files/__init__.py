@@ -1,1 +1,1 @@
-"""Weights on disk: the only modules of networks that open files."""
+"""Weights on disk; the only network modules that open files."""

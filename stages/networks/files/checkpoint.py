@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors only, so that loading them can never run code."""
+"""Weights on disk, in safetensors files only, so that loading never runs code."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SUFFIX = ".safetensors"
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """The file of shipped weights (``compact``) or of weights given by path.
+    """Return the file of shipped weights (``compact``) or of weights given by path.
 
     Raises:
-        InputError: nothing of that name is shipped and no such file exists.
+        InputError: no shipped weights and no file of that name.
     """
     path = Path(name_or_path)
     if path.suffix == _SUFFIX and path.is_file():
@@ -37,24 +37,24 @@ def find_weights(name_or_path: str | Path) -> Path:
 
 
 def load_weights(module: nn.Module, path: Path, device: str = "cpu") -> None:
-    """Load weights into a network, every name and shape as it expects.
+    """Load weights into a network; all names and shapes must match.
 
     Raises:
-        InputError: the file is no safetensors file, or holds other names or shapes.
+        InputError: the file is no safetensors file, or has other names or shapes.
     """
     found = read_tensors(path, device)
     expected = module.state_dict()
     missing = [name for name in expected if name not in found]
-    strange = [name for name in found if name not in expected]
+    unknown = [name for name in found if name not in expected]
     shapes = [
         f"{name} is {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
-    if missing or strange or shapes:
+    if missing or unknown or shapes:
         parts = [
             f"{len(missing)} missing (first {missing[0]})" if missing else "",
-            f"{len(strange)} unknown (first {strange[0]})" if strange else "",
+            f"{len(unknown)} unknown (first {unknown[0]})" if unknown else "",
             f"{len(shapes)} of another shape (first: {shapes[0]})" if shapes else "",
         ]
         what = "; ".join(part for part in parts if part)
@@ -63,7 +63,7 @@ def load_weights(module: nn.Module, path: Path, device: str = "cpu") -> None:
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """All tensors of a safetensors file by name, each (...) as it was saved."""
+    """Return all tensors of a safetensors file by name, each (...) as saved."""
     try:
         return load_file(path, device=device)
     except (OSError, SafetensorError) as error:
@@ -71,7 +71,7 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def read_notes(path: Path) -> dict[str, str]:
-    """The text notes in the header of a safetensors file."""
+    """Return the metadata in the header of a safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
@@ -80,26 +80,26 @@ def read_notes(path: Path) -> dict[str, str]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, notes: Mapping[str, object]) -> None:
-    """Write tensors (...) and notes to a safetensors file, whole or not at all.
+    """Write tensors (...) and metadata to a safetensors file, atomically.
 
-    The same tensors and notes give the same bytes.
+    The same tensors and metadata give the same bytes.
     """
     text = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in notes.items()
     }
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        # Written by ourselves: safetensors' own files are readable by their owner alone.
+        # Not with save_file, whose files are readable by their owner alone.
         write_bytes(path, _in_order(save(plain, metadata=text)))
     except (OSError, SafetensorError) as error:
         raise OutputError(f"weights cannot be written to {path}: {error}") from error
 
 
 def _in_order(data: bytes) -> bytes:
-    """A safetensors file with its notes in order: the library writes them as a hash table lies.
+    """Return a safetensors file with sorted metadata; the library writes it in random order.
 
-    The format: the header's length (8 bytes, little endian), the header (JSON, filled up with
-    spaces to a multiple of 8), the tensors.
+    The format: the header's length (8 bytes, little endian), the header (JSON, padded with spaces
+    to a multiple of 8), the tensors.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])

@@ -1,6 +1,6 @@
-"""Encoders from masked-autoencoder checkpoints, in the layouts that people have.
+"""Loads encoders from masked-autoencoder checkpoints, in the common layouts.
 
-Nothing in such a file is executed: a pickle is read for its tensors alone.
+Nothing in such a file is executed: of a pickle, only the tensors are read.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 PICKLES = (".pth", ".pt", ".bin")
 
-# The names of timm, which facebookresearch/mae is built on and which `Vit` has too.
+# timm's names, which facebookresearch/mae and our `Vit` also use.
 _OUTER = {
     "cls_token": ("cls_token",),
     "pos_embed": ("pos_embed",),
     "patch_embed.proj.weight": ("patch_embed.proj.weight",),
     "patch_embed.proj.bias": ("patch_embed.proj.bias",),
-    # fc_norm: the same layer in models that were tuned to classify by the mean of their tokens.
+    # fc_norm: the same layer in models fine-tuned to classify by the mean token.
     "norm.weight": ("norm.weight", "fc_norm.weight"),
     "norm.bias": ("norm.bias", "fc_norm.bias"),
 }
@@ -53,12 +53,12 @@ class Layout:
 
     Attributes:
         name: for messages.
-        wrapper: the key under which the tensors lie, or "".
-        prefix: before every name of the encoder.
-        blocks: before a block's number.
-        outer: our name → theirs, the first that is there.
-        inner: our name in a block → theirs; of several, the rows follow each other.
-        ignored: beginnings of names that are no part of an encoder.
+        wrapper: the key that holds the tensors, or "".
+        prefix: of every name of the encoder.
+        blocks: prefix of a block's number.
+        outer: our name → theirs, the first that exists.
+        inner: our name in a block → theirs; several are concatenated by rows.
+        ignored: prefixes of names that do not belong to an encoder.
     """
 
     name: str
@@ -70,14 +70,14 @@ class Layout:
     ignored: tuple[str, ...]
 
     def fits(self, wrapper: str, names: Iterable[str]) -> bool:
-        """Whether a checkpoint is of this layout: its wrapper and the name of a first block."""
+        """Return whether a checkpoint has this layout's wrapper and names of a first block."""
         first = f"{self.prefix}{self.blocks}.0.{next(iter(self.inner.values()))[0]}.weight"
         attention = f"{self.prefix}{self.blocks}.0.{self.inner['attn.qkv'][0]}.weight"
         return wrapper == self.wrapper and {first, attention} <= set(names)
 
 
 def _hugging_face(name: str, prefix: str, saved: bool) -> Layout:
-    """Names as ``save_pretrained`` writes them, or as transformers 5 has them in memory."""
+    """Return the names that ``save_pretrained`` writes, or those of transformers 5 in memory."""
     parts = ("query", "key", "value") if saved else ("q_proj", "k_proj", "v_proj")
     inside = "attention.attention" if saved else "attention"
     inner = {
@@ -109,7 +109,7 @@ def load_encoder(encoder: Vit, path: Path, interpolate: bool = False) -> str:
     Args:
         encoder: of the same size as the file's.
         path: .safetensors (such as ``normpipe pretrain-encoder`` writes), .pth, .pt or .bin.
-        interpolate: stretch the position of each patch where the file's pictures had another size.
+        interpolate: interpolate position embeddings if the file's pictures had another size.
 
     Raises:
         InputError: no such file, an unknown layout, or an encoder of another shape.
@@ -124,17 +124,17 @@ def load_encoder(encoder: Vit, path: Path, interpolate: bool = False) -> str:
         if not interpolate:
             raise InputError(
                 f"{path} was trained on {grid} x {grid} patches, this encoder sees "
-                f"{encoder.grid} x {encoder.grid}: choose image_size = {grid * 16}, or ask for "
+                f"{encoder.grid} x {encoder.grid}: choose image_size = {grid * 16}, or request "
                 "interpolated positions"
             )
-        found["pos_embed"] = _stretched(positions, grid, encoder.grid)
+        found["pos_embed"] = _interpolated(positions, grid, encoder.grid)
     encoder.load_state_dict(found)
     log.info("encoder from %s, layout %s", path, layout.name)
     return layout.name
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """The wrapper's name, if any, and the tensors."""
+    """Return the wrapper's name, if any, and the tensors."""
     if not path.is_file():
         raise InputError(f"no encoder checkpoint {path}")
     if path.suffix == ".safetensors":
@@ -142,7 +142,7 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
     if path.suffix not in PICKLES:
         raise InputError(f"{path} is no checkpoint: give {', '.join(('.safetensors', *PICKLES))}")
     try:
-        # Training scripts keep their arguments beside the weights; a Namespace only holds values.
+        # Training scripts save their arguments with the weights; a Namespace only holds values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle raises almost anything
@@ -161,13 +161,13 @@ def _layout_of(path: Path, wrapper: str, tensors: dict[str, Tensor]) -> Layout:
             return layout
     some = ", ".join(sorted(tensors)[:3]) or "nothing"
     raise InputError(
-        f"{path} has no layout we know ({', '.join(layout.name for layout in LAYOUTS)}): "
+        f"{path} has no known layout ({', '.join(layout.name for layout in LAYOUTS)}): "
         f"it holds {some}, …"
     )
 
 
 def _renamed(layout: Layout, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The encoder's tensors under our names; every other one must be known and ignored."""
+    """Return the encoder's tensors under our names; all others must match ``ignored``."""
     start = re.escape(f"{layout.prefix}{layout.blocks}.")
     numbers = {int(match[1]) for name in tensors if (match := re.match(rf"{start}(\d+)\.", name))}
     wanted = {
@@ -187,10 +187,10 @@ def _renamed(layout: Layout, tensors: dict[str, Tensor], path: Path) -> dict[str
             raise InputError(f"{path} (layout {layout.name}) lacks {choices[0][0]}")
         found[name] = torch.cat([tensors[row].float() for row in rows])
         used.update(rows)
-    strange = [name for name in tensors if name not in used and not name.startswith(layout.ignored)]
-    if strange:
+    others = [name for name in tensors if name not in used and not name.startswith(layout.ignored)]
+    if others:
         raise InputError(
-            f"{path} (layout {layout.name}) is another kind of network: it also holds {strange[0]}"
+            f"{path} (layout {layout.name}) is another kind of network: it also holds {others[0]}"
         )
     return found
 
@@ -212,8 +212,8 @@ def _check_shape(encoder: Vit, found: dict[str, Tensor], path: Path) -> None:
             )
 
 
-def _stretched(positions: Tensor, before: int, after: int) -> Tensor:
-    """(1, 1 + before², D) → (1, 1 + after², D), bicubic between the patches' places."""
+def _interpolated(positions: Tensor, before: int, after: int) -> Tensor:
+    """Interpolate position embeddings (1, 1 + before², D) → (1, 1 + after², D), bicubic."""
     patches = positions[:, 1:].unflatten(1, (before, before)).permute(0, 3, 1, 2)
     patches = functional.interpolate(
         patches, size=(after, after), mode="bicubic", align_corners=False

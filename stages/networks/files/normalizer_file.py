@@ -1,4 +1,4 @@
-"""Normalizers as safetensors files: what ``normpipe fit-normalizer`` writes."""
+"""Normalizers as safetensors files, which ``normpipe fit-normalizer`` writes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .checkpoint import find_weights, load_weights, read_notes
 
 @dataclass(frozen=True)
 class LoadedNormalizer:
-    """A network ready to use, with what its file says about it.
+    """A network ready to use, and the metadata of its file.
 
     Attributes:
         module: the network, in evaluation mode, on the CPU.
         network: its name in ``NETWORKS``.
         path: the file.
         digest: sha256 of the file.
-        notes: the text notes in the file's header: ``network``, ``settings`` (JSON), ``target``,
+        notes: the metadata in the file's header: ``network``, ``settings`` (JSON), ``target``,
             ``expression_names`` (joined by commas).
     """
 
@@ -34,7 +34,7 @@ class LoadedNormalizer:
 
     @property
     def expression_names(self) -> tuple[str, ...]:
-        """Return the shapes in the order of the coefficients."""
+        """Return the names of the shapes, in the order of the coefficients."""
         return tuple(name for name in self.notes.get("expression_names", "").split(",") if name)
 
 
@@ -42,7 +42,7 @@ def open_normalizer(name_or_path: str | Path) -> LoadedNormalizer:
     """Build the network that a weights file was trained for, and load it.
 
     Raises:
-        InputError: no such file, or a file that does not say what it is or does not fit.
+        InputError: no such file, or its metadata or weights fit no network.
     """
     path = find_weights(name_or_path)
     notes = read_notes(path)

@@ -1,4 +1,4 @@
-"""Normalizers as ONNX files: what ``normpipe export-normalizer`` writes, run by ONNX Runtime."""
+"""Normalizers as ONNX files, which ``normpipe export-normalizer`` writes; run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OnnxNormalizer:
     Attributes:
         session: of ONNX Runtime.
         device_class: ``cpu`` or ``cuda``, what the session really runs on.
-        notes: what the file says of itself: ``network``, ``settings`` (JSON), ``target``,
+        notes: the file's metadata: ``network``, ``settings`` (JSON), ``target``,
             ``expression_names``, ``weights_sha256``, ``input_size``, ``output_size``.
         digest: sha256 of the file.
     """
@@ -41,14 +41,14 @@ class OnnxNormalizer:
 
     @property
     def input_size(self) -> int:
-        """Return the side of the faces it takes, in pixels."""
+        """Return the side of its input faces, in pixels."""
         return int(self.notes["input_size"])
 
     def __call__(self, images: Float32s) -> Float32s:
         """(B, 3, H, W) float32 RGB in [0, 1] → (B, 3, S, S) float32 RGB in [0, 1].
 
         Raises:
-            InputError: the faces are not of the size that the file was exported for.
+            InputError: the faces have another size than the file was exported for.
         """
         if images.shape[2:] != (self.input_size, self.input_size):
             raise InputError(
@@ -67,11 +67,11 @@ def open_onnx(
     Args:
         path: the file.
         device: auto, cpu, cuda or cuda:N.
-        threads: of the CPU; None leaves ONNX Runtime's choice.
+        threads: on a CPU; None is ONNX Runtime's default.
         stage: whose setting ``device`` is, for messages.
 
     Raises:
-        InputError: no such file, a file of another making, or a device that is not there.
+        InputError: no such file, one that export-normalizer did not write, or a missing device.
     """
     if not path.is_file():
         raise InputError(f"no weights {str(path)!r}: give a file of normpipe export-normalizer")
@@ -88,7 +88,7 @@ def open_onnx(
 def start(
     model: Path | bytes, kind: Any, number: int = 0, threads: int | None = None, stage: str = ""
 ) -> tuple[Any, str]:
-    """A session and what it runs on. ``kind`` and ``number``: of the device."""
+    """Start a session; return it and what it runs on. ``kind``, ``number``: of the device."""
     import onnxruntime
 
     resolved = onnx.resolve_device_class(kind, stage=stage)
@@ -101,7 +101,7 @@ def start(
     source = model if isinstance(model, bytes) else str(model)
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers)
-    except Exception as error:  # ONNX Runtime's own errors share no class
+    except Exception as error:  # ONNX Runtime's errors share no base class
         line = str(error).strip().splitlines()[0]
         name = "the exported network" if isinstance(model, bytes) else str(model)
         raise InputError(f"ONNX Runtime cannot open {name}: {line}") from None
@@ -109,7 +109,7 @@ def start(
 
 
 def notes_for_file(notes: Mapping[str, object]) -> dict[str, str]:
-    """Notes as text, as an ONNX file's metadata wants them."""
+    """Return metadata as text, as an ONNX file needs it."""
     return {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in notes.items()
     }

@@ -22,7 +22,7 @@ from ....pipeline.errors import InputError
 from ....pipeline.stage import StageConfig, free, sha256_file
 from ....pipeline.store.commit import write_json
 from ...networks.files.checkpoint import load_weights, save_tensors
-from ...networks.landmarks import Found, LandmarkNet
+from ...networks.landmarks import LandmarkNet, LandmarkOutput
 from ..batching import Batch, NetworkOutputs
 from ..pictures import Form, PairCache
 from ..synthesized import NoPairs, load_pairs
@@ -171,7 +171,7 @@ class _Objective(nn.Module):
     def forward(self, outputs: NetworkOutputs, batch: Batch) -> dict[str, Tensor]:
         face, points = batch["face"], batch["points"]
         share = face / face.sum().clamp_min(1)
-        five = Found(points, face).five
+        five = LandmarkOutput(points, face).five
         terms = {
             "five": (share * _distance(outputs["five"], five)).sum(),
             "points": (share * _distance(outputs["points"], points)).sum(),
@@ -234,9 +234,9 @@ def landmark_scores(
     wrong: list[Any] = []
     for item in range(-(-crops // 50)):
         batch = batches[item]
-        found: Found = network(batch["images"].float() / 255)
+        found: LandmarkOutput = network(batch["images"].float() / 255)
         face = batch["face"] > 0
-        truth = Found(batch["points"], batch["face"]).five[face]
+        truth = LandmarkOutput(batch["points"], batch["face"]).five[face]
         eye_distance = (truth[:, 1] - truth[:, 0]).norm(dim=-1)
         errors += ((found.five[face] - truth).norm(dim=-1).mean(1) / eye_distance).tolist()
         kept += (found.face[face] >= 0).tolist()

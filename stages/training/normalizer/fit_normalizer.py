@@ -90,7 +90,7 @@ def fit(
     network = build_normalizer(config, len(data.train.expression_names))
     if len(data.train.target_of):
         resting = data.train.resting().transpose(2, 0, 1).astype(np.float32) / 255
-        network.begin_at(torch.from_numpy(resting))
+        network.init_target(torch.from_numpy(resting))
     if config.begin:
         load_initial_weights(network, config, data.train.expression_names)
     phases = TrainingPhases(config, network, data, fabric, output)
@@ -122,7 +122,7 @@ def finish_training(
 ) -> FitResult:
     """Calibrate, score on people never trained on, and write weights, card and sheet."""
     if config.mirror and isinstance(network, CompactNormalizer):
-        network.look_twice([int(place) for place in mirrored(data.train.expression_names)])
+        network.set_mirror([int(place) for place in mirrored(data.train.expression_names)])
     if config.method == "coefficients":
         calibrate(network, data, config)
     scores = evaluate_network(network, data.test, data.train, config.seed)

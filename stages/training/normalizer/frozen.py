@@ -36,8 +36,8 @@ class Coefficients(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] → (B, E), not clamped, so that no gradient is lost."""
-        return self.network.see(images).coefficients.float()
+        """(B, 3, H, W) RGB in [0, 1] → (B, E), not clamped, so that gradients reach everything."""
+        return self.network.encode(images).coefficients.float()
 
 
 def open_frozen(path: Path, architecture: str = "") -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...networks.base import CodeNormalizer, Normalizer, Outputs, Reading, leaky_clamp
+from ...networks.base import CodeNormalizer, Normalizer, Reading, TrainingOutputs, leaky_clamp
 from ..batching import Batch, NetworkOutputs
 from .batches import unit_rgb
 
@@ -54,11 +54,11 @@ class Views(nn.Module):
     def _run(self, images: Tensor, drawn: Tensor | None) -> tuple[Reading, Tensor | None]:
         network = self.network
         if drawn is None:
-            return network.see(images), None
+            return network.encode(images), None
         if isinstance(network, CodeNormalizer):
-            reading = network.see(images)
+            reading = network.encode(images)
             return reading, network.draw(leaky_clamp(reading.coefficients[drawn]))
-        made: Outputs = network.learn(images)
+        made: TrainingOutputs = network.forward_train(images)
         return made.reading, made.picture[drawn]
 
     def _weak(self, images: Tensor) -> NetworkOutputs:

@@ -201,7 +201,7 @@ def test_doctor_tries_the_store(
         told = json.loads(command("doctor", "--output", where, "--json", code=code))
         return {one["check"]: one["verdict"] for one in told}
 
-    monkeypatch.setattr(folder_checks, "LITTLE_ROOM", 0)
+    monkeypatch.setattr(folder_checks, "LOW_SPACE", 0)
     told = found(address, 0)
     assert told["writing"] == told["locks"] == "yes"
     assert digests(address) == {}
