@@ -1,14 +1,14 @@
-"""How well can one picture tell an expression at all? The ceiling that the renders set.
+"""How well can an expression be predicted from one picture? The upper bound on renders.
 
     python benchmarks/ceiling.py --renders RENDERS --json ceiling.json
 
-People of the renders sit differently at rest and carry the same movement out by different amounts,
-and neither enters the label (``movement_of``). So two faces that look alike may be labelled
-differently, and no reader of one picture can tell which. Here a regression is given what no picture
-shows as plainly: the exact movement of every shape of the mesh and the exact depth of every furrow,
-without pose, light, pixels or covers. It learns from simulated people, is tested on RENDERS, and
-what it still gets wrong no network can get right (but for clues of the resting face in a person's
-looks: heavy brows). The regression is no perfect one either, so the ceiling may be a little higher.
+People of the renders have different resting faces and movement gains, which do not enter the labels
+(``shape_amounts``). So two faces that look the same may have different labels, and no model can
+tell which from one picture. This regression gets more than any picture shows: the exact movement of
+every shape of the mesh and the exact depth of every furrow, without pose, light, pixels or
+occlusion. It is trained on simulated people and tested on RENDERS. No network can correct its
+remaining errors (except by hints of the resting face in a person's looks, such as heavy brows). The
+regression is not perfect either, so the bound may be a little higher.
 """
 
 import argparse
@@ -24,21 +24,21 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 import normpipe
-from normpipe.stages.synthesis.drawing.renderer import movement_of
+from normpipe.stages.synthesis.drawing.renderer import shape_amounts
 from normpipe.stages.synthesis.scene.acting import draw_expression
 from normpipe.stages.synthesis.scene.person import Person, draw_person
 from normpipe.stages.synthesis.surface.wrinkles import wrinkle_strengths
 
-MODES = 40  # of the face kit: drawn first, so that all else is drawn alike
+MODES = 40  # of the face kit: sampled first, so that all else is sampled alike
 PICTURES_A_PERSON = 8
-FIRST_PERSON = 1 << 40  # whom no set renders
+FIRST_PERSON = 1 << 40  # in no rendered set
 
 
 def shown(person: Person, code: NDArray, names: list[str]) -> NDArray:
-    """All that a face does: (E + furrows,) exact movements and depths of furrows."""
+    """Return (E + furrows,) exact movements and depths of furrows."""
     head: Any = SimpleNamespace(kit=SimpleNamespace(expression_names=names))
     return np.concatenate(
-        [movement_of(person, code), wrinkle_strengths(head, person, code).ravel()]
+        [shape_amounts(person, code), wrinkle_strengths(head, person, code).ravel()]
     )
 
 
@@ -56,7 +56,7 @@ def simulated(count: int, names: list[str]) -> tuple[NDArray, NDArray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--renders", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=40_000, help="simulated, to learn from")
+    parser.add_argument("--pictures", type=int, default=40_000, help="simulated, for training")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rows = normpipe.open_dataset(args.renders / "pairs", columns=["expression", "identity"])
@@ -72,15 +72,15 @@ def main() -> None:
         ]
     )
     codes, seen = simulated(args.pictures, names)
-    print(f"{len(items)} pictures of {len(people)} people; learnt from {len(codes)}")
+    print(f"{len(items)} pictures of {len(people)} people; trained on {len(codes)}")
     found: dict[str, dict[str, float]] = {}
     for movement, shapes in MOVEMENTS.items():
         values = []
         for shape in shapes:
             place = names.index(shape)
-            known = HistGradientBoostingRegressor(max_iter=300, learning_rate=0.08, random_state=0)
-            told = known.fit(seen, codes[:, place]).predict(views)
-            values.append(1 - np.mean((told - truth[:, place]) ** 2) / truth[:, place].var())
+            model = HistGradientBoostingRegressor(max_iter=300, learning_rate=0.08, random_state=0)
+            predicted = model.fit(seen, codes[:, place]).predict(views)
+            values.append(1 - np.mean((predicted - truth[:, place]) ** 2) / truth[:, place].var())
         plain = [
             1 - np.mean((views[:, names.index(s)].clip(0, 1) - truth[:, names.index(s)]) ** 2)
             / truth[:, names.index(s)].var()

@@ -1,1 +1,1 @@
-"""What ``synthesize`` needs: settings, who plays in a set, and the rendering of its pairs."""
+"""The synthesize command: its settings, the people of a set, and the rendering of its pairs."""

@@ -1,4 +1,4 @@
-"""Who plays in a set: the drawn people, in their own skin or a photograph's, and the target."""
+"""The people of a set: generated ones, some with a photograph's skin, and the target."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .photograph_skins import Appearance, Portrait, portrait_digest, read_portra
 from .render_settings import SynthesizeConfig
 from .scene.features import Beard, Makeup, Marks
 from .scene.person import Person, draw_person
-from .scene.picture_folder import Photographs
+from .scene.picture_folder import PictureFolder
 from .scene.scene import SceneOptions
 from .scene.target import TARGET_VERSION, TargetFace, target_person
 from .surface.atlas import Atlas
 from .surface.head import Head, prepare_head
 
-Kind = Literal["mean", "identity", "image"]
+TargetKind = Literal["mean", "identity", "image"]
 
 
 class Cast:
-    """Heads, people and target of a set, as its settings ask for.
+    """Heads, people and target of a set, according to its settings.
 
     Attributes:
-        head: what the people are drawn on.
-        options: what all scenes have in common.
-        target: the face everything is normalized to; None where targets are left out.
+        head: the head of all people.
+        options: options common to all scenes.
+        target: the face everything is normalized to; None without targets.
         target_note: JSON with what defines the target (kind, name, sha256 of the kit, version and
             size of its pictures, digest of the photograph if it is one) and the sha256 of its
             resting picture.
@@ -43,19 +43,19 @@ class Cast:
         """Read the kit and list the folders of pictures.
 
         Raises:
-            InputError: no kit, a folder without pictures, or a target that is no face.
+            InputError: no kit, a folder without pictures, or a target that is not a face.
         """
         if not config.facekit:
             raise InputError(
                 "synthesize needs a face kit: --facekit PATH (ICT-FaceKit Light, an .npz)"
             )
-        places = Photographs(config.backgrounds, "--backgrounds") if config.backgrounds else None
-        self.options = SceneOptions(config.framing, config.expressions, places)
+        folder = PictureFolder(config.backgrounds, "--backgrounds") if config.backgrounds else None
+        self.options = SceneOptions(config.framing, config.expressions, folder)
         kit = load_facekit(config.facekit)
         self.head = prepare_head(kit, Atlas())
         self._digests = {"facekit": kit.digest}
-        if places is not None:
-            self._digests["backgrounds"] = places.digest
+        if folder is not None:
+            self._digests["backgrounds"] = folder.digest
         self._appearance = None
         if config.appearance:
             self._appearance = Appearance(config.appearance, config.appearance_share, self.head)
@@ -74,7 +74,7 @@ class Cast:
             }
             if choice.photograph:
                 note["photograph"] = choice.photograph
-            # Not of the picture, which another kind of CPU rounds otherwise.
+            # Not of the picture, which other kinds of CPU round differently.
             defined = json.dumps(note, sort_keys=True)
             self._digests["target"] = hashlib.sha256(defined.encode()).hexdigest()
             note["sha256"] = resting_sha256(self.target, config.target_size_px)
@@ -82,24 +82,24 @@ class Cast:
 
     @property
     def expression_names(self) -> tuple[str, ...]:
-        """Return the shapes in the order of the coefficients."""
+        """Return the names of the shapes, in the order of the coefficients."""
         return self.head.kit.expression_names
 
     def digests(self) -> dict[str, str]:
-        """Return the sha256 of the kit, of folders that are drawn from, and of the target."""
+        """Return the sha256 of the kit, of the picture folders, and of the target."""
         return dict(self._digests)
 
     def person(self, identity: int) -> Person:
-        """Draw who identity number ``identity`` is."""
+        """Generate the person with the number ``identity``."""
         kit = self.head.kit
         person = draw_person(identity, kit.expression_names, len(kit.identity))
-        return person if self._appearance is None else self._appearance.dress(person)
+        return person if self._appearance is None else self._appearance.apply(person)
 
 
 def resting_sha256(target: TargetFace, size_px: int) -> str:
-    """Sha256 of the target's resting face: (S, S, 3) RGB bytes as a CPU renders them."""
-    still = np.zeros(len(target.head.kit.expression_names), np.float32)
-    picture = BatchRenderer(target.head, size_px, "cpu").render([target.shot(still, size_px)])[0]
+    """Return the sha256 of the target's resting face: (S, S, 3) RGB bytes, rendered on a CPU."""
+    neutral = np.zeros(len(target.head.kit.expression_names), np.float32)
+    picture = BatchRenderer(target.head, size_px, "cpu").render([target.shot(neutral, size_px)])[0]
     return hashlib.sha256(picture.tobytes()).hexdigest()
 
 
@@ -108,20 +108,21 @@ class TargetChoice:
     """The face that everything is normalized to.
 
     Attributes:
-        kind: ``mean`` (the mean head), ``identity`` (a drawn person) or ``image`` (a photograph).
+        kind: ``mean`` (the mean head), ``identity`` (a generated person) or ``image`` (a
+            photograph).
         name: ``mean``, the identity's number, or the photograph's file name.
-        draw: makes the person, given the head that it is painted on.
-        photograph: digest of the photograph and of what reads it; empty for other kinds.
+        draw: makes the person for a given head.
+        photograph: digest of the photograph and of its reader; empty for other kinds.
     """
 
-    kind: Kind
+    kind: TargetKind
     name: str
     draw: Callable[[Head], Person]
     photograph: str = ""
 
 
 def choose_target(choice: str) -> TargetChoice:
-    """``mean``, an identity number, or the path of a photograph of a face.
+    """Return the target for ``mean``, an identity number, or the path of a photograph of a face.
 
     Raises:
         InputError: it is none of these.
@@ -130,7 +131,9 @@ def choose_target(choice: str) -> TargetChoice:
         return TargetChoice("mean", "mean", target_person)
     if choice.isascii() and choice.isdigit():
         number = int(choice)
-        return TargetChoice("identity", str(number), lambda head: _drawn(head, number))
+        return TargetChoice(
+            "identity", str(number), lambda head: _target_from_identity(head, number)
+        )
     path = Path(choice)
     if not path.is_file():
         raise InputError(
@@ -140,13 +143,13 @@ def choose_target(choice: str) -> TargetChoice:
     return TargetChoice(
         "image",
         path.name,
-        lambda head: _photographed(head, read_portrait(path, head)),
+        lambda head: _target_from_photograph(head, read_portrait(path, head)),
         portrait_digest(path),
     )
 
 
-def _drawn(head: Head, number: int) -> Person:
-    """A drawn person with the manner of the target: no resting expression, nothing in the way."""
+def _target_from_identity(head: Head, number: int) -> Person:
+    """Return a generated person changed for a target: no resting expression, nothing occluded."""
     plain, kit = target_person(head), head.kit
     person = draw_person(number, kit.expression_names, len(kit.identity))
     bare = person.hair.style in ("hat", "scarf")
@@ -167,12 +170,12 @@ def _drawn(head: Head, number: int) -> Person:
     )
 
 
-def _photographed(head: Head, portrait: Portrait) -> Person:
-    """The photographed person's shape and skin on the target's plain features."""
+def _target_from_photograph(head: Head, portrait: Portrait) -> Person:
+    """Return the photographed person's shape and skin with the target's plain features."""
     plain = target_person(head)
     tone = np.array(plain.skin)
     if not portrait.grey:
-        # A photograph does not tell how bright skin is from how brightly it was lit.
+        # In a photograph, bright skin and bright light cannot be told apart.
         hue = portrait.detail.tone / max(float(portrait.detail.tone.mean()), 1e-3)
         tone = hue * np.clip(portrait.detail.tone.mean(), 0.1, 0.5)
     red, green, blue = tone.clip(0.02, 0.95).tolist()

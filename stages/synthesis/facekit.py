@@ -1,8 +1,8 @@
 """Reads a face kit: a morphable head with identity modes and FACS-like expression shapes.
 
 The kit is ICT-FaceKit Light (USC-ICT, MIT licence, https://github.com/ICT-VGL/ICT-FaceKit) packed
-into one ``.npz``. It is read by path and never becomes part of this project; what is rendered from
-it may. Units are centimetre-like, x to the person's left, y up, z towards the viewer.
+into one ``.npz``. It is read by path and is never part of this project; renders of it may be.
+Units are about centimetres, x to the person's left, y up, z towards the viewer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...pipeline.errors import InputError
 
 # PupilDilate is invisible at our sizes.
 DROPPED_SHAPES = frozenset({"PupilDilate_L", "PupilDilate_R"})
-# The two shapes are nearly the same movement (AU6); telling them apart cannot be learnt.
+# The two shapes are nearly the same movement (AU6); a network cannot learn to distinguish them.
 MERGED_SHAPES = {"cheekRaiser_L": "cheekSquint_L", "cheekRaiser_R": "cheekSquint_R"}
 
 _ARRAYS = {
@@ -42,7 +42,7 @@ class FaceKit:
 
     Attributes:
         neutral: (V, 3) float32, the mean head at rest.
-        identity: (I, V, 3) float32 displacement modes; unit normal coefficients make
+        identity: (I, V, 3) float32 displacement modes; standard normal coefficients give
             plausible heads.
         expression: (E, V, 3) float32 displacements at coefficient 1, in the order of
             ``expression_names``.
@@ -65,7 +65,7 @@ class FaceKit:
     digest: str
 
     def shape_index(self, name: str) -> int:
-        """Position of an expression shape by its name."""
+        """Return the index of an expression shape."""
         return self.expression_names.index(name)
 
 
@@ -73,7 +73,7 @@ def load_facekit(path: str | Path) -> FaceKit:
     """Read a packed face kit.
 
     Raises:
-        InputError: the file is missing, is no ``.npz``, or does not hold the arrays of a kit.
+        InputError: the file is missing, is no ``.npz``, or lacks the arrays of a kit.
     """
     file = Path(path)
     if not file.is_file():
@@ -105,7 +105,7 @@ def load_facekit(path: str | Path) -> FaceKit:
 
 
 def _problem(arrays: dict[str, Any]) -> str | None:
-    """What keeps these arrays from being a kit, or None."""
+    """Return why these arrays are not a kit, or None."""
     sizes: dict[str, int] = {}
     for name, shape in _ARRAYS.items():
         if name not in arrays:
@@ -124,7 +124,7 @@ def _problem(arrays: dict[str, Any]) -> str | None:
 
 
 def _merge_shapes(names: list[str], shapes: Float32s) -> tuple[tuple[str, ...], Float32s]:
-    """Drop and merge shapes; a merged pair is averaged, since both describe one movement."""
+    """Drop and merge shapes; a merged pair is averaged, as both are the same movement."""
     kept = [name for name in names if name not in DROPPED_SHAPES and name not in MERGED_SHAPES]
     merged = np.stack([shapes[names.index(name)] for name in kept])
     for source, into in MERGED_SHAPES.items():

@@ -1,8 +1,8 @@
-"""Packs ICT-FaceKit Light, as its public repository holds it, into the one file that we read.
+"""Packs ICT-FaceKit Light from its public repository into the file that we read.
 
-The folder ``FaceXModel`` of the repository ICT-VGL/ICT-FaceKit (MIT licence) holds one OBJ file a
-shape: the neutral head, identity modes, expression shapes, all with the same vertices. The layout
-is that of its README.
+The folder ``FaceXModel`` of the repository ICT-VGL/ICT-FaceKit (MIT licence) has one OBJ file per
+shape: the neutral head, identity modes, expression shapes, all with the same vertices. Its README
+describes the layout.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ...pipeline.errors import InputError
 from ...pipeline.store.commit import write_bytes
 from .facekit import load_facekit
 
-#: Vertices from here on are tear film, lashes and eye shadow: thin sheets that we paint instead.
+#: Vertices from here up are tear film, lashes and eye shadow: thin sheets that we paint instead.
 _VERTICES = 24_591
 _NEUTRAL = "generic_neutral_mesh.obj"
 _INDICES = "vertex_indices.json"
-#: Shapes beyond the file's own list that the loader knows how to merge or drop.
+#: Shapes missing from the file's list, which the loader merges or drops.
 _FURTHER_SHAPES = ("PupilDilate_L", "PupilDilate_R", "cheekRaiser_L", "cheekRaiser_R")
 
 
@@ -34,10 +34,10 @@ def pack_facekit(folder: Path, output: Path, modes: int = 40) -> str:
     Args:
         folder: the repository's folder ``FaceXModel``.
         output: path of the packed kit.
-        modes: identity modes to keep; the later ones hardly move a vertex.
+        modes: identity modes to keep; later ones hardly move a vertex.
 
     Raises:
-        InputError: a file is missing, or does not belong to the others.
+        InputError: a file is missing, or does not match the others.
     """
     if output.suffix != ".npz":
         raise InputError(f"{output} does not end in .npz")
@@ -66,7 +66,7 @@ def pack_facekit(folder: Path, output: Path, modes: int = 40) -> str:
 
 
 def _displacements(folder: Path, names: list[str], neutral: Floats) -> NDArray[np.float16]:
-    """(N, V, 3) float16: how far each shape moves every vertex, in the kit's units (about cm)."""
+    """Return (N, V, 3) float16 displacements of all vertices per shape, in kit units (about cm)."""
     moved = np.empty((len(names), _VERTICES, 3), np.float16)
     for place, name in enumerate(names):
         file = folder / f"{name}.obj"
@@ -81,7 +81,7 @@ def _displacements(folder: Path, names: list[str], neutral: Floats) -> NDArray[n
 
 
 def _read_mesh(file: Path) -> tuple[Floats, NDArray[np.int32], list[str]]:
-    """Vertices (V, 3) float32, triangles (T, 3) int32, and the material's name of each triangle."""
+    """Return vertices (V, 3) float32, triangles (T, 3) int32, and each triangle's material name."""
     lines = _lines(file)
     vertices = _numbers(lines, "v ", file)
     if len(vertices) < _VERTICES:
@@ -130,7 +130,7 @@ def _read_indices(file: Path) -> dict[str, list[object]]:
 
 
 def _check_landmarks(neutral: Floats, landmarks: NDArray[np.int32], folder: Path) -> None:
-    """Older versions of the kit number their vertices otherwise; a wrong list must not pass."""
+    """Refuse landmarks of another version of the kit, whose vertices are numbered differently."""
     if landmarks.max() < len(neutral):
         x, y, _ = neutral[landmarks].T
         rows = (slice(0, 17), slice(17, 27), slice(31, 36), slice(48, 55))
@@ -139,6 +139,6 @@ def _check_landmarks(neutral: Floats, landmarks: NDArray[np.int32], folder: Path
         if ordered and stacked:
             return
     raise InputError(
-        f"the landmarks of {folder / _INDICES} are no face on {_NEUTRAL}: take both from one "
+        f"the landmarks of {folder / _INDICES} do not fit {_NEUTRAL}: take both from one "
         "version of ICT-FaceKit"
     )

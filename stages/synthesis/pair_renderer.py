@@ -1,4 +1,4 @@
-"""Renders the pairs of a set: somebody making an expression, and the target making the same."""
+"""Renders the pairs of a set: a person making an expression, and the target making the same."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Draft:
     """A pair before it is rendered, with its exact labels.
 
     Attributes:
-        source, target: what is to be rendered; the target may be left out.
+        source, target: what to render; the target may be None.
         coefficients: (E,) float32 in [0, 1], in the kit's order.
         intensities: action-unit intensities in [0, 5] by name.
-        emotion: the prototype meant, or None.
+        emotion: the intended prototype, or None.
         yaw_deg, pitch_deg, roll_deg: pose of the source before alignment.
         landmarks: (5, 2) float32 source pixels: eyes (image left first), nose tip, mouth corners.
     """
@@ -49,7 +49,7 @@ class Draft:
 
 @dataclass(frozen=True, eq=False)
 class RenderedPair:
-    """A rendered pair: (S, S, 3) and (T, T, 3) uint8 RGB; the target may be left out."""
+    """A rendered pair: (S, S, 3) and (T, T, 3) uint8 RGB; the target may be None."""
 
     draft: Draft
     source: Pixels
@@ -57,10 +57,10 @@ class RenderedPair:
 
 
 class PairRenderer:
-    """Renders pairs with a cast; people are kept between their pictures."""
+    """Renders pairs with a cast; caches people between their pictures."""
 
     def __init__(self, config: SynthesizeConfig, cast: Cast, threads: int = 1) -> None:
-        """``threads``: CPU threads that render, where the device is a CPU."""
+        """``threads``: CPU threads that render, if the device is a CPU."""
         self.config = config
         self.cast = cast
         self.device = resolve_device(config.device, "synthesize.device")
@@ -69,14 +69,14 @@ class PairRenderer:
         if cast.target is not None:
             fine = cast.target.head
             self._target = BatchRenderer(fine, config.target_size_px, self.device, threads)
-        # Rows come person by person; a few threads may be at the border between two.
+        # Rows are ordered by person; a few threads may be at the boundary between two.
         self._prepared = lru_cache(maxsize=8)(self._prepare)
 
     def _prepare(self, identity: int) -> PreparedPerson:
         return prepare_person(self.cast.head, self.cast.person(identity))
 
     def draft(self, spec: PairSpec) -> Draft:
-        """Work out one pair; threads may do so at once."""
+        """Lay out one pair; thread-safe."""
         config, cast, prepared = self.config, self.cast, self._prepared(spec.identity)
         names = cast.expression_names
         scene = draw_scene(prepared.person, spec.seed, names, cast.options, spec.expression_seed)
@@ -108,5 +108,5 @@ class PairRenderer:
         return [RenderedPair(*made) for made in zip(drafts, sources, targets, strict=True)]
 
     def pair(self, spec: PairSpec) -> RenderedPair:
-        """Work out and render one pair."""
+        """Lay out and render one pair."""
         return self.render([self.draft(spec)])[0]

@@ -1,7 +1,6 @@
-"""The skin of real people for drawn ones: photographs read, aligned and laid on the head.
+"""The skin of real people for generated ones: photographs aligned and projected on the head.
 
-Sets drawn with it show real people's skin. Whoever lacks the right to show it must not release
-them.
+Such sets show real people's skin: do not release them without the right to.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ from ..networks.files.checkpoint import find_weights
 from ..networks.files.normalizer_file import open_normalizer
 from .scene.features import Makeup, Marks
 from .scene.person import Person, generator
-from .scene.picture_folder import Photographs
+from .scene.picture_folder import PictureFolder
 from .surface.head import Head
-from .surface.likeness import Detail, Fit, Unwrapped, fit_head, mouth_is_open
+from .surface.likeness import Detail, Fit, TexelMap, fit_head, mouth_is_open
 
 _ALIGNED_PX = 224
-_TRIES = 24  # photographs looked at until one is usable
-_READER = "compact"  # the shipped weights whose encoder finds the 68 points
+_ATTEMPTS = 24  # photographs to try until one is usable
+_READER = "compact"  # the shipped weights whose encoder predicts the 68 points
 _WORST_FIT = 0.075  # in inter-ocular distances
 _FARTHEST_YAW_DEG = 28.0
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """A photographed face, understood: its fit and its detail on the atlas."""
+    """A photographed face: its fit and its detail on the atlas."""
 
     fit: Fit
     detail: Detail
@@ -60,13 +59,13 @@ class PortraitReader:
         self._network = loaded.module
         self._names = loaded.expression_names
         self._head = head
-        self._unwrapped: Unwrapped | None = None
+        self._texels: TexelMap | None = None
         self._lock = threading.Lock()
 
     def read(self, aligned_rgb_u8: Pixels) -> Portrait | None:
-        """(S, S, 3) aligned face; None where nothing can be laid on a head.
+        """(S, S, 3) uint8 RGB aligned face → its portrait; None if it is not usable.
 
-        That is a mouth that shows teeth, a head turned far, or points that fit no head.
+        Not usable are a mouth that shows teeth, a head turned far, or points that fit no head.
         """
         size = len(aligned_rgb_u8)
         picture = torch.tensor(aligned_rgb_u8).permute(2, 0, 1)[None]
@@ -81,8 +80,8 @@ class PortraitReader:
         if fit.error > _WORST_FIT or abs(fit.yaw_deg) > _FARTHEST_YAW_DEG:
             return None
         with self._lock:
-            self._unwrapped = self._unwrapped or Unwrapped(self._head)
-        detail = self._unwrapped.detail(aligned_rgb_u8, fit, amounts)
+            self._texels = self._texels or TexelMap(self._head)
+        detail = self._texels.extract_detail(aligned_rgb_u8, fit, amounts)
         if detail.weight.max() < 0.5:
             return None
         spread = aligned_rgb_u8.astype(np.int16)
@@ -90,20 +89,20 @@ class PortraitReader:
         return Portrait(fit, detail, grey)
 
     def _amounts(self, coefficients: Floats) -> Floats:
-        """Coefficients as read, in the order of this kit."""
-        read = dict(zip(self._names, coefficients.tolist(), strict=True))
+        """Return the coefficients in the order of this kit."""
+        known = dict(zip(self._names, coefficients.tolist(), strict=True))
         names = self._head.kit.expression_names
-        return np.array([read.get(name, 0.0) for name in names], np.float32)
+        return np.array([known.get(name, 0.0) for name in names], np.float32)
 
 
 class Appearance:
-    """Dresses a share of the drawn people in the skin of photographed ones."""
+    """Gives a share of the generated people the skin of photographed ones."""
 
     def __init__(self, folder: str | Path, share: float, head: Head) -> None:
         """``folder``: photographs, or a dataset of aligned faces.
 
         Raises:
-            InputError: neither is there.
+            InputError: it has neither.
         """
         self.share = share
         self._folder = Path(folder)
@@ -113,7 +112,7 @@ class Appearance:
             faces = _AlignedFaces(shards)
             self._count, self._picture, self._digest = len(faces), faces.picture, faces.digest
         else:
-            photographs = Photographs(self._folder, "--appearance")
+            photographs = PictureFolder(self._folder, "--appearance")
             aligner = _Aligner(photographs)
             self._count, self._picture = len(photographs), aligner.picture
             self._digest = photographs.digest
@@ -123,28 +122,28 @@ class Appearance:
         """Return the sha256 of the pictures and of the network that reads them."""
         return {"appearance": self._digest, "appearance_reader": self.reader.digest}
 
-    def dress(self, person: Person) -> Person:
-        """The person as they are, or in the skin of a photograph; follows from who they are.
+    def apply(self, person: Person) -> Person:
+        """Return the person, possibly with the skin of a photograph; the same for the same person.
 
         Raises:
-            InputError: none of two dozen photographs shows a face that can be used.
+            InputError: none of two dozen photographs shows a usable face.
         """
         rng = generator(21, person.seed)
         if rng.random() >= self.share:
             return person
-        for number in rng.integers(0, self._count, _TRIES).tolist():
+        for number in rng.integers(0, self._count, _ATTEMPTS).tolist():
             picture = self._picture(number)
             portrait = None if picture is None else self.reader.read(picture)
             if portrait is not None:
-                return dressed(person, portrait)
+                return with_portrait_skin(person, portrait)
         raise InputError(
-            f"--appearance {self._folder}: {_TRIES} pictures drawn, none of them a frontal face "
+            f"--appearance {self._folder}: of {_ATTEMPTS} random pictures, none is a frontal face "
             "with a closed mouth: give other photographs"
         )
 
 
-def dressed(person: Person, portrait: Portrait) -> Person:
-    """A person with a photograph's skin in place of drawn brows, beard and marks."""
+def with_portrait_skin(person: Person, portrait: Portrait) -> Person:
+    """Return a person with a photograph's skin instead of painted brows, beard and marks."""
     return replace(
         person,
         detail=portrait.detail.factor,
@@ -158,17 +157,17 @@ def dressed(person: Person, portrait: Portrait) -> Person:
 
 
 def read_portrait(path: Path, head: Head) -> Portrait:
-    """The portrait of one photograph of one face.
+    """Return the portrait of one photograph of one face.
 
     Raises:
-        InputError: it cannot be read, shows no face, or no face that can be used.
+        InputError: it cannot be read, or shows no usable face.
     """
     try:
         picture = align_face(decode(path.read_bytes(), Limits()))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except SampleError as error:
-        raise InputError(f"{path} is no picture that can be used ({error})") from error
+        raise InputError(f"{path} is not a usable picture ({error})") from error
     portrait = None if picture is None else PortraitReader(head).read(picture)
     if portrait is None:
         raise InputError(
@@ -178,13 +177,13 @@ def read_portrait(path: Path, head: Head) -> Portrait:
 
 
 def portrait_digest(path: Path) -> str:
-    """Sha256 of what a portrait is made of: a photograph's bytes, the network that reads it."""
+    """Return the sha256 of a portrait's sources: the photograph's bytes and the network."""
     parts = (sha256_file(path), sha256_file(find_weights(_READER)))
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def align_face(pixels_rgb_u8: Pixels) -> Pixels | None:
-    """The largest face, aligned as the align stage does with its own detector; None without one.
+    """Align the largest face, as the align stage does with its default detector; None without one.
 
     (H, W, 3) uint8 RGB → (224, 224, 3) uint8 RGB.
     """
@@ -206,17 +205,17 @@ def align_face(pixels_rgb_u8: Pixels) -> Pixels | None:
 
 
 class _Aligner:
-    """Faces of photographs, aligned when they are asked for."""
+    """The faces of a folder of photographs, aligned on demand."""
 
-    def __init__(self, photographs: Photographs) -> None:
+    def __init__(self, photographs: PictureFolder) -> None:
         self._photographs = photographs
 
     def picture(self, number: int) -> Pixels | None:
-        return align_face(self._photographs.whole(number))
+        return align_face(self._photographs.read(number))
 
 
 class _AlignedFaces:
-    """The pictures of a dataset of aligned faces, by number."""
+    """The pictures of a dataset of aligned faces, by index."""
 
     def __init__(self, shards: list[Path]) -> None:
         self._places: list[tuple[Path, int]] = []
@@ -229,7 +228,7 @@ class _AlignedFaces:
             self._places += [(shard, row) for row, word in enumerate(status) if word == "ok"]
             listed.update(f"{shard.name}\0{sha256_file(shard)}\n".encode())
         if not self._places:
-            raise InputError(f"--appearance {shards[0].parent}: no face is ok in it")
+            raise InputError(f"--appearance {shards[0].parent}: it has no ok rows")
         self.digest = listed.hexdigest()
         self._group = lru_cache(maxsize=4)(self._read_group)
 
@@ -251,7 +250,7 @@ class _AlignedFaces:
 
 @lru_cache(maxsize=256)
 def _groups(shard: Path) -> list[tuple[int, int]]:
-    """First row and number of rows of each row group."""
+    """Return the first row and the number of rows of each row group."""
     facts = pq.read_metadata(shard)
     counts = [facts.row_group(i).num_rows for i in range(facts.num_row_groups)]
     return [(sum(counts[:i]), count) for i, count in enumerate(counts)]

@@ -1,4 +1,4 @@
-"""The settings of synthesize, and the pairs they ask for."""
+"""The settings of synthesize, and the list of pairs for them."""
 
 from typing import Annotated, Literal
 
@@ -13,24 +13,24 @@ Expressions = Literal["mixed", "prototype", "sparse", "single", "talking", "gaze
 
 
 class SynthesizeConfig(StageConfig):
-    """What to render."""
+    """Settings of synthesize."""
 
     facekit: str = free(
         "",
         description="path of ICT-FaceKit Light, packed as .npz",
         path=True,  # its digest does
     )
-    pairs: int = Field(2000, ge=1, description="how many pairs")
-    identities: int = Field(250, ge=1, description="how many people they are shared among")
+    pairs: int = Field(2000, ge=1, description="number of pairs")
+    identities: int = Field(250, ge=1, description="number of people in them")
     seed: int = Field(0, ge=0, lt=90_000, description="another seed: other people, other pictures")
     size_px: int = Field(128, ge=32, le=1024, description="size of the source pictures")
     target_size_px: int = Field(192, ge=32, le=1024, description="size of the target pictures")
     targets: bool = Field(
-        True, description="false leaves the target pictures out: a third of the time"
+        True, description="false: without target pictures, in a third of the time"
     )
     framing: Literal["aligned", "snapshot"] = Field(
         "aligned",
-        description="aligned (as the align stage cuts) or snapshot (a head with a margin)",
+        description="aligned (crops as of the align stage) or snapshot (a head with a margin)",
     )
     validation: float = Field(0.05, ge=0, lt=1, description="share of the people for validation")
     test: float = Field(0.05, ge=0, lt=1, description="share of the people for test")
@@ -42,47 +42,47 @@ class SynthesizeConfig(StageConfig):
     )
     expressions: Expressions = Field(
         "mixed",
-        description="mixed, or one kind alone: prototype, sparse, single, talking, gaze, ramps",
+        description="mixed, or one kind only: prototype, sparse, single, talking, gaze, ramps",
     )
     backgrounds: str = free(
         "",
-        description="folder of pictures to stand behind the heads, instead of drawn places",
+        description="folder of background pictures, instead of painted backgrounds",
         path=True,  # its digest does
     )
     camera: Literal["clean", "varied"] = Field(
         "clean",
-        description="clean, or varied: low resolution, blur, noise, exposure, grey, JPEG by chance",
+        description="clean, or varied: random low resolution, blur, noise, exposure, grey, JPEG",
     )
     appearance: str = free(
         "",
-        description="folder of photographs, or of aligned faces, whose skin drawn people wear; "
-        "such sets show real people's skin: do not release them without the right to",
+        description="folder of photographs, or of aligned faces, whose skin the people get; such "
+        "sets show real people's skin: do not release them without the right to",
         path=True,  # its digest does
     )
     appearance_share: float = Field(
-        0.5, ge=0, le=1, description="share of the people who wear the skin of a photograph"
+        0.5, ge=0, le=1, description="share of the people who get the skin of a photograph"
     )
     target: Annotated[str, BeforeValidator(str)] = free(
         "mean",
-        description="the face everything is normalized to: mean, the number of an identity, or the "
-        "photograph of a face",
+        description="the face everything is normalized to: mean, an identity number, or the path "
+        "of a photograph of a face",
         path=True,  # its digest does
     )
     device: str = free(  # the device class does
         "auto",
-        description="auto (a GPU if there is one), cpu, cuda or cuda:N; none there is an error",
+        description="auto (a GPU if there is one), cpu, cuda or cuda:N; a missing one is an error",
     )
     batch_size: int = free(
         64,
         ge=1,
-        description="pairs a batch; changes no pixel",
+        description="pairs per batch; changes no pixel",
     )
     quality: int = Field(95, ge=1, le=100, description="JPEG quality")
-    shard_rows: int = Field(500, ge=1, description="pairs a shard")
+    shard_rows: int = Field(500, ge=1, description="pairs per shard")
 
 
 def pairs_of(config: SynthesizeConfig) -> list[PairSpec]:
-    """The rows this configuration asks for."""
+    """Return the pairs of a configuration. Raises InputError for an impossible ``crossed``."""
     shares = (config.validation, config.test)
     pairs, identities = config.pairs, config.identities
     ramps = config.expressions == "ramps"

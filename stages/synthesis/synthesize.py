@@ -1,9 +1,8 @@
 """synthesize: renders paired faces with exact labels from a face kit.
 
-A source stage: its rows come from its own configuration, not from another dataset. Every row is a
-person making an expression (``image``), the target face making the same one (``target``), and
-everything that is known about them. People are painted and scenes laid out in the engine's pool,
-batches are rendered on the device.
+Its rows come from its configuration, not from another dataset. Every row is a person making an
+expression (``image``), the target face making the same one (``target``), and all their labels.
+People are painted and scenes laid out in the engine's pool, batches are rendered on the device.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from ...manifests.schema import IMAGE, POINTS, schema
 from ...pipeline.errors import NormpipeError
 from ...pipeline.stage import MapStage, Row, Scan, SourceStage
 from .cast import Cast
-from .drawing.degrade import photographed
+from .drawing.degrade import simulate_camera
 from .pair_renderer import Draft, PairRenderer, RenderedPair
 from .render_settings import SynthesizeConfig, pairs_of
 from .scene.expressions import RENDERED_UNITS, occurring
@@ -28,7 +27,7 @@ from .scene.person import generator
 
 _GOES_ON = "normpipe synthesize --output {}"
 
-#: One row for every pair to render; everything else follows from these numbers.
+#: One row for every pair to render; everything else is derived from these numbers.
 PLAN = schema(
     [
         ("split", pa.string()),
@@ -40,10 +39,10 @@ PLAN = schema(
 
 
 def synthesized_schema(expression_names: tuple[str, ...] = (), target: str = "") -> pa.Schema:
-    """The columns of synthesized pairs.
+    """Return the schema of synthesized pairs.
 
-    The metadata holds the shapes' names, in order, and what the target is (JSON, as
-    ``Cast.target_note`` says), where these are given.
+    If given, the names of the shapes, in order, and the target (JSON, see ``Cast.target_note``)
+    are in its metadata.
     """
     notes = {"expression_names": ",".join(expression_names), "target": target}
     return schema(
@@ -69,7 +68,7 @@ def synthesized_schema(expression_names: tuple[str, ...] = (), target: str = "")
 
 
 class PlanPairs(SourceStage):
-    """Lists the pairs that a configuration asks for."""
+    """Lists the pairs of a configuration."""
 
     name: ClassVar[str] = "plan"
     settings_table: ClassVar[str] = "synthesize"
@@ -87,7 +86,7 @@ class PlanPairs(SourceStage):
         return self.config.shard_rows
 
     def scan(self) -> Scan:
-        """Return one row a pair, person by person."""
+        """Return one row per pair, person by person."""
         rows = [
             {
                 "key": spec.key,
@@ -119,14 +118,14 @@ class Synthesize(MapStage):
     )
 
     def __init__(self, config: SynthesizeConfig, threads: int = 1) -> None:
-        """``threads``: CPU threads that render, where the device is a CPU."""
+        """``threads``: CPU threads that render, if the device is a CPU."""
         self.config: SynthesizeConfig = config
         self._threads = threads
         self._renderer: PairRenderer | None = None
-        #: Pairs rendered so far, for rates.
+        #: Number of pairs rendered so far.
         self.rendered = 0
         _one_blas_thread()
-        # The shapes' names and the target are part of the schema, so the cast is made at once.
+        # The schema needs the names of the shapes and the target, hence the cast.
         self._cast = Cast(config)
         self.schema = synthesized_schema(self._cast.expression_names, self._cast.target_note)
 
@@ -141,24 +140,24 @@ class Synthesize(MapStage):
         return "cpu" if self._renderer is None else self._renderer.device.type
 
     def open(self) -> None:
-        """Put the heads on the device. Raises InputError for a device not there."""
+        """Move the heads to the device. Raises InputError for a missing device."""
         if self._renderer is None:
-            cv2.setNumThreads(1)  # its own threads would only get in the way
+            cv2.setNumThreads(1)  # its own threads would compete with ours
             self._renderer = PairRenderer(self.config, self._cast, self._threads)
 
     def digests(self) -> dict[str, str]:
-        """Return the sha256 of the face kit, of folders that are drawn from, and of the target."""
+        """Return the sha256 of the face kit, of the picture folders, and of the target."""
         return self._cast.digests()
 
     @property
     def renderer(self) -> PairRenderer:
-        """Return what renders; after ``open``."""
+        """Return the renderer; only after ``open``."""
         if self._renderer is None:
             raise RuntimeError("open() comes first")
         return self._renderer
 
     def prepare(self, row: Row) -> Draft:
-        """Paint the person of a row, unless a row before did, and lay out the pair."""
+        """Lay out the pair of a row; paint its person unless cached."""
         return self.renderer.draft(_spec(row))
 
     def compute(self, items: list[Any]) -> Sequence[RenderedPair]:
@@ -169,16 +168,16 @@ class Synthesize(MapStage):
     def finish(self, row: Row, item: Any, result: Any) -> list[Row]:
         """Return the row of a rendered pair, encoded."""
         if self.config.camera == "varied":
-            source = photographed(result.source, generator(23, row["seed"]))
+            source = simulate_camera(result.source, generator(23, row["seed"]))
             result = replace(result, source=source)
         return [pair_row(_spec(row), result, self.config.quality)]
 
 
 def _one_blas_thread() -> None:
-    """Let this process compute numpy's products by one thread each.
+    """Limit numpy's matrix products in this process to one thread.
 
-    Sums that are shared among threads are rounded otherwise, so bytes would hang on the number of
-    cores; and the products are too small to share.
+    Sums over several threads round differently, so the bytes would depend on the number of cores;
+    and the products are too small to share.
     """
     threadpool_limits(1, "blas")
 
@@ -188,7 +187,7 @@ def _spec(row: Row) -> PairSpec:
 
 
 def pair_row(spec: PairSpec, pair: RenderedPair, jpeg_quality: int) -> dict[str, Any]:
-    """A pair as a row of the schema."""
+    """Return a pair as a row of the schema."""
     draft = pair.draft
     return {
         "key": spec.key,
@@ -217,7 +216,7 @@ def pair_row(spec: PairSpec, pair: RenderedPair, jpeg_quality: int) -> dict[str,
 
 
 def _jpeg(pixels_rgb_u8: Pixels, quality: int) -> bytes:
-    """(H, W, 3) RGB → JPEG without chroma subsampling, which would smear lips and irises."""
+    """(H, W, 3) RGB → JPEG without chroma subsampling, which would blur lips and irises."""
     options = [
         cv2.IMWRITE_JPEG_QUALITY,
         quality,

@@ -6,10 +6,14 @@ import pytest
 
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.run.making import process
-from normpipe.stages.synthesis.drawing.degrade import photographed
-from normpipe.stages.synthesis.scene.background import PLACES, SHARES, paint_background
+from normpipe.stages.synthesis.drawing.degrade import simulate_camera
+from normpipe.stages.synthesis.scene.background import (
+    BACKGROUND_SHARES,
+    BACKGROUNDS,
+    paint_background,
+)
 from normpipe.stages.synthesis.scene.person import generator
-from normpipe.stages.synthesis.scene.picture_folder import Photographs
+from normpipe.stages.synthesis.scene.picture_folder import PictureFolder
 from normpipe.stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
 
 BLUE = (20, 40, 200)
@@ -25,7 +29,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("kind", BACKGROUNDS)
 def test_places_are_pictures_that_follow_from_their_number(kind):
     first, again, other = (paint_background(generator(n), kind, 40) for n in (3, 3, 4))
     assert first.shape == (40, 40, 3) and first.dtype == np.float32
@@ -35,7 +39,8 @@ def test_places_are_pictures_that_follow_from_their_number(kind):
 
 
 def test_every_place_has_a_share():
-    assert set(SHARES) == set(PLACES) and sum(SHARES.values()) == pytest.approx(1)
+    assert set(BACKGROUND_SHARES) == set(BACKGROUNDS)
+    assert sum(BACKGROUND_SHARES.values()) == pytest.approx(1)
 
 
 def config_of(kit, **changes):
@@ -82,13 +87,13 @@ def test_a_picture_that_cannot_be_read_is_named(fake_kit_file, folder):
 def test_a_folder_without_pictures_is_refused(tmp_path, make):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="--backgrounds"):
-        Photographs(make(tmp_path), "--backgrounds")
+        PictureFolder(make(tmp_path), "--backgrounds")
 
 
 def test_large_pictures_are_kept_small(folder):
-    found = Photographs(folder, "--backgrounds")
-    assert len(found) == 2 and max(found.small(0).shape) == 640
-    assert found.small(0) is found.small(0)
+    found = PictureFolder(folder, "--backgrounds")
+    assert len(found) == 2 and max(found.read_small(0).shape) == 640
+    assert found.read_small(0) is found.read_small(0)
 
 
 # ---- cameras
@@ -100,7 +105,7 @@ def test_poor_cameras_move_nothing():
     picture[30:50, 60:80] = (230, 210, 190)
     grey = 0
     for seed in range(40):
-        made = photographed(picture, generator(seed))
+        made = simulate_camera(picture, generator(seed))
         assert made.shape == picture.shape and made.dtype == np.uint8
         bright = made.astype(float).mean(2)
         bright = (bright - np.median(bright)).clip(0)
@@ -108,7 +113,7 @@ def test_poor_cameras_move_nothing():
         rows, columns = (bright.sum(axis) @ np.arange(96) / bright.sum() for axis in (1, 0))
         assert abs(rows - 39.5) < 2 and abs(columns - 69.5) < 2
         grey += float(np.ptp(made.astype(int), axis=2).mean()) < 8
-        np.testing.assert_array_equal(made, photographed(picture, generator(seed)))
+        np.testing.assert_array_equal(made, simulate_camera(picture, generator(seed)))
     assert 1 <= grey <= 20
 
 

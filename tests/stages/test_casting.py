@@ -173,7 +173,7 @@ def test_a_share_of_the_people_wears_the_skin_of_photographs(real_head, folder):
     appearance = Appearance(folder, 0.5, real_head)
     names = real_head.kit.expression_names
     people = [draw_person(i, names, len(real_head.kit.identity)) for i in range(12)]
-    first, again = ([appearance.dress(person) for person in people] for _ in range(2))
+    first, again = ([appearance.apply(person) for person in people] for _ in range(2))
     worn = [person.detail is not None for person in first]
     assert 2 <= sum(worn) <= 10
     for one, other, before in zip(first, again, people, strict=True):
@@ -184,7 +184,7 @@ def test_a_share_of_the_people_wears_the_skin_of_photographs(real_head, folder):
         else:
             assert one is before and other is before
     nobody = Appearance(folder, 0.0, real_head)
-    assert nobody.dress(people[0]) is people[0]
+    assert nobody.apply(people[0]) is people[0]
 
 
 @pytest.mark.assets
@@ -198,10 +198,10 @@ def test_appearance_changes_sources_and_neither_targets_nor_labels(real_kit_file
         item = stage.prepare(row)
         made.append(stage.finish(row, item, stage.compute([item])[0])[0])
         digests.append(stage.digests())
-    plain, dressed = made
-    assert plain["image"]["bytes"] != dressed["image"]["bytes"]
+    plain, with_portrait_skin = made
+    assert plain["image"]["bytes"] != with_portrait_skin["image"]["bytes"]
     same = [name for name in plain if name != "image"]
-    assert {n: plain[n] for n in same} == {n: dressed[n] for n in same}
+    assert {n: plain[n] for n in same} == {n: with_portrait_skin[n] for n in same}
     assert {"appearance", "appearance_reader"} == set(digests[1]) - set(digests[0])
 
 
@@ -218,7 +218,7 @@ def test_aligned_datasets_are_read_too(real_head, portrait, tmp_path):
     pq.write_table(table, tmp_path / "aligned" / "shard-00000.parquet")
     appearance = Appearance(tmp_path, 1.0, real_head)
     person = draw_person(3, real_head.kit.expression_names, len(real_head.kit.identity))
-    assert appearance.dress(person).detail is not None
+    assert appearance.apply(person).detail is not None
 
 
 @pytest.mark.assets
@@ -226,7 +226,7 @@ def test_photographs_without_a_face_are_refused(real_head, tmp_path):
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((90, 90, 3), 120, np.uint8))
     person = draw_person(3, real_head.kit.expression_names, len(real_head.kit.identity))
     with pytest.raises(InputError, match="--appearance"):
-        Appearance(tmp_path, 1.0, real_head).dress(person)
+        Appearance(tmp_path, 1.0, real_head).apply(person)
     with pytest.raises(InputError, match=r"wall\.png shows no face"):
         choose_target(str(tmp_path / "wall.png")).draw(real_head)
 

@@ -69,7 +69,7 @@ def test_shapes_are_displacements_and_quads_two_triangles(repository, tmp_path):
             lambda f: (f / "vertex_indices.json").write_text(
                 json.dumps({"expressions": NAMES, "idx_to_landmark_verts": [*range(68)][::-1]})
             ),
-            "no face",
+            "do not fit",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Photographs laid on the head: planted poses come back, planted dots land where they belong."""
+"""PictureFolder laid on the head: planted poses come back, planted dots land where they belong."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from normpipe.stages.synthesis.scene.person import draw_person
-from normpipe.stages.synthesis.surface.likeness import Fit, Unwrapped, fit_head, mouth_is_open
+from normpipe.stages.synthesis.surface.likeness import Fit, TexelMap, fit_head, mouth_is_open
 from normpipe.stages.synthesis.surface.paint import paint_person
 
 from .conftest import landmark_places
@@ -33,7 +33,7 @@ def planted(head, identity, yaw_deg=8.0):
 
 
 def points_of(head, fit):
-    return fit.pixels(head.shape(fit.identity)[head.kit.landmarks68])
+    return fit.project(head.shape(fit.identity)[head.kit.landmarks68])
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_an_expression_is_not_taken_for_a_shape(fake_head, still):
     amounts[names.index("jawOpen")] = 0.8
     truth = planted(fake_head, [0, 0, 0])
     vertices = fake_head.kit.neutral + fake_head.movement(amounts)
-    points = truth.pixels(vertices[fake_head.kit.landmarks68])
+    points = truth.project(vertices[fake_head.kit.landmarks68])
     told, untold = (fit_head(fake_head, points, a) for a in (amounts, still))
     assert np.abs(told.identity).max() < 0.05 < np.abs(untold.identity).max()
     assert told.error < untold.error
@@ -70,7 +70,7 @@ def test_points_that_are_no_face_fit_badly(fake_head, still):
 
 def flat_photo(head, fit, colour=(150, 120, 100)):
     photo = np.zeros((SIZE, SIZE, 3), np.uint8)
-    outline = fit.pixels(head.shape(fit.identity))
+    outline = fit.project(head.shape(fit.identity))
     hull = cv2.convexHull(outline.astype(np.int32))
     cv2.fillConvexPoly(photo, hull, colour)
     return photo
@@ -81,9 +81,9 @@ def test_a_dot_lands_on_its_texel(fake_head, still):
     fit = planted(fake_head, [0.3, 0.2, -0.2])
     photo = flat_photo(fake_head, fit)
     target = int(np.argmin(np.abs(fake_head.kit.neutral[:, :2] - [3.4, 0.6]).sum(1)))
-    x, y = fit.pixels(fake_head.shape(fit.identity)[[target]])[0]
+    x, y = fit.project(fake_head.shape(fit.identity)[[target]])[0]
     cv2.circle(photo, (round(float(x)), round(float(y))), 5, (60, 48, 40), -1)
-    made = Unwrapped(fake_head).detail(photo, fit, still)
+    made = TexelMap(fake_head).extract_detail(photo, fit, still)
     column, row = fake_head.texels[target].round().astype(int)
     assert made.factor[row, column].max() < 0.6
     far = made.factor[row - 8, column]
@@ -95,7 +95,7 @@ def test_light_is_divided_out(fake_head, still):
     fit = planted(fake_head, [0, 0, 0], 0.0)
     photo = flat_photo(fake_head, fit).astype(np.float32)
     photo *= np.linspace(0.6, 1.3, SIZE)[None, :, None]
-    made = Unwrapped(fake_head).detail(photo.clip(0, 255).astype(np.uint8), fit, still)
+    made = TexelMap(fake_head).extract_detail(photo.clip(0, 255).astype(np.uint8), fit, still)
     shown = made.weight > 0.9
     assert shown.mean() > 0.05
     assert np.abs(made.factor[shown] - 1).mean() < 0.06
@@ -105,9 +105,9 @@ def test_the_hidden_side_takes_the_mirror_of_the_other(fake_head, still):
     fit = planted(fake_head, [0, 0, 0], 0.0)
     photo = flat_photo(fake_head, fit)
     photo[:, SIZE // 2 + 4 :] = 0  # the person's left side is cut off, black to the border
-    x, y = fit.pixels(np.array([[-3.4, 0.6, 9.0]], np.float32))[0]
+    x, y = fit.project(np.array([[-3.4, 0.6, 9.0]], np.float32))[0]
     cv2.circle(photo, (round(float(x)), round(float(y))), 6, (60, 48, 40), -1)
-    made = Unwrapped(fake_head).detail(photo, fit, still)
+    made = TexelMap(fake_head).extract_detail(photo, fit, still)
     dark = np.argwhere(made.factor[..., 1] < 0.8)
     half = fake_head.atlas.width / 2
     assert (dark[:, 1] < half - 4).any() and (dark[:, 1] > half + 4).any()

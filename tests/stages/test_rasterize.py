@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normpipe.stages.synthesis.drawing import compiled, rasterize
-from normpipe.stages.synthesis.drawing.rasterize import Calm, blend_rows
+from normpipe.stages.synthesis.drawing.rasterize import SmoothAreas, blend_rows
 
 SIZE = 16
 BOTH = (rasterize.rasterize, compiled.rasterize)
@@ -15,7 +15,7 @@ BOTH = (rasterize.rasterize, compiled.rasterize)
 
 def restless(count, pictures=1):
     """No pixel is calm: every sample is a point of its own."""
-    return Calm(torch.zeros(count), torch.ones(pictures, 1))
+    return SmoothAreas(torch.zeros(count), torch.ones(pictures, 1))
 
 
 def draw(points, triangles, size=SIZE, loop=rasterize.rasterize):
@@ -149,7 +149,7 @@ def test_one_point_stands_for_a_calm_pixel(loop):
     points, triangles = square(0.0, 2.0, 13.0)
     points[:, 2] = 0.1 * points[:, 0]
     corners = torch.from_numpy(triangles.T.copy())
-    calm = Calm(torch.ones(2), torch.full((1, 1), 0.15))
+    calm = SmoothAreas(torch.ones(2), torch.full((1, 1), 0.15))
     cover = loop(torch.from_numpy(points.T.copy()), corners, calm, SIZE)
     single = cover.share[0] == 4
     assert single.sum() == 25 and cover.share.sum() == 121 and (cover.share[0] == 1).sum() == 21
@@ -159,18 +159,18 @@ def test_one_point_stands_for_a_calm_pixel(loop):
     np.testing.assert_allclose(place[:, 1], rows + 1, atol=1e-4)
     np.testing.assert_allclose(cover.depth[0][single], 0.1 * (columns + 1), atol=1e-4)
     assert cover.first[0][single].all() and cover.first.sum() == 36
-    steep = Calm(torch.ones(2), torch.full((1, 1), 0.05))
+    steep = SmoothAreas(torch.ones(2), torch.full((1, 1), 0.05))
     many = loop(torch.from_numpy(points.T.copy()), corners, steep, SIZE)
     assert (many.share == 1).all() and many.share.sum() == 121
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_compiled_lists_the_same_points(seed):
-    """Calm and restless triangles of two pictures; vertices fall on pixel centres, too."""
+    """SmoothAreas and restless triangles of two pictures; vertices fall on pixel centres, too."""
     rng = np.random.default_rng(seed)
     points = torch.from_numpy((rng.integers(-8, 2 * SIZE + 8, (3, 60)) / 2).astype(np.float32))
     corners = torch.from_numpy(rng.permutation(60).reshape(3, 20))
-    calm = Calm(
+    calm = SmoothAreas(
         torch.from_numpy(rng.integers(0, 2, 20).astype(np.float32)), torch.full((2, 1), 4.0)
     )
     expected, made = (loop(points, corners, calm, SIZE) for loop in BOTH)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from normpipe.stages.synthesis.drawing.degrade import degrade
 from normpipe.stages.synthesis.drawing.renderer import prepare_person
 from normpipe.stages.synthesis.scene.acting import EMOTION_OF, PROTOTYPES, draw_expression
-from normpipe.stages.synthesis.scene.camera import TEMPLATE, eyes_nose_mouth, look_through
+from normpipe.stages.synthesis.scene.camera import TEMPLATE, camera_view, eyes_nose_mouth
 from normpipe.stages.synthesis.scene.expressions import (
     RENDERED_UNITS,
     action_units,
@@ -18,7 +18,7 @@ from normpipe.stages.synthesis.scene.expressions import (
     occurring,
 )
 from normpipe.stages.synthesis.scene.pairs import plan_pairs, split_of
-from normpipe.stages.synthesis.scene.person import draw_person, generator, kind_of
+from normpipe.stages.synthesis.scene.person import demographics_of, draw_person, generator
 from normpipe.stages.synthesis.scene.scene import draw_scene
 from normpipe.stages.synthesis.scene.target import TargetFace
 from normpipe.stages.training.pictures import MIRRORED_POINTS, mirrored
@@ -51,7 +51,7 @@ def test_other_seeds_and_other_people_give_other_pixels(fake_head):
 def test_the_kind_of_a_person_is_the_one_drawn(fake_kit):
     """Fairness is judged by it, so it must speak of the person in the picture."""
     people = [draw_person(i, fake_kit.expression_names, 3) for i in range(60)]
-    kinds = [kind_of(i) for i in range(60)]
+    kinds = [demographics_of(i) for i in range(60)]
     brightness = [sum(person.skin) for person in people]
     assert np.corrcoef([kind.melanin for kind in kinds], brightness)[0, 1] < -0.9
     bearded = [k.masculine for k, p in zip(kinds, people, strict=True) if p.beard.style != "none"]
@@ -99,7 +99,7 @@ def test_the_frame_does_not_follow_the_jaw(fake_head):
     resting = kit.neutral[kit.landmarks68]
     dropped = resting + kit.expression[kit.shape_index("jawOpen")][kit.landmarks68]
     assert abs(dropped[8] - resting[8]).max() > 1
-    views = [look_through(camera, points, 100) for points in (resting, dropped)]
+    views = [camera_view(camera, points, 100) for points in (resting, dropped)]
     assert abs(views[0].scale - views[1].scale) < 0.02 * abs(views[0].scale)
 
 

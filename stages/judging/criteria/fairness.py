@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ....manifests.arrays import Rows
 from ...metrics.resampling import RESAMPLES, bootstrap
-from ...synthesis.scene.person import Kind, kind_of
+from ...synthesis.scene.person import Demographics, demographics_of
 from ..figures import Figure
 from ..frozen_reader import ReaderOutput
 from ..renders import Renders
@@ -19,7 +19,7 @@ MIN_PEOPLE = 5
 _THIRDS = (1 / 3, 2 / 3)
 
 
-def groups_of(kinds: Sequence[Kind]) -> dict[str, NDArray[np.str_]]:
+def groups_of(kinds: Sequence[Demographics]) -> dict[str, NDArray[np.str_]]:
     """Return (N,) the group of each of N people, by skin, sex-like shape and age-like look."""
 
     def thirds(values: list[float], names: tuple[str, str, str]) -> NDArray[np.str_]:
@@ -35,7 +35,7 @@ def groups_of(kinds: Sequence[Kind]) -> dict[str, NDArray[np.str_]]:
 def measure_fairness(
     renders: Renders,
     readings: Readings,
-    kind: Callable[[int], Kind] = kind_of,
+    kind: Callable[[int], Demographics] = demographics_of,
     resamples: int = RESAMPLES,
 ) -> list[Figure]:
     """Measure retention by group, and the spread between groups.

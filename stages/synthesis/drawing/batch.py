@@ -1,8 +1,8 @@
 """Renders batches of shots on a CPU or a GPU: the same shot gives the same pixels on a device.
 
-On a CPU every shot is a batch of its own, and threads share the shots: what a picture needs stays
-in the cache, and neither its neighbours nor the number of threads can change a bit of it. On a GPU
-all shots go through together; every operation works on the pictures apart.
+On a CPU every shot is a batch of its own, and threads share the shots: a picture's data stays in
+the cache, and neither other shots nor the number of threads can change a bit of it. On a GPU all
+shots are rendered together; every operation treats the pictures separately.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch.nn import functional
 
 from ....manifests.arrays import Pixels
 from ..surface.detail import simplify
-from ..surface.gaze import seen_from_axis
+from ..surface.gaze import offset_from_gaze
 from ..surface.head import EYE, GUMS, SKIN, TEETH, Head
 from ..surface.wrinkles import furrow_window, left_share, relief_slopes, wrinkle_relief
 from .loops import loops_for
 from .mesh import Mesh, Sheets, pad_sheets, project, put_sheet, unit
-from .rasterize import Calm, CoveredSamples, mean_of_pixels
+from .rasterize import CoveredSamples, SmoothAreas, mean_of_pixels
 from .renderer import NUMBERS, SUPERSAMPLE, PreparedPerson, Shot
 from .shading import Surface, develop, eye_albedo, occlusion, shade
 from .texture import halved, with_half
@@ -41,7 +41,7 @@ _STEEP = 1.0  # depth over width
 
 @dataclass(frozen=True, eq=False)
 class _Person:
-    """A person on the device: standing (3, V), skin (H * W, 8), furrows (K, h, w), sheet."""
+    """A person on the device: standing (3, V), skin (N, 8) texels, furrows (K, h, w), sheet."""
 
     standing: Tensor
     skin: Tensor
@@ -51,12 +51,12 @@ class _Person:
 
 @dataclass(frozen=True)
 class _Body:
-    """Posed heads with their sheets: camera coordinates (B, 3, V), what the triangles are."""
+    """Posed heads with their sheets: camera coordinates (B, 3, V), and their triangles."""
 
     camera: Tensor
     corners: Tensor
     parts: Tensor
-    calm: Tensor
+    smooth: Tensor
     attributes: Tensor
 
 
@@ -76,7 +76,7 @@ class BatchRenderer:
         self._person = lru_cache(_PEOPLE_KEPT)(self._put_person)
         self._pool = None
         if self.device.type == "cpu":
-            # A picture is too small to share among threads; pictures are shared instead.
+            # A picture is too small for several threads; each thread renders whole pictures.
             self._pool = ThreadPoolExecutor(threads, "render", torch.set_num_threads, (1,))
         self._atlas = head.atlas
         rows, columns = furrow_window(head.atlas)
@@ -87,7 +87,7 @@ class BatchRenderer:
         self._left = functional.avg_pool1d(left[None], self._shrink)[0]
 
     def render(self, shots: Sequence[Shot]) -> Pixels:
-        """(B, S, S, 3) uint8 RGB of B ≥ 1 shots; a shot's pixels do not depend on the others."""
+        """Render B ≥ 1 shots: (B, S, S, 3) uint8 RGB; pixels do not depend on other shots."""
         if self._pool is None:
             return self.render_together(shots)
         return np.concatenate(
@@ -95,21 +95,21 @@ class BatchRenderer:
         )
 
     def vertices(self, shots: Sequence[Shot]) -> Tensor:
-        """(B, 3, V) x, y in samples and depth of every vertex, those of sheets last."""
+        """Return (B, 3, V) x, y in samples and depth of every vertex, those of sheets last."""
         people = [self._person(shot.prepared) for shot in shots]
         numbers = self._numbers(shots)
         return _projected(self._pose(shots, people, numbers), numbers)
 
     @torch.inference_mode()
     def render_together(self, shots: Sequence[Shot]) -> Pixels:
-        """(B, S, S, 3) uint8 RGB of B shots, rendered in one pass, as a GPU likes it."""
+        """Render B shots in one pass, which suits a GPU: (B, S, S, 3) uint8 RGB."""
         people = [self._person(shot.prepared) for shot in shots]
         numbers = self._numbers(shots)
         body = self._pose(shots, people, numbers)
         points = _projected(body, numbers).transpose(0, 1).reshape(3, -1)
-        # Within a pixel, a surface that is not seen edge-on falls away by less than this.
-        calm = Calm(body.calm, _STEEP / numbers["unit"])
-        cover = self._loops.rasterize(points, body.corners, calm, self._size)
+        # Depth varies less than this within a pixel, unless the surface is seen edge-on.
+        smooth = SmoothAreas(body.smooth, _STEEP / numbers["unit"])
+        cover = self._loops.rasterize(points, body.corners, smooth, self._size)
         surface, skin = self._surface(shots, people, numbers, body, cover)
         openness = occlusion(cover, numbers["unit"], self.size_px)
         lit = torch.ones_like(cover.depth)
@@ -153,21 +153,21 @@ class BatchRenderer:
         normals = self._loops.normals(camera, faces)
         sheets = pad_sheets([person.sheet for person in people])
         behind = torch.bmm(rotation, sheets.normals)
-        # Both sides of a sheet show: the side that is seen faces the camera.
+        # Both sides of a sheet may show: flip normals towards the camera.
         behind = behind * torch.where(behind[:, 2:] < 0, -1.0, 1.0)
         camera = torch.cat([camera, mesh.turn(sheets.points, rotation)], 2)
         normals = torch.cat([normals, behind], 2)
         static = mesh.static.expand(len(shots), -1, -1)
         attributes = torch.cat([static, sheets.attributes], 2)
         corners = torch.cat([mesh.corners_of(faces, is_open), sheets.corners], 2)
-        calm = faces.calm.expand(len(shots), -1)
+        smooth = faces.smooth.expand(len(shots), -1)
         parts = torch.cat([faces.parts.expand(len(shots), -1), sheets.parts], 1)
         first = torch.arange(len(shots), device=self.device)[:, None, None] * camera.shape[2]
         return _Body(
             camera,
             (corners + first).transpose(0, 1).reshape(3, -1),
             parts.reshape(-1),
-            torch.cat([calm, (sheets.parts > 0) * 2.0], 1).view(-1),
+            torch.cat([smooth, (sheets.parts > 0) * 2.0], 1).view(-1),
             torch.cat([camera, normals, attributes], 1),
         )
 
@@ -179,7 +179,7 @@ class BatchRenderer:
         body: _Body,
         cover: CoveredSamples,
     ) -> tuple[Surface, Tensor]:
-        """Everything about the samples that light needs, and where skin is (B, N)."""
+        """Return the samples' surface for shading, and where skin is (B, N)."""
         count = len(shots)
         values = self._loops.blend(body.attributes, body.corners, cover)
         position, normal, texel = values[:, :3], values[:, 3:6], values[:, 6:8]
@@ -193,7 +193,7 @@ class BatchRenderer:
         self._colour_parts(albedo, part, values[:, 8:10], texel[:, 0], numbers)
         gloss = 0.3 + skin * (sampled[:, 3] - 0.3)
         wet = (eye | (part == TEETH)).float()
-        # Relief leans the normal against its slope, along the skin's own right and up.
+        # Tilt the normal against the relief's slope, along the skin's own right and up.
         rotation = numbers["rotation"].view(-1, 3, 3)
         lean = lean * (_RELIEF_LEAN * skin)[:, None]
         right, up = rotation[:, :, 0, None], rotation[:, :, 1, None]
@@ -203,21 +203,22 @@ class BatchRenderer:
     def _colour_parts(
         self, albedo: Tensor, part: Tensor, eye_offset: Tensor, strand: Tensor, numbers: ShotNumbers
     ) -> None:
-        """Fill in, in place, what is not skin: few samples, so they are picked out."""
+        """Colour all samples that are not skin, in place; they are few, so they are selected."""
         count = part.shape[1]
         where = (part > SKIN).view(-1).nonzero().squeeze(1)
         kind, picture = part.view(-1)[where], where // count
         inside = where - picture * count
         own = {name: numbers[name][picture] for name in _PART_NUMBERS}
         gums = albedo.new_tensor(_GUM_COLOUR)
-        column = strand.reshape(-1)[where][:, None]  # of hair: how bright the strands are
+        column = strand.reshape(-1)[where][:, None]  # for hair: the brightness of the strands
         colour = own["strands"] * column.clamp(0.3, 1.8)
         colour = torch.where((kind == GUMS)[:, None], gums, colour)
         colour = torch.where((kind == TEETH)[:, None], own["teeth"], colour)
         left = column > self._atlas.width / 2
         gaze = torch.where(left, own["gaze"][:, 2:], own["gaze"][:, :2])
         eye = (
-            eye_albedo(seen_from_axis(eye_offset[picture, :, inside], gaze), own) * own["eye_shade"]
+            eye_albedo(offset_from_gaze(eye_offset[picture, :, inside], gaze), own)
+            * own["eye_shade"]
         )
         colour = torch.where((kind == EYE)[:, None], eye, colour)
         albedo[picture, :, inside] = colour
@@ -225,14 +226,14 @@ class BatchRenderer:
     def _skin(
         self, shots: Sequence[Shot], people: list[_Person], texel: Tensor, coarse: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Painted maps (B, 6, N) and slopes with furrows (B, 2, N) at texels (B, 2, N).
+        """Return painted maps (B, 6, N) and slopes with furrows (B, 2, N) at texels (B, 2, N).
 
-        ``coarse`` (B, N) bool: points that stand for a pixel take the maps of half the size.
+        ``coarse`` (B, N) bool: points that represent a whole pixel use the maps of half the size.
         """
         atlas = self._atlas
         unique = list(dict.fromkeys(people))
         which = self._put(np.array([unique.index(person) for person in people]))
-        # One table is taken as it is: a copy costs more than all the sampling.
+        # A single table is used directly: a copy costs more than all the sampling.
         tables = unique[0].skin
         if len(unique) > 1:
             tables = torch.cat([person.skin for person in unique])
@@ -240,7 +241,7 @@ class BatchRenderer:
         level = 1 - 0.5 * coarse.float()
         begin = which[:, None] * len(unique[0].skin) + coarse * full
         size = ((atlas.height * level).floor(), (atlas.width * level).floor())
-        # Texel centres at integers: those of half the size lie between two.
+        # Texel centres are at integers; those of the half-size maps are between two of them.
         sampled = self._loops.sample(tables, (texel + 0.5) * level[:, None] - 0.5, size, begin, 6)
         strengths = np.stack([shot.strengths for shot in shots])
         relief = wrinkle_relief([person.furrows for person in people], strengths, self._left)
@@ -256,11 +257,11 @@ class BatchRenderer:
         return sampled, sampled[:, 4:6] + furrows
 
     def _compose(self, shots: Sequence[Shot], display: Tensor, cover: CoveredSamples) -> Pixels:
-        """Mean of a pixel's samples, over the background, under what is in front."""
+        """Average each pixel's samples and composite with background and overlay."""
         count = len(shots)
         shown = torch.cat([display, torch.ones_like(display[:, :1])], 1) * cover.share[:, None]
         samples = torch.zeros(count, 4, self._size**2, device=self.device)
-        # The end of a list adds nothing to a sample; every other sample is written once.
+        # Padding adds zeros; every other sample is written once.
         samples.scatter_add_(2, cover.place[:, None].expand(-1, 4, -1), shown)
         picture = mean_of_pixels(samples.view(count, 4, self._size, -1))
         behind = self._put(np.stack([shot.background for shot in shots])).permute(0, 3, 1, 2)
@@ -279,7 +280,7 @@ def _projected(body: _Body, numbers: ShotNumbers) -> Tensor:
 
 
 def _metered(radiance: Tensor, some: Tensor) -> Tensor:
-    """(B, 1) median radiance (B, 3, N) of some points (B, N), of which every third is looked at."""
+    """Return (B, 1) the median radiance (B, 3, N) of some points (B, N), using every third."""
     radiance, some = radiance[..., ::3], some[:, ::3]
     values = radiance.masked_fill(some[:, None] == 0, torch.nan).flatten(1)
     return values.nanmedian(1, keepdim=True).values.nan_to_num(0.2).clamp(min=1e-3)

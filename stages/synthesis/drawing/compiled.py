@@ -1,9 +1,9 @@
 """The inner loops of rendering over vertices and triangles, compiled for a CPU.
 
-Each does in one pass over memory what needs a dozen as array operations. It does what the function
-of the same name in ``mesh`` or ``rasterize`` does for the same arguments: those run on a GPU, and
-say what is meant. Results agree but for rounding. Nothing here runs side by side with itself, and
-no operation is reordered, so a picture has the same pixels on every run.
+Each needs one pass over memory instead of a dozen array operations. It computes the same as the
+function of the same name in ``mesh`` or ``rasterize``, which run on a GPU and document it; results
+agree up to rounding. No loop is parallel and no operation is reordered, so a picture has the same
+pixels on every run.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ....manifests.arrays import Float32s, Rows
-from .rasterize import SLACK, Calm, CoveredSamples
+from .rasterize import SLACK, CoveredSamples, SmoothAreas
 
 if TYPE_CHECKING:
     from .mesh import Faces
 
 
 def compiled(loop: Callable[..., Any]) -> Any:
-    """Compile a loop: once for a machine, or once for a process where nothing can be kept."""
+    """Compile a loop: once per machine, or once per process if nothing can be cached."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(loop)
-    except RuntimeError:  # neither the package's folder nor the user's can be written
+    except RuntimeError:  # neither the package's folder nor the user's cache is writable
         return numba.njit(**options)(loop)
 
 
 def move_heads(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
-    """(B, 3, V), as ``mesh.move_heads``; shapes that are not carried out are not read."""
+    """(B, 3, V), as ``mesh.move_heads``; shapes with amount 0 are skipped."""
     moved = standing.clone()
     flat = moved.view(len(moved), -1).numpy()
     _add_shapes(flat, amounts.contiguous().numpy(), shapes.numpy())
@@ -83,11 +83,11 @@ def _normals(points: Float32s, corners: Rows, share: Rows, found: Float32s) -> N
             own[0, vertex], own[1, vertex], own[2, vertex] = nx * scale, ny * scale, nz * scale
 
 
-def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> CoveredSamples:
+def rasterize(points: Tensor, corners: Tensor, smooth: SmoothAreas, size: int) -> CoveredSamples:
     """As ``rasterize.rasterize``: vertices (3, V) float32, corners (3, T) int64."""
-    pictures, count = len(calm.reach), corners.shape[1]
+    pictures, count = len(smooth.reach), corners.shape[1]
     vertices, three = points.contiguous().numpy(), corners.contiguous().numpy()
-    surface, reach = calm.surface.numpy(), calm.reach.numpy()[:, 0]
+    surface, reach = smooth.surface.numpy(), smooth.reach.numpy()[:, 0]
     samples = np.zeros((pictures, 2, size, size), np.float32)
     place = np.zeros((pictures, size * size), np.int64)
     share = np.zeros((pictures, size * size), np.float32)
@@ -116,10 +116,10 @@ def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Covered
 
 @compiled
 def _affine(points: Float32s, corners: Rows, t: int, size: int) -> Any:
-    """A triangle's box of samples, and its second and third weight there.
+    """Return a triangle's box of samples, and its second and third weight there.
 
-    Returns first and last column and row, and for both weights: at the first sample of the box, a
-    column further and a row further.
+    The box is first and last column and row; a weight is its value at the first sample of the box,
+    and its change per column and per row.
     """
     across, down, _ = points
     half, none = np.float32(0.5), np.float32(0)
@@ -142,7 +142,7 @@ def _affine(points: Float32s, corners: Rows, t: int, size: int) -> Any:
 
 @compiled
 def _find(points: Float32s, corners: Rows, winner: Rows, samples: Float32s) -> None:
-    """The nearest triangle at every sample of one picture; of equally near ones the last."""
+    """Find the nearest triangle at every sample of one picture; of equally near ones the last."""
     across, down, near = points
     depths, shown = samples
     slack = np.float32(-SLACK)
@@ -184,22 +184,22 @@ def _list(
     share: Float32s,
     triangle: Rows,
 ) -> int:
-    """Fill in the points to shade of one picture; how many there are."""
+    """Fill in the points to shade of one picture; return their number."""
     size = len(winner)
     single = np.zeros((size // 2, size // 2), np.bool_)
     for row in range(0, size, 2):
         for column in range(0, size, 2):
             if winner[row, column] < 0:
                 continue
-            look = surface[winner[row, column]]
-            calm = look > 0
+            kind = surface[winner[row, column]]
+            smooth = kind > 0
             nearest = furthest = depths[row, column]
             for low, right in ((0, 1), (1, 0), (1, 1)):
                 other = winner[row + low, column + right]
-                calm = calm and other >= 0 and surface[other] == look
+                smooth = smooth and other >= 0 and surface[other] == kind
                 nearest = max(nearest, depths[row + low, column + right])
                 furthest = min(furthest, depths[row + low, column + right])
-            single[row // 2, column // 2] = calm and nearest - furthest < reach
+            single[row // 2, column // 2] = smooth and nearest - furthest < reach
     count = 0
     for row in range(size):
         for column in range(size):
@@ -225,7 +225,7 @@ def _weigh(
     depths: Float32s,
     first: NDArray[np.bool_],
 ) -> None:
-    """Weights and depth at the listed points, and which are the first of their pixel."""
+    """Compute weights and depth at the listed points, and which are the first of their pixel."""
     near = points[2]
     place, share, triangle = listed
     for picture in range(len(place)):
@@ -238,7 +238,7 @@ def _weigh(
             away, low = np.float32(column - box[0]), np.float32(row - box[2])
             weight1 = one[0] + away * one[1] + low * one[2]
             weight2 = two[0] + away * two[1] + low * two[2]
-            if share[picture, i] > 1:  # on to the middle of the pixel
+            if share[picture, i] > 1:  # move to the middle of the pixel
                 weight1 += np.float32(0.5) * (one[1] + one[2])
                 weight2 += np.float32(0.5) * (two[1] + two[2])
             at = picture * place.shape[1] + i

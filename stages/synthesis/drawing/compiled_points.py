@@ -1,6 +1,7 @@
-"""The inner loops of rendering over the points that are shaded, compiled for a CPU.
+"""The inner loops of rendering over shaded points, compiled for a CPU.
 
-As in ``compiled``, each does what the function of the same name in ``texture`` or ``shading`` does.
+As in ``compiled``, each computes the same as the function of that name in ``texture`` or
+``shading``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 from ....manifests.arrays import Float32s, Rows
 from .compiled import compiled
 from .rasterize import CoveredSamples
-from .shading import NOTHING_CASTS, SHADOW_REACH, SHADOW_SIZE, SHADOW_STEPS
+from .shading import NO_CASTER, SHADOW_REACH, SHADOW_SIZE, SHADOW_STEPS
 
 
 def blend(planes: Tensor, corners: Tensor, cover: CoveredSamples) -> Tensor:
@@ -95,7 +96,7 @@ def cast_shadow(points: Tensor, position: Tensor, frame: Tensor) -> Tensor:
 def _cast_shadow(points: Float32s, position: Float32s, frame: Float32s, lit: Float32s) -> None:
     size, last = SHADOW_SIZE, np.float32(SHADOW_SIZE - 1)
     scale, middle = np.float32(SHADOW_SIZE / (2 * SHADOW_REACH)), np.float32(SHADOW_SIZE / 2)
-    nothing, many = np.float32(NOTHING_CASTS), np.float32(len(SHADOW_STEPS))
+    nothing, many = np.float32(NO_CASTER), np.float32(len(SHADOW_STEPS))
     for picture in range(len(points)):
         right, up, towards = (
             frame[picture, 0] * scale,
@@ -129,9 +130,9 @@ def _cast_shadow(points: Float32s, position: Float32s, frame: Float32s, lit: Flo
 
 @compiled
 def _filled(square: Float32s) -> Float32s:
-    """A map (S + 4, S + 4) without its frame; holes take the least of the most around them."""
+    """Crop a map (S + 4, S + 4) to (S, S); fill holes by a morphological closing."""
     size = len(square) - 4
-    nothing = np.float32(NOTHING_CASTS)
+    nothing = np.float32(NO_CASTER)
     wider = np.full((size + 2, size + 2), np.float32(1e9), np.float32)
     for row in range(size):
         for column in range(size):

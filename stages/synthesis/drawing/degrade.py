@@ -1,4 +1,4 @@
-"""What cameras, newspapers and detectors do to a face, so that photographs hold no surprises."""
+"""Degrades pictures as cameras, print and detectors do, to train for real photographs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ....manifests.arrays import Floats, Pixels
 
 @dataclass(frozen=True)
 class Degraded:
-    """A degraded picture and where its points went.
+    """A degraded picture and its moved points.
 
     Attributes:
-        picture: (S, S) or (S, S, 3) uint8, as the picture before.
+        picture: (S, S) or (S, S, 3) uint8, like the original.
         points: (N, 2) float32 pixels.
-        flipped: whether left and right were exchanged.
+        flipped: whether left and right are swapped.
     """
 
     picture: Pixels
@@ -26,10 +26,10 @@ class Degraded:
     flipped: bool
 
 
-def photographed(picture: Pixels, rng: np.random.Generator) -> Pixels:
-    """What a poor camera makes of (S, S, 3) uint8 RGB; nothing moves, so labels stay true.
+def simulate_camera(picture: Pixels, rng: np.random.Generator) -> Pixels:
+    """Simulate a poor camera on (S, S, 3) uint8 RGB; nothing moves, so labels stay valid.
 
-    Low resolution, blur, exposure, noise, white balance, lost colour and JPEG, each by chance.
+    Low resolution, blur, exposure, noise, white balance, lost colour and JPEG, each at random.
     """
     result = _expose(_resample(picture, rng), rng).astype(np.float32)
     grey = (result @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
@@ -50,14 +50,14 @@ def degrade(
     size: int | None = None,
     mirror: float = 0.5,
 ) -> Degraded:
-    """Flip, shift, blur, relight, compress and cover a picture, each by chance.
+    """Flip, shift, blur, relight, compress and occlude a picture, each at random.
 
     Args:
         source: (S, S) grey or (S, S, 3) RGB, uint8.
-        points: (N, 2) float32 pixels, moved along.
-        rng: where chance comes from.
-        size: of the result in pixels, the same as before by default.
-        mirror: how probable a flip is.
+        points: (N, 2) float32 pixels, moved with the picture.
+        rng: random generator.
+        size: of the result in pixels; default: unchanged.
+        mirror: probability of a flip.
     """
     size = size or len(source)
     matrix, flipped = _placement(rng, len(source), size, mirror)
@@ -83,7 +83,7 @@ def degrade(
 def _placement(
     rng: np.random.Generator, before: int, size: int, mirror: float
 ) -> tuple[Floats, bool]:
-    """A slight similarity transform about the middle, and a mirror by chance."""
+    """Return a slight random similarity transform about the centre, and whether it mirrors."""
     angle = np.deg2rad(4.0 * rng.standard_normal())
     scale = np.exp(0.05 * rng.standard_normal())
     shift = 0.02 * before * rng.standard_normal(2)
@@ -94,7 +94,7 @@ def _placement(
     middle = np.full(2, before / 2)
     offset = middle + shift - turn @ middle
     shrink = size / before
-    # Points count from the corner of the first pixel, OpenCV from its centre.
+    # The origin of points is the corner of the first pixel, that of OpenCV its centre.
     centred = shrink * (turn @ np.full(2, 0.5) + offset) - 0.5
     return np.column_stack([shrink * turn, centred]).astype(np.float32), flipped
 
@@ -117,7 +117,7 @@ def _resample(picture: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _expose(picture: Pixels, rng: np.random.Generator) -> Pixels:
-    """Gamma, contrast, brightness, a gradient of light, noise."""
+    """Change gamma, contrast and brightness; add a gradient of light and noise."""
     table = np.linspace(0, 1, 256, dtype=np.float32) ** np.exp(0.28 * rng.standard_normal())
     table = (
         0.5 + (table - 0.5) * np.exp(0.22 * rng.standard_normal()) + 0.05 * rng.standard_normal()
@@ -135,7 +135,7 @@ def _expose(picture: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _frame_edge(picture: Pixels, rng: np.random.Generator) -> Pixels:
-    """Black where the photograph ended: aligned crops of tight pictures have such wedges."""
+    """Black out the outside of a rotated frame, as in aligned crops of tight pictures."""
     size = len(picture)
     angle = rng.normal(0, 12)
     middle = (size / 2 + rng.normal(0, 0.06) * size, size / 2 + rng.normal(0, 0.06) * size)
@@ -148,7 +148,7 @@ def _frame_edge(picture: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _cover(picture: Pixels, rng: np.random.Generator) -> Pixels:
-    """A patch over part of the face."""
+    """Cover part of the face with a rectangle."""
     size = len(picture)
     wide, high = (int(v) for v in rng.integers(size // 10, size * 2 // 5, 2))
     x, y = (int(v) for v in rng.integers(-size // 10, size, 2))
@@ -163,7 +163,7 @@ def _paint(picture: Pixels, rng: np.random.Generator) -> tuple[int, ...]:
 
 
 def _tint(picture: Pixels, rng: np.random.Generator) -> Pixels:
-    """Another white balance and strength of colour; now and then no colour at all."""
+    """Change white balance and saturation; sometimes remove all colour."""
     grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
     strength = 0.0 if rng.random() < 0.15 else np.exp(0.25 * rng.standard_normal())
     result = grey[..., None] + strength * (picture - grey[..., None])

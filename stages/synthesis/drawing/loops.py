@@ -1,4 +1,4 @@
-"""The inner loops of rendering, as a device likes them."""
+"""The inner loops of rendering, chosen by device."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from . import mesh, rasterize, shading, texture
 
 @dataclass(frozen=True)
 class Loops:
-    """Functions over all vertices, triangles or points; see where those of ``ARRAYS`` are."""
+    """Functions over all vertices, triangles or points; those of ``ARRAYS`` are documented."""
 
     move_heads: Callable[[Tensor, Tensor, Tensor], Tensor]
     normals: Callable[[Tensor, mesh.Faces], Tensor]
-    rasterize: Callable[[Tensor, Tensor, rasterize.Calm, int], rasterize.CoveredSamples]
+    rasterize: Callable[[Tensor, Tensor, rasterize.SmoothAreas, int], rasterize.CoveredSamples]
     blend: Callable[[Tensor, Tensor, rasterize.CoveredSamples], Tensor]
     sample: Callable[[Tensor, Tensor, tuple[Tensor, Tensor], Tensor, int], Tensor]
     cast_shadow: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -35,10 +35,10 @@ ARRAYS = Loops(
 
 
 def loops_for(device: torch.device) -> Loops:
-    """Those for a device: compiled ones on a CPU."""
+    """Return the loops for a device: compiled ones on a CPU."""
     if device.type != "cpu":
         return ARRAYS
-    # The compiler takes a while to import, and a GPU needs none.
+    # Imported here: the compiler is slow to import, and a GPU does not need it.
     from . import compiled, compiled_points
 
     return Loops(

@@ -1,4 +1,4 @@
-"""The head on the device: moves, turns and projects batches of heads."""
+"""The head's mesh on the device: moves, rotates and projects batches of heads."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..scene.camera import PIVOT
-from ..surface.detail import calm_triangles
+from ..surface.detail import smooth_triangles
 from ..surface.hair import Sheet
 from ..surface.head import GUMS, TEETH, Head
 
 
 @dataclass(frozen=True)
 class Faces:
-    """Triangles that may show, and which of them meet in every vertex.
+    """Triangles that may be visible, and which of them meet at every vertex.
 
     Attributes:
         corners: (3, T) int64.
-        parts: (T,) int64, what the triangles are made of.
-        calm: (T,) float32, 1 where skin has no detail, 0 elsewhere.
+        parts: (T,) int64, materials.
+        smooth: (T,) float32, 1 for skin without detail, else 0.
         meeting: (M,) int64 triangles, listed vertex by vertex.
-        starts: (V,) int64 where a vertex's list starts.
-        share: (V,) int64, the same for vertices at one place.
+        starts: (V,) int64 start of each vertex's list.
+        share: (V,) int64, equal for vertices at the same position.
     """
 
     corners: Tensor
     parts: Tensor
-    calm: Tensor
+    smooth: Tensor
     meeting: Tensor
     starts: Tensor
     share: Tensor
@@ -38,12 +38,12 @@ class Faces:
 
 @dataclass(frozen=True, eq=False)
 class Sheets:
-    """Extra geometry of B pictures, padded with triangles that never show.
+    """Extra geometry of B pictures, padded with degenerate triangles.
 
     Attributes:
         points: (B, 3, N) float32 head coordinates.
         normals: (B, 3, N) float32, of one of the two sides.
-        attributes: (B, 6, N) float32, the shade of the strands and nothing else.
+        attributes: (B, 6, N) float32, the shade of the strands, then zeros.
         corners: (B, 3, M) int64 into a picture's vertices (the head's come first).
         parts: (B, M) int64.
     """
@@ -56,7 +56,7 @@ class Sheets:
 
 
 class Mesh:
-    """Static tensors of a head: only the vertices that triangles use."""
+    """Static tensors of a head, restricted to the vertices that triangles use."""
 
     def __init__(self, head: Head, device: torch.device) -> None:
         self.device = device
@@ -66,10 +66,10 @@ class Mesh:
         triangles = place[head.triangles]
         outside = (head.parts != TEETH) & (head.parts != GUMS)
         share = np.unique(head.canonical[self.used], return_inverse=True)[1]
-        calm = calm_triangles(head)
-        some = (triangles[outside], head.parts[outside], calm[outside])
+        smooth = smooth_triangles(head)
+        some = (triangles[outside], head.parts[outside], smooth[outside])
         self.closed = self._faces(*some, share)
-        self.open = self._faces(triangles, head.parts, calm, share)
+        self.open = self._faces(triangles, head.parts, smooth, share)
         shapes = head.kit.expression[:, self.used].transpose(0, 2, 1)  # (E, 3, V)
         self.shapes = self._put(shapes.reshape(len(shapes), -1).astype(np.float32))
         static = np.concatenate([head.texels, head.eye, head.lids], 1)[self.used]
@@ -83,27 +83,27 @@ class Mesh:
         self,
         triangles: NDArray[np.int64],
         parts: NDArray[np.uint8],
-        calm: NDArray[np.bool_],
+        smooth: NDArray[np.bool_],
         share: NDArray[np.int64],
     ) -> Faces:
         groups = share[triangles].reshape(-1)  # triangle by triangle
         order = np.argsort(groups, kind="stable")
         counts = np.bincount(groups, minlength=share.max() + 1)
         begin = np.cumsum(counts) - counts
-        # Vertices at one place list the same triangles, so that normals cross seams.
+        # Vertices at the same position list the same triangles, for normals across seams.
         lists = [order[begin[g] : begin[g] + counts[g]] // 3 for g in share]
         starts = np.cumsum([0, *(len(one) for one in lists[:-1])])
         return Faces(
             self._put(triangles.T),
             self._put(parts.astype(np.int64)),
-            self._put(calm.astype(np.float32)),
+            self._put(smooth.astype(np.float32)),
             self._put(np.concatenate(lists)),
             self._put(starts),
             self._put(share),
         )
 
     def corners_of(self, faces: Faces, mouth_open: list[bool]) -> Tensor:
-        """(B, 3, T) corners; triangles inside a closed mouth shrink to a point and never show."""
+        """Return (B, 3, T) corners; triangles inside a closed mouth shrink to a point."""
         every = faces.corners.expand(len(mouth_open), -1, -1)
         if faces is self.closed or all(mouth_open):
             return every
@@ -112,17 +112,17 @@ class Mesh:
         return every.masked_fill((closed[:, None] & inside)[:, None], 0)
 
     def turn(self, points: Tensor, rotation: Tensor) -> Tensor:
-        """Head coordinates (B, 3, V) → camera coordinates, by rotations (B, 3, 3)."""
+        """Rotate head coordinates (B, 3, V) to camera coordinates, by rotations (B, 3, 3)."""
         return torch.bmm(rotation, points - self.pivot)
 
 
 def move_heads(standing: Tensor, amounts: Tensor, shapes: Tensor) -> Tensor:
-    """Heads (B, 3, V) moved by amounts (B, E) of shapes (E, 3 * V)."""
+    """Move heads (B, 3, V) by amounts (B, E) of shapes (E, 3 * V)."""
     return standing + (amounts @ shapes).view(standing.shape)
 
 
 def normals(points: Tensor, faces: Faces) -> Tensor:
-    """(B, 3, V) unit vertex normals of heads (B, 3, V): the mean of their triangles, by area."""
+    """Return (B, 3, V) unit vertex normals of heads (B, 3, V): area-weighted means of triangles."""
     batch, _, count = points.shape
     pictures = torch.arange(batch, device=points.device)[:, None]
     first, second, third = ((corner + pictures * count).view(-1) for corner in faces.corners)
@@ -134,7 +134,7 @@ def normals(points: Tensor, faces: Faces) -> Tensor:
     (ux, vx), (uy, vy), (uz, vz) = edges
     facing = [uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx]
     table = torch.stack([*facing, torch.zeros_like(ux)], 1)  # (B * T, 4)
-    # Sums over fixed lists, in their order: no race, so the same on every run.
+    # Sums over fixed lists in a fixed order: no races, so the same on every run.
     total = torch.nn.functional.embedding_bag(
         (faces.meeting + pictures * faces.corners.shape[1]).view(-1),
         table,
@@ -146,15 +146,15 @@ def normals(points: Tensor, faces: Faces) -> Tensor:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Unit vectors of (B, 3, N); much faster than torch's own, which sums over the slow axis."""
+    """Normalize vectors (B, 3, N); much faster than torch's own, which sums over the slow axis."""
     x, y, z = vectors.unbind(1)
     return vectors * (x * x + y * y + z * z).clamp_(min=1e-18).rsqrt_()[:, None]
 
 
 def project(camera: Tensor, distance: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Camera coordinates (B, 3, V) → pixel x, y (down) and depth.
+    """Project camera coordinates (B, 3, V) to pixel x, y (down) and depth.
 
-    ``distance`` (B, 1) head units; ``scale`` and ``shift`` (B, 2), real and imaginary part of the
+    ``distance`` (B, 1) head units; ``scale`` and ``shift`` (B, 2), real and imaginary parts of the
     similarity transform of ``camera.View``.
     """
     x, y, z = camera.unbind(1)
@@ -165,7 +165,7 @@ def project(camera: Tensor, distance: Tensor, scale: Tensor, shift: Tensor) -> T
 
 
 def put_sheet(sheet: Sheet | None, mesh: Mesh) -> Sheets:
-    """One person's sheet on the device; an empty one where there is none."""
+    """Move one person's sheet to the device; None becomes an empty one."""
     if sheet is None:
         nothing = torch.zeros(1, 3, 0, device=mesh.device)
         corners = nothing.long()
@@ -187,7 +187,7 @@ def put_sheet(sheet: Sheet | None, mesh: Mesh) -> Sheets:
 
 
 def pad_sheets(sheets: list[Sheets]) -> Sheets:
-    """Sheets of several people (B = 1 each) as one batch."""
+    """Combine the sheets of several people (B = 1 each) in one batch."""
     points = max(sheet.points.shape[2] for sheet in sheets)
     triangles = max(sheet.parts.shape[1] for sheet in sheets)
 

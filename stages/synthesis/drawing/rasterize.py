@@ -1,9 +1,9 @@
-"""A z-buffer in torch for batches of meshes whose triangles are about as small as pixels.
+"""A z-buffer in torch for batches of meshes with triangles about as small as pixels.
 
 Every front-facing triangle lists the pixel centres in its bounding box; the nearest triangle that
-covers a centre wins. The winner is the largest of 64-bit keys made of depth and order, and a
-largest number does not depend on the order of comparison: the same picture on every run, on a GPU
-too. Everything is a handful of array operations over all pictures at once.
+covers a centre wins. The winner is the maximum of 64-bit keys of depth and order, which does not
+depend on the order of comparison: the same picture on every run, also on a GPU. It is a handful of
+array operations over all pictures at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# A hair of slack closes the seams that rounding opens between neighbours.
+# A tolerance that closes the seams that rounding opens between neighbours.
 SLACK = 1e-5
 _NOTHING = torch.iinfo(torch.int64).min
 _ORDER = 0xFFFFFFFF
@@ -21,19 +21,19 @@ _ORDER = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class CoveredSamples:
-    """The visible surface of B pictures, listed by the points to shade: N each, as the longest.
+    """The visible surface of B pictures as lists of points to shade, padded to the longest, N.
 
-    Where a pixel's samples all show the same calm surface, one point in its middle stands for them.
+    If all samples of a pixel show the same smooth surface, one point in its middle represents them.
 
     Attributes:
         place: (B, N) int64 flat index ``row * size + column`` of a point's first sample.
-        share: (B, N) float32 how many samples it stands for; 0 where a list is at its end.
+        share: (B, N) float32 number of samples it represents; 0 for padding.
         first: (B, N) bool, whether it is the first sample of its pixel.
         triangle: (B * N,) int64 index of the visible triangle.
         weights: (B * N, 3) float32 barycentric weights of its corners (affine in the image plane).
         depth: (B, N) float32, larger is nearer.
-        samples: (B, 2, size, size) float32: depth of every sample (0 where nothing is), and 1 where
-            something is.
+        samples: (B, 2, size, size) float32: depth of every sample (0 if empty), and whether it is
+            covered (1 or 0).
     """
 
     place: Tensor
@@ -46,30 +46,30 @@ class CoveredSamples:
 
 
 @dataclass(frozen=True)
-class Calm:
-    """Where one point may stand for a whole pixel.
+class SmoothAreas:
+    """Where one point may represent a whole pixel.
 
     Attributes:
-        surface: (T,) float32, triangles of one number > 0 look alike; 0 never does.
-        reach: (B, 1) float32, the most that depth may vary within a pixel.
+        surface: (T,) float32, triangles with the same number > 0 look alike; 0 is not smooth.
+        reach: (B, 1) float32, the maximum variation of depth within a pixel.
     """
 
     surface: Tensor
     reach: Tensor
 
 
-def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> CoveredSamples:
-    """Find the visible triangle at every sample, and the points that are to be shaded.
+def rasterize(points: Tensor, corners: Tensor, smooth: SmoothAreas, size: int) -> CoveredSamples:
+    """Find the visible triangle at every sample, and the points to shade.
 
     Args:
         points: (3, V) float32, vertices of all pictures; x right and y down in samples (the first
             one is at 0.5, 0.5), z larger is nearer.
         corners: (3, T) int64 into the vertices; every picture has T / pictures triangles, in order;
-            counter-clockwise as seen with y up; others face away and are skipped.
-        calm: where one point is enough.
+            counter-clockwise with y up; others face away and are skipped.
+        smooth: where one point is enough.
         size: width and height of a picture in samples, even; two by two make a pixel.
     """
-    pictures = len(calm.reach)
+    pictures = len(smooth.reach)
     across, down, near = points
     first, second, third = corners
     x0, y0 = _pick(first, across, down)
@@ -84,7 +84,7 @@ def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Covered
     top, high = _span(y0, y1, y2, size)
     owner, column, row = _candidates(wide, high)
     inverse = 1 / (x1 * y2 - y1 * x2)
-    # Weights are affine in the pixel's place within the bounding box.
+    # Weights are affine in the pixel's position within the bounding box.
     x, y = left + 0.5 - x0, top + 0.5 - y0
     right1, down1, right2, down2 = y2 * inverse, -x2 * inverse, -y1 * inverse, x1 * inverse
     weights: list[Tensor] = []
@@ -110,8 +110,8 @@ def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Covered
     of, depth = _pick(winner, owner, depth)
     shown = covered.float()
     samples = torch.stack([depth * shown, shown]).view(2, pictures, size, size).transpose(0, 1)
-    surface = calm.surface.index_select(0, kept).index_select(0, of) * shown
-    single = _single(samples[:, 0], surface.view(pictures, size, size), calm.reach)
+    surface = smooth.surface.index_select(0, kept).index_select(0, of) * shown
+    single = _single(samples[:, 0], surface.view(pictures, size, size), smooth.reach)
     place, share, first = _lists(covered.view(pictures, size, size), single)
     base = torch.arange(pictures, device=points.device)[:, None] * size**2
     winner = winner.index_select(0, (place + base).view(-1))
@@ -126,7 +126,7 @@ def rasterize(points: Tensor, corners: Tensor, calm: Calm, size: int) -> Covered
 
 
 def _empty(pictures: int, size: int, device: torch.device) -> CoveredSamples:
-    """Pictures of nothing."""
+    """Return empty pictures."""
     place = torch.zeros(pictures, 1, dtype=torch.int64, device=device)
     blank = torch.zeros(pictures, 1, device=device)
     samples = torch.zeros(pictures, 2, size, size, device=device)
@@ -135,7 +135,7 @@ def _empty(pictures: int, size: int, device: torch.device) -> CoveredSamples:
 
 
 def _single(depth: Tensor, surface: Tensor, reach: Tensor) -> Tensor:
-    """(B, S, S) bool: pixels whose samples (B, size, size) show one calm surface."""
+    """Return (B, S, S) bool: pixels whose samples (B, size, size) show one smooth surface."""
 
     def extremes(plane: Tensor) -> tuple[Tensor, Tensor]:
         top, low = plane[:, ::2], plane[:, 1::2]
@@ -150,9 +150,9 @@ def _single(depth: Tensor, surface: Tensor, reach: Tensor) -> Tensor:
 
 
 def _lists(covered: Tensor, single: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Places, shares and whether first of a pixel, (B, N), of the points to shade.
+    """Return place, share and whether first of a pixel, (B, N) each, of the points to shade.
 
-    ``covered`` (B, size, size) samples, ``single`` (B, S, S) pixels that need one point.
+    ``covered`` (B, size, size) samples, ``single`` (B, S, S) pixels that need only one point.
     """
     pictures, pixels = len(covered), single.shape[1]
     blocks = covered.view(pictures, pixels, 2, pixels, 2)
@@ -172,12 +172,12 @@ def _lists(covered: Tensor, single: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _pick(index: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """Elements of each of ``values`` (N,); several times faster than ``value[index]`` on a CPU."""
+    """Index each of ``values`` (N,); several times faster than ``value[index]`` on a CPU."""
     return tuple(value.index_select(0, index) for value in values)
 
 
 def _span(start: Tensor, second: Tensor, third: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """First pixel centre in the extent of triangles, and how many there are; float32."""
+    """Return the first pixel centre in the extent of triangles, and their number; float32."""
     low = start + torch.minimum(second, third).clamp(max=0)
     high = start + torch.maximum(second, third).clamp(min=0)
     first = (low - 0.5).ceil_().clamp_(0, size)
@@ -186,7 +186,7 @@ def _span(start: Tensor, second: Tensor, third: Tensor, size: int) -> tuple[Tens
 
 
 def _candidates(wide: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Every pixel of boxes (T,) by (T,): the box, the column and the row in it (float32)."""
+    """List all pixels of boxes (T,) by (T,): the box, the column and the row in it (float32)."""
     count = (wide * high).long()
     owner = torch.repeat_interleave(count)
     before, across = _pick(owner, count.cumsum(0) - count, wide)
@@ -196,14 +196,14 @@ def _candidates(wide: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _keys(depth: Tensor) -> Tensor:
-    """Numbers that sort like (depth, place in the list): equal depths go to the later one."""
+    """Return integers that sort like (depth, index): of equal depths, the later one wins."""
     bits = depth.view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (ordered.long() << 32) | torch.arange(len(depth), device=depth.device)
 
 
 def mean_of_pixels(samples: Tensor) -> Tensor:
-    """(B, C, S, S) means of the two by two samples of every pixel, from (B, C, 2 S, 2 S)."""
+    """Average the two by two samples of every pixel: (B, C, 2 S, 2 S) → (B, C, S, S)."""
     pictures, channels, size, _ = samples.shape
     blocks = samples.view(pictures, channels, size // 2, 2, size // 2, 2)
     upper, lower = blocks[:, :, :, 0], blocks[:, :, :, 1]
@@ -211,5 +211,5 @@ def mean_of_pixels(samples: Tensor) -> Tensor:
 
 
 def blend_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of rows of a table (R, C): rows and weights (N, K) → (N, C) float32."""
+    """Return weighted sums of rows of a table (R, C): rows and weights (N, K) → (N, C) float32."""
     return torch.nn.functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")

@@ -1,4 +1,4 @@
-"""Light on surfaces, worked out for every sample of a batch of pictures, in linear RGB.
+"""Shading of every sample of a batch of pictures, in linear RGB.
 
 Shapes: B pictures of N samples each; a channel is (B, N), a colour (B, 3, N), a picture's own
 number (B, 1) and colour (B, 3); everything float32.
@@ -17,18 +17,18 @@ from .rasterize import CoveredSamples, mean_of_pixels
 
 SHADOW_SIZE = 80
 SHADOW_REACH = 15.0  # head units from the pivot that the map covers
-NOTHING_CASTS = -1e3
-# Texels right and down at which a point looks for what stands before it.
+NO_CASTER = -1e3
+# Offsets in texels (right, down) of the shadow map's samples around a point.
 SHADOW_STEPS = ((-0.6, -0.6), (0.6, -0.6), (-0.6, 0.6), (0.6, 0.6), (0.0, 0.0))
-# Light bleeds through skin past the terminator, red furthest.
+# Light scatters in skin beyond the terminator, red furthest.
 _WRAP = (0.28, 0.18, 0.14)
-# Reach in head units, strength, and most that a hollow takes away.
+# Radius in head units, strength, and maximum darkening of a hollow.
 _HOLLOWS = ((0.22, 2.2, 0.8), (0.8, 0.75, 0.85), (2.2, 0.22, 0.8))
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What is known of every sample.
+    """The surface at every sample.
 
     Attributes:
         position: (B, 3, N) camera coordinates, head units.
@@ -46,7 +46,7 @@ class Surface:
 
 
 def eye_albedo(offset: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
-    """Sclera, iris with a dark rim, pupil: (N, 2) offsets from the optical axis → (N, 3).
+    """Return the colour of sclera, iris and pupil: (N, 2) offsets from the optical axis → (N, 3).
 
     ``numbers``: (N, 1) or (N, 3) of ``white``, ``iris``, ``iris_radius`` and ``pupil_radius``.
     """
@@ -65,17 +65,17 @@ def eye_albedo(offset: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
 
 
 def occlusion(cover: CoveredSamples, unit: Tensor, size_px: int) -> Tensor:
-    """(B, N) in [0, 1]: how open a sample is to the light around, from the depth picture alone.
+    """Return screen-space ambient occlusion, (B, N) in [0, 1]; 1 is fully open.
 
-    A sample that lies deeper than its surroundings is in a hollow: sockets, nostrils, the corners
-    of the mouth, the mouth itself. ``unit`` (B, 1) is pixels (not samples) per head unit; a picture
-    has ``size_px`` pixels a side.
+    A sample deeper than its surroundings is in a hollow: sockets, nostrils, the corners of the
+    mouth, the mouth itself. ``unit`` (B, 1) is pixels (not samples) per head unit; a picture has
+    ``size_px`` pixels a side.
     """
     pictures, size = len(unit), cover.samples.shape[-1]
     pair = mean_of_pixels(cover.samples)
     openness = torch.ones_like(cover.depth)
     for reach, strength, most in _HOLLOWS:
-        # Wide blurs on a coarser grid: the same result for less.
+        # Wide blurs use a coarser grid: the same result, faster.
         cells = max(size_px // max(1, round(size_px * reach / 40)), 8)
         blur = _gaussian(reach * unit, size_px, cells)[:, None]
         total, weight = (blur @ pair @ blur.transpose(2, 3)).unbind(1)
@@ -87,17 +87,17 @@ def occlusion(cover: CoveredSamples, unit: Tensor, size_px: int) -> Tensor:
 
 
 def _gaussian(sigma: Tensor, size: int, cells: int) -> Tensor:
-    """(B, cells, size) weights that blur a line of pixels by sigma (B, 1) pixels into cells."""
+    """Return (B, cells, size) weights that blur a row of pixels into cells; sigma (B, 1) pixels."""
     pixel = torch.arange(size, device=sigma.device) + 0.5
     centre = (torch.arange(cells, device=sigma.device) + 0.5) * (size / cells)
     away = (centre[:, None] - pixel) / sigma[..., None]
-    # Next to nothing far away, but no denormal number: with those, products take ten times as long.
+    # Clamped to avoid denormal numbers far away, which make products ten times slower.
     weight = torch.exp(-0.5 * away.square().clamp(max=60))
     return weight / weight.sum(2, keepdim=True)
 
 
 def cast_shadow(points: Tensor, position: Tensor, frame: Tensor) -> Tensor:
-    """(B, N) in [0, 1]: 0 where something stands between a sample and the key light.
+    """Return (B, N) in [0, 1]: 0 where something is between a sample and the key light.
 
     ``points`` (B, 3, V) and ``position`` (B, 3, N) camera coordinates; ``frame`` (B, 3, 3) rows
     right, up and towards the light.
@@ -105,17 +105,17 @@ def cast_shadow(points: Tensor, position: Tensor, frame: Tensor) -> Tensor:
     scale = SHADOW_SIZE / (2 * SHADOW_REACH)
     frame = frame * frame.new_tensor([[scale], [-scale], [1.0]])
     middle = SHADOW_SIZE / 2
-    # Vertices lie closer together than the texels of this small map: no triangles needed.
+    # Vertices are denser than the texels of this small map: no triangles needed.
     across, down, near = torch.bmm(frame, points).unbind(1)
     across, down = (across + middle).floor(), (down + middle).floor()
     held = (torch.minimum(across, down) >= 0) & (torch.maximum(across, down) < SHADOW_SIZE)
     cell = (down * SHADOW_SIZE + across).long() * held
-    square = torch.full((len(points), SHADOW_SIZE**2), NOTHING_CASTS, device=points.device)
-    square.scatter_reduce_(1, cell, near.masked_fill(~held, NOTHING_CASTS), "amax")
+    square = torch.full((len(points), SHADOW_SIZE**2), NO_CASTER, device=points.device)
+    square.scatter_reduce_(1, cell, near.masked_fill(~held, NO_CASTER), "amax")
     square = square.view(-1, 1, SHADOW_SIZE, SHADOW_SIZE)
     wider = functional.max_pool2d(square, 3, 1, 1)
     filled = -functional.max_pool2d(-wider, 3, 1, 1)
-    nearest = torch.where(square > NOTHING_CASTS, square, filled).view(len(points), -1)
+    nearest = torch.where(square > NO_CASTER, square, filled).view(len(points), -1)
     across, down, near = torch.bmm(frame, position).unbind(1)
     lit = torch.zeros_like(near)
     last = SHADOW_SIZE - 1
@@ -128,7 +128,7 @@ def cast_shadow(points: Tensor, position: Tensor, frame: Tensor) -> Tensor:
 
 
 def shade(surface: Surface, openness: Tensor, lit: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
-    """(B, 3, N) linear RGB radiance; ``numbers`` are those of the pictures' lights."""
+    """Return (B, 3, N) linear RGB radiance; ``numbers`` are those of the pictures' lights."""
     normal = surface.normal
     key = numbers["key"] * (1 - numbers["shadow"] * (1 - lit))
     wrap = normal.new_tensor(_WRAP)[:, None]
@@ -156,19 +156,19 @@ def shade(surface: Surface, openness: Tensor, lit: Tensor, numbers: Mapping[str,
 
 
 def develop(radiance: Tensor, gain: Tensor, contrast: Tensor) -> Tensor:
-    """Linear radiance (B, 3, N) → display values in [0, 1]: exposure, gamma, contrast, a shoulder.
+    """Convert linear radiance (B, 3, N) to display values in [0, 1]: exposure, gamma, contrast.
 
     ``gain`` and ``contrast``: (B, 1).
     """
     display = (radiance * gain[..., None]).clamp_(min=0).pow_(1 / 2.2)
     display = display.sub_(0.5).mul_(contrast[..., None]).add_(0.5)
-    # A shoulder instead of hard clipping.
+    # Soft clipping of highlights.
     over = (display - 0.8).clamp_(min=0)
     return display.sub_(over).add_(0.2 * torch.tanh(over / 0.2)).clamp_(0, 1)
 
 
 def tensor_smoothstep(low: Tensor | float, high: Tensor | float, value: Tensor) -> Tensor:
-    """0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``).
+    """Return 0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``).
 
     ``value`` is (...), ``low`` and ``high`` numbers or tensors of a shape that fits it.
     """

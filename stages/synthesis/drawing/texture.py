@@ -1,4 +1,4 @@
-"""What is known at points of surfaces: corners blended, maps looked up."""
+"""Interpolation at points of surfaces: of vertex attributes, and of texture maps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .rasterize import CoveredSamples, blend_rows
 
 
 def halved(maps: Floats) -> Floats:
-    """Maps (H, W) or (H, W, C) at half the size; an odd row or column at the end is left out."""
+    """Halve maps (H, W) or (H, W, C); an odd last row or column is dropped."""
     high, wide = maps.shape[0] // 2, maps.shape[1] // 2
     even = maps[: 2 * high, : 2 * wide]
     return cv2.resize(even, (wide, high), interpolation=cv2.INTER_AREA).astype(
@@ -21,15 +21,15 @@ def halved(maps: Floats) -> Floats:
 
 
 def with_half(maps: Floats) -> Floats:
-    """Texels of maps (H, W, C) as rows, and after them those of the maps at half the size."""
+    """Return the texels of maps (H, W, C) as rows (N, C), followed by those at half the size."""
     channels = maps.shape[2]
     return np.concatenate([maps.reshape(-1, channels), halved(maps).reshape(-1, channels)])
 
 
 def blend(planes: Tensor, corners: Tensor, cover: CoveredSamples) -> Tensor:
-    """(B, C, N) what the points of a coverage have: planes (B, C, V) of the vertices, blended.
+    """Interpolate vertex attributes (B, C, V) at the points of a coverage: (B, C, N).
 
-    ``corners`` (3, T): the vertices of every triangle, counted over all pictures.
+    ``corners`` (3, T): the vertices of every triangle, numbered over all pictures.
     """
     table = planes.transpose(1, 2).reshape(-1, planes.shape[1])
     rows = torch.stack([corner.index_select(0, cover.triangle) for corner in corners], 1)
@@ -39,10 +39,10 @@ def blend(planes: Tensor, corners: Tensor, cover: CoveredSamples) -> Tensor:
 def sample(
     table: Tensor, texel: Tensor, size: tuple[Tensor, Tensor], begin: Tensor, channels: int
 ) -> Tensor:
-    """Bilinear samples (B, ``channels``, N) of maps whose texels are rows (M, C) of a table.
+    """Sample maps bilinearly: (B, ``channels``, N); their texels are rows (M, C) of a table.
 
-    ``texel`` (B, 2, N): column and row, texel centres at integers; beyond the edge is the edge.
-    ``size``: height and width (B, N) of the map to look into, whose rows start at ``begin`` (B, N).
+    ``texel`` (B, 2, N): column and row, texel centres at integers, clamped at the edge.
+    ``size``: height and width (B, N) of the map to sample, whose rows start at ``begin`` (B, N).
     """
     high, wide = size
     column = torch.minimum(texel[:, 0].clamp(min=0), wide - 1.001)
@@ -67,5 +67,5 @@ def sample(
 
 
 def _planes(rows: Tensor, pictures: int) -> Tensor:
-    """Rows (B * N, C) → one plane a channel, (B, C, N)."""
+    """Rows (B * N, C) → one plane per channel, (B, C, N)."""
     return torch.stack([column.view(pictures, -1) for column in rows.unbind(1)], 1)

@@ -1,4 +1,4 @@
-"""Draws what faces do: emotions, single movements, ramps of one movement, talk, gaze."""
+"""Samples expressions: emotions, single movements, ramps of one movement, talking, gaze."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ....manifests.arrays import Floats
 from .expressions import ACTION_UNIT_SHAPES, Expression, stems
 
 Range = tuple[float, float]
-# (low, high) of the coefficient, each drawn alone; EMFACS combinations with room for variants.
+# (low, high) of the coefficients, sampled independently: EMFACS combinations with variation.
 PROTOTYPES: dict[str, dict[str, Range]] = {
     "neutral": {},
     "happiness": {
@@ -84,9 +84,9 @@ PROTOTYPES: dict[str, dict[str, Range]] = {
     },
     "contempt": {"mouthDimple": (0.4, 1.0), "mouthSmile": (0.0, 0.4), "mouthPress": (0.0, 0.3)},
 }
-# Laughter and shouting are ways to be happy and angry.
+# Laughter and shouting count as happiness and anger.
 EMOTION_OF = {"laughter": "happiness", "shouting": "anger"}
-# Sounds, by what the lips do; (low, high) as above.
+# Sounds, by lip shape; (low, high) as above.
 _SOUNDS: dict[str, dict[str, Range]] = {
     "a": {"jawOpen": (0.25, 0.65), "mouthLowerDown": (0.0, 0.4), "mouthUpperUp": (0.0, 0.3)},
     "e": {
@@ -113,21 +113,21 @@ _SOUNDS: dict[str, dict[str, Range]] = {
     },
 }
 _UPPER_FACE = ("browInnerUp", "browOuterUp", "browDown", "eyeWide", "eyeSquint", "cheekSquint")
-# How scenes are shared out among the ways of drawing an expression.
+# Share of each kind of expression in a mixed set.
 _MIXED = {"prototype": 0.42, "sparse": 0.22, "talking": 0.12, "single": 0.17, "gaze": 0.07}
-#: The ways to draw a set's expressions; ``ramps`` are drawn by ``ramp_expression``.
+#: Kinds of expressions of a set; ``ramp_expression`` samples ``ramps``.
 KINDS = ("mixed", "prototype", "sparse", "single", "talking", "gaze", "ramps")
 _PROTOTYPE_SHARES = {
     "neutral": 3, "happiness": 3, "laughter": 1.5, "surprise": 2, "anger": 2, "shouting": 1,
     "disgust": 1.5, "sadness": 2, "fear": 1.5, "contempt": 0.9,
 }  # fmt: skip
-# Small movements that prototypes hardly show are drawn more often alone; the rest counts 1.
+# Weights of single movements: more for small ones that prototypes hardly show; default 1.
 _SHARES_ALONE = {
     "mouthPucker": 2, "mouthRollLower": 2, "mouthRollUpper": 2, "cheekPuff": 2, "mouthPress": 2.5,
     "mouthDimple": 2.5, "mouthFrown": 2.5, "eyeWide": 2, "browDown": 2, "browInnerUp": 2,
     "mouthClose": 0,
 }  # fmt: skip
-# How often a movement is made by one side alone; brows and lids seldom can.
+# Probability that only one side moves; brows and lids seldom can.
 _ALONE_ON_ONE_SIDE = {
     "browOuterUp": 0.1, "mouthSmile": 0.1, "mouthDimple": 0.15, "mouthUpperUp": 0.1,
     "noseSneer": 0.08, "cheekPuff": 0.12, "mouthFrown": 0.06, "mouthLowerDown": 0.08,
@@ -140,7 +140,7 @@ _GAZE: dict[str, tuple[str, ...]] = {
     "AU63": ("eyeLookUp",),
     "AU64": ("eyeLookDown",),
 }
-#: What one action unit is done with in a ramp.
+#: The shapes of each action unit in a ramp.
 RAMPS: dict[str, tuple[str, ...]] = {
     **ACTION_UNIT_SHAPES,
     **_GAZE,
@@ -153,7 +153,7 @@ RAMP_STEPS = 5  # 0, 0.25, 0.5, 0.75, 1
 def draw_expression(
     rng: np.random.Generator, names: Sequence[str], kind: str = "mixed"
 ) -> Expression:
-    """Draw an expression as described by the tables above; ``kind``: one of ``KINDS``."""
+    """Sample an expression from the tables above; ``kind``: one of ``KINDS`` except ``ramps``."""
     if kind == "mixed":
         kind = str(rng.choice(list(_MIXED), p=list(_MIXED.values())))
     values = np.zeros(len(names), np.float32)
@@ -174,13 +174,13 @@ def draw_expression(
                  "mouthLeft", "mouthRight", "jawLeft", "jawRight", "jawForward", "mouthShrugUpper",
                  "mouthRollLower", "mouthFrown", "mouthDimple"]  # fmt: skip
         actor.move(str(rng.choice(extra)), rng.uniform(0.05, 0.5))
-    _look(actor, far=kind == "gaze")
-    _make_possible(values, names)
+    _move_gaze(actor, far=kind == "gaze")
+    _resolve_conflicts(values, names)
     return Expression(values, emotion)
 
 
 def ramp_expression(rng: np.random.Generator, names: Sequence[str], step: int) -> Expression:
-    """One action unit, drawn from ``rng``, carried out ``step`` / 4; nothing else moves."""
+    """Return one random action unit at ``step`` / 4 of its full movement; nothing else moves."""
     possible = [unit for unit, shapes in RAMPS.items() if _places(names, shapes)]
     unit = str(rng.choice(possible))
     values = np.zeros(len(names), np.float32)
@@ -189,12 +189,12 @@ def ramp_expression(rng: np.random.Generator, names: Sequence[str], step: int) -
 
 
 def _places(names: Sequence[str], shapes: Sequence[str]) -> list[int]:
-    """Where shapes given by name, or by stem for both sides, are."""
+    """Return the indices of shapes given by name, or by stem for both sides."""
     return [i for i, name in enumerate(names) if name in shapes or name[:-2] in shapes]
 
 
 class _Actor:
-    """Sets shapes on both sides, a little unevenly, leaning to one side throughout."""
+    """Sets shapes on both sides, slightly asymmetric, with one side always a little stronger."""
 
     def __init__(self, values: Floats, names: Sequence[str], rng: np.random.Generator) -> None:
         self.values = values
@@ -203,7 +203,7 @@ class _Actor:
         self._lean = 0.1 * float(rng.standard_normal())
 
     def move(self, stem: str, value: float) -> None:
-        """Carry out a shape at least this far."""
+        """Raise a shape to at least this value."""
         sides = [i for i, name in enumerate(self.names) if name in (stem, f"{stem}_L", f"{stem}_R")]
         paired = len(sides) == 2
         alone = paired and self.rng.random() < _ALONE_ON_ONE_SIDE.get(stem, _SELDOM_ALONE)
@@ -219,7 +219,7 @@ class _Actor:
 
 
 def _emotion(actor: _Actor) -> str:
-    """Carry out a prototype and return the emotion it stands for."""
+    """Apply a random prototype and return its emotion."""
     rng = actor.rng
     shares = np.array(list(_PROTOTYPE_SHARES.values()))
     emotion = str(rng.choice(list(_PROTOTYPE_SHARES), p=shares / shares.sum()))
@@ -233,7 +233,7 @@ def _emotion(actor: _Actor) -> str:
 
 
 def _talk(actor: _Actor) -> None:
-    """A sound, sometimes on the way to another; brows and cheeks go their own way."""
+    """Apply a sound, sometimes blended with another; the upper face moves independently."""
     rng = actor.rng
     first, second = (str(sound) for sound in rng.choice(list(_SOUNDS), 2, replace=False))
     share = 1.0 if rng.random() < 0.6 else rng.uniform(0.3, 1.0)
@@ -246,8 +246,8 @@ def _talk(actor: _Actor) -> None:
             actor.move(stem, rng.uniform(0.1, 0.7))
 
 
-def _look(actor: _Actor, far: bool) -> None:
-    """Gaze, the same for both eyes, and blinks."""
+def _move_gaze(actor: _Actor, far: bool) -> None:
+    """Apply gaze, the same for both eyes, and blinks."""
     values, names, rng = actor.values, actor.names, actor.rng
     index = {name: i for i, name in enumerate(names)}
     if "eyeLookUp_L" not in index:
@@ -269,8 +269,8 @@ def _look(actor: _Actor, far: bool) -> None:
         actor.move("eyeBlink", 1.0 if rng.random() < 0.5 else rng.uniform(0.2, 1.0))
 
 
-def _make_possible(values: Floats, names: Sequence[str]) -> None:
-    """Muscles that fight each other: the weaker gives way."""
+def _resolve_conflicts(values: Floats, names: Sequence[str]) -> None:
+    """Weaken movements whose antagonist is active."""
     index = {name: i for i, name in enumerate(names)}
     for weak, strong in (
         ("eyeWide_L", "eyeBlink_L"), ("eyeWide_R", "eyeBlink_R"),

@@ -1,6 +1,6 @@
-"""What stands behind a head: walls, rooms, streets, leaves, crowds, stages, or the user's pictures.
+"""Backgrounds: walls, rooms, streets, foliage, crowds, stages, or the user's pictures.
 
-Places are drawn small and out of focus: behind a face nothing else is seen of them.
+They are painted small and out of focus, which is all that shows behind a face.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from ....manifests.arrays import Floats
 from ..surface.atlas import noise
 
 if TYPE_CHECKING:
-    from .picture_folder import Photographs
+    from .picture_folder import PictureFolder
 
 
-_CANVAS = 96  # pixels a place is drawn on
+_CANVAS = 96  # side of a painted background in pixels
 
 
 def paint_background(
-    rng: np.random.Generator, kind: str, size: int, photographs: Photographs | None = None
+    rng: np.random.Generator, kind: str, size: int, photographs: PictureFolder | None = None
 ) -> Floats:
-    """(size, size, 3) float32 display RGB in [0, 1].
+    """Paint a background: (size, size, 3) float32 display RGB in [0, 1].
 
-    ``kind``: grey, one of ``PLACES`` or ``photograph``, a part of one of ``photographs``.
+    ``kind``: grey, one of ``BACKGROUNDS`` or ``photograph``, a crop of one of ``photographs``.
     """
     if kind == "grey":
         return np.full((size, size, 3), 0.5, np.float32)
     if kind == "photograph":
         if photographs is None:
-            raise ValueError("a background of photographs needs some")
+            raise ValueError("kind = photograph needs photographs")
         return _crop(rng, photographs, size)
     canvas = np.empty((_CANVAS, _CANVAS, 3), np.float32)
     _box(canvas, (0, 0, _CANVAS, _CANVAS), _colour(rng))
-    PLACES[kind](rng, canvas)
+    BACKGROUNDS[kind](rng, canvas)
     if kind not in ("plain", "gradient", "blobs"):
         canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1) ** 2 * 5)
     picture = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -45,9 +45,9 @@ def paint_background(
     return np.asarray(cv2.add(picture, _coloured(grain, [1, 1, 1])), np.float32).clip(0, 1)
 
 
-def _crop(rng: np.random.Generator, photographs: Photographs, size: int) -> Floats:
-    """A square part of a picture, flipped and out of focus by chance."""
-    picture = photographs.small(int(rng.integers(len(photographs))))
+def _crop(rng: np.random.Generator, photographs: PictureFolder, size: int) -> Floats:
+    """Return a random square crop of a picture, randomly flipped and blurred."""
+    picture = photographs.read_small(int(rng.integers(len(photographs))))
     high, wide = picture.shape[:2]
     side = int(min(high, wide) * rng.uniform(0.35, 1.0))
     top, left = (int(rng.integers(0, extent - side + 1)) for extent in (high, wide))
@@ -62,17 +62,17 @@ def _crop(rng: np.random.Generator, photographs: Photographs, size: int) -> Floa
 
 
 def _coloured(level: Floats, colour: Sequence[float] | Floats) -> Floats:
-    """(H, W) times a colour → (H, W, 3) float32; numpy is slow where the last axis is short."""
+    """(H, W) times a colour → (H, W, 3) float32; numpy is slow if the last axis is short."""
     return np.asarray(cv2.merge([np.float32(share) * level for share in colour]), np.float32)
 
 
 def _plain(rng: np.random.Generator, canvas: Floats) -> None:
-    """A wall."""
+    """Paint a wall."""
     canvas += 0.02 * rng.standard_normal()
 
 
 def _gradient(rng: np.random.Generator, canvas: Floats) -> None:
-    """A wall that a lamp lights from one side."""
+    """Paint a wall that is lit from one side."""
     ramp = np.linspace(0, 1, len(canvas), dtype=np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     t = np.float32(np.cos(angle)) * ramp[None] + np.float32(np.sin(angle)) * ramp[:, None]
@@ -81,7 +81,7 @@ def _gradient(rng: np.random.Generator, canvas: Floats) -> None:
 
 
 def _blobs(rng: np.random.Generator, canvas: Floats) -> None:
-    """Nothing to be made out."""
+    """Paint an unrecognizable blur."""
     cells = int(rng.integers(3, 10))
     shape = canvas.shape[:2]
     hue, level = (noise(rng, shape, (cells, cells)) for _ in range(2))
@@ -90,7 +90,7 @@ def _blobs(rng: np.random.Generator, canvas: Floats) -> None:
 
 
 def _room(rng: np.random.Generator, canvas: Floats) -> None:
-    """A wall with windows, shelves, pictures or a door, and what stands on them."""
+    """Paint a wall with windows, bookshelves, pictures or a door."""
     size = len(canvas)
     _gradient(rng, canvas)
     for _ in range(int(rng.integers(1, 4))):
@@ -122,7 +122,7 @@ def _room(rng: np.random.Generator, canvas: Floats) -> None:
 
 
 def _street(rng: np.random.Generator, canvas: Floats) -> None:
-    """Sky over houses with rows of windows, and the ground before them."""
+    """Paint sky over houses with rows of windows, and the ground in front."""
     size = len(canvas)
     sky = np.array([0.55, 0.7, 0.9]) * rng.uniform(0.5, 1.15) + rng.uniform(0, 0.2)
     _box(canvas, (0, 0, size, size), sky)
@@ -142,7 +142,7 @@ def _street(rng: np.random.Generator, canvas: Floats) -> None:
 
 
 def _foliage(rng: np.random.Generator, canvas: Floats) -> None:
-    """Leaves at several sizes with the sky between them."""
+    """Paint leaves at several sizes with sky between them."""
     shape = canvas.shape[:2]
     leaves = noise(rng, shape, (5, 6)) + 0.7 * noise(rng, shape, (14, 16))
     leaves += 0.6 * noise(rng, shape, (40, 40))
@@ -154,7 +154,7 @@ def _foliage(rng: np.random.Generator, canvas: Floats) -> None:
 
 
 def _crowd(rng: np.random.Generator, canvas: Floats) -> None:
-    """Heads and shoulders of other people, far away."""
+    """Paint heads and shoulders of other people, far away."""
     size = len(canvas)
     _gradient(rng, canvas)
     scale = rng.uniform(0.5, 1.4)
@@ -171,7 +171,7 @@ def _crowd(rng: np.random.Generator, canvas: Floats) -> None:
 
 
 def _stage(rng: np.random.Generator, canvas: Floats) -> None:
-    """Darkness with lamps out of focus and their beams."""
+    """Paint darkness with lamps out of focus and their beams."""
     size = len(canvas)
     canvas *= rng.uniform(0.02, 0.3)
     for _ in range(int(rng.integers(2, 14))):
@@ -188,7 +188,7 @@ def _stage(rng: np.random.Generator, canvas: Floats) -> None:
 
 
 def _boxes(rng: np.random.Generator, canvas: Floats) -> None:
-    """Rectangles and ovals: furniture, signs, whatever."""
+    """Paint rectangles and ellipses: furniture, signs and the like."""
     size = len(canvas)
     for _ in range(int(rng.integers(3, 14))):
         colour = _colour(rng)
@@ -209,15 +209,15 @@ def _box(canvas: Floats, box: tuple[int, int, int, int], colour: NDArray[np.floa
 
 
 def _colour(rng: np.random.Generator, tint: float = 0.0) -> Floats:
-    """Mostly muted; ``tint`` adds colour."""
+    """Return a random, mostly muted colour; ``tint`` adds saturation."""
     level = rng.beta(1.1, 1.2)
     strength = rng.random()
     spread = tint + (0.02 if strength < 0.5 else 0.06 if strength < 0.9 else 0.2)
     return np.asarray(level + spread * rng.standard_normal(3), np.float32).clip(0, 1)
 
 
-#: Places by name; each is laid on a canvas (96, 96, 3) of one colour, in place.
-PLACES: dict[str, Callable[[np.random.Generator, Floats], None]] = {
+#: Backgrounds by name; each is painted on a canvas (96, 96, 3) of one colour, in place.
+BACKGROUNDS: dict[str, Callable[[np.random.Generator, Floats], None]] = {
     "plain": _plain,
     "gradient": _gradient,
     "blobs": _blobs,
@@ -228,8 +228,8 @@ PLACES: dict[str, Callable[[np.random.Generator, Floats], None]] = {
     "crowd": _crowd,
     "stage": _stage,
 }
-#: How often each place is drawn.
-SHARES = {
+#: Probability of each background.
+BACKGROUND_SHARES = {
     "plain": 0.1, "gradient": 0.2, "blobs": 0.14, "boxes": 0.08, "room": 0.18, "street": 0.08,
     "foliage": 0.08, "crowd": 0.08, "stage": 0.06,
 }  # fmt: skip

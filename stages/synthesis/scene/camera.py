@@ -1,7 +1,7 @@
-"""Pose, perspective, and the frame of the picture.
+"""Pose, perspective, and framing of the picture.
 
-Source pictures look like what the align stage makes: a similarity transform fixed by the eyes and
-the tip of the nose, never by mouth or chin (that would hide jaw drops).
+Source pictures look like those of the align stage: a similarity transform from the eyes and the
+tip of the nose, not from mouth or chin (which would hide jaw drops).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ....manifests.arrays import Floats
 
-# Left-image eye, right-image eye, nose tip in units of the picture's size: the template of align.
+# Left-image eye, right-image eye, nose tip in units of the picture's size: align's template.
 TEMPLATE = np.array([[0.345, 0.40], [0.655, 0.40], [0.5, 0.585]], np.float32)
-#: About where a neck turns, head units.
+#: About where the neck turns, head units.
 PIVOT = np.array([0.0, 0.0, 2.0], np.float32)
 _NOSE = 30  # iBUG numbering
 _EYES = (slice(36, 42), slice(42, 48))
@@ -24,7 +24,7 @@ _MOUTH_CORNERS = (48, 54)
 
 @dataclass(frozen=True)
 class Camera:
-    """Angles in degrees: yaw turns to the person's left, pitch up is positive, roll to the right.
+    """Angles in degrees; positive yaw: to the person's left, pitch: up, roll: to the right.
 
     ``framing`` is ``aligned`` (the frame of the align stage), ``snapshot`` (head with a margin) or
     ``target`` (a fixed frame).
@@ -43,25 +43,25 @@ class Camera:
 
 @dataclass(frozen=True)
 class View:
-    """From head coordinates to pixels; ``scale``/``shift`` as a complex similarity transform."""
+    """Maps head coordinates to pixels; ``scale``/``shift``: a complex similarity transform."""
 
     rotation: Floats
     distance: float
     scale: complex
     shift: complex
 
-    def turned(self, points: Floats) -> Floats:
-        """Head coordinates (N, 3) → camera coordinates, z towards the viewer."""
+    def to_camera(self, points: Floats) -> Floats:
+        """Head coordinates (N, 3) → camera coordinates (N, 3), z towards the viewer."""
         return (points - PIVOT) @ self.rotation.T
 
-    def pixels(self, camera_points: Floats) -> Floats:
-        """Camera coordinates (N, 3) → pixel x, y (y down) and depth (larger is nearer)."""
+    def project(self, camera_points: Floats) -> Floats:
+        """Camera coordinates (N, 3) → (N, 3): pixel x, y (y down) and depth (larger is nearer)."""
         plane = _perspective(camera_points, self.distance) * self.scale + self.shift
         return np.stack([plane.real, plane.imag, camera_points[:, 2]], 1).astype(np.float32)
 
 
-def look_through(camera: Camera, landmarks: Floats, size: int) -> View:
-    """Work out the view of a head whose (68, 3) landmarks are given, on ``size`` pixels."""
+def camera_view(camera: Camera, landmarks: Floats, size: int) -> View:
+    """Return the view of a head with these (68, 3) landmarks, on ``size`` pixels."""
     rotation = _rotation(camera.yaw_deg, camera.pitch_deg, camera.roll_deg)
     turned = (landmarks - PIVOT) @ rotation.T
     anchors = eyes_nose_mouth(_perspective(turned, camera.distance))[:3]
@@ -71,8 +71,8 @@ def look_through(camera: Camera, landmarks: Floats, size: int) -> View:
         middle = complex(0.5 + 2 * camera.shift[0], 0.5 + 2 * camera.shift[1]) * size
         return View(rotation, camera.distance, scale, middle - scale * complex(anchors.mean()))
     if camera.framing == "target":
-        # A fixed frame with room for a dropped jaw; anchored nowhere on the face, so that raising
-        # the brows or wrinkling the nose does not move the rest.
+        # A fixed frame with room for a dropped jaw; not anchored on the face, so that raising the
+        # brows or wrinkling the nose does not move the rest.
         scale = complex(0.047 * size)
         return View(rotation, camera.distance, scale, complex(0.5, 0.495) * size)
     apart = abs(anchors[1] - anchors[0])

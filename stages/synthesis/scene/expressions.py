@@ -1,8 +1,8 @@
-"""What faces do: expression coefficients, and their names as facial action units.
+"""Expression coefficients, and the facial action units that correspond to them.
 
 Coefficients are in [0, 1], one per shape of the face kit. They are not FACS intensities: a
-coefficient says how far a scanned actor's full movement is carried out, and the action-unit
-intensities given here are five times that, nothing more.
+coefficient is a fraction of a scanned actor's full movement, and the action-unit intensities given
+here are five times that, nothing more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from ....manifests.arrays import Floats
 
-# Shape stems (without _L/_R) that carry out an action unit; the strongest side counts.
+# Shape stems (without _L/_R) of each action unit; the stronger side counts.
 ACTION_UNIT_SHAPES: dict[str, tuple[str, ...]] = {
     "AU1": ("browInnerUp",),
     "AU2": ("browOuterUp",),
@@ -40,7 +40,7 @@ ACTION_UNIT_SHAPES: dict[str, tuple[str, ...]] = {
     "AU63": ("eyeLookUp",),
     "AU64": ("eyeLookDown",),
 }
-#: The action units that renders are labelled with, a part of ``vocabularies.ACTION_UNITS``.
+#: The action units that renders are labelled with, a subset of ``vocabularies.ACTION_UNITS``.
 # AU25 is a measured lip gap, 26/27 bands of jawOpen, 28 both lips rolled in. AU23 has no shape.
 RENDERED_UNITS: tuple[str, ...] = tuple(
     sorted([*ACTION_UNIT_SHAPES, "AU25", "AU26", "AU27", "AU28"], key=lambda name: int(name[2:]))
@@ -52,19 +52,19 @@ FULL_LIP_GAP = 1.6  # head units (about cm) at which AU25 counts as intensity 5
 
 @dataclass(frozen=True)
 class Expression:
-    """An expression: (E,) coefficients in [0, 1] in kit order, and the emotion meant, if any."""
+    """An expression: (E,) coefficients in [0, 1] in kit order, and the intended emotion, if any."""
 
     coefficients: Floats
     emotion: str | None
 
 
 def stems(names: Sequence[str]) -> tuple[str, ...]:
-    """Names without their side, each once, in order."""
+    """Return the names without their side, each once, in order."""
     return tuple(dict.fromkeys(name.removesuffix("_L").removesuffix("_R") for name in names))
 
 
 def from_named(names: Sequence[str], values: Mapping[str, float]) -> Floats:
-    """(E,) coefficients from values by name; a stem sets both sides; unknown: KeyError."""
+    """Return (E,) coefficients from values by name; a stem sets both sides; unknown: KeyError."""
     result = np.zeros(len(names), np.float32)
     for name, value in values.items():
         found = [i for i, full in enumerate(names) if full in (name, f"{name}_L", f"{name}_R")]
@@ -77,12 +77,12 @@ def from_named(names: Sequence[str], values: Mapping[str, float]) -> Floats:
 def action_units(
     names: Sequence[str], coefficients: Floats, lip_gap: float = 0.0
 ) -> dict[str, float]:
-    """Action-unit intensities in [0, 5] by name.
+    """Return action-unit intensities in [0, 5] by name.
 
     Args:
         names: shape names in the order of ``coefficients``.
         coefficients: (E,) in [0, 1].
-        lip_gap: how much wider than at rest the lips part, in head units, for AU25.
+        lip_gap: lip distance beyond that at rest, in head units, for AU25.
     """
     value = dict(zip(names, np.asarray(coefficients, float).tolist(), strict=True))
 
@@ -105,5 +105,5 @@ def action_units(
 
 
 def occurring(intensities: Mapping[str, float]) -> dict[str, bool]:
-    """Which action units count as present."""
+    """Return which action units count as present."""
     return {unit: value >= OCCURRENCE_INTENSITY for unit, value in intensities.items()}

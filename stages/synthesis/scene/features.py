@@ -1,4 +1,4 @@
-"""The features of a face that are drawn on or around the skin, each as a few numbers."""
+"""Parameters of the features that are drawn on or around the skin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Colour = tuple[float, float, float]  # linear RGB in [0, 1]
 class Brows:
     """``density`` 0 is no brows; lengths in head units; ``slope`` lowers the inner end.
 
-    ``fine`` in [0, 1]: how much of them is single hairs beside those that everybody has.
+    ``fine`` in [0, 1]: amount of additional single hairs.
     """
 
     density: float
@@ -28,9 +28,9 @@ class Brows:
 class Hair:
     """``style``: bald, short, fringe, parted, curly, bob, long, tied, hat or scarf.
 
-    Lengths in head units. ``cover`` below 1 lets the scalp through, ``soft`` is how far the hair
-    takes to rise from the skin, ``wisps`` how far single strands stray over its edge, ``curl`` in
-    [0, 1] turns strands into locks, ``flow`` bends them sideways.
+    Lengths in head units. With ``cover`` below 1 the scalp shows, ``soft`` is the distance over
+    which the hair rises from the skin, ``wisps`` how far single strands stray over its edge,
+    ``curl`` in [0, 1] turns strands into locks, ``flow`` bends them sideways.
     """
 
     style: str
@@ -72,10 +72,10 @@ class Eyes:
 
 @dataclass(frozen=True)
 class Marks:
-    """What skin bears, each 0 where it does not.
+    """Marks of the skin; 0 means none.
 
     ``pores``, ``redness`` (nose, cheeks, chin), ``freckles``, ``age_spots``, ``shadow`` (of a
-    shaven beard), ``crease`` (above the upper lid) and ``lid`` (how dark it is below that) are in
+    shaved beard), ``crease`` (above the upper lid) and ``lid`` (darkness below the crease) are in
     [0, 1]; ``moles`` is a count.
     """
 

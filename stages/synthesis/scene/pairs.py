@@ -1,4 +1,4 @@
-"""Which pairs a set holds: who makes which expression in which picture, drawn from its seed."""
+"""Plans the pairs of a set: person, expression and picture of each, from the set's seed."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from .acting import RAMP_STEPS
 
-# Identity numbers of different seeds never meet, so sets of different seeds can be joined.
+# Identity numbers of different seeds are disjoint, so sets of different seeds can be joined.
 IDENTITIES_PER_SEED = 1_000_000
 _PICTURES_PER_SEED = 100_000_000
 
 
 @dataclass(frozen=True)
 class PairSpec:
-    """Which pair to make; everything else follows from these numbers.
+    """Defines a pair; everything else is derived from these numbers.
 
-    ``identity`` and ``seed`` are globally unique numbers (the pictures of a ramp share a seed),
-    ``expression_seed`` is None where the expression is the picture's own.
+    ``identity`` and ``seed`` are globally unique (the pictures of a ramp share a seed),
+    ``expression_seed`` is None if the expression follows from ``seed``.
     """
 
     key: str
@@ -38,12 +38,12 @@ def plan_pairs(
     """List the pairs of a set, person by person.
 
     Args:
-        pairs: how many.
-        identities: how many people they are shared among.
+        pairs: number of pairs.
+        identities: number of people in them.
         seed: another seed gives other people and other pictures.
-        shares: fractions of the people that go to validation and test; a person is in one split.
+        shares: fractions of the people in validation and test; each person is in one split.
         crossed: every person makes the same expressions.
-        ramps: pictures come in runs that differ in the strength of one movement alone.
+        ramps: pictures are in runs that differ only in the strength of one movement.
     """
     each = -(-pairs // identities)
     if ramps:
@@ -66,7 +66,7 @@ def plan_pairs(
 
 
 def split_of(person: int, shares: tuple[float, float]) -> str:
-    """The split of a person: evenly spread, and the same however many people follow."""
+    """Return the split of a person: evenly spread, and independent of the number of people."""
     golden = 0.6180339887498949  # multiples of it, modulo 1, fill [0, 1) evenly
     place = (person + 0.5) * golden % 1
     if place < shares[0]:

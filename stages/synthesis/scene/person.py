@@ -1,4 +1,4 @@
-"""Who is in a picture: shape, skin, hair, resting face and way of moving, drawn from a number."""
+"""People: shape, skin, hair, resting face and movement gains, generated from a number."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .features import Beard, Brows, Build, Colour, Eyes, Hair, Makeup, Marks
 class Person:
     """One identity. ``rest`` and ``gain`` act on the mesh and never enter the labels.
 
-    ``wrinkles`` and ``resting_wrinkles`` (K,) say for every group of furrows how deep an
-    expression folds it and how deep it is at rest, in [0, 1]. ``detail`` (H, W, 3) over the atlas
-    multiplies the colour of the skin (see ``likeness``).
+    ``wrinkles`` and ``resting_wrinkles`` (K,) are the depths of every group of furrows in an
+    expression and at rest, in [0, 1]. ``detail`` (H, W, 3) over the atlas multiplies the colour of
+    the skin (see ``likeness``).
     """
 
     identity: Floats
@@ -45,13 +45,13 @@ class Person:
 
 
 def generator(*numbers: int) -> np.random.Generator:
-    """A random generator that depends on nothing but these numbers."""
+    """Return a random generator seeded by these numbers."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(numbers))))
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What shapes everything else about a person.
+class Demographics:
+    """The basic traits of a person, on which the others depend.
 
     ``age`` from young (0) to old (1), ``melanin`` from light skin (0) to dark (1).
     """
@@ -61,13 +61,13 @@ class Kind:
     melanin: float
 
 
-def kind_of(identity: int) -> Kind:
-    """The kind of person that identity number ``identity`` is: what fairness is judged by."""
-    return _draw_kind(generator(1, identity))
+def demographics_of(identity: int) -> Demographics:
+    """Return the demographics of identity number ``identity``, used to judge fairness."""
+    return _draw_demographics(generator(1, identity))
 
 
-def _draw_kind(rng: np.random.Generator) -> Kind:
-    return Kind(
+def _draw_demographics(rng: np.random.Generator) -> Demographics:
+    return Demographics(
         masculine=bool(rng.random() < 0.55),
         age=float(rng.random()),
         melanin=float(rng.beta(1.1, 1.5)),
@@ -75,11 +75,11 @@ def _draw_kind(rng: np.random.Generator) -> Kind:
 
 
 def draw_person(identity: int, names: Sequence[str], modes: int) -> Person:
-    """Draw who identity number ``identity`` is."""
+    """Generate the person with the number ``identity``."""
     rng = generator(1, identity)
-    kind = _draw_kind(rng)
-    masculine, age, melanin = kind.masculine, kind.age, kind.melanin
-    heavy = float(rng.beta(1.3, 2.0))  # brow, ridge and sockets go together
+    basic = _draw_demographics(rng)
+    masculine, age, melanin = basic.masculine, basic.age, basic.melanin
+    heavy = float(rng.beta(1.3, 2.0))  # brow, ridge and sockets are correlated
     skin = traits.skin_colour(rng, melanin)
     hair_colour = traits.hair_colour(rng, melanin, age)
     painted = not masculine and rng.random() < 0.45
@@ -88,7 +88,7 @@ def draw_person(identity: int, names: Sequence[str], modes: int) -> Person:
     return Person(
         identity=rng.standard_normal(modes).astype(np.float32).clip(-2.2, 2.2),
         rest=traits.resting_face(rng, names, heavy),
-        gain=traits.way_of_moving(rng, names),
+        gain=traits.movement_gains(rng, names),
         skin=skin,
         lip=traits.lip_colour(rng, skin, painted),
         lip_strength=rng.uniform(0.3, 1.0) if painted else rng.uniform(0.15, 0.65),
@@ -100,7 +100,7 @@ def draw_person(identity: int, names: Sequence[str], modes: int) -> Person:
         hair=traits.draw_hair(rng, masculine, age, hair_colour),
         beard=traits.draw_beard(rng, masculine, hair_colour),
         eyes=traits.draw_eyes(rng, melanin, heavy),
-        clothes=traits.any_colour(rng, 0.6),
+        clothes=traits.random_colour(rng, 0.6),
         seed=identity,
         marks=marks,
         makeup=traits.draw_makeup(rng, painted),

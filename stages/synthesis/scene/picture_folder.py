@@ -1,4 +1,4 @@
-"""A folder of the user's pictures, listed once and decoded as they are needed."""
+"""A folder of the user's pictures, listed once and decoded on demand."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ....pipeline.stage import sha256_file
 from ...faces.pixels import Limits, decode
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-_LARGEST_PX = 640  # longer sides are shrunk to this when a picture is kept
+_LARGEST_PX = 640  # cached pictures are shrunk to this longest side
 _KEPT = 48
 
 
-class Photographs:
+class PictureFolder:
     """The pictures below a folder, in the order of their paths.
 
     Attributes:
@@ -30,10 +30,10 @@ class Photographs:
     """
 
     def __init__(self, folder: str | Path, option: str) -> None:
-        """``option``: how the user named the folder, for messages.
+        """``option``: the command-line option that names the folder, for messages.
 
         Raises:
-            InputError: no folder, or no pictures in it.
+            InputError: no such folder, or no pictures in it.
         """
         root = Path(folder)
         if not root.is_dir():
@@ -56,8 +56,8 @@ class Photographs:
     def __len__(self) -> int:
         return len(self.files)
 
-    def whole(self, number: int) -> Pixels:
-        """(H, W, 3) uint8 RGB of a picture. Raises InputError that names a file it cannot read."""
+    def read(self, number: int) -> Pixels:
+        """Return a picture, (H, W, 3) uint8 RGB. Raises InputError if it cannot be read."""
         file = self.files[number]
         try:
             return decode(file.read_bytes(), Limits())
@@ -65,16 +65,16 @@ class Photographs:
             raise InputError(f"{self._option}: cannot read {file}: {error.strerror}") from error
         except SampleError as error:
             raise InputError(
-                f"{self._option}: {file} is no picture that can be used ({error}): remove it"
+                f"{self._option}: {file} is not a usable picture ({error}): remove it"
             ) from error
 
-    def small(self, number: int) -> Pixels:
-        """(H, W, 3) uint8 RGB, the same no larger than 640 pixels a side; the last few are kept."""
+    def read_small(self, number: int) -> Pixels:
+        """Return a picture, (H, W, 3) uint8 RGB, shrunk to at most 640 pixels a side; cached."""
         with self._lock:
             if number in self._kept:
                 self._kept.move_to_end(number)
                 return self._kept[number]
-        picture = self.whole(number)
+        picture = self.read(number)
         longest = max(picture.shape[:2])
         if longest > _LARGEST_PX:
             scale = _LARGEST_PX / longest

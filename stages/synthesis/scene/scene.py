@@ -1,7 +1,7 @@
-"""Everything random about a picture, drawn up front from a seed.
+"""Everything random about a picture, sampled in advance from a seed.
 
 A person (see ``person``) depends on the identity number alone; light, pose, camera, background and
-expression on the picture's own seed. Rendering adds no randomness but what it derives from these.
+expression on the picture's own seed. All randomness in rendering is derived from these.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 
 from ....manifests.arrays import Floats
 from .acting import RAMP_STEPS, draw_expression, ramp_expression
-from .background import SHARES
+from .background import BACKGROUND_SHARES
 from .camera import Camera
 from .expressions import Expression
 from .features import Colour
 from .person import Person, generator
-from .picture_folder import Photographs
-from .traits import any_colour
+from .picture_folder import PictureFolder
+from .traits import random_colour
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,20 @@ class Scene:
     background: str
     occluder: str
     seed: int
-    photographs: Photographs | None = None
+    photographs: PictureFolder | None = None
 
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """What a set of scenes has in common.
+    """Options common to a set of scenes.
 
     ``framing``: see ``Camera``. ``expressions``: one of ``acting.KINDS``. ``backgrounds``: pictures
-    to stand behind the heads, instead of drawn places.
+    to use instead of painted backgrounds.
     """
 
     framing: str = "aligned"
     expressions: str = "mixed"
-    backgrounds: Photographs | None = None
+    backgrounds: PictureFolder | None = None
 
 
 def draw_scene(
@@ -87,10 +87,10 @@ def draw_scene(
     options: SceneOptions = SceneOptions(),
     expression_seed: int | None = None,
 ) -> Scene:
-    """Draw picture ``seed`` of a person.
+    """Sample the scene with the number ``seed`` of a person.
 
-    The expression follows from ``expression_seed`` where one is given, so that many people can be
-    shown with one expression. In ramps, each ``RAMP_STEPS`` expression seeds in a row are one ramp.
+    The expression depends on ``expression_seed`` if given, so that many people can make the same
+    one. With ramps, each ``RAMP_STEPS`` consecutive expression seeds are one ramp.
     """
     rng = generator(2, seed)
     number = seed if expression_seed is None else expression_seed
@@ -103,7 +103,7 @@ def draw_scene(
     light = _draw_light(rng)
     usually_worn = generator(3, person.seed).random() < 0.15
     glasses = _draw_glasses(rng, worn=rng.random() < (0.8 if usually_worn else 0.04))
-    background = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+    background = str(rng.choice(list(BACKGROUND_SHARES), p=list(BACKGROUND_SHARES.values())))
     photographs = options.backgrounds
     if photographs is not None:
         background = "photograph"
@@ -121,7 +121,7 @@ def _draw_glasses(rng: np.random.Generator, worn: bool) -> Glasses:
         tint=rng.uniform(0.6, 0.97)
         if sunny
         else float(rng.choice([0.0, 0.05, rng.uniform(0.05, 0.3)])),
-        frame=any_colour(rng, 0.06) if thick or rng.random() < 0.5 else any_colour(rng, 0.6),
+        frame=random_colour(rng, 0.06) if thick or rng.random() < 0.5 else random_colour(rng, 0.6),
         frame_width=rng.uniform(0.18, 0.4) if thick else rng.uniform(0.06, 0.16),
         half_width=rng.uniform(2.1, 2.75),
         half_height=rng.uniform(1.2, 2.2),
@@ -150,7 +150,7 @@ def _draw_light(rng: np.random.Generator) -> Light:
 
 def _draw_camera(rng: np.random.Generator, framing: str) -> Camera:
     snapshot = framing == "snapshot"
-    careless = rng.random() < 0.25  # detectors that only know eyes, or boxes
+    careless = rng.random() < 0.25  # as by detectors that find only eyes, or boxes
     error = 0.07 if careless else 0.025
     turned = 28 if rng.random() < 0.35 else 12
     return Camera(

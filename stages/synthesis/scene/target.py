@@ -1,4 +1,4 @@
-"""The one face everything is normalized to: nobody in particular, frontal, evenly lit."""
+"""The face everything is normalized to: average, frontal, evenly lit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .features import Beard, Brows, Build, Eyes, Hair, Makeup, Marks
 from .person import Person
 from .scene import Glasses, Light, Scene
 
-#: The version of ``synthesize`` that first drew the target as it is drawn now. Raise it with a
-#: change that can be seen: sets with another one show another face.
+#: The version of ``synthesize`` that first drew the target as it is now. Raise it with a visible
+#: change: sets with another version show another face.
 TARGET_VERSION = 3
 
 # The face moves exactly as the coefficients say: no resting expression, gain 1.
@@ -25,11 +25,11 @@ _HAIR = (0.03, 0.02, 0.014)
 
 
 def target_person(head: Head) -> Person:
-    """The mean head with plain features that show an expression at a glance."""
+    """Return the mean head with plain features on which an expression is easy to see."""
     names = head.kit.expression_names
     rest = np.zeros(len(names), np.float32)
     if "mouthClose" in names:
-        rest[names.index("mouthClose")] = 0.05  # the kit's lips stand a little open
+        rest[names.index("mouthClose")] = 0.05  # the kit's lips are slightly open
     return Person(
         identity=np.zeros(len(head.kit.identity), np.float32),
         rest=rest,
@@ -55,7 +55,7 @@ def target_person(head: Head) -> Person:
 
 
 def target_scene(person: Person, coefficients: Floats) -> Scene:
-    """The target making an expression (E,)."""
+    """Return the scene of the target making an expression (E,)."""
     light = Light(
         key_direction=_unit(0.25, 0.45, 1.0),
         key=0.55,
@@ -77,8 +77,8 @@ class TargetFace:
     """The target's head, and shots of its expressions."""
 
     def __init__(self, head: Head, draw: Callable[[Head], Person] = target_person) -> None:
-        """``draw``: makes who it is, given the head that they are painted on."""
-        # A finer atlas than the sources': this face is looked at closely.
+        """``draw``: makes the person for a given head."""
+        # A finer atlas than for sources: this face is the one that matters.
         self.head = prepare_head(head.kit, Atlas(height=576, width=768))
         self.prepared: PreparedPerson = prepare_person(self.head, draw(self.head))
 

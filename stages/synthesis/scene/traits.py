@@ -1,4 +1,4 @@
-"""How features are shared out among people: every function draws one from a generator."""
+"""The distributions of people's features: every function samples one from a generator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ....manifests.arrays import Floats
 from .features import Beard, Brows, Build, Colour, Eyes, Hair, Makeup, Marks
 
 _FURROW_GROUPS = 8  # see ``wrinkles.FURROWS``
-# Standard deviations of what faces do at rest, in coefficients.
+# Standard deviations of resting faces, in coefficients.
 _REST = {
     "browDown": 0.15, "browInnerUp": 0.1, "browOuterUp": 0.1, "mouthFrown": 0.12,
     "mouthSmile": 0.05, "eyeSquint": 0.15, "eyeBlink": 0.08, "eyeWide": 0.06,
@@ -20,9 +20,9 @@ _REST = {
 
 
 def resting_face(rng: np.random.Generator, names: Sequence[str], heavy: float) -> Floats:
-    """(E,) float32: brows, lids and lips that sit where others only go in an expression.
+    """Return (E,) float32 coefficients of a resting face: brows, lids and lips off the mean.
 
-    Both sides are a little uneven. ``names``: the E shapes, in the order of the coefficients.
+    The two sides differ slightly. ``names``: the E shapes, in the order of the coefficients.
     """
     common = {stem: sd * rng.standard_normal() for stem, sd in _REST.items()}
     common["browDown"] += 0.25 * (heavy - 0.35)
@@ -31,17 +31,17 @@ def resting_face(rng: np.random.Generator, names: Sequence[str], heavy: float) -
         stem = name.removesuffix("_L").removesuffix("_R")
         if stem in _REST:
             value = common[stem] + 0.35 * _REST[stem] * rng.standard_normal()
-            # Shapes bend the wrong way when run backwards; a little is fine.
+            # Shapes look wrong with negative coefficients; slightly negative is fine.
             rest[i] = np.clip(value, -0.12, 0.4)
         elif name == "mouthClose":
-            rest[i] = rng.uniform(0.0, 0.09)  # the kit's lips are a little open at rest
+            rest[i] = rng.uniform(0.0, 0.09)  # the kit's lips are slightly open at rest
         elif stem in ("jawLeft", "jawRight", "mouthLeft", "mouthRight"):
             rest[i] = max(0.0, 0.05 * rng.standard_normal())
     return rest
 
 
-def way_of_moving(rng: np.random.Generator, names: Sequence[str]) -> Floats:
-    """(E,) how far this person carries out every shape, about 1."""
+def movement_gains(rng: np.random.Generator, names: Sequence[str]) -> Floats:
+    """Return (E,) float32 gains, about 1, with which this person performs every shape."""
     gain = np.ones(len(names), np.float32)
     common: dict[str, float] = {}
     for i, name in enumerate(names):
@@ -53,9 +53,9 @@ def way_of_moving(rng: np.random.Generator, names: Sequence[str]) -> Floats:
 
 
 def draw_furrows(rng: np.random.Generator, age: float) -> tuple[Floats, Floats]:
-    """(8,) float32 each: how deep every group of furrows folds in an expression, and at rest.
+    """Return (8,) float32 depths of every group of furrows in an expression, and at rest.
 
-    Neither may tell the expression by itself: some skins hardly fold, others never unfold.
+    Neither predicts the expression by itself: some skins hardly fold, others are always folded.
     """
     supple = rng.random(_FURROW_GROUPS) < 0.45 - 0.25 * age
     folds = np.where(
@@ -73,7 +73,7 @@ def draw_furrows(rng: np.random.Generator, age: float) -> tuple[Floats, Floats]:
 
 
 def draw_marks(rng: np.random.Generator, masculine: bool, age: float, melanin: float) -> Marks:
-    """Pores, freckles on fair skin, spots of age, the lid's crease."""
+    """Sample pores, freckles on fair skin, age spots, the lid crease."""
     freckled = melanin < 0.45 and rng.random() < 0.35
     spotted = rng.random() < age * 0.7
     hooded = rng.random() < 0.25
@@ -90,20 +90,20 @@ def draw_marks(rng: np.random.Generator, masculine: bool, age: float, melanin: f
 
 
 def draw_makeup(rng: np.random.Generator, painted: bool) -> Makeup:
-    """Draw make-up, mostly on those with painted lips."""
+    """Sample make-up, mostly for people with lipstick."""
     if not painted and rng.random() > 0.12:
         return Makeup()
     colour = rng.uniform(0.05, 0.5) * (1 + 0.5 * rng.standard_normal(3) * rng.random())
     return Makeup(
         liner=rng.uniform(0.0, 1.0),
         shade=rng.uniform(0.0, 0.6) if rng.random() < 0.6 else 0.0,
-        shade_colour=as_colour(colour),
+        shade_colour=clip_colour(colour),
         blush=rng.uniform(0.0, 0.7) if rng.random() < 0.6 else 0.0,
     )
 
 
 def draw_build(rng: np.random.Generator, masculine: bool, age: float, heavy: float) -> Build:
-    """Masses of bone and flesh that the identity modes hold too little of."""
+    """Sample bone and flesh that the identity modes vary too little."""
     return Build(
         ridge=(0.45 if masculine else 0.2) * heavy * rng.uniform(0.4, 1.2),
         cheeks=float(np.clip(rng.normal(0.1, 0.3), -0.4, 0.9)),
@@ -112,7 +112,7 @@ def draw_build(rng: np.random.Generator, masculine: bool, age: float, heavy: flo
 
 
 def skin_colour(rng: np.random.Generator, melanin: float) -> Colour:
-    """Skin from light (``melanin`` 0) to dark (1)."""
+    """Sample a skin colour from light (``melanin`` 0) to dark (1)."""
     anchors = np.array(  # sRGB from light to dark
         [
             [240, 212, 198],
@@ -131,7 +131,7 @@ def skin_colour(rng: np.random.Generator, melanin: float) -> Colour:
 
 
 def lip_colour(rng: np.random.Generator, skin: Colour, painted: bool) -> Colour:
-    """Lips redder than the skin, or lipstick."""
+    """Sample a lip colour: redder than the skin, or lipstick."""
     base = np.array(skin)
     if painted:
         return _linear(
@@ -140,11 +140,11 @@ def lip_colour(rng: np.random.Generator, skin: Colour, painted: bool) -> Colour:
     natural = base * np.array(
         [rng.uniform(0.55, 0.85), rng.uniform(0.35, 0.6), rng.uniform(0.4, 0.7)]
     )
-    return as_colour(natural)
+    return clip_colour(natural)
 
 
 def hair_colour(rng: np.random.Generator, melanin: float, age: float) -> Colour:
-    """Grey with age, else fair or dark with the skin."""
+    """Sample a hair colour: grey with age, else fair or dark depending on the skin."""
     if rng.random() < 0.5 * age**3 + 0.02:
         level = rng.uniform(0.35, 0.85)
         return _linear(np.array([level, level, level * 0.98]))
@@ -158,14 +158,14 @@ def hair_colour(rng: np.random.Generator, melanin: float, age: float) -> Colour:
 
 
 def teeth_colour(rng: np.random.Generator, age: float) -> Colour:
-    """From bright to stained."""
+    """Sample a tooth colour from bright to stained."""
     level = rng.uniform(0.5, 0.92) - 0.1 * age
     warm = rng.uniform(0.02, 0.2 + 0.15 * age)
-    return as_colour(level * np.array([1.0, 1 - 0.4 * warm, 1 - warm]))
+    return clip_colour(level * np.array([1.0, 1 - 0.4 * warm, 1 - warm]))
 
 
 def draw_brows(rng: np.random.Generator, masculine: bool, heavy: float, hair: Colour) -> Brows:
-    """Brows, thicker and lower on a heavy ridge."""
+    """Sample brows, thicker and lower on a heavy ridge."""
     missing = rng.random() < 0.03
     density = np.clip(rng.normal(0.72 if masculine else 0.6, 0.22) + 0.2 * heavy, 0.1, 1)
     thickness = rng.uniform(0.4, 0.8) if masculine else rng.uniform(0.2, 0.55)
@@ -176,7 +176,7 @@ def draw_brows(rng: np.random.Generator, masculine: bool, heavy: float, hair: Co
         slope=rng.normal(0.1, 0.22),
         arch=rng.normal(0.05, 0.18),
         length=rng.uniform(0.85, 1.15),
-        colour=as_colour(np.array(hair) * rng.uniform(0.25, 0.9)),
+        colour=clip_colour(np.array(hair) * rng.uniform(0.25, 0.9)),
         fine=rng.uniform(0.4, 1.0),
     )
 
@@ -188,7 +188,7 @@ _WOMEN = {"bald": 0.01, "short": 0.09, "fringe": 0.13, "parted": 0.09, "curly": 
 
 
 def draw_hair(rng: np.random.Generator, masculine: bool, age: float, colour: Colour) -> Hair:
-    """A hair style, a hat or a scarf."""
+    """Sample a hair style, a hat or a scarf."""
     shares = _MEN if masculine else _WOMEN
     style = str(rng.choice(list(shares), p=list(shares.values())))
     receding = age * rng.uniform(0, 2.0) if masculine else 0.0
@@ -205,7 +205,7 @@ def draw_hair(rng: np.random.Generator, masculine: bool, age: float, colour: Col
         temple=rng.uniform(44, 60),
         thickness=float(0.15 if thin else thickness),
         raggedness=rng.uniform(0.1, 0.6),
-        hat_colour=any_colour(rng, 0.5),
+        hat_colour=random_colour(rng, 0.5),
         cover=rng.uniform(0.45, 0.9) if thin else 1.0,
         soft=rng.uniform(0.3, 0.7),
         wisps=rng.uniform(0.2, 1.0),
@@ -215,20 +215,20 @@ def draw_hair(rng: np.random.Generator, masculine: bool, age: float, colour: Col
 
 
 def draw_beard(rng: np.random.Generator, masculine: bool, hair: Colour) -> Beard:
-    """Facial hair of men."""
+    """Sample facial hair, for men only."""
     styles = ["none", "stubble", "moustache", "goatee", "full"]
     shares = [0.45, 0.2, 0.15, 0.08, 0.12] if masculine else [1, 0, 0, 0, 0]
     style = str(rng.choice(styles, p=shares))
     return Beard(
         style=style,
         density=rng.uniform(0.15, 0.5) if style == "stubble" else rng.uniform(0.65, 1.0),
-        colour=as_colour(np.array(hair) * rng.uniform(0.3, 1.1)),
+        colour=clip_colour(np.array(hair) * rng.uniform(0.3, 1.1)),
         thickness=0.0 if style == "stubble" else rng.uniform(0.0, 0.45),
     )
 
 
 def draw_eyes(rng: np.random.Generator, melanin: float, heavy: float) -> Eyes:
-    """Irises by skin, sockets by the heaviness of the brow."""
+    """Sample eyes: irises depend on the skin, sockets on the heaviness of the brow."""
     if melanin < 0.4 and rng.random() < 0.5:
         tone = rng.uniform(0.35, 0.6)
         iris = _linear(np.array([tone * rng.uniform(0.5, 0.9), tone, tone * rng.uniform(0.9, 1.3)]))
@@ -248,17 +248,17 @@ def draw_eyes(rng: np.random.Generator, melanin: float, heavy: float) -> Eyes:
     )
 
 
-def any_colour(rng: np.random.Generator, brightest: float) -> Colour:
-    """Draw a colour no brighter than ``brightest``, muted more often than not."""
+def random_colour(rng: np.random.Generator, brightest: float) -> Colour:
+    """Sample a colour, usually muted, no brighter than ``brightest``."""
     level = rng.uniform(0.01, brightest)
-    return as_colour(level * (1 + 0.4 * rng.standard_normal(3) * rng.random()))
+    return clip_colour(level * (1 + 0.4 * rng.standard_normal(3) * rng.random()))
 
 
-def as_colour(value: Floats) -> Colour:
-    """(3,) linear RGB → a colour a surface can have."""
+def clip_colour(value: Floats) -> Colour:
+    """Clip (3,) linear RGB to plausible surface colours."""
     red, green, blue = np.asarray(value, float).clip(0.003, 0.98).tolist()
     return red, green, blue
 
 
 def _linear(srgb: Floats) -> Colour:
-    return as_colour(np.asarray(srgb) ** 2.2)
+    return clip_colour(np.asarray(srgb) ** 2.2)

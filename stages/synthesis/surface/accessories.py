@@ -1,4 +1,4 @@
-"""Glasses, and things that get between camera and face, drawn over the shaded picture."""
+"""Glasses and occluders, drawn over the shaded picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..scene.scene import Glasses, Scene
 from .atlas import polygon, spline, stroke
 
 
-def wear_glasses(
+def paint_glasses(
     picture: Floats,
     depth: Floats,
     glasses: Glasses,
@@ -23,8 +23,8 @@ def wear_glasses(
 
     Args:
         picture: (S, S, 4) float32 display RGB times alpha, and alpha.
-        depth: (S, S) float32 camera depth, -inf where nothing is.
-        glasses: what they look like.
+        depth: (S, S) float32 camera depth, very low where there is no surface.
+        glasses: their shape and colours.
         view: the view of the picture.
         landmarks: (68, 3) float32 head coordinates of the person at rest.
         rng: for reflections.
@@ -42,17 +42,17 @@ def wear_glasses(
         x = middle[0] + side * 0.1 + across
         z = bridge[2] - 0.2 - 0.05 * np.abs(x) ** 1.5
         rim = np.stack([x, middle[1] - 0.2 + up, z], 1).astype(np.float32)
-        outline = view.pixels(view.turned(rim))[:, :2]
+        outline = view.project(view.to_camera(rim))[:, :2]
         polygon(lens, outline)
         stroke(frame, np.concatenate([outline, outline[:1]]), 255, width)
         if glasses.reflection > 0:
             polygon(shine, _glare(outline, rng))
         hinge = rim[np.argmax(side * rim[:, 0])] + np.array([0, 0.5, 0], np.float32)
         ear = np.array([side * max(7.6, abs(hinge[0]) + 0.6), 3.9, 0.5], np.float32)
-        temple = view.turned(
+        temple = view.to_camera(
             hinge + np.linspace(0, 1, 24, dtype=np.float32)[:, None] * (ear - hinge)
         )
-        spots = view.pixels(temple)
+        spots = view.project(temple)
         inside = spots[:, :2].astype(int).clip(0, len(depth) - 1)
         visible = spots[:, 2] > depth[inside[:, 1], inside[:, 0]] - 0.3
         shown = spots[: int(np.argmin(visible)) if not visible.all() else len(spots), :2]
@@ -60,7 +60,7 @@ def wear_glasses(
             stroke(frame, shown, 255, max(1, round(0.7 * width)))
     nose = landmarks[27:29].mean(0)
     reach = np.array([[-1.0, 0.25, -0.5], [0, 0.6, 0.2], [1.0, 0.25, -0.5]], np.float32)
-    stroke(frame, spline(view.pixels(view.turned(nose + reach))[:, :2], 12), 255, width)
+    stroke(frame, spline(view.project(view.to_camera(nose + reach))[:, :2], 12), 255, width)
     _over(picture, lens, glasses.tint, np.array([0.03, 0.03, 0.035], np.float32))
     if glasses.reflection > 0:
         soft = cv2.GaussianBlur(cv2.min(shine, lens), (0, 0), 0.12 * unit + 0.3)
@@ -69,7 +69,7 @@ def wear_glasses(
 
 
 def _glare(outline: Floats, rng: np.random.Generator) -> Floats:
-    """A slanting strip of light across a lens: most glare leaves the eye to be seen."""
+    """Return the outline of a slanted strip of light across a lens; eyes mostly stay visible."""
     middle, reach = outline.mean(0), np.ptp(outline, axis=0)
     wide, lean, place = rng.uniform(0.06, 0.4), rng.normal(0, 0.5), rng.uniform(-0.5, 0.5)
     corners = np.array([[-wide, -0.5], [wide, -0.5], [wide, 0.5], [-wide, 0.5]])
@@ -77,8 +77,8 @@ def _glare(outline: Floats, rng: np.random.Generator) -> Floats:
     return (middle + corners * reach).astype(np.float32)
 
 
-def occlude(picture: Floats, scene: Scene, rng: np.random.Generator) -> None:
-    """Put a hand, a bar or a microphone in front of the lower or outer face, in place.
+def paint_occluder(picture: Floats, scene: Scene, rng: np.random.Generator) -> None:
+    """Draw a hand, a bar or a microphone in front of the lower or outer face, in place.
 
     ``picture``: (S, S, 4) float32 display RGB times alpha, and alpha.
     """
@@ -108,7 +108,7 @@ def occlude(picture: Floats, scene: Scene, rng: np.random.Generator) -> None:
         edge = np.array([[0, 0], [near, 0], [far, 1], [0, 1]], np.float32)
         edge = edge if rng.random() < 0.5 else np.array([1, 0]) + edge * np.array([-1, 1])
         polygon(mask, (edge * size).astype(np.float32))
-    # So soft a light is worked out on fewer pixels.
+    # The light is so soft that a quarter of the resolution is enough.
     few = cv2.resize(mask, (size // 4, size // 4), interpolation=cv2.INTER_AREA)
     soft = cv2.GaussianBlur(few.astype(np.float32) / 255, (0, 0), 0.03 * size / 4)
     light = cv2.resize(soft, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -122,11 +122,11 @@ def _over(
     colour: Floats,
     light: Floats | None = None,
 ) -> None:
-    """Lay a colour, lit by (S, S) if given, over (S, S, 4): RGB times alpha, and alpha."""
+    """Blend a colour, times (S, S) light if given, over (S, S, 4): RGB times alpha, and alpha."""
     left, top, wide, high = cv2.boundingRect(mask)
     window = np.s_[top : top + high, left : left + wide]
     weight = alpha / 255 * mask[window].astype(np.float32)
-    # Views: most of a picture is left alone, and channels apart are several times faster.
+    # Views: most of the picture is unchanged, and single channels are several times faster.
     planes = np.moveaxis(picture[window], -1, 0)
     for plane, value in zip(planes[:3], colour.tolist(), strict=True):
         plane += weight * ((value if light is None else value * light[window]) - plane)

@@ -1,7 +1,7 @@
-"""The picture plane on which skin, brows, lips, beard and wrinkles are painted.
+"""The texture atlas on which skin, brows, lips, beard and wrinkles are painted.
 
-A cylinder around the head: columns are the angle about the vertical axis, rows the height. Paint is
-attached to vertices at rest, so it follows identity and expression without seams.
+A cylinder around the head: columns are the angle about the vertical axis, rows the height. Vertices
+keep their texels at rest, so paint follows identity and expression without seams.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ _TOP, _BOTTOM = 15.0, -9.5  # head units
 _SUBPIXEL_BITS = 4
 EVERYWHERE: Window = (slice(None), slice(None))
 _NO_SECOND_MAP = np.empty(0, np.float32)  # both coordinates are in the first one
-# Up to this many rows of a grid, two small matrix products enlarge it several times faster than
-# OpenCV does.
+# Up to this many rows, two small matrix products enlarge a grid several times faster than OpenCV.
 _FEW_ROWS = 32
 
 
 @dataclass(frozen=True)
 class Stencil:
-    """A mask (h, w) float32 in [0, 1] on a window of the atlas; nothing beyond it."""
+    """A mask (h, w) float32 in [0, 1] on a window of the atlas; 0 elsewhere."""
 
     window: Window
     mask: Floats
@@ -37,7 +36,7 @@ class Stencil:
 
 @dataclass(frozen=True)
 class Atlas:
-    """A cylinder unrolled on ``height`` x ``width`` texels; about 12-16 texels a head unit."""
+    """An unrolled cylinder of ``height`` x ``width`` texels; about 12-16 texels per head unit."""
 
     height: int = 384
     width: int = 512
@@ -47,9 +46,9 @@ class Atlas:
         return self._place(np.arctan2(points[..., 0], points[..., 2]), points[..., 1])
 
     def at(self, degrees: Floats | float, y: Floats | float) -> Floats:
-        """(..., 2) texels of points given by angle (degrees, to the person's left) and height.
+        """Return (..., 2) texels of points at angles (degrees, to the person's left) and heights.
 
-        ``degrees`` and ``y``: (...) alike.
+        ``degrees`` and ``y``: (...), the same shape.
         """
         return self._place(np.deg2rad(np.asarray(degrees, np.float32)), np.asarray(y, np.float32))
 
@@ -60,34 +59,34 @@ class Atlas:
 
     @cached_property
     def degrees(self) -> Floats:
-        """(1, W) float32: the angle of every column."""
+        """Return (1, W) float32: the angle of every column."""
         return np.rad2deg(np.linspace(-_HALF_ANGLE, _HALF_ANGLE, self.width, dtype=np.float32))[
             None
         ]
 
     @cached_property
     def y(self) -> Floats:
-        """(H, 1) float32: the height of every row, in head units."""
+        """Return (H, 1) float32: the height of every row, in head units."""
         return np.linspace(_TOP, _BOTTOM, self.height, dtype=np.float32)[:, None]
 
     @property
     def texels_per_unit(self) -> float:
-        """Rows a head unit spans."""
+        """Return the number of rows per head unit."""
         return (self.height - 1) / (_TOP - _BOTTOM)
 
     @property
     def slope_scale(self) -> tuple[float, float]:
-        """What turns sums of Sobel's operator into slopes along the angle and upwards."""
+        """Return the factors from Sobel sums to slopes along the angle and upwards."""
         radius = 10.0  # head units, about that of a face
         per_column = np.deg2rad(float(self.degrees[0, 1] - self.degrees[0, 0])) * radius
         return float(1 / 8 / per_column), 1 / 8 * self.texels_per_unit
 
     def blank(self) -> Pixels:
-        """An empty (H, W) uint8 mask."""
+        """Return an empty (H, W) uint8 mask."""
         return np.zeros((self.height, self.width), np.uint8)
 
     def window(self, degrees: float, low: float, high: float) -> Window:
-        """Texels up to an angle on both sides, between two heights."""
+        """Return the window of texels up to an angle on both sides, between two heights."""
         columns, rows = self.at(np.array([-degrees, degrees]), np.array([high, low])).astype(int).T
         return (
             slice(max(int(rows[0]), 0), int(rows[1]) + 1),
@@ -95,21 +94,21 @@ class Atlas:
         )
 
     def cut(self, drawn: Pixels, margin: float) -> Stencil:
-        """What is drawn on a (H, W) mask, with ``margin`` head units around it."""
+        """Crop a (H, W) mask to its content, with ``margin`` head units around it."""
         window = _around(drawn, round(margin * self.texels_per_unit))
         mask = drawn[window].astype(np.float32)
         mask /= 255
         return Stencil(window, mask)
 
     def blur(self, mask: Floats, units: float) -> Floats:
-        """(h, w) float32: a mask (h, w), blurred by a Gaussian with a sigma in head units."""
+        """Blur a mask (h, w) by a Gaussian with sigma in head units; return (h, w) float32."""
         sigma = max(units * self.texels_per_unit, 0.05)
         return np.asarray(cv2.GaussianBlur(mask, (0, 0), sigma), np.float32)
 
     def sample(self, texture: Floats, texels: Floats) -> Floats:
-        """Bilinear samples of (H, W[, C]) at (N, 2) texels → (N, C) float32."""
+        """Sample (H, W[, C]) bilinearly at (N, 2) texels → (N, C) float32."""
         count = len(texels)
-        # remap refuses rows longer than 32767, so the points are folded into a rectangle.
+        # remap refuses rows longer than 32767, so the points are reshaped to a rectangle.
         width = 256
         padded = np.zeros((-(-count // width) * width, 2), np.float32)
         padded[:count] = texels
@@ -148,13 +147,13 @@ def _fixed(line: Floats) -> NDArray[np.int32]:
 
 
 def spline(points: Floats, count: int, closed: bool = False) -> Floats:
-    """A Catmull-Rom curve through (K, D) points, sampled at ``count`` parameters."""
+    """Return a Catmull-Rom curve through (K, D) points, (count, D) float32."""
     return np.asarray(_catmull_rom(len(points), count, closed) @ points, np.float32)
 
 
 @lru_cache(maxsize=64)
 def _catmull_rom(size: int, count: int, closed: bool) -> Floats:
-    """(count, size) float32: the share of every point in every sample of a curve."""
+    """Return (count, size) float32: the weight of every point in every sample of a curve."""
     steps = np.linspace(0, size if closed else size - 1, count, endpoint=not closed)
     base = np.minimum(np.floor(steps).astype(int), size - (1 if closed else 2))
     t = (steps - base)[:, None]
@@ -170,9 +169,9 @@ def _catmull_rom(size: int, count: int, closed: bool) -> Floats:
 def noise(
     rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int], reach: float = 1.0
 ) -> Floats:
-    """Smooth noise in about [-reach, reach]: a (cells) grid of uniform values, bicubic.
+    """Return smooth noise in about [-reach, reach]: a (cells) grid of uniform values, bicubic.
 
-    Returns a new (H, W) float32 array of ``shape``.
+    It is a new (H, W) float32 array of ``shape``.
     """
     size = (max(cells[0], 2), max(cells[1], 2))
     coarse = rng.uniform(-reach, reach, size).astype(np.float32)
@@ -187,7 +186,7 @@ def noise(
 
 @lru_cache(maxsize=256)
 def _bicubic(count: int, wanted: int) -> Floats:
-    """(wanted, count) float32: what OpenCV's bicubic enlargement makes of a row of values."""
+    """Return OpenCV's bicubic enlargement of a row as a (wanted, count) float32 matrix."""
     one_by_one = np.eye(count, dtype=np.float32)
     return np.asarray(
         cv2.resize(one_by_one, (count, wanted), interpolation=cv2.INTER_CUBIC), np.float32
@@ -195,9 +194,9 @@ def _bicubic(count: int, wanted: int) -> Floats:
 
 
 def smoothstep(low: float, high: float, value: Floats) -> Floats:
-    """0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``).
+    """Return 0 below ``low``, 1 above ``high``, smooth between (``low`` may exceed ``high``).
 
-    ``value`` is (...); returns a new float32 array of its shape.
+    ``value`` is (...); the result is a new float32 array of its shape.
     """
     t = np.subtract(value, low, dtype=np.float32)
     t *= 1 / (high - low)

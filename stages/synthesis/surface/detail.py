@@ -1,4 +1,4 @@
-"""How much of the head's detail a picture needs: where it lies, and a head with less of it."""
+"""Level of detail: where the head has detail, and simplified heads for small pictures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .head import GUMS, SKIN, TEETH, Head
 _DETAIL = 0.004  # head units squared: triangles of lids, lips and nostrils are smaller
 _NEAR = 0.5  # head units
 _EARS = (6.6, 6.0)  # beyond this x, below this y: too thin to simplify
-# Sides of the cubes in which vertices are drawn together, in pixels.
+# Sides of the cubes in which vertices are merged, in pixels.
 _SKIN_CUBE, _MOUTH_CUBE = 2.4, 1.8
-_PIXELS_PER_UNIT = 0.05  # of a picture one pixel wide
+_PIXELS_PER_UNIT = 0.05  # per pixel of the picture's width
 
 
-def calm_triangles(head: Head) -> NDArray[np.bool_]:
-    """(T,) where skin has no detail: away from lids and lips, and not finely meshed.
+def smooth_triangles(head: Head) -> NDArray[np.bool_]:
+    """Return (T,) which triangles are skin without detail: away from lids and lips, and large.
 
     The kit's triangles are small where there is detail.
     """
@@ -32,15 +32,15 @@ def calm_triangles(head: Head) -> NDArray[np.bool_]:
 
 
 def simplify(head: Head, size_px: int) -> Head:
-    """The same head with fewer triangles, for pictures of ``size_px`` pixels.
+    """Return the head with fewer triangles, for pictures of ``size_px`` pixels.
 
-    Vertices of calm skin, and those of teeth and gums, that lie within a few pixels of one another
-    give way to one of them. It moves as it always did; landmarks stay.
+    Vertices of smooth skin, teeth and gums that are within a few pixels of each other are merged
+    into one of them. It moves like the full head; landmarks are kept.
     """
     pixel = 1 / (_PIXELS_PER_UNIT * size_px)
     count = len(head.kit.neutral)
     free = np.ones(count, bool)
-    free[head.triangles[(head.parts == SKIN) & ~calm_triangles(head)]] = False
+    free[head.triangles[(head.parts == SKIN) & ~smooth_triangles(head)]] = False
     x, y = np.abs(head.kit.neutral[:, 0]), head.kit.neutral[:, 1]
     free &= (x < _EARS[0]) | (y > _EARS[1])
     skin = _vertices(head, count, SKIN)
@@ -68,14 +68,14 @@ def _vertices(head: Head, count: int, part: int) -> NDArray[np.bool_]:
 def _gather(
     head: Head, normals: Floats, members: NDArray[np.int64], side: float
 ) -> NDArray[np.int64]:
-    """For every member (M,) the place in ``members`` of the one that stands for it."""
+    """Return for every member (M,) the index in ``members`` of the vertex that replaces it."""
     points = head.kit.neutral[members]
     facing = normals[members]
     axis = np.abs(facing).argmax(1)
     towards = np.take_along_axis(facing, axis[:, None], 1)[:, 0] > 0
     keys = [*np.floor(points / side).astype(np.int64).T, 2 * axis + towards]
     names = head.kit.expression_names
-    if "jawOpen" in names:  # what the jaw carries stays apart from what it leaves
+    if "jawOpen" in names:  # do not merge vertices that move with the jaw with those that do not
         moved = np.linalg.norm(head.kit.expression[names.index("jawOpen"), members], axis=1)
         keys.append((moved > 0.5 * max(float(moved.max()), 1e-6)).astype(np.int64))
     group = np.unique(np.stack(keys, 1), axis=0, return_inverse=True)[1].reshape(-1)

@@ -1,4 +1,4 @@
-"""Where hair grows and how its strands lie: masks on the atlas; hats and scarves too."""
+"""Masks of hair and beard on the atlas, and their strands; also of hats and scarves."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ....manifests.arrays import Floats
 from ..scene.person import Person, generator
 from .atlas import Atlas, Stencil, noise, smoothstep
 
-CLOTH = ("hat", "scarf")  # styles that take the colour of cloth
+CLOTH = ("hat", "scarf")  # styles made of cloth
 
 
 @dataclass(frozen=True)
 class Growth:
-    """(H, W) float32 in [0, 1]: ``cover`` is what is painted, ``body`` what stands off the skin."""
+    """(H, W) float32 in [0, 1]: ``cover`` is painted, ``body`` is raised off the skin."""
 
     cover: Floats
     body: Floats
 
 
 def strands(atlas: Atlas, person: Person, rng: np.random.Generator) -> Floats:
-    """(H, W) in about [-1, 1]: light and dark strands, bent and curled as the hair is."""
+    """Return (H, W) in about [-1, 1]: light and dark strands, bent and curled like the hair."""
     shape, hair = (atlas.height, atlas.width), person.hair
     straight = noise(rng, shape, (14, shape[1] // 3), 0.6)
     straight += noise(rng, shape, (40, shape[1]), 0.4)
@@ -47,7 +47,7 @@ def strands(atlas: Atlas, person: Person, rng: np.random.Generator) -> Floats:
 
 
 def bristles(atlas: Atlas, person: Person) -> Floats:
-    """(H, W) in about [-1, 1]: the short hairs of a beard."""
+    """Return (H, W) in about [-1, 1]: the short hairs of a beard."""
     shape = (atlas.height, atlas.width)
     rng = generator(12, person.seed)
     fine = noise(rng, shape, (shape[0] // 5, shape[1]), 0.6)
@@ -58,7 +58,7 @@ def bristles(atlas: Atlas, person: Person) -> Floats:
 def beard_mask(
     atlas: Atlas, person: Person, rng: np.random.Generator, lips: Stencil
 ) -> Floats | None:
-    """Where facial hair grows, (H, W) in [0, 1]; None on a bare face."""
+    """Return the mask of facial hair, (H, W) in [0, 1]; None without any."""
     style = person.beard.style
     side, y = np.abs(atlas.degrees), atlas.y
     if style == "none":
@@ -74,7 +74,7 @@ def beard_mask(
     chin = smoothstep(9 + 5 * rng.random(), 7, side + 4 * wobble) * smoothstep(
         -4.5, -5.2, y + wobble
     )
-    # The cheek line climbs from the corners of the mouth to the sideburns.
+    # The cheek line rises from the corners of the mouth to the sideburns.
     knots = np.array([0, 12, 18, 30, 45, 58, 66, 74, 90], np.float32)
     heights = np.array([-4.6, -3.6, -2.4, -2.6, -2.2, -0.6, 2.0, 3.0, -3.0], np.float32)
     line = np.interp(side, knots, heights + rng.uniform(-0.6, 0.6)).astype(np.float32)
@@ -96,7 +96,7 @@ def beard_mask(
 def hair_growth(
     atlas: Atlas, person: Person, rng: np.random.Generator, strand: Floats
 ) -> Growth | None:
-    """Where hair, a hat or a scarf covers the head; None on a bald head.
+    """Return where hair, a hat or a scarf covers the head; None on a bald head.
 
     ``strand``: (H, W) in about [-1, 1], see ``strands``.
     """
@@ -110,7 +110,7 @@ def hair_growth(
         edge = y + tilt - min(hair.hairline - 1.2, 9.2)
         mask = np.broadcast_to(smoothstep(-0.08, 0.08, edge), shape)
         return Growth(mask, mask)
-    if hair.style == "scarf":  # leaves an oval of the face free
+    if hair.style == "scarf":  # an oval opening for the face
         oval = (side / rng.uniform(52, 66)) ** 2 + ((y - 0.6) / rng.uniform(7.9, 8.6)) ** 2
         oval = oval + noise(rng, shape, (6, 8), 0.03)
         return Growth(smoothstep(0.98, 1.03, oval), smoothstep(0.98, 1.15, oval))
@@ -135,14 +135,14 @@ def hair_growth(
 
 
 def _hairline(atlas: Atlas, person: Person, rng: np.random.Generator) -> Floats:
-    """(1, W): the height at which hair begins at every angle."""
+    """Return (1, W): the height of the hairline at every angle."""
     hair = person.hair
     side = np.abs(atlas.degrees)
     top = hair.hairline
     low = hair.style in ("bob", "long")
     ears = 4.6 if low else 2.2 + 1.5 * rng.random()
     knots = np.array([0, 14, 28, hair.temple, hair.temple + 8, 72, 80, 100, 110], np.float32)
-    dent = rng.uniform(0, 1.2)  # bays on both sides of the forehead
+    dent = rng.uniform(0, 1.2)  # receding corners of the forehead
     burn = rng.uniform(-1.0, 3.0)
     behind = -2.0 if hair.style == "short" else -6.0
     temples = [top, top - 0.1 + 0.3 * dent, top - 0.4 + dent, top - 1.6]

@@ -1,4 +1,4 @@
-"""Geometry that a head does not have: long hair and brims of hats, as open sheets of triangles."""
+"""Extra geometry: long hair and hat brims, as open sheets of triangles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .head import BRIM, HAIR
 
 @dataclass(frozen=True)
 class Sheet:
-    """Extra triangles, both faces of each.
+    """Extra triangles, both sides of each.
 
     Attributes:
         vertices: (N, 3) float32 head coordinates.
@@ -31,7 +31,7 @@ class Sheet:
 
 
 def extra_sheet(person: Person) -> Sheet | None:
-    """The sheet a person's hair style needs, if any."""
+    """Return the sheet of a person's hair style, if it needs one."""
     rng = generator(5, person.seed)
     if person.hair.style in ("bob", "long"):
         return _curtain(rng, person.hair.style == "long")
@@ -41,7 +41,7 @@ def extra_sheet(person: Person) -> Sheet | None:
 
 
 def _curtain(rng: np.random.Generator, long: bool) -> Sheet:
-    """A sheet that hangs from the crown around the back of the head, open in front of the face."""
+    """Return a sheet that hangs from the crown around the back of the head, open at the face."""
     rows, columns = 36, 96
     opening = np.deg2rad(rng.uniform(48, 76))
     angle = np.linspace(opening, 2 * np.pi - opening, columns, dtype=np.float32)[None]
@@ -53,7 +53,7 @@ def _curtain(rng: np.random.Generator, long: bool) -> Sheet:
     flare = rng.uniform(-0.15, 0.2) * (t - 0.4).clip(0)
     wave = 0.35 * noise(rng, (rows, columns), (6, 10)) + 0.12 * noise(rng, (rows, columns), (4, 60))
     radius = full * crown * (1 + flare) + wave
-    # Towards the opening the sheet falls in, close to the cheeks.
+    # Near the opening, the sheet is closer to the cheeks.
     near = np.exp(-(((np.minimum(angle - opening, 2 * np.pi - opening - angle)) / 0.35) ** 2))
     radius = radius - near * rng.uniform(0.2, 1.0)
     drop = y + 0.6 * noise(rng, (rows, columns), (2, 40)) * t
@@ -76,7 +76,7 @@ def _curtain(rng: np.random.Generator, long: bool) -> Sheet:
 
 
 def _brim(rng: np.random.Generator, height: float) -> Sheet:
-    """A visor or an all-round brim."""
+    """Return a visor or an all-round brim."""
     rows, columns = 6, 48
     reach = np.pi if rng.random() < 0.3 else np.deg2rad(rng.uniform(45, 70))
     angle = np.linspace(-reach, reach, columns, dtype=np.float32)[None]
@@ -96,7 +96,7 @@ def _brim(rng: np.random.Generator, height: float) -> Sheet:
 
 
 def _grid(rows: int, columns: int) -> NDArray[np.int32]:
-    """Two triangles a cell, and the same again seen from the other side."""
+    """Return two triangles per cell, and the same for the other side."""
     corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)[None]).reshape(-1)
     upper = np.stack([corner, corner + columns, corner + 1], 1)
     lower = np.stack([corner + 1, corner + columns, corner + columns + 1], 1)

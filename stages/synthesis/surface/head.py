@@ -1,4 +1,4 @@
-"""The face kit prepared for rendering: what never changes from picture to picture."""
+"""The face kit prepared for rendering: everything that is the same in all pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ....manifests.arrays import Floats, Int32s
 from ..facekit import FaceKit
 from .atlas import Atlas
 
-# What a visible triangle is made of.
+# Materials of visible triangles.
 SKIN, EYE, TEETH, GUMS, HAIR, BRIM = range(6)
 _PART_OF = {
     "M_Face": SKIN,
@@ -25,7 +25,7 @@ _PART_OF = {
 _LIP_GAP_TOP, _LIP_GAP_BOTTOM = 62, 66  # inner lips, iBUG numbering
 
 
-@dataclass(frozen=True, eq=False)  # a head is itself alone, and the key of what it is painted with
+@dataclass(frozen=True, eq=False)  # compared by identity: heads are cache keys
 class Head:
     """Static geometry.
 
@@ -33,11 +33,11 @@ class Head:
         kit: the face kit.
         triangles: (T, 3) int32, those that can ever face the camera.
         parts: (T,) uint8, SKIN, EYE, TEETH or GUMS.
-        canonical: (V,) vertices at the same place share a number, so that normals cross seams.
-        texels: (V, 2) float32 place on the atlas.
+        canonical: (V,) vertices at the same position share a number, for normals across seams.
+        texels: (V, 2) float32 position on the atlas.
         eye: (V, 2) float32 offset from the optical axis at rest, head units (0 elsewhere).
         lids: (V, 2) float32 in [0, 1], closeness to the upper and lower lid margin.
-        scalp: (V,) bool, skin that hair may lift (no ears, no eyelids, no inner mouth).
+        scalp: (V,) bool, skin that hair may lift (no ears, eyelids or inner mouth).
     """
 
     kit: FaceKit
@@ -51,33 +51,33 @@ class Head:
     scalp: NDArray[np.bool_]
 
     def shape(self, identity: Floats) -> Floats:
-        """(V, 3) vertices of a person (I,) who does not move."""
+        """Return (V, 3) vertices of a person (I,) without expression."""
         modes = self.kit.identity.reshape(len(identity), -1)
         moved = identity.astype(np.float32) @ modes
         return self.kit.neutral + moved.reshape(-1, 3)
 
     def movement(self, amounts: Floats) -> Floats:
-        """(V, 3) displacement for amounts (E,) of every expression shape."""
+        """Return (V, 3) displacement for amounts (E,) of every expression shape."""
         shapes = self.kit.expression.reshape(len(amounts), -1)
         return (np.asarray(amounts, np.float32) @ shapes).reshape(-1, 3)
 
     @cached_property
     def _landmark_shapes(self) -> Floats:
-        """(E, 204) float32: what every expression shape does to the landmarks."""
+        """Return (E, 204) float32: each expression shape's displacement of the landmarks."""
         shapes = self.kit.expression[:, self.kit.landmarks68]
         return np.ascontiguousarray(shapes, np.float32).reshape(len(shapes), -1)
 
     def landmark_movement(self, amounts: Floats) -> Floats:
-        """(68, 3) displacement of the landmarks for amounts (E,) of every expression shape."""
+        """Return (68, 3) displacement of the landmarks for amounts (E,) of all shapes."""
         return (np.asarray(amounts, np.float32) @ self._landmark_shapes).reshape(-1, 3)
 
     def lip_gap(self, coefficients: Floats) -> float:
-        """How much wider than at rest coefficients (E,) part the mean head's lips, head units."""
+        """Return the mean head's lip gap for coefficients (E,), minus that at rest, head units."""
         moved = self.landmark_movement(coefficients)
         return float(max(0.0, moved[_LIP_GAP_TOP, 1] - moved[_LIP_GAP_BOTTOM, 1]))
 
     def normals(self, vertices: Floats) -> Floats:
-        """(V, 3) float32 unit vertex normals of the head with its vertices (V, 3) elsewhere."""
+        """Return (V, 3) float32 unit vertex normals of the head with moved vertices (V, 3)."""
         around = self._around
         planes = np.ascontiguousarray(vertices.T, np.float32)
         corners = [planes.take(corner, 1) for corner in around.corners]
@@ -101,13 +101,13 @@ class Head:
 
 @dataclass(frozen=True)
 class _Around:
-    """The triangles around every vertex, one vertex after the other.
+    """The triangles around every vertex, listed vertex by vertex.
 
     Attributes:
         corners: (3, T) the vertices of every triangle.
-        vertices: (N,) the vertices that have any; of those at one place, the one that counts.
+        vertices: (N,) the canonical vertices that have triangles.
         triangles: (3 T,) numbers of triangles.
-        first: (N,) where in ``triangles`` those of a vertex begin.
+        first: (N,) index in ``triangles`` of each vertex's first one.
     """
 
     corners: NDArray[np.int64]
@@ -117,15 +117,15 @@ class _Around:
 
 
 def prepare_head(kit: FaceKit, atlas: Atlas) -> Head:
-    """Work out everything that does not change."""
+    """Compute everything that is the same in all pictures."""
     part = np.array([_PART_OF.get(name, 255) for name in kit.materials], np.uint8)
     parts = part[kit.triangle_material]
     middle = kit.neutral[kit.triangles].mean(1)
     edges = kit.neutral[kit.triangles]
     facing = _cross((edges[:, 1] - edges[:, 0]).T, (edges[:, 2] - edges[:, 0]).T)
     away = facing[2] < -0.6 * np.linalg.norm(facing, axis=0)
-    # The iris mesh lies inside the eyeball mesh, on which we paint the iris; the eyeball's back and
-    # the back of the head never show at the poses we render.
+    # The iris mesh is inside the eyeball mesh, on which we paint the iris; the backs of eyeballs
+    # and head never show at the poses we render.
     hidden = (parts == EYE) & (middle[:, 2] < 8.4) | (parts == SKIN) & away & (middle[:, 2] < 2)
     kept = (parts != 255) & ~hidden
     triangles, parts = kit.triangles[kept], parts[kept]
@@ -150,7 +150,7 @@ def prepare_head(kit: FaceKit, atlas: Atlas) -> Head:
 
 
 def _eye_offsets(kit: FaceKit, triangles: Int32s) -> Floats:
-    """Offset from the optical axis, in the eyeball's own frame at rest."""
+    """Return the offset from the optical axis, in the eyeball's own frame at rest."""
     offsets = np.zeros((len(kit.neutral), 2), np.float32)
     vertices = np.unique(triangles)
     for side in (-1, 1):
@@ -162,7 +162,7 @@ def _eye_offsets(kit: FaceKit, triangles: Int32s) -> Floats:
 
 
 def _lid_margins(kit: FaceKit, triangles: Int32s) -> Floats:
-    """How close skin is to the rim of the eye opening, above and below its corners."""
+    """Return how close skin is to the rim of the eye opening, above and below its corners."""
     closeness = np.zeros((len(kit.neutral), 2), np.float32)
     edges = np.sort(
         np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1
@@ -190,7 +190,7 @@ def _lid_margins(kit: FaceKit, triangles: Int32s) -> Floats:
 
 
 def _cross(a: Floats, b: Floats) -> Floats:
-    """Cross product of vectors (3, N); several times faster than numpy's general one."""
+    """Return the cross product of vectors (3, N), several times faster than numpy's."""
     return np.stack(
         [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
     )

@@ -1,7 +1,7 @@
-"""Lays a photograph on the head: pose and shape from 68 points, then its pixels onto the atlas.
+"""Projects a photograph on the head: fits pose and shape to 68 points, then fills the atlas.
 
-What is kept of the photograph is its detail, as a factor about 1 on the colour of skin: pores,
-brows, stubble, folds. Light and colour are divided out, so any skin can wear it.
+Only the photograph's detail is kept, as a factor about 1 on the colour of skin: pores, brows,
+stubble, folds. Light and colour are divided out, so it fits any skin colour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ....manifests.arrays import Floats, Pixels
 from .atlas import Atlas, polygon, smoothstep
 from .head import SKIN, Head
 
-MODES = 14  # identity modes that 68 points can tell
+MODES = 14  # identity modes that 68 points can determine
 _NOISE = 0.035  # of the points, in inter-ocular distances
 _ROUNDS = 4
 _CONTOUR = 0.25  # weight of the jaw's points, which slide along it as the head turns
@@ -28,16 +28,15 @@ _INNER_LIPS = slice(60, 68)
 
 @dataclass(frozen=True)
 class Fit:
-    """A head in the place of a photographed one.
+    """The head fitted to a photographed one.
 
     Attributes:
-        identity: (I,) float32 coefficients of the kit's modes, those beyond ``MODES`` 0.
-        frame: (3, 3) float32 head axes to image right, image up, towards the camera; rows of a
-            rotation.
-        scale: pixels a head unit.
+        identity: (I,) float32 coefficients of the kit's modes, 0 beyond ``MODES``.
+        frame: (3, 3) float32 rotation from head axes to image right, image up, towards the camera.
+        scale: pixels per head unit.
         shift: (2,) float32 pixels of the head's origin.
-        error: root mean square of what is left, in inter-ocular distances.
-        yaw_deg: how far the head is turned.
+        error: root mean square error of the points, in inter-ocular distances.
+        yaw_deg: the head's yaw.
     """
 
     identity: Floats
@@ -47,14 +46,14 @@ class Fit:
     error: float
     yaw_deg: float
 
-    def pixels(self, points: Floats) -> Floats:
+    def project(self, points: Floats) -> Floats:
         """Head coordinates (N, 3) → pixels (N, 2), y down."""
         flat = self.scale * (points @ self.frame[:2].T)
         return (flat * np.array([1, -1], np.float32) + self.shift).astype(np.float32)
 
 
 def fit_head(head: Head, landmarks: Floats, amounts: Floats) -> Fit:
-    """Pose, scale and a few identity modes by alternating least squares, the modes regularised.
+    """Fit pose, scale and a few regularized identity modes by alternating least squares.
 
     Args:
         head: the mean head and its modes.
@@ -94,7 +93,7 @@ def fit_head(head: Head, landmarks: Floats, amounts: Floats) -> Fit:
 
 
 def _pose(points: Floats, seen: Floats, weight: Floats) -> tuple[Floats, float, Floats]:
-    """Scaled orthographic pose: the affine camera of least squares, made a rotation and a scale."""
+    """Return the scaled orthographic pose: the least-squares affine camera, orthogonalized."""
     centre = (points * weight[:, None]).sum(0) / weight.sum()
     middle = (seen * weight[:, None]).sum(0) / weight.sum()
     heavy = np.sqrt(weight)[:, None]
@@ -106,8 +105,8 @@ def _pose(points: Floats, seen: Floats, weight: Floats) -> tuple[Floats, float, 
     return rotation, scale, middle - scale * rows @ centre
 
 
-class Unwrapped:
-    """Which triangle of the skin lies on every texel of an atlas; slow to make, made once."""
+class TexelMap:
+    """The triangle of the skin at every texel of an atlas; slow to compute, so computed once."""
 
     def __init__(self, head: Head) -> None:
         self.head = head
@@ -117,19 +116,19 @@ class Unwrapped:
         self._shape = (atlas.height, atlas.width)
         self._window = _window(atlas) * _openings(head)
 
-    def spread(self, values: Floats) -> Floats:
-        """Per-vertex values (V, C) → (H, W, C) float32 over the atlas, 0 where no skin is."""
+    def to_atlas(self, values: Floats) -> Floats:
+        """Interpolate vertex values (V, C) over the atlas, (H, W, C) float32; 0 off the skin."""
         result = np.zeros((self._shape[0] * self._shape[1], values.shape[1]), np.float32)
         result[self._texel] = (values[self._corners] * self._weights[..., None]).sum(1)
         return result.reshape(*self._shape, -1)
 
-    def detail(self, photo_rgb_u8: Pixels, fit: Fit, amounts: Floats) -> Detail:
-        """Lay a photograph (S, S, 3) on the atlas; black borders do not count."""
+    def extract_detail(self, photo_rgb_u8: Pixels, fit: Fit, amounts: Floats) -> Detail:
+        """Project a photograph (S, S, 3) on the atlas; black borders do not count."""
         head, atlas = self.head, self.head.atlas
         vertices = head.shape(fit.identity) + head.movement(amounts)
         facing = head.normals(vertices) @ fit.frame[2]
-        flat = np.concatenate([fit.pixels(vertices) - 0.5, facing[:, None]], 1)
-        placed = self.spread(flat.astype(np.float32))
+        flat = np.concatenate([fit.project(vertices) - 0.5, facing[:, None]], 1)
+        placed = self.to_atlas(flat.astype(np.float32))
         photo = np.power(photo_rgb_u8.astype(np.float32) / 255, 2.2)
         colour = _look_up(photo, placed[..., :2])
         shown = _look_up(_inside(photo_rgb_u8), placed[..., :2])
@@ -139,12 +138,12 @@ class Unwrapped:
 
 @dataclass(frozen=True)
 class Detail:
-    """What a photograph leaves on the atlas.
+    """The detail of a photograph on the atlas.
 
     Attributes:
         factor: (H, W, 3) float32, about 1, on the colour of skin.
         weight: (H, W) float32 in [0, 1], where the photograph shows it.
-        tone: (3,) float32 linear RGB, the middle colour of what shows.
+        tone: (3,) float32 linear RGB, the median colour of what shows.
     """
 
     factor: Floats
@@ -153,7 +152,7 @@ class Detail:
 
 
 def _divide_light(atlas: Atlas, colour: Floats, weight: Floats) -> Detail:
-    """Take low frequencies out, drop what is no skin, fill from the mirrored side."""
+    """Remove low frequencies, drop what is not skin, fill gaps from the mirrored side."""
     bright = colour @ _BRIGHTNESS
     sure = weight > 0.5
     middle = float(np.median(bright[sure])) if sure.any() else 0.2
@@ -168,10 +167,10 @@ def _divide_light(atlas: Atlas, colour: Floats, weight: Floats) -> Detail:
     light = stack[..., :3] / np.maximum(stack[..., 3:], 1e-3)
     floor = 0.04 * middle + 1e-3
     factor = ((colour + floor) / (light + floor)).clip(0.25, 1.8)
-    # Lamps of several colours leave coloured shine: half of the colour is enough.
+    # Lamps of several colours leave coloured highlights: keep half of the colour.
     even = (factor @ _BRIGHTNESS)[..., None]
     factor = even + 0.5 * (factor - even)
-    # Hair, scarves and the background are lit otherwise than skin over wide areas.
+    # Hair, scarves and the background differ from skin in brightness over wide areas.
     lit = light @ _BRIGHTNESS / max(middle, 1e-3)
     weight = weight * smoothstep(0.2, 0.4, lit) * smoothstep(3.5, 2.5, lit)
     weight = weight * smoothstep(0.02, 0.12, stack[..., 3].astype(np.float32))
@@ -185,7 +184,7 @@ def _divide_light(atlas: Atlas, colour: Floats, weight: Floats) -> Detail:
 
 
 def mouth_is_open(landmarks: Floats) -> bool:
-    """Whether teeth may show between the lips of (68, 2) points."""
+    """Return whether teeth may show between the lips of (68, 2) points."""
     inner = landmarks[_INNER_LIPS]
     wide = np.linalg.norm(landmarks[54] - landmarks[48])
     gap = np.linalg.norm(inner[[1, 2, 3]] - inner[[7, 6, 5]], axis=1).mean()
@@ -193,18 +192,18 @@ def mouth_is_open(landmarks: Floats) -> bool:
 
 
 def _look_up(picture: Floats, places: Floats) -> Floats:
-    looked = cv2.remap(
+    sampled = cv2.remap(
         picture,
         places.astype(np.float32),
         np.empty(0, np.float32),
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
     )
-    return np.asarray(looked, np.float32)
+    return np.asarray(sampled, np.float32)
 
 
 def _inside(photo_rgb_u8: Pixels) -> Floats:
-    """(S, S) 1 within the photograph, 0 on the black that an aligned crop adds around it."""
+    """Return (S, S): 1 within the photograph, 0 on the black border of an aligned crop."""
     dark = (photo_rgb_u8.max(2) < 10).astype(np.uint8)
     framed = cv2.copyMakeBorder(dark, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
     mask = np.zeros((framed.shape[0] + 2, framed.shape[1] + 2), np.uint8)
@@ -215,13 +214,13 @@ def _inside(photo_rgb_u8: Pixels) -> Floats:
 
 
 def _window(atlas: Atlas) -> Floats:
-    """(H, W) 1 on the face, fading to 0 before ears, hair and neck."""
+    """Return (H, W): 1 on the face, fading to 0 before ears, hair and neck."""
     across = smoothstep(64, 50, np.abs(atlas.degrees))
     return across * smoothstep(-8.4, -7.4, atlas.y) * smoothstep(9.4, 8.2, atlas.y)
 
 
 def _openings(head: Head) -> Floats:
-    """(H, W) 0 on lids and lips, which a photograph never shows in the right place; else 1."""
+    """Return (H, W): 0 on eyes and lids, which never fit a photograph exactly; else 1."""
     atlas = head.atlas
     mask = atlas.blank()
     points = head.kit.neutral[head.kit.landmarks68]
@@ -233,7 +232,7 @@ def _openings(head: Head) -> Floats:
 
 
 def _unwrap(head: Head) -> tuple[NDArray[np.int64], NDArray[np.int32], Floats]:
-    """Texel numbers (M,), corners (M, 3) and weights (M, 3) of the outermost triangle there."""
+    """Return texels (M,), corners (M, 3) and weights (M, 3) of the outermost triangle at each."""
     atlas = head.atlas
     owner = np.full((atlas.height, atlas.width), -1, np.int64)
     height = np.full((atlas.height, atlas.width), -np.inf, np.float32)

@@ -1,4 +1,4 @@
-"""Paints a person's surface on the atlas: skin, lids, lips, brows, beard and hair, laid in turn."""
+"""Paints a person on the atlas: skin, lips, lids, beard, brows and hair, in this order."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Paint:
 
     Attributes:
         albedo: (3, H, W) float32 linear RGB in [0, 1].
-        relief: (H, W) float32 head units, the strands of hair.
-        lift: (H, W) float32, head units by which hair and beard stand off the skin.
+        relief: (H, W) float32 head units, fine height differences such as strands of hair.
+        lift: (H, W) float32 head units, thickness of hair and beard.
         gloss: (H, W) float32 in [0, 1].
     """
 
@@ -90,7 +90,7 @@ def paint_person(head: Head, person: Person) -> Paint:
 
 
 def slopes(atlas: Atlas, relief: Floats) -> tuple[Floats, Floats]:
-    """Gradient, twice (H, W), of a relief (head units) along the angle and upwards; no unit."""
+    """Return the gradients, (H, W) each, of a relief along the angle and upwards; no unit."""
     right, up = atlas.slope_scale
     across = cv2.Sobel(relief, cv2.CV_32F, 1, 0, ksize=3, scale=right)
     upwards = cv2.Sobel(relief, cv2.CV_32F, 0, 1, ksize=3, scale=-up)
@@ -104,7 +104,7 @@ def _blend(
     texture: Floats | None = None,
     window: Window = EVERYWHERE,
 ) -> None:
-    """Lay a colour, textured by about [-1, 1] if given, over a window of (3, H, W), in place."""
+    """Blend a colour over a window of (3, H, W), in place; ``texture``: in about [-1, 1]."""
     strength = None if texture is None else (1 + texture).clip(0.2, 2)
     for whole, value in zip(albedo, colour, strict=True):
         channel = whole[window]
@@ -117,7 +117,7 @@ def _blend(
 
 @lru_cache(maxsize=4)
 def _lips(head: Head) -> Stencil:
-    """Soft mask of the lips."""
+    """Return a soft mask of the lips."""
     outline = head.texels[head.kit.landmarks68[_OUTER_LIPS]]
     mask = head.atlas.blank()
     polygon(mask, spline(outline, 48, closed=True))
@@ -126,7 +126,7 @@ def _lips(head: Head) -> Stencil:
 
 
 def _paint_lips(lips: Stencil, person: Person, albedo: Floats, relief: Floats) -> None:
-    """The colour of lips, and their pleats."""
+    """Paint the colour of the lips, and their pleats."""
     _blend(albedo, lips.mask * (person.lip_strength * 0.9), person.lip, window=lips.window)
     if person.marks.pores > 0:
         rng, shape = generator(13, person.seed), (relief.shape[0], relief.shape[1])
@@ -136,7 +136,7 @@ def _paint_lips(lips: Stencil, person: Person, albedo: Floats, relief: Floats) -
 
 
 def _brow_mask(head: Head, person: Person, rng: np.random.Generator) -> Stencil | None:
-    """Brows as many short hairs over a soft ground; None where there are none."""
+    """Return the mask of brows, many short hairs over a soft ground; None without brows."""
     atlas, brows = head.atlas, person.brows
     ground, hairs = atlas.blank(), atlas.blank()
     if brows.density < 0.05:
@@ -188,7 +188,10 @@ def _single_hairs(
     band: tuple[Floats, Floats],
     texel: float,
 ) -> None:
-    """Thin hairs of uneven darkness along a brow: its middle line (K, 2) and half height (K, 2)."""
+    """Draw thin hairs of varying darkness along a brow.
+
+    ``band``: its centre line (K, 2) and half height (K, 2).
+    """
     rng = generator(11, person.seed, 1 + side)
     centre, up = band
     last = len(centre) - 1

@@ -1,6 +1,6 @@
-"""Skin: its colour and what it bears, the lids, make-up, and the masses that lie under it.
+"""Skin: its colour and marks, the lids, make-up, and the bone and flesh under it.
 
-Everything is laid on planar albedo (3, H, W) linear RGB and relief (H, W) head units, in place.
+Everything is painted on planar albedo (3, H, W) linear RGB and relief (H, W) head units, in place.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..scene.person import Person, generator
 from .atlas import EVERYWHERE, Atlas, Stencil, Window, noise, polygon, smoothstep, spline, stroke
 from .head import Head
 
-# Atlases (and heads) in use at once whose masks are kept: a set has two.
+# Number of atlases (and heads) whose masks are cached; a set uses two.
 _ATLASES = 4
 
-# Corner, lid, lid, corner of each eye (iBUG numbering), and how far the crease lies above them.
+# Corner, lid, lid, corner of each eye (iBUG numbering); _CREASE: height of the crease above them.
 _UPPER_LIDS = ((36, 37, 38, 39), (42, 43, 44, 45))
-# How much light a spot leaves, by how darkly it is drawn.
+# The brightness of a spot, by how darkly it is drawn.
 _BARE = (1 - np.arange(256) / 400).astype(np.float32)
 _CREASE = np.array([0.22, 0.55, 0.55, 0.22], np.float32)
 
@@ -42,7 +42,7 @@ class Lids:
 
 
 def paint_skin(rng: np.random.Generator, person: Person, shape: tuple[int, int]) -> Floats:
-    """Base colour, blotches, redder places, spots: (3, H, W) linear RGB, planar for speed."""
+    """Return base colour, blotches, redness, spots: (3, H, W) linear RGB, planar for speed."""
     level = noise(rng, shape, (5, 7), 0.6 * person.blotch)
     level += noise(rng, shape, (24, 32), 0.4 * person.blotch)
     level += noise(rng, shape, (shape[0] // 2, shape[1] // 2), 0.03)
@@ -67,7 +67,7 @@ def paint_skin(rng: np.random.Generator, person: Person, shape: tuple[int, int])
 def spot(
     atlas: Atlas, x: float, y: float, wide: float, high: float, window: Window = EVERYWHERE
 ) -> Floats:
-    """(h, w) on a window: a soft spot on both sides.
+    """Return a soft spot on both sides, (h, w) on a window.
 
     ``x`` and ``wide`` in degrees, ``y`` and ``high`` in head units.
     """
@@ -77,7 +77,7 @@ def spot(
 
 @lru_cache(maxsize=_ATLASES)
 def _red_places(atlas: Atlas) -> Stencil:
-    """Where skin is redder: nose, chin, cheeks, forehead."""
+    """Return where skin is redder: nose, chin, cheeks, forehead."""
     window = atlas.window(75, -8.6, 10.1)
     places = spot(atlas, 0, 0.3, 9, 1.0, window) + spot(atlas, 0, -5.8, 12, 0.9, window)
     places += spot(atlas, 32, 0.2, 14, 1.7, window) + 0.6 * spot(atlas, 0, 6.5, 22, 1.2, window)
@@ -86,7 +86,7 @@ def _red_places(atlas: Atlas) -> Stencil:
 
 @lru_cache(maxsize=_ATLASES)
 def _sockets(atlas: Atlas) -> Stencil:
-    """The hollows around the eyes and the bags below them."""
+    """Return the hollows around the eyes and the bags below them."""
     window = atlas.window(53, -0.1, 7.5)
     places = 0.5 * spot(atlas, 19, 3.7, 11, 1.25, window)
     places += 0.35 * spot(atlas, 10, 3.9, 5, 1.1, window)
@@ -96,13 +96,13 @@ def _sockets(atlas: Atlas) -> Stencil:
 
 @lru_cache(maxsize=_ATLASES)
 def _blushing(atlas: Atlas) -> Stencil:
-    """Where blush is laid on."""
+    """Return where blush goes."""
     window = atlas.window(73, -4.4, 4.8)
     return Stencil(window, spot(atlas, 33, 0.2, 13, 1.5, window))
 
 
 def mark_skin(head: Head, person: Person, albedo: Floats, relief: Floats) -> None:
-    """Pores, redness, freckles, moles, spots of age, the shadow of a beard, in place.
+    """Paint pores, redness, freckles, moles, age spots, the shadow of a beard, in place.
 
     ``albedo``: (3, H, W) float32 linear RGB; ``relief``: (H, W) float32 head units.
     """
@@ -135,7 +135,7 @@ def mark_skin(head: Head, person: Person, albedo: Floats, relief: Floats) -> Non
 
 
 def _mottle(rng: np.random.Generator, person: Person, albedo: Floats, relief: Floats) -> None:
-    """Pores, and a colour that is uneven at their size."""
+    """Paint pores, and colour variation at their scale."""
     pores, shape = person.marks.pores, (relief.shape[0], relief.shape[1])
     grain = rng.standard_normal(shape, np.float32)
     strength = pores * (0.03 + 0.6 * person.blotch)
@@ -150,7 +150,7 @@ def _mottle(rng: np.random.Generator, person: Person, albedo: Floats, relief: Fl
 
 
 def _shave(rng: np.random.Generator, atlas: Atlas, strength: float, albedo: Floats) -> None:
-    """The shadow of a shaven beard."""
+    """Paint the shadow of a shaved beard."""
     shape = (atlas.height, atlas.width)
     window = atlas.window(85, -9.6, 4.6)
     side, y = np.abs(atlas.degrees[:, window[1]]), atlas.y[window[0]]
@@ -166,7 +166,7 @@ def _shave(rng: np.random.Generator, atlas: Atlas, strength: float, albedo: Floa
 
 
 def _darken(albedo: Floats, window: Window, mask: Floats, shares: Colour) -> None:
-    """Take away a share of each channel where the mask (h, w) on a window is 1."""
+    """Reduce each channel by its share where the mask (h, w) on a window is 1."""
     for channel, share in zip(albedo, shares, strict=True):
         left = mask * -share
         left += 1
@@ -181,7 +181,7 @@ def _dots(
     heights: tuple[float, float],
     radii: tuple[int, int],
 ) -> Stencil:
-    """Dots spread normally (mean, deviation) over angle and height."""
+    """Return random dots, normally distributed (mean, deviation) over angle and height."""
     mask = atlas.blank()
     where = atlas.at(rng.normal(*degrees, count), rng.normal(*heights, count))
     sizes = rng.integers(radii[0], radii[1] + 1, (count, 2))
@@ -194,7 +194,7 @@ def _dots(
 
 
 def paint_sockets(atlas: Atlas, person: Person, albedo: Floats) -> None:
-    """Darker hollows around the eyes and bags below them, in place.
+    """Darken the hollows around the eyes and the bags below them, in place.
 
     ``albedo``: (3, H, W) float32 linear RGB.
     """
@@ -204,7 +204,7 @@ def paint_sockets(atlas: Atlas, person: Person, albedo: Floats) -> None:
 
 @lru_cache(maxsize=_ATLASES)
 def find_lids(head: Head) -> Lids:
-    """Where the upper lids are on the atlas."""
+    """Return the masks of the upper lids on the atlas."""
     atlas = head.atlas
     fold, below, rim = atlas.blank(), atlas.blank(), atlas.blank()
     for lid in _UPPER_LIDS:
@@ -226,7 +226,7 @@ def find_lids(head: Head) -> Lids:
 
 
 def paint_lids(head: Head, person: Person, albedo: Floats, relief: Floats) -> None:
-    """The lid's crease and shade, eye shadow, liner and blush, in place.
+    """Paint the lid's crease and shade, eye shadow, liner and blush, in place.
 
     ``albedo``: (3, H, W) float32 linear RGB; ``relief``: (H, W) float32 head units.
     """
@@ -245,8 +245,8 @@ def paint_lids(head: Head, person: Person, albedo: Floats, relief: Floats) -> No
 
 
 @lru_cache(maxsize=_ATLASES)
-def _mass_places(head: Head) -> Floats:
-    """(V, 3) float32: how much ridge, jowls and cheeks move every vertex."""
+def _tissue_maps(head: Head) -> Floats:
+    """Return (V, 3) float32: how much ridge, jowls and cheeks move every vertex."""
     atlas = head.atlas
     brow = spot(atlas, 17, 5.35, 13, 0.6) + 0.6 * spot(atlas, 0, 5.3, 7, 0.6)
     jowls = spot(atlas, 31, -4.8, 14, 1.6) + 0.6 * spot(atlas, 0, -7.9, 30, 0.9)
@@ -254,7 +254,7 @@ def _mass_places(head: Head) -> Floats:
     return atlas.sample(np.stack([brow, jowls, cheeks], -1), head.texels) * head.scalp[:, None]
 
 
-def masses(head: Head, person: Person) -> Floats:
-    """(V, 1) float32 head units by which bone and flesh stand out from the head's shape."""
+def tissue_offsets(head: Head, person: Person) -> Floats:
+    """Return (V, 1) float32 head units: how far bone and flesh raise the skin along its normal."""
     build = person.build
-    return _mass_places(head) @ np.array([[build.ridge], [build.jowls], [build.cheeks]], np.float32)
+    return _tissue_maps(head) @ np.array([[build.ridge], [build.jowls], [build.cheeks]], np.float32)

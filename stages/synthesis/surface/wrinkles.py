@@ -1,9 +1,9 @@
-"""Furrows that an expression folds into skin, as a relief on the atlas.
+"""Furrows of expressions, as a relief on the atlas.
 
-Where they lie follows the anatomy of the action units: frontalis (1, 2) crosses the forehead,
-corrugator (4) stands between the brows, orbicularis (6) fans out from the eye corners, nasalis (9)
-crosses the bridge of the nose, the smile (12) and the raised lip (9, 10) deepen the fold from nose
-to mouth, frowning lips (15) go on below it, mentalis (17) dimples the chin.
+They follow the anatomy of the action units: frontalis (1, 2) across the forehead, corrugator (4)
+between the brows, orbicularis (6) in a fan from the eye corners, nasalis (9) across the bridge of
+the nose; the smile (12) and the raised lip (9, 10) deepen the fold from nose to mouth, frowning
+lips (15) continue it downwards, mentalis (17) dimples the chin.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .atlas import Atlas, smoothstep, spline, stroke
 from .head import Head
 
 _DEEPEST = 0.09  # head units (about cm)
-_BOTH_SIDES = 1.0  # degrees about the middle that belong to both sides
+_BOTH_SIDES = 1.0  # degrees around the middle that belong to both sides
 #: Groups of furrows, in the order of every array about them.
 FURROWS = ("forehead", "glabella", "crow", "bridge", "fold", "marionette", "chin", "bag")
 
 
 def furrow_window(atlas: Atlas) -> tuple[slice, slice]:
-    """Rows and columns of the atlas outside which no furrow lies."""
+    """Return the rows and columns of the atlas that contain all furrows."""
     return atlas.window(47.0, -7.6, 10.6)
 
 
 def wrinkle_layers(head: Head, person: Person) -> Floats:
-    """(K, h, w) float32 head units: every group of furrows, folded fully on both sides.
+    """Return (K, h, w) float32 head units: every group of furrows, fully folded on both sides.
 
     Groups are in the order of ``FURROWS``, on the ``furrow_window`` of the atlas; furrows are
     negative.
@@ -51,7 +51,7 @@ def wrinkle_layers(head: Head, person: Person) -> Floats:
                 _tapered(mask, curve, int(share * 255))
     layers = np.zeros(masks.shape, np.float32)
     for mask, layer in zip(masks, layers, strict=True):
-        # Blurs only where anything is.
+        # Blur only the part with lines.
         lines = atlas.cut(mask, 1.0)
         deep, wide = atlas.blur(lines.mask, 0.07), atlas.blur(lines.mask, 0.22)
         layer[lines.window] = -_DEEPEST * (1.1 * deep + 1.2 * wide)
@@ -59,7 +59,7 @@ def wrinkle_layers(head: Head, person: Person) -> Floats:
 
 
 def wrinkle_strengths(head: Head, person: Person, coefficients: Floats) -> Floats:
-    """(K, 2) float32 in [0, 1]: how far an expression (E,) folds each group, right side first."""
+    """Return (K, 2) float32 in [0, 1]: depth of each group in an expression (E,), right, left."""
     rest = 0.6 * person.resting_wrinkles.clip(0)
     amounts = dict(zip(head.kit.expression_names, coefficients.tolist(), strict=True))
     sides = [
@@ -70,13 +70,13 @@ def wrinkle_strengths(head: Head, person: Person, coefficients: Floats) -> Float
 
 
 def left_share(atlas: Atlas) -> Floats:
-    """(w,) float32 for every column of the ``furrow_window``: 0 right, 1 left, between at both."""
+    """Return (w,) float32 for each column of the ``furrow_window``: 0 right, 1 left, or between."""
     degrees = atlas.degrees[0, furrow_window(atlas)[1]]
     return smoothstep(-_BOTH_SIDES, _BOTH_SIDES, degrees)
 
 
 def wrinkle_relief(layers: Sequence[Tensor], strengths: Floats, left: Tensor) -> Tensor:
-    """(B, h, w) head units on the ``furrow_window``: every picture's layers, blended.
+    """Blend every picture's layers: (B, h, w) head units on the ``furrow_window``.
 
     ``layers``: (K, h, w) of every picture's person. ``strengths``: (B, K, 2). ``left``: (w,), the
     share of the left side in every column.
@@ -91,7 +91,7 @@ def wrinkle_relief(layers: Sequence[Tensor], strengths: Floats, left: Tensor) ->
 
 
 def relief_slopes(relief: Tensor, scale: tuple[float, float]) -> Tensor:
-    """(B, h, w, 4) of reliefs (B, h, w): slopes right and up, and nothing twice; 0 at the frame.
+    """Return (B, h, w, 4) for reliefs (B, h, w): slopes right and up, two zeros; 0 at the border.
 
     ``scale``: the atlas's ``slope_scale``. The same operator as ``paint.slopes``.
     """
@@ -112,7 +112,7 @@ def _tapered(mask: NDArray[np.uint8], curve: Floats, value: int) -> None:
 
 
 def _pulled(amounts: dict[str, float], side: str) -> list[float]:
-    """How hard each group of furrows is pulled on one side: _R or _L."""
+    """Return how strongly each group of furrows is pulled on one side: _R or _L."""
 
     def value(stem: str) -> float:
         return amounts.get(stem + side, amounts.get(stem, 0.0))
@@ -131,9 +131,9 @@ def _pulled(amounts: dict[str, float], side: str) -> list[float]:
 
 
 def _lines(kind: str, side: int, rng: np.random.Generator) -> list[tuple[Floats, float]]:
-    """Furrows as (K, 2) points (degrees, height) with their share of the full depth.
+    """Return furrows as (K, 2) points (degrees, height) with their share of the full depth.
 
-    Always draws the same number of random values, so that a person's furrows stay where they are.
+    Always takes the same number of random values, so that a person's furrows stay in place.
     """
     wobble = rng.standard_normal(8).astype(np.float32)
     found: list[tuple[list[tuple[float, float]], float]] = []

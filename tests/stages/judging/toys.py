@@ -12,7 +12,7 @@ from normpipe.manifests.schema import IMAGE, POINTS
 from normpipe.stages.faces.pixels import encode
 from normpipe.stages.judging.frozen_reader import ReaderOutput
 from normpipe.stages.judging.renders import Renders
-from normpipe.stages.synthesis.scene.person import Kind
+from normpipe.stages.synthesis.scene.person import Demographics
 
 SIDED = ("mouthSmile", "browInnerUp", "browOuterUp", "eyeBlink", "eyeWide", "mouthPress",
          "mouthDimple", "mouthFrown")  # fmt: skip
@@ -78,9 +78,11 @@ def toy_renders(people: int = 12, each: int = 12, crossed: bool = False, seed: i
     )
 
 
-def kind(identity: int) -> Kind:
+def kind(identity: int) -> Demographics:
     """Every third person alike; the darkest have the highest numbers."""
-    return Kind(masculine=identity % 2 == 0, age=(identity % 3) / 3 + 0.1, melanin=identity / 12)
+    return Demographics(
+        masculine=identity % 2 == 0, age=(identity % 3) / 3 + 0.1, melanin=identity / 12
+    )
 
 
 def oracle(images: Tensor) -> Tensor:
