@@ -1,15 +1,15 @@
-"""Remedies that need no training: what is done to the code between encoder and decoder.
+"""Compare remedies that need no training: changes of the code between encoder and decoder.
 
     python benchmarks/between.py compact --renders RENDERS --crossed CROSSED --faces ALIGNED \\
         --json between.json
 
-The goals that photographs and crossed renders judge, by the measures of ``judge-normalizer``, for:
+The goals on photographs and crossed renders, measured as in ``judge-normalizer``, for:
 
 shipped     as it is
-unstretched readings are not stretched to the spread of the truth
-still       what is below 0.08 is taken for rest (a dead zone); the rest is stretched back
-even        left and right are averaged, so that a crooked resting face does not pass
-mirror      the mean of the readings of a picture and of its mirror image
+unstretched predictions without calibration gain
+still       values below 0.08 are set to 0 (a dead zone); the rest is rescaled to [0, 1]
+even        left and right are averaged, so that an asymmetric resting face is not shown
+mirror      predictions averaged over a picture and its mirror image
 """
 
 import argparse
@@ -37,18 +37,18 @@ BATCH = 64
 
 
 def readings(network, pictures: NDArray, mirror: bool = False) -> NDArray:
-    """(N, E), uncalibrated and not cut."""
-    told = []
+    """(N, E), not calibrated or clamped."""
+    predicted = []
     with torch.inference_mode():
         for start in range(0, len(pictures), BATCH):
             images = as_images(pictures[start : start + BATCH])
             images = images.flip(-1) if mirror else images
-            told.append(network.encode(images).coefficients.numpy())
-    return np.concatenate(told)
+            predicted.append(network.encode(images).coefficients.numpy())
+    return np.concatenate(predicted)
 
 
 def remedies(network, names: tuple[str, ...]) -> dict[str, Callable[[NDArray, NDArray], NDArray]]:
-    """Name → (readings, readings of the mirror image) → (N, E) the code that is drawn."""
+    """Name → (readings, readings of the mirror image) → (N, E) the code to draw."""
     gain, offset = network.gain.numpy(), network.offset.numpy()
     other = np.asarray(mirrored(names))
 
@@ -104,13 +104,13 @@ def main() -> None:
     found: dict[str, dict[str, float]] = {}
     for name, remedy in remedies(network, opened.expression_names).items():
         values: dict[str, float] = {}
-        told = reader(drawn(network, remedy(*seen["renders"])))
+        read = reader(drawn(network, remedy(*seen["renders"])))
         for movement, (stems, _) in GROUPS.items():
             where = columns(renders.expression_names, stems)
             truth = renders.expression[:, where]
             possible = r2(exact.coefficients[:, where], truth)
-            values[movement] = r2(told.coefficients[:, where], truth) / possible
-        values["landmark error, %"] = float(landmark_errors(renders, told.points).mean())
+            values[movement] = r2(read.coefficients[:, where], truth) / possible
+        values["landmark error, %"] = float(landmark_errors(renders, read.points).mean())
         pictures = drawn(network, remedy(*seen["crossed"]))
         for kind, features in (
             ("pixels", small(pictures)),

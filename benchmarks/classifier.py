@@ -1,10 +1,10 @@
-"""Does reading keep up with training? Steps a second from shards, over those on one cached batch.
+"""Does reading keep up with training? Steps per second from shards, relative to one cached batch.
 
     python benchmarks/classifier.py OUT                       # OUT: normpipe run, with labels
     python benchmarks/classifier.py OUT --device cuda --preset norface --batch 128
 
-Three ways: pictures decoded beforehand (the default where they fit), decoded from the shards when
-asked for (more than memory), and one batch over and over. Goal: 0.9 of the last for both.
+Three ways: pictures decoded in advance (the default if they fit in memory), decoded from the shards
+on demand, and one batch repeated. Goal: 0.9 of the last for the first two.
 """
 
 import argparse

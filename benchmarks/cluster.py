@@ -3,10 +3,11 @@
     python benchmarks/cluster.py --workers 1 2 4 8                  # stages that only wait
     python benchmarks/cluster.py --workers 1 2 4 8 --input PHOTOS   # the real job
 
-Rates are taken from the times of the shards' records, from the first wave's end to the last shard:
-starting processes and loading models is not in them. Efficiency is the rate of N workers over N
-times the rate of one. Stages that only wait show what handing out shards costs, on any machine; the
-real job needs N idle cores (``--threads`` for each worker), or it shows what the machine lacks.
+Rates are computed from the times of the shards' records, from the end of the first wave to the last
+shard; starting processes and loading models does not count. Efficiency is the rate of N workers
+over N times the rate of one. Stages that only wait show the cost of distributing shards, on any
+machine; the real job needs N idle cores (``--threads`` for each worker), or it measures the lack of
+them.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def real(output: Path, workers: int, args: argparse.Namespace) -> list[str]:
 
 
 def rate(output: Path, dataset: str, workers: int) -> float:
-    """Return shards a second after the first wave."""
+    """Return shards per second after the first wave."""
     folder = ShardFolder(output / dataset)
     times = sorted(p.stat().st_mtime for p in folder.records_path.glob("*.json"))
     first = times[workers - 1]
@@ -52,13 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--shards", type=int, default=40)
-    parser.add_argument("--seconds", type=float, default=2.0, help="a shard of the waiting stage")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per shard of the waiting stage")
     parser.add_argument("--input", type=Path)
     parser.add_argument("--shard-rows", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1, help="of each worker")
     args = parser.parse_args()
     if min(args.workers) != 1:
-        parser.error("--workers must begin with 1: the others are held against it")
+        parser.error("--workers must begin with 1, the baseline of the others")
     command, dataset = (toy, "made") if args.input is None else (real, "normalized/compact")
     rates: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,20 +1,20 @@
-"""How many faces the detectors find, how often they err, and how fast they are. One command:
+"""Measure the detectors' recall, false positives and speed. One command:
 
     python benchmarks/detection.py [--assets ../shared] [--limit N]
 
-recall        share of photographs with a face at the threshold; ``plain`` is the same network on
-              the picture alone, as insightface shows it at 640, without the padded canvas
-false tiles   tiles of face-free pictures in which a face is found (from scikit-image's wheel, so
-              that the figure needs no data set: cat, motorcycle, retina, moon, text, textures …)
+recall        share of photographs with a face above the threshold; ``plain`` is the same network on
+              the picture at 640 as in insightface, without the padded canvas
+false tiles   tiles of face-free pictures in which a face is found (pictures from scikit-image's
+              wheel, so it needs no dataset: cat, motorcycle, retina, moon, text, textures …)
 landmarks     distance of the default detector's five points to SCRFD's, in percent of SCRFD's
-              distance between the eyes, on photographs where both find a face: of each photograph
-              the mean over its five points, of that the median and the 90th percentile
+              distance between the eyes, on photographs where both find a face: mean over the five
+              points of each photograph, then the median and the 90th percentile
 CPU ms        of the default detector on one core, pictures in memory
 images/s      on photographs in memory, detection only: insightface's own loop on the same padded
-              canvases, and ours with the resizing included, in alternating rounds of one process
+              canvases, and ours including the resizing, in alternating rounds of one process
 CPU ms        of the align stage for a 512 px JPEG, with and without the network, one thread
 
-Rates speak of this machine, and only of a quiet one; their ratio comes from one run.
+Rates hold for this machine, if it is idle; their ratio comes from one run.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def tiles() -> list[np.ndarray]:
 
 
 def find(detector: Detector, pictures: list[np.ndarray], threshold: float) -> list[int]:
-    """Number of faces in each picture."""
+    """Return the number of faces in each picture."""
     prepared = [detector.prepare(picture, {}) for picture in pictures]
     return [
         sum(face.score is None or face.score >= threshold for face in faces)
@@ -75,7 +75,7 @@ def find(detector: Detector, pictures: list[np.ndarray], threshold: float) -> li
 
 
 def recall(config: AlignConfig, files: list[Path], threads: int) -> dict[str, Any]:
-    """Found, missed by name, several, and false positives of one detector."""
+    """Return the found, the missed (by name), the several and the false positives of a detector."""
     detector = make_detector(config, threads)
     detector.open()
     counts: list[int] = []
@@ -101,7 +101,7 @@ def recall(config: AlignConfig, files: list[Path], threads: int) -> dict[str, An
 
 
 def points(config: AlignConfig, files: list[Path]) -> tuple[list[Any], float]:
-    """The largest face's (5, 2) points in each photograph or None, and CPU ms an image."""
+    """Return the largest face's (5, 2) points in each photograph or None, and CPU ms per image."""
     detector = make_detector(config, 1)
     detector.open()
     found: list[Any] = []
@@ -120,7 +120,7 @@ def points(config: AlignConfig, files: list[Path]) -> tuple[list[Any], float]:
 
 
 def distances(theirs: AlignConfig, files: list[Path]) -> dict[str, Any]:
-    """How far the default detector's points lie from SCRFD's, and what it costs."""
+    """Return the distances of the default detector's points from SCRFD's, and its CPU time."""
     reference, _ = points(theirs, files)
     own, cpu_ms = points(AlignConfig(detector="opencv"), files)
     both = [(a, b) for a, b in zip(own, reference, strict=True) if a is not None and b is not None]
@@ -140,7 +140,7 @@ def distances(theirs: AlignConfig, files: list[Path]) -> dict[str, Any]:
 
 
 def rates(config: AlignConfig, pack: Path, files: list[Path], threads: int) -> dict[str, Any]:
-    """Images a second of insightface's loop and of ours, medians of alternating rounds."""
+    """Return images per second of insightface's loop and of ours, medians of alternating rounds."""
     from insightface.app import FaceAnalysis
 
     judge = FaceAnalysis(
@@ -176,14 +176,14 @@ def rates(config: AlignConfig, pack: Path, files: list[Path], threads: int) -> d
 
 
 def timed(work: Callable[[], Any], count: int) -> tuple[float, float]:
-    """Images a second, and CPU milliseconds an image."""
+    """Return images per second, and CPU milliseconds per image."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return count / (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu) / count
 
 
 def cpu_outside(config: AlignConfig, folder: Path) -> dict[str, float]:
-    """CPU milliseconds of the align stage for one 512 px JPEG, one thread."""
+    """Return CPU milliseconds of the align stage for one 512 px JPEG, one thread."""
     path = folder / "detection-512.jpg"
     buffer = io.BytesIO()
     Image.fromarray(data.astronaut()).save(buffer, "JPEG", quality=90)
@@ -205,7 +205,7 @@ def cpu_outside(config: AlignConfig, folder: Path) -> dict[str, float]:
 
 
 class Clocked:
-    """A session of one thread that adds up its own CPU time, where and when it really runs."""
+    """Wraps a single-threaded session and adds up its CPU time."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -224,7 +224,7 @@ def main() -> None:
     assets = Path(os.environ.get("NORMPIPE_TEST_ASSETS", "../shared"))
     parser.add_argument("--assets", type=Path, default=assets)
     parser.add_argument("--pack", type=Path, help="default: insightface/models/mini of the assets")
-    parser.add_argument("--limit", type=int, help="only so many photographs, spread evenly")
+    parser.add_argument("--limit", type=int, help="number of photographs, spread evenly")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, default=RESULTS)
     args = parser.parse_args()

@@ -1,12 +1,12 @@
-"""What stands between our five points and SCRFD's? Distances in percent of SCRFD's eye distance.
+"""How do our five points differ from SCRFD's? Distances in percent of SCRFD's eye distance.
 
     python benchmarks/disagreement.py --renders RENDERS
 
-On photographs: ours from SCRFD's, by emotion; the same if each point's median offset were gone (a
-bound, for that is fitted on the photographs); SCRFD's of the mirror image from SCRFD's own; YuNet's
-from SCRFD's. On RENDERS (heads with a margin: ``synthesize.framing = "snapshot"``), where points
-are exactly known: the exact ones, and ours, from SCRFD's, by how much a mouth smiles. The columns:
-pictures; the median over them of the mean of the five distances; median offsets x and y, to the
+On photographs: ours to SCRFD's, by emotion; the same without each point's median offset (a bound,
+as the offsets are fitted on the photographs); SCRFD's of the mirror image to SCRFD's; YuNet's to
+SCRFD's. On RENDERS (heads with a margin: ``synthesize.framing = "snapshot"``), where exact points
+are known: the exact ones, and ours, to SCRFD's, by the strength of the smile. The columns: number
+of pictures; the median over them of the mean of the five distances; median offsets x and y, to the
 right and down in the upright face, of both eyes, nose, both mouth corners.
 """
 
@@ -29,7 +29,7 @@ SMILES = ((0.0, 0.02), (0.02, 0.3), (0.3, 0.6), (0.6, 1.01))
 
 
 def points(config: AlignConfig, blobs: list[bytes], mirror: bool = False) -> NDArray:
-    """(N, 5, 2) of the largest face, NaN where there is none."""
+    """Return (N, 5, 2) points of the largest face, NaN without one."""
     detector = make_detector(config, 1)
     detector.open()
     found = np.full((len(blobs), 5, 2), np.nan)
@@ -47,7 +47,7 @@ def points(config: AlignConfig, blobs: list[bytes], mirror: bool = False) -> NDA
 
 
 def yunet(file: Path, blobs: list[bytes]) -> NDArray:
-    """(N, 5, 2) of the surest face on a canvas twice the picture."""
+    """Return (N, 5, 2) points of the best face on a canvas twice the picture."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(str(file), options)
@@ -75,7 +75,7 @@ def yunet(file: Path, blobs: list[bytes]) -> NDArray:
 
 
 def offsets(ours: NDArray, theirs: NDArray) -> NDArray:
-    """(N, 5, 2) in the upright face of ``theirs``, percent of their eye distance."""
+    """Return (N, 5, 2) offsets in the upright face of ``theirs``, percent of their eye distance."""
     across = theirs[:, 1] - theirs[:, 0]
     apart = np.linalg.norm(across, axis=1)[:, None, None]
     x = (across / apart[:, 0])[:, None]
@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--assets", type=Path, default=Path("../shared"))
     parser.add_argument("--renders", type=Path, required=True)
-    parser.add_argument("--every", type=int, default=3, help="every so many photographs")
+    parser.add_argument("--every", type=int, default=3, help="use every Nth photograph")
     parser.add_argument("--limit", type=int, default=1200, help="renders")
     args = parser.parse_args()
     pack = str((args.assets / "insightface/models/mini").resolve())
@@ -112,7 +112,7 @@ def main() -> None:
     show("photographs, ours - SCRFD", away)
     for emotion in ("neutral", "happiness", "surprise", "anger", "sadness"):
         show(f"  {emotion}", away[emotions == emotion])
-    show("  median offsets taken away", away - np.nanmedian(away, 0))
+    show("  without median offsets", away - np.nanmedian(away, 0))
     mirrored = points(scrfd, blobs, mirror=True)
     show("SCRFD mirrored - SCRFD", offsets(mirrored, theirs))
     show("ours - mean of both SCRFD", offsets(ours, (theirs + mirrored) / 2))

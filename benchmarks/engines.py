@@ -1,25 +1,25 @@
-"""Two checkouts of normpipe held against each other, run by turns on one machine:
+"""Compare the speed of two checkouts of normpipe, run alternately on one machine:
 
     python benchmarks/engines.py --old OLD_CHECKOUT --pack PACK             # the new one is this
     python benchmarks/engines.py --old A --new B --times 3 --only resume --json
 
 Each round runs every case once with each checkout, old first in one round and new first in the
-next, so that a machine that grows busier burdens both; a round before them warms the caches and is
-not counted. Every run is a process of its own; imports, models and ingest are over before the clock
+next, so that a change of the machine's load affects both; a first round warms the caches and is not
+counted. Every run is a separate process; imports, models and ingest are done before the clock
 starts. Cases:
 
 align (…)          photographs through OpenCV's cascades, and through a pack (--pack)
-normalize          faces that the same checkout has aligned beforehand
-align + normalize  overlapped, with the pack where there is one
+normalize          faces that the same checkout aligned before
+align + normalize  overlapped, with the pack if given
 resume             a run that finds all --done-shards shards of a source, two maps and a join done
-engine, shards     those toy stages over many shards of few rows: what a shard costs
-engine, rows       the same over few shards of many rows: what a row costs
+engine, shards     those toy stages over many shards of few rows: the cost of a shard
+engine, rows       the same over few shards of many rows: the cost of a row
 
-Printed are medians over the rounds and new over old; "rounds" are the lowest and the highest ratio
-of a round, "spread" is highest minus lowest over the median. "s" is better low, "…/s" better high.
-CPU is the CPU time of the process, without processes that decode pictures. Memory is resident, of
-the process: after imports, the peak while the clock ran, and how far that is above what there was
-when it started. Absolute figures speak of this machine, ratios of a quiet one.
+It prints medians over the rounds, and new over old; "rounds" is the lowest and the highest ratio of
+a round, "spread" is highest minus lowest over the median. For "s", lower is better; for "…/s",
+higher. CPU is the CPU time of the process, without the processes that decode pictures. Memory is
+the process's resident memory: after imports, the peak while the clock ran, and its growth since the
+clock started. Absolute figures hold for this machine; ratios need an idle one.
 """
 
 import argparse
@@ -43,20 +43,20 @@ ENGINES = ("old", "new")
 #: Pictures of the sample set that are no faces.
 NO_FACES = {"no_face.jpg", "truncated.jpg"}
 
-# This process imports nothing heavy: a child starts with its parent's peak memory on some systems.
+# This process imports nothing heavy: on some systems a child inherits its parent's peak memory.
 
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one process is to do."""
+    """What one process runs."""
 
     kind: str
     name: str
-    #: Inputs a second, or seconds.
+    #: Inputs per second, or seconds.
     unit: str
-    #: The job's folder: emptied before each run, or laid out once and copied or kept.
+    #: The job's folder: emptied before each run, or prepared once and copied or kept.
     output: str = ""
     photographs: str = ""
     settings: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ def resident_mb() -> float:
 
 
 def peak_mb() -> float:
-    """Return the highest resident memory; since ``forget_peak``, where the system can tell."""
+    """Return the peak resident memory, since ``reset_peak`` if the system supports that."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1e3
@@ -86,15 +86,15 @@ def peak_mb() -> float:
     return most / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def forget_peak() -> None:
-    """Let the peak be counted from here on: loading a model may take more than using it."""
+def reset_peak() -> None:
+    """Reset the peak: loading a model may take more memory than using it."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def timed(work: Callable[[], object]) -> Figures:
-    """Return what a piece of work takes."""
-    forget_peak()
+    """Return the time and memory that ``work`` takes."""
+    reset_peak()
     before, wall, cpu = resident_mb(), time.perf_counter(), time.process_time()
     work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -118,7 +118,7 @@ def load(case: Case) -> Any:
 
 
 def count_computed(stages: list[Any]) -> list[int]:
-    """Count what the engine hands to the stages, in the list's one place."""
+    """Count the items that the engine passes to the stages, in the list's only element."""
     seen = [0]
 
     def count(stage: Any) -> None:
@@ -137,7 +137,7 @@ def count_computed(stages: list[Any]) -> list[int]:
 
 
 def measure_photographs(case: Case) -> Figures:
-    """Run the case's stages over photographs; what they read is made first, and not timed."""
+    """Run the case's stages over photographs; their inputs are made first, and not timed."""
     from normpipe.stages import build_flow
 
     imported = resident_mb()
@@ -151,12 +151,12 @@ def measure_photographs(case: Case) -> Figures:
     seen = count_computed(stages)
     found = timed(lambda: runner(job, list(flow.values())).run(stages))
     if not seen[0]:
-        raise SystemExit(f"{case.name}: nothing was left to compute in {case.output}")
+        raise SystemExit(f"{case.name}: there was nothing to compute in {case.output}")
     return {**found, "imported_mb": imported}
 
 
 def measure_toys(case: Case) -> Figures:
-    """Run the toy job; ``resume``: it must find all done."""
+    """Run the toy job; with ``resume``, all must be done already."""
     flow = toy_flow(case.shards, case.shard_rows)
     imported = resident_mb()
     job = load(case)
@@ -169,7 +169,7 @@ def measure_toys(case: Case) -> Figures:
 
 
 def toy_flow(shards: int, shard_rows: int) -> list[Any]:
-    """Return stages that do next to nothing: a source, two maps, and a join of what they made."""
+    """Return trivial stages: a source, two maps, and a join of their outputs."""
     import hashlib
 
     import pyarrow as pa
@@ -262,7 +262,7 @@ def lay_photographs(folder: Path, count: int, size_px: int) -> None:
 
 
 def child(words: dict[str, Any]) -> None:
-    """Do what the parent asked for, and print the figures as the last line."""
+    """Run what the parent requested, and print the figures as the last line."""
     import logging
 
     import normpipe
@@ -290,8 +290,8 @@ class Checkout:
     parent: Path
 
     def run(self, words: dict[str, Any]) -> Figures:
-        """Run a child with this checkout. Raises SystemExit where it fails or takes another."""
-        # Nothing written before is to be flushed at this child's expense.
+        """Run a child with this checkout. Raises SystemExit if it fails or imports another one."""
+        # Flush earlier writes now, not during the child's measurement.
         os.sync()
         command = [sys.executable, str(HERE), "--child", json.dumps(words)]
         environment = {**os.environ, "PYTHONPATH": str(self.parent)}
@@ -301,20 +301,20 @@ class Checkout:
         figures = json.loads(done.stdout.splitlines()[-1])
         taken = figures.pop("normpipe")
         if taken != str(self.path):
-            sys.exit(f"import normpipe took {taken}, not {self.path}: uninstall normpipe first")
+            sys.exit(f"import normpipe found {taken}, not {self.path}: uninstall normpipe first")
         return figures
 
     def commit(self) -> str:
-        """Return its commit, with ``+`` where files differ from it."""
+        """Return its commit, with ``+`` if files differ from it."""
         words = ["git", "-C", str(self.path), "describe", "--always", "--dirty=+", "--exclude=*"]
         done = subprocess.run(words, capture_output=True, text=True)
         return done.stdout.strip() or "?"
 
 
 def checkout(path: Path, work: Path) -> Checkout:
-    """Return a checkout; one whose folder has another name is reached through a link."""
+    """Return a checkout; if its folder has another name, it is imported through a link."""
     path = path.resolve()
-    if not (path / "pipeline" / "runner.py").is_file():
+    if not (path / "pipeline" / "stage.py").is_file():
         raise SystemExit(f"{path} is no checkout of normpipe: give the folder with pipeline/ in it")
     if path.name == "normpipe":
         return Checkout(path, path.parent)
@@ -324,7 +324,7 @@ def checkout(path: Path, work: Path) -> Checkout:
 
 
 def cases(args: argparse.Namespace, photographs: Path) -> list[Case]:
-    """Return what is to be measured."""
+    """Return the cases to measure."""
     threads = f"run.threads={args.threads}"
     # Several shards, so that stages can overlap; multiples of 64 rows, so that batches are full.
     rows = max(64, args.images // 16 // 64 * 64)
@@ -355,7 +355,7 @@ def cases(args: argparse.Namespace, photographs: Path) -> list[Case]:
 
 @contextmanager
 def laid_out(case: Case, engine: Checkout, place: Path) -> Iterator[Case]:
-    """Yield the case with the folder it starts from; what must be there is made once."""
+    """Yield the case with the folder it starts from, whose contents are made once."""
     once, output = place / case.kind, place / "run"
     if case.kind == "aligned":
         if not once.exists():
@@ -371,7 +371,7 @@ def laid_out(case: Case, engine: Checkout, place: Path) -> Iterator[Case]:
 
 
 def amount(case: Case, images: int) -> float:
-    """Return by how much a case's seconds are divided to give its rate."""
+    """Return the amount of work of a case: its rate is this over its seconds."""
     return {
         "images/s": images,
         "shards/s": case.shards,
@@ -403,7 +403,7 @@ def compare(case: Case, runs: dict[str, list[Figures]], images: int) -> dict[str
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Return times, then memory."""
+    """Return a table of times, then one of memory."""
     times = [["case", "unit", "old", "new", "new/old", "rounds", "spread", "CPU new/old"]]
     memory = [["MB", "imports", "", "peak", "", "new/old", "grown", ""]]
     memory.append(["", *("old", "new") * 2, "", "old", "new"])
@@ -437,7 +437,7 @@ def arguments() -> argparse.Namespace:
         description=description, epilog=legend, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--old", type=Path, help="checkout to compare with")
-    parser.add_argument("--new", type=Path, default=HERE.parent.parent, help="else this one")
+    parser.add_argument("--new", type=Path, default=HERE.parent.parent, help="default: this one")
     parser.add_argument("--times", type=int, default=7, help="rounds (default 7)")
     parser.add_argument("--images", type=int, default=512, help="photographs (default 512)")
     parser.add_argument("--size-px", type=int, default=512, help="of a photograph (default 512)")
@@ -447,15 +447,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--toy-shards", type=int, default=200, help="of engine, shards")
     parser.add_argument("--toy-rows", type=int, default=20_000, help="of engine, rows")
     parser.add_argument("--set", action="append", default=[], help="stage.key=value, repeatable")
-    parser.add_argument("--only", nargs="+", default=[""], help="cases whose name begins so")
-    parser.add_argument("--folder", type=Path, help="where to work; else the temporary folder")
+    parser.add_argument("--only", nargs="+", default=[""], help="names of cases, or prefixes")
+    parser.add_argument("--folder", type=Path, help="work folder; default: a temporary one")
     parser.add_argument("--json", type=Path, nargs="?", const=RESULTS, help="write the figures")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child is None and args.old is None:
         parser.error("--old: give the checkout to compare with")
     if args.times < 1:
-        parser.error("--times: one round at least")
+        parser.error("--times: at least one round")
     return args
 
 
@@ -473,7 +473,7 @@ def main() -> None:
             case for case in cases(args, photographs) if case.name.startswith(tuple(args.only))
         ]
         if not wanted:
-            sys.exit(f"no case is named so: {', '.join(one.name for one in cases(args, work))}")
+            sys.exit(f"no such case; choose from: {', '.join(c.name for c in cases(args, work))}")
         sizes = {"folder": str(photographs), "count": args.images, "size_px": args.size_px}
         engines["new"].run({"kind": "lay", **sizes})
         runs = {case.name: {name: list[Figures]() for name in ENGINES} for case in wanted}

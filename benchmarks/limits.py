@@ -1,12 +1,12 @@
-"""What stands between a normalizer and its goals? Readings of held-out renders, by what is hard.
+"""What keeps a normalizer from its goals? R² on held-out renders, by difficulty.
 
     python benchmarks/limits.py compact --renders RENDERS
     python benchmarks/limits.py compact fit/compact.safetensors --renders RENDERS --json limits.json
 
-R² of the coefficients that a network reads, mean over the shapes of a movement, on: all pictures;
-heads turned little (yaw within 15, pitch within 10 degrees); heads turned far (yaw beyond 30); all
-pictures with each person's resting reading known (the mean error on pictures in which they do not
-move so is taken away), which is what several pictures of a person would tell and one cannot.
+R² of the predicted coefficients, averaged over the shapes of a movement, on: all pictures; heads
+turned little (yaw within 15, pitch within 10 degrees); heads turned far (yaw beyond 30); all
+pictures with each person's resting offset known (the mean error on pictures without the movement is
+subtracted), which can be estimated from several pictures of a person, but not from one.
 """
 
 import argparse
@@ -35,26 +35,27 @@ MOVEMENTS = {
 STILL = 0.02
 
 
-def r2(truth: NDArray, told: NDArray, rows: NDArray) -> float:
+def r2(truth: NDArray, predicted: NDArray, rows: NDArray) -> float:
     spread = ((truth[rows] - truth[rows].mean(0)) ** 2).sum(0)
-    return float((1 - ((told[rows] - truth[rows]) ** 2).sum(0) / np.maximum(spread, 1e-9)).mean())
+    error = ((predicted[rows] - truth[rows]) ** 2).sum(0)
+    return float((1 - error / np.maximum(spread, 1e-9)).mean())
 
 
-def without_resting(truth: NDArray, told: NDArray, people: NDArray) -> NDArray:
-    freed = told.copy()
+def without_resting(truth: NDArray, predicted: NDArray, people: NDArray) -> NDArray:
+    freed = predicted.copy()
     for who in np.unique(people):
         mine = people == who
         for shape in range(truth.shape[1]):
             still = mine & (truth[:, shape] < STILL)
             if still.sum() >= 2:
-                freed[mine, shape] -= (told[still, shape] - truth[still, shape]).mean()
+                freed[mine, shape] -= (predicted[still, shape] - truth[still, shape]).mean()
     return freed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--renders", type=Path, required=True, help="set that none was trained on")
+    parser.add_argument("--renders", type=Path, required=True, help="a held-out set")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     columns = ["image", "expression", "identity", "yaw_deg", "pitch_deg"]
@@ -78,20 +79,20 @@ def main() -> None:
     found: dict[str, dict[str, dict[str, float]]] = {}
     for model in args.models:
         network = open_normalizer(model).module
-        told_all = []
+        batches = []
         with torch.inference_mode():
             for start in range(0, len(items), 64):
                 images = torch.stack([item["image"] for item in items[start : start + 64]])
-                told_all.append(network.read(images.float() / 255).numpy())
-        told_all = np.concatenate(told_all)
+                batches.append(network.read(images.float() / 255).numpy())
+        predicted_all = np.concatenate(batches)
         found[model] = {}
         print(f"\n{model}\n{'':12}" + "".join(f"{name:>15}" for name in groups))
         for movement, shapes in MOVEMENTS.items():
             wanted = [names.index(shape) for shape in shapes]
-            truth, told = truth_all[:, wanted], told_all[:, wanted]
-            freed = without_resting(truth, told, people)
+            truth, predicted = truth_all[:, wanted], predicted_all[:, wanted]
+            freed = without_resting(truth, predicted, people)
             values = {
-                name: r2(truth, freed if name == "resting known" else told, of)
+                name: r2(truth, freed if name == "resting known" else predicted, of)
                 for name, of in groups.items()
             }
             found[model][movement] = values

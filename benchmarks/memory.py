@@ -1,9 +1,9 @@
-"""How much memory does a job take at most? Of the whole family of processes, and of each kind.
+"""Measure a job's peak memory: of all its processes, and of each kind.
 
     python benchmarks/memory.py --input PHOTOS --output OUT --until align [options of normpipe run]
     python benchmarks/memory.py --input PHOTOS --output OUT --stage normalize
 
-Proportional set size: what processes share is counted once. Sampled every 50 ms.
+Proportional set size: memory shared by processes is counted once. Sampled every 50 ms.
 """
 
 import json
@@ -15,7 +15,7 @@ import psutil
 
 
 def family(process: psutil.Process) -> dict[str, float]:
-    """Return kind of process → GB."""
+    """Return the GB of each kind of process."""
     found = {"normpipe": 0.0, "decoders": 0.0}
     for one in [process, *process.children(recursive=True)]:
         try:

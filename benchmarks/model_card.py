@@ -1,15 +1,15 @@
-"""Tables and the picture of a model card, from the files that training and judging write.
+"""Print the tables and draw the picture of a model card, from the files of training and judging.
 
     python benchmarks/model_card.py units FIT/compact.json
     python benchmarks/model_card.py judged before=judged-1/judge.json now=judged-2/judge.json
     python benchmarks/model_card.py sheet FIT/compact.safetensors --renders RENDERS --output FILE
 
-``units``: R² of the action units and landmark errors that fit-normalizer measured, for the card
+``units``: R² of the action units and landmark errors measured by fit-normalizer, for the card
 (docs/models/compact.md). ``judged``: figures of several models side by side as Markdown, met goals
-in bold; the shipped model's go into the card, the comparison with ``--all`` into the lab book
-(docs/lab/compact.md). Only models judged on the same pictures are comparable. ``sheet``: rendered
-people of a test split, 24 in two bands: the people, the network's results, the exact targets.
-People in their order, the first picture of each.
+in bold; the shipped model's are for the card, the comparison with ``--all`` for the lab book
+(docs/lab/compact.md). Only models judged on the same pictures are comparable. ``sheet``: 24
+rendered people of a test split in two bands, each the people, the network's results and the exact
+targets. People are in order, with the first picture of each.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def main() -> None:
     commands.add_parser("units").add_argument("file", type=Path)
     table = commands.add_parser("judged")
     table.add_argument("models", nargs="+", metavar="NAME=judge.json")
-    table.add_argument("--all", action="store_true", help="figures without a goal, too")
+    table.add_argument("--all", action="store_true", help="also figures without a goal")
     picture = commands.add_parser("sheet")
     picture.add_argument("model")
     picture.add_argument("--renders", type=Path, required=True)

@@ -1,11 +1,11 @@
-"""How fast the normalizers are, and what share of the machine's matrix products they reach.
+"""Measure the speed of the normalizers, also relative to the machine's matrix products.
 
     python benchmarks/networks.py                       # on the CPU, one thread
     python benchmarks/networks.py --device cuda --batch 64 --compile
 
-On a GPU the share is that of targets.md, Speed 5: multiplications and additions of the network a
+On a GPU the share is that of targets.md, Speed 5: multiplications and additions of the network per
 second, over those of large bf16 matrix products in the same run. Prints a table and writes
-benchmarks/results/networks.json; exits with 1 where compact misses its own target.
+benchmarks/results/networks.json; exits with 1 if compact misses its target.
 """
 
 import argparse
@@ -29,14 +29,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "norface-B": ("norface", {"size": "B"}),
 }
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-#: What compact promises: size of the shipped weights, and rate of two CPU cores.
+#: Targets of compact: size of the shipped weights, and rate on two CPU cores.
 LARGEST_BYTES, LEAST_RATE = 16_000_000, 20.0
 
 
 class Clock:
-    """Seconds of an action: the device's on a GPU, of the process's CPU time elsewhere.
+    """Measures the seconds of an action: wall time on a GPU, else the process's CPU time.
 
-    CPU time, because other work on the machine lengthens the wall time.
+    CPU time, because other work on the machine increases the wall time.
     """
 
     def __init__(self, device: torch.device, seconds: float) -> None:
@@ -55,9 +55,9 @@ class Clock:
             if count % 8 == 0:
                 self._wait()
         self._wait()
-        lasted = time.perf_counter() - wall
-        spent = time.process_time() - cpu if self.device.type == "cpu" else lasted
-        return spent / count, lasted / count
+        elapsed = time.perf_counter() - wall
+        spent = time.process_time() - cpu if self.device.type == "cpu" else elapsed
+        return spent / count, elapsed / count
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -65,7 +65,7 @@ class Clock:
 
 
 def products(device: torch.device, precision: torch.dtype, clock: Clock) -> float:
-    """Return operations a second of the fastest large matrix product."""
+    """Return operations per second of the fastest large matrix product."""
     best = 0.0
     for size in (4096, 8192) if device.type == "cuda" else (512, 1024):
         left, right = (torch.randn(size, size, device=device).to(precision) for _ in range(2))

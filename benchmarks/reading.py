@@ -1,4 +1,4 @@
-"""How fast a dataset is read at random: opening it, single rows, batches, DataLoader.
+"""Measure the speed of reading a dataset: opening it, random rows, DataLoader.
 
     python benchmarks/reading.py                    # 8,192 made-up crops of 224 px
     python benchmarks/reading.py --dataset OUT/normalized/compact
@@ -31,7 +31,7 @@ from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 
 
 def make(folder: Path, rows: int, size_px: int) -> None:
-    """Write shards of 1,024 blurred-noise JPEGs (about as large as crops of faces) and labels."""
+    """Write shards of 1,024 JPEGs of blurred noise (about as large as face crops) and labels."""
     chance = np.random.default_rng(0)
     pictures: list[bytes] = []
     for _ in range(64):
@@ -60,14 +60,14 @@ def make(folder: Path, rows: int, size_px: int) -> None:
 
 
 def timed(action: Callable[[], Any]) -> float:
-    """Return the milliseconds an action takes."""
+    """Return the milliseconds that an action takes."""
     start = time.perf_counter()
     action()
     return (time.perf_counter() - start) * 1e3
 
 
 def single(name: str, dataset: ShardDataset, reads: int) -> dict[str, Any]:
-    """Measure rows read at random, one by one."""
+    """Measure random single rows."""
     chance = random.Random(1)
     dataset[0]
     times = [timed(lambda: dataset[chance.randrange(len(dataset))]) for _ in range(reads)]
@@ -81,7 +81,7 @@ def single(name: str, dataset: ShardDataset, reads: int) -> dict[str, Any]:
 
 
 def loaded(name: str, dataset: ShardDataset, workers: int, shuffle: bool) -> dict[str, Any]:
-    """Measure whole passes of DataLoader, at most 4,096 rows."""
+    """Measure a pass of DataLoader, at most 4,096 rows."""
     loader = DataLoader(
         dataset, batch_size=64, shuffle=shuffle, num_workers=workers, collate_fn=collate
     )
@@ -94,7 +94,7 @@ def loaded(name: str, dataset: ShardDataset, workers: int, shuffle: bool) -> dic
 
 
 def measure(folder: Path, reads: int) -> list[dict[str, Any]]:
-    """Return the table's lines."""
+    """Return the rows of the table."""
     results: list[dict[str, Any]] = []
     opening = timed(lambda: open_dataset(folder))
     raw, decoded = open_dataset(folder, decode=False), open_dataset(folder)
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--reads", type=int, default=1000, help="single rows to read")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/reading.json"))
     options = parser.parse_args()
-    torch.set_num_threads(1)  # as DataLoader's workers have it
+    torch.set_num_threads(1)  # as in DataLoader's workers
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.dataset or Path(scratch)
         if options.dataset is None:

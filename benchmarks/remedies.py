@@ -1,17 +1,17 @@
-"""Which remedy brings the compact normalizer nearer to its goals? Short trainings, all alike.
+"""Which change brings the compact normalizer closer to its goals? Short comparable trainings.
 
     python benchmarks/remedies.py --sets PAIRED SOURCES --steps 300 --output remedies
     python benchmarks/remedies.py --sets PAIRED SOURCES --steps 700 --batch-size 32 \\
         --output remedies --only new_base new_wide
 
 Each remedy changes one thing of a baseline and nothing else: the same pictures in the same order,
-the same steps, one seed. ``on_...`` goes on from the shipped weights (baseline ``on_base``),
+the same steps, one seed. ``on_...`` continues from the shipped weights (baseline ``on_base``),
 ``mid_...`` from those of ``--middle``, half-way through a training (``mid_base``), ``new_...`` from
-nothing (``new_base``). Scores: R² of the coefficients read, by movement, on
-people of the sets that no training saw (split ``test``), clean and degraded with fixed seeds,
-before calibration; and the error of the target's landmarks. ``--tag _long`` keeps a remedy of
-another length beside the first, to compare at equal CPU time. A run that was killed goes on; what
-is done is not done again. Encoders only; nothing of this ships.
+scratch (``new_base``). Scores: R² of the predicted coefficients, by movement, on people of the sets
+that no training saw (split ``test``), clean and degraded with fixed seeds, before calibration; and
+the error of the target's landmarks. ``--tag _long`` stores a remedy of another length separately,
+to compare at equal CPU time. A killed run resumes; finished remedies are not repeated. Encoders
+only; nothing of this ships.
 """
 
 import argparse
@@ -66,13 +66,13 @@ SIDE = 112
 
 @dataclass(frozen=True)
 class Remedy:
-    """What is done otherwise than in the baseline of its group.
+    """What differs from the baseline of its group.
 
     Attributes:
         rate: the learning rate.
-        first: share of the steps that are trained in another way before: at ``first_side`` pixels,
-            or with ``mild`` degradations only.
-        side: pixels that the encoder looks at.
+        first: share of the steps in a first phase: at ``first_side`` pixels, or with ``mild``
+            degradations only.
+        side: input pixels of the encoder.
         blocks, widths: of the encoder; added blocks begin as identities.
         missed: weight of the shapes that miss their goals.
         losses: weights of the losses.
@@ -124,7 +124,7 @@ REMEDIES = {
 
 
 class AnySide(CompactNormalizer):
-    """The compact network, looking at pictures of another side; the same weights fit."""
+    """The compact network with another input size; the same weights fit."""
 
     side = SIDE
 
@@ -159,7 +159,7 @@ LOSSES["absolute"] = Loss(absolute)
 def mild(
     source: np.ndarray, points: np.ndarray, rng: np.random.Generator, size: int, mirror: float
 ) -> Degraded:
-    """Only placed and mirrored, as ``degrade`` begins."""
+    """Only place and mirror, the first steps of ``degrade``."""
     matrix, flipped = _placement(rng, len(source), size, mirror)
     picture = cv2.warpAffine(source, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
     moved = (points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
@@ -180,7 +180,7 @@ def build(remedy: Remedy, expressions: int, middle: Path | None = None) -> AnySi
 
 
 def take_over(old: CompactEncoder, new: CompactEncoder, blocks: tuple[int, ...]) -> None:
-    """Copy ``old``; blocks that it lacks come last in their stage and change nothing at first."""
+    """Copy ``old``; new blocks are last in their stage and are initialized as identities."""
     left = list(old.body)
     for module in new.body:
         if isinstance(module, Residual) and not (left and isinstance(left[0], Residual)):
@@ -231,13 +231,13 @@ def train(
 
 @dataclass(frozen=True)
 class Piece(Schedule):
-    """A piece of a longer schedule: one warm-up and one half cosine over all pieces."""
+    """A part of a longer schedule: one warm-up and one half cosine over all parts."""
 
     before: int = 0
     whole: int = 1
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step of this piece."""
+        """Return the learning rate of a step of this part."""
         return replace(self, steps=self.whole, before=0).of_whole(self.before + step)
 
     def of_whole(self, step: int) -> float:
@@ -255,7 +255,7 @@ def schedule(
 
 
 class Trial:
-    """Fixed pictures, and what a network reads on them."""
+    """Fixed test pictures, to score networks on."""
 
     def __init__(self, data: TrainingData) -> None:
         pairs = data.test
@@ -267,14 +267,14 @@ class Trial:
         stems = [name.removesuffix("_L").removesuffix("_R") for name in self.names]
         found: dict[str, dict[str, float]] = {}
         for kind, (images, truth) in self.kinds.items():
-            read = read_coefficients(network, images)
-            by_shape = r2_by_column(read, truth)
+            predicted = read_coefficients(network, images)
+            by_shape = r2_by_column(predicted, truth)
             found[kind] = {
                 movement: round(float(by_shape[[stem in wanted for stem in stems]].mean()), 4)
                 for movement, wanted in MOVEMENTS.items()
             }
             found[kind]["mean of all shapes"] = round(float(np.nanmean(by_shape)), 4)
-            error = landmark_error_by_region(self.train, read.clip(0, 1), truth)
+            error = landmark_error_by_region(self.train, predicted.clip(0, 1), truth)
             found[kind]["landmarks, %"] = round(float(np.mean(list(error.values()))), 4)
         return found
 
@@ -290,11 +290,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", type=Path, nargs="+", required=True)
     parser.add_argument("--output", type=Path, required=True, help="states and remedies.json")
-    parser.add_argument("--middle", type=Path, help="unfinished weights that mid_... go on from")
+    parser.add_argument("--middle", type=Path, help="unfinished weights that mid_... start from")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--only", nargs="+", choices=REMEDIES, default=list(REMEDIES))
-    parser.add_argument("--tag", default="", help="added to names: another length beside the first")
+    parser.add_argument("--tag", default="", help="added to names, for runs of another length")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--workers", type=int, default=1)

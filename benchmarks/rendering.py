@@ -1,13 +1,13 @@
-"""How fast pairs are rendered, a CPU core or a GPU: people, layout and pictures apart.
+"""Measure the speed of rendering pairs, per CPU core or GPU: people and layout, and pictures.
 
     python benchmarks/rendering.py --facekit FACEKIT.npz                  # one CPU thread
     python benchmarks/rendering.py --facekit FACEKIT.npz --device cuda --batch 128
 
-A pair is a source and a target picture. On the CPU, rates are pairs a second of the process's CPU
-time, since other work on the machine lengthens the wall time (and, by sharing caches, somewhat the
-CPU time too: the load is printed). On a GPU, the rate is that of ``BatchRenderer`` in wall time,
-with scenes laid out beforehand; beside it stands how many CPU cores the layout keeps busy. Prints
-a table and writes benchmarks/results/rendering.json.
+A pair is a source and a target picture. On the CPU, rates are pairs per second of the process's CPU
+time, since other work on the machine increases the wall time (and, through shared caches, somewhat
+the CPU time too: the load is printed). On a GPU, the rate is that of ``BatchRenderer`` in wall
+time, with scenes laid out in advance; ``cores_for_layout`` is the number of CPU cores that the
+layout keeps busy. Prints a table and writes benchmarks/results/rendering.json.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from normpipe.stages.synthesis.render_settings import SynthesizeConfig
 from normpipe.stages.synthesis.synthesize import pairs_of
 
 SIZES = ((96, 96), (128, 128), (128, 192))
-#: What the project promises: pairs a second of a CPU core at 96 px, of a GPU at 128 px.
+#: Goals: pairs per second on a CPU core at 96 px, on a GPU at 128 px.
 WANTED = {"cpu": ((96, 96), 30.0), "cuda": ((128, 128), 500.0)}
 
 
 def measure(config: SynthesizeConfig, batch: int) -> dict[str, Any]:
-    """Milliseconds a pair of every step, and the rate of all of them."""
+    """Return the milliseconds per pair of every step, and the total rate."""
     renderer = PairRenderer(config, Cast(config))
     on_gpu = renderer.device.type == "cuda"
     specs = pairs_of(config)
@@ -87,7 +87,7 @@ def main() -> None:
     size, wanted = WANTED[options.device]
     rate = next(r["pairs_per_second"] for r in found if (r["source_px"], r["target_px"]) == size)
     load = os.getloadavg()[0]
-    print(f"wanted at {size[0]} px: {wanted:.0f}; load of the machine {load:.1f}")
+    print(f"goal at {size[0]} px: {wanted:.0f}; load of the machine {load:.1f}")
     result = {
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu, one thread",
         "torch": torch.__version__,

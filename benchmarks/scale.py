@@ -1,16 +1,16 @@
-"""How long does a job of 1,000 shards and 10 million rows take to decide what is left?
+"""How long does a job of 1,000 shards and 10 million rows take to find the remaining work?
 
     python benchmarks/scale.py FOLDER                 # makes the job there once, then measures
     python benchmarks/scale.py FOLDER --shards 100 --json scale.json
 
-A fake source and a fake map stage with small rows, through the engine as it is. Each measure runs
-in a process of its own, so that its peak memory is its own. The scan of the inputs is the fake
-source's and is given apart: of a real folder it is the disk's time.
+A fake source and a fake map stage with small rows run in the real engine. Each measurement runs in
+a separate process, to get its own peak memory. The fake source's scan of the inputs is reported
+separately; for a real folder it depends on the disk.
 
 resume, nothing left    the whole run: plan, compare every known key, derive
-1 shard left            until the map stage is given its first row
-status, dry-run         whole; the dry run with its scan taken away
-slope                   memory that 100,000 rows more take, through the map stage's threads
+1 shard left            until the map stage gets its first row
+status, dry-run         the whole command; the dry run without its scan
+slope                   additional memory per 100,000 rows, with the map stage's threads
 """
 
 import argparse
@@ -37,7 +37,7 @@ from normpipe.pipeline.stage import MapStage, Row, Scan, SourceStage, StageConfi
 from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 
 MADE = schema([("image", IMAGE), ("image_sha256", pa.string()), ("number", pa.int64())])
-#: Rows of a row group in the shards that are made beforehand.
+#: Rows per row group in the prepared shards.
 GROUP = 1000
 IDENTITY = {"dataset": "scale", "input": "", "input_root": ""}
 
@@ -66,7 +66,7 @@ def common(first: int, rows: int, stage: str) -> dict[str, pa.Array]:
 
 
 class FakeSource(SourceStage):
-    """Says what a folder of so many files says, without the folder."""
+    """Lists as many inputs as a large folder, without the folder."""
 
     name: ClassVar[str] = "fake-source"
     writes = "manifest"
@@ -103,7 +103,7 @@ class FakeSource(SourceStage):
 
 
 class FakeMap(MapStage):
-    """Makes eight bytes of a row."""
+    """Makes eight bytes from a row."""
 
     name: ClassVar[str] = "fake-map"
     reads = ("manifest",)
@@ -138,7 +138,7 @@ class FakeMap(MapStage):
 
 
 def made(first: int, rows: int) -> pa.Table:
-    """Return what FakeMap makes of some rows, in no time."""
+    """Return FakeMap's output for some rows, without running it."""
     numbers = np.arange(first, first + rows) + 10**18
     raw = pa.FixedSizeBinaryArray.from_buffers(pa.binary(8), rows, [None, pa.py_buffer(numbers)])
     image = pa.StructArray.from_arrays(
@@ -150,7 +150,7 @@ def made(first: int, rows: int) -> pa.Table:
 
 
 def build(root: Path, source: FakeSource) -> None:
-    """Make the job: the source's shards by the engine, the map stage's beside it."""
+    """Make the job: the source's shards with the engine, the map stage's directly."""
     runner(root, [source, FakeMap()]).run([source])
     stage = FakeMap()
     description = describe(stage)
@@ -202,7 +202,7 @@ def slope(root: Path) -> dict[str, float]:
     source, stage = FakeSource(150, 2000), FakeMap()
     runner(root / "slope", [source, stage]).run([source, stage])
     seen, memory = np.array(stage.memory, float).T
-    later = seen > seen[-1] / 3  # what caches and pools take is theirs by then
+    later = seen > seen[-1] / 3  # caches and pools are full by then
     return {
         "rows": float(seen[-1]),
         "mb_per_100k_rows": float(np.polyfit(seen[later], memory[later], 1)[0] * 1e5 / 1e6),

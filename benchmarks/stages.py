@@ -1,20 +1,20 @@
-"""How fast each stage runs, beside what its network alone could do. One command:
+"""Measure the speed of each stage, relative to its network alone. One command:
 
     python benchmarks/stages.py
 
-Every case runs the real engine in a process of its own: ``align`` with OpenCV's cascades (and with
-an insightface pack, ``--pack DIR``), ``normalize``, and the two overlapped. What is printed:
+Every case runs the real engine in a separate process: ``align`` with OpenCV's cascades (and with
+an insightface pack, ``--pack DIR``), ``normalize``, and the two overlapped. It prints:
 
-images/s        inputs a second, from the first row read to the last index written
-compute only    inputs a second of the network alone, in the same process: normalize's network on
-                random batches, a detector on prepared photographs that it is given again and again
+images/s        inputs per second, from the first row read to the last index written
+compute only    inputs per second of the network alone, in the same process: normalize's network on
+                random batches, a detector repeatedly on prepared photographs
 ratio           the first over the second (overlapped: over the slower stage's)
-CPU ratio       CPU time of the whole process over that of the networks alone; on a CPU, where all
-                share the cores, this is what counts
-CPU ms outside  CPU time an input that is not the networks'
-peak MB         highest resident memory, and how much higher it was in the second half of the run
+CPU ratio       CPU time of the whole process over that of the networks alone; the measure that
+                counts on a CPU, where all share the cores
+CPU ms outside  CPU time per input outside the networks
+peak MB         peak resident memory, and how much higher it was in the second half of the run
 
-Absolute figures speak of this machine, and only of a quiet one; ratios come from one run.
+Absolute figures hold for this machine, if it is idle; ratios come from one run.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "stages.json"
-#: Seconds for which a network alone is measured, before the run and again after it.
+#: Seconds for which a network alone is measured, before and after the run.
 ALONE_S = 3.0
 #: Pictures of the sample set that are no faces.
 NO_FACES = {"no_face.jpg", "truncated.jpg"}
@@ -52,7 +52,7 @@ class Case:
 
 @dataclass
 class Alone:
-    """What networks do on their own, over ``inputs`` inputs."""
+    """Times of a network alone, over ``inputs`` inputs."""
 
     inputs: int = 0
     wall_s: float = 0.0
@@ -64,7 +64,7 @@ class Alone:
 
 
 class Memory(threading.Thread):
-    """Watches this process's resident memory."""
+    """Samples this process's resident memory."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -79,7 +79,7 @@ class Memory(threading.Thread):
             self.samples.append((time.perf_counter(), process.memory_info().rss))
 
     def stop(self) -> tuple[float, float]:
-        """Return the peak in MB, and by how much the second half's is above the first half's."""
+        """Return the peak in MB, and the peak of the second half minus that of the first."""
         self._over.set()
         self.join()
         middle = (self.samples[0][0] + self.samples[-1][0]) / 2
@@ -89,7 +89,7 @@ class Memory(threading.Thread):
 
 
 def synchronize() -> None:
-    """Wait for a GPU, where there is one."""
+    """Wait for the GPU, if there is one."""
     import torch
 
     if torch.cuda.is_available():
@@ -97,7 +97,7 @@ def synchronize() -> None:
 
 
 def detector_alone(stage, root: Path, dataset) -> "callable":  # type: ignore[valid-type]
-    """Return a function that detects faces in one batch of photographs, prepared beforehand."""
+    """Return a function that detects faces in one batch of prepared photographs."""
     from normpipe.manifests.vocabularies import SampleError
     from normpipe.pipeline.run.making import read_batches
 
@@ -156,7 +156,7 @@ def measure_alone(one, total: Alone) -> None:
 
 
 def count_computed(stage) -> list[int]:
-    """Count what the engine hands to a stage's network."""
+    """Count the items that the engine passes to a stage's network."""
     compute, counts = stage.compute, [0]
 
     def counted(items):
@@ -168,7 +168,7 @@ def count_computed(stage) -> list[int]:
 
 
 def run_case(case: Case) -> dict[str, object]:
-    """Run one case. Called in a process of its own."""
+    """Run one case; called in a separate process."""
     import logging
 
     from normpipe.pipeline.config import load_job
@@ -250,7 +250,7 @@ def sample_photographs(folder: Path, count: int, size_px: int) -> None:
 
 
 def cases(args: argparse.Namespace, work: Path) -> list[Case]:
-    """Return what is to be measured; normalize reads what align has left."""
+    """Return the cases to measure; normalize reads align's output."""
     photographs = args.input or work / "photographs"
     if not args.input:
         sample_photographs(photographs, args.images, args.size_px)
@@ -303,7 +303,7 @@ def table(results: list[dict]) -> str:  # type: ignore[type-arg]
 
 
 def machine() -> dict[str, object]:
-    """Describe what the figures speak of."""
+    """Describe the machine."""
     import torch
 
     processor = platform.processor() or platform.machine()

@@ -1,12 +1,12 @@
-"""Does ``normpipe verify`` find every flipped bit, and how fast does it read?
+"""Does ``normpipe verify`` find every flipped bit, and how fast is it?
 
     python benchmarks/verifying.py FOLDER                 # 1,000 bits, then 2 GB
     python benchmarks/verifying.py FOLDER --bits 100 --gigabytes 0.5
 
-Bits are drawn over the files of a small job first and over the bytes of the file then, so that
-small files are hit as often as large ones: shards, records, index, manifest, description, card,
-labels. Every bit is put back before the next. The rate is of one thread over image shards whose
-pages are in memory, in bytes a second of CPU time; beside it SHA-256 alone over the same files.
+A random file of a small job is chosen first, then a random bit in it, so that small files are hit
+as often as large ones: shards, records, index, manifest, description, card, labels. Every bit is
+restored before the next. The rate is that of one thread over image shards in the page cache, in
+bytes per second of CPU time; SHA-256 alone over the same files is given for comparison.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from normpipe.pipeline.run.plan import describe, fingerprint, input_digests
 from normpipe.pipeline.stage import Scan
 from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 
-#: Bytes of a picture: a crop of 224 px as JPEG.
+#: Bytes per picture: a crop of 224 px as JPEG.
 PICTURE = 20_000
 
 
@@ -86,7 +86,7 @@ def rate(root: Path, gigabytes: float) -> dict[str, float]:
     shards = max(1, round(gigabytes * 1e9 / rows / PICTURE))
     if not ShardFolder(root / "made").manifest_path.is_file():
         build_pictures(root, shards, rows)
-    assert verify(root, 1).differences == []  # and the pages are in memory
+    assert verify(root, 1).differences == []  # also fills the page cache
     wall, used = time.perf_counter(), time.process_time()
     report = verify(root, 1)
     wall, used = time.perf_counter() - wall, time.process_time() - used

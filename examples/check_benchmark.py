@@ -1,11 +1,11 @@
-"""Is this the synthetic benchmark? Compares the first shard with what was recorded.
+"""Check that renders are the synthetic benchmark, by the recorded checksums of the first shard.
 
-    python examples/check_benchmark.py BENCH            # one line a recording: same, or different
+    python examples/check_benchmark.py BENCH            # one line per recording: same, or different
     python examples/check_benchmark.py BENCH --record   # adds this machine to the recordings
 
-Two sums are compared: of the labels, and of the pictures. Pictures hang on the device, on the CPU's
-vector instructions and on library versions, so a recording names them; where a sum differs from
-all recordings made like yours, you have another benchmark. Labels hang on none of that but numpy.
+There are two checksums: of the labels, and of the pictures. Pictures depend on the device, on the
+CPU's vector instructions and on library versions, so a recording names them; if a checksum differs
+from all recordings made like yours, you have another benchmark. Labels depend only on numpy.
 """
 
 import argparse
@@ -27,32 +27,32 @@ RECORDED = Path(__file__).with_name("synthetic_benchmark.json")
 LIBRARIES = ("torch", "numpy", "opencv-python", "numba")
 
 
-def sums(shard: Path) -> dict[str, str]:
-    """sha256 of the encoded pictures in order, and of the labels (rounded to six digits)."""
+def checksums(shard: Path) -> dict[str, str]:
+    """Return the sha256 of the encoded pictures in order, and of the labels (six digits)."""
     rows = pq.read_table(shard).to_pylist()
     pictures, labels = hashlib.sha256(), hashlib.sha256()
     for row in rows:
         pictures.update(row["image"]["bytes"])
         pictures.update((row["target"] or {"bytes": b""})["bytes"])
-        told = {name: row[name] for name in ("key", "identity", "emotion", "split")}
-        told["expression"] = [round(value, 6) for value in row["expression"]]
-        labels.update(json.dumps(told, sort_keys=True).encode())
+        label = {name: row[name] for name in ("key", "identity", "emotion", "split")}
+        label["expression"] = [round(value, 6) for value in row["expression"]]
+        labels.update(json.dumps(label, sort_keys=True).encode())
     return {"pictures": pictures.hexdigest(), "labels": labels.hexdigest()}
 
 
 def _model() -> str:
-    """Vendor, family and model of the CPU, where the system tells."""
-    known = Path("/proc/cpuinfo")
-    if not known.is_file():
+    """Return the vendor, family and model of the CPU, if known."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
         return platform.machine()
-    lines = (line.partition(":") for line in known.read_text().splitlines())
-    told = {name.strip(): value.strip() for name, _, value in lines}
+    lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+    facts = {name.strip(): value.strip() for name, _, value in lines}
     names = ("vendor_id", "cpu family", "model")
-    return " ".join(told[name] for name in names if name in told) or platform.machine()
+    return " ".join(facts[name] for name in names if name in facts) or platform.machine()
 
 
 def made_with(device: str) -> dict[str, Any]:
-    """What pictures hang on, of this machine."""
+    """Return everything on this machine that the pictures depend on."""
     if device == "cpu":
         kind = f"{_model()} {torch.backends.cpu.get_cpu_capability()}"
     else:
@@ -61,7 +61,7 @@ def made_with(device: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compare, and record where asked to."""
+    """Compare, and record if requested."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -71,7 +71,7 @@ def main() -> None:
         shards = synthesized_shards([options.folder])
     except NormpipeError as error:
         sys.exit(str(error))
-    found, made = sums(shards[0]), made_with(options.device)
+    found, made = checksums(shards[0]), made_with(options.device)
     recorded: list[dict[str, Any]] = json.loads(RECORDED.read_text()) if RECORDED.exists() else []
     for entry in recorded:
         same = [name for name in found if entry[name] == found[name]]

@@ -1,10 +1,10 @@
-"""Draws docs/images/synthesized_pairs.jpg: 64 sources, each beside the target making the same.
+"""Draw docs/images/synthesized_pairs.jpg: 64 pairs of source and target.
 
     python examples/make_pair_sheet.py ict_facekit.npz docs/images/synthesized_pairs.jpg
 
-A row an emotion or a kind of movement, as ``KINDS`` lists them, 8 people a row. Nothing is chosen
-by eye: people come in the order of their numbers, expressions are the next of their kind that is
-carried out far enough to be seen, pictures that are turned too far or covered are passed over.
+One row per emotion or kind of movement, see ``KINDS``, with 8 people each. Nothing is chosen by
+eye: people are in the order of their numbers, expressions are the next of their kind that is strong
+enough to be seen, and pictures that are turned too far or occluded are skipped.
 """
 
 import sys
@@ -24,7 +24,7 @@ from normpipe.stages.synthesis.scene.scene import SceneOptions, draw_scene
 
 SIZE_PX = 112
 COLUMNS = 8
-# A row each: how expressions are drawn, and the emotion meant.
+# Of each row: the kind of expressions, and the intended emotion.
 KINDS = (
     ("prototype", "happiness"),
     ("prototype", "surprise"),
@@ -38,7 +38,7 @@ KINDS = (
 
 
 def expressions(names, kind, emotion):
-    """Seeds of expressions of a kind that are carried out far, eyes open and not far away."""
+    """Yield seeds of strong expressions of a kind, with open eyes and little gaze."""
     eyes = [i for i, name in enumerate(names) if name.startswith(("eyeBlink", "eyeLook"))]
     for seed in count():
         drawn = draw_expression(generator(8, seed), names, kind)
@@ -49,7 +49,7 @@ def expressions(names, kind, emotion):
 
 
 def pictures(identity, names, modes):
-    """Numbers of a person's pictures that show the face well."""
+    """Return the number of a person's first picture that shows the face well."""
     person = draw_person(identity, names, modes)
     for seed in count(10 * identity):
         scene = draw_scene(person, seed, names, SceneOptions(), 0)

@@ -1,4 +1,4 @@
-"""Remakes the README's picture from the demo's job: rendered people only, no photograph.
+"""Draw the README's picture from the demo's job: rendered people only, no photograph.
 
 make demo
 .venv/bin/python examples/make_readme_picture.py demo-out/job docs/images/readme.jpg

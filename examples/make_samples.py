@@ -1,4 +1,4 @@
-"""Remakes stages/samples: rendered people, one picture without a face, and one broken file.
+"""Make stages/samples: rendered people, one picture without a face, and one broken file.
 
     python examples/make_samples.py FACEKIT.npz stages/samples
 
@@ -44,7 +44,7 @@ PEOPLE = [
 
 
 def sample_scene(person, prototype, seed, names):
-    """A snapshot in ordinary light, nothing in front of the face."""
+    """Return a snapshot in ordinary light, without occluders."""
     rng = generator(77, seed)
     spread = {
         stem: rng.uniform(0.35 * low + 0.65 * high, high)

@@ -1,9 +1,9 @@
-"""Writes the sources of a synthesized dataset as photographs with a list, as other datasets come.
+"""Write the sources of a synthesized dataset as image files with a list, like other datasets.
 
     python examples/renders_as_list.py BENCH PHOTOGRAPHS
     normpipe run --input PHOTOGRAPHS/faces.csv --output OUT
 
-docs/synthetic.md says when an action unit occurs. Landmarks are the renders' own.
+docs/synthetic.md defines when an action unit occurs. Landmarks are exact.
 """
 
 import csv

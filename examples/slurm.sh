@@ -1,5 +1,5 @@
 #!/bin/bash
-# normpipe in a SLURM queue: ends before its time is up, queues itself again until it is done.
+# normpipe in a SLURM queue: stops before its time limit and requeues itself until it is done.
 #   sbatch --time=04:00:00 examples/slurm.sh run job.toml
 #   sbatch --gres=gpu:1 examples/slurm.sh run job.toml --set normalize.device=cuda
 #SBATCH --job-name=normpipe
@@ -8,33 +8,34 @@
 #SBATCH --time=01:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# SIGTERM to this script 120 s before the time is up. Longer than run.grace_seconds (60).
-# Preempted, the job has the partition's GraceTime instead, which must be longer, too.
+# SIGTERM to this script 120 s before the time limit: longer than run.grace_seconds (60).
+# A preempted job has the partition's GraceTime instead, which must also be longer than that.
 #SBATCH --signal=B:TERM@120
 
-# So often at most: some causes come again each time (a quarantined shard also ends with 3).
+# At most this often: some causes of status 3 come back every time (too little memory). A job with
+# quarantined shards ends with 2 and is not requeued.
 RESTARTS=50
 
-# normpipe counts the CPUs that it is bound to; not every SLURM binds jobs to those that it lends.
+# normpipe counts the CPUs that it is bound to; not every SLURM binds jobs to the allocated ones.
 settings=()
 if [ "$1" = run ]; then
     settings=(--set "run.threads=${SLURM_CPUS_PER_TASK:-1}")
 fi
 
-told=
-trap 'told=yes; kill -TERM "$child" 2>/dev/null' TERM
+signalled=
+trap 'signalled=yes; kill -TERM "$child" 2>/dev/null' TERM
 normpipe "$@" "${settings[@]}" &
 child=$!
 wait "$child"
 status=$?
-# A signal ends bash's wait, not normpipe: wait again, for the status of normpipe itself.
-while [ -n "$told" ]; do
-    told=
+# A signal ends bash's wait, not normpipe: wait again for the status of normpipe itself.
+while [ -n "$signalled" ]; do
+    signalled=
     wait "$child"
     status=$?
 done
 
-# 3: stopped or incomplete, run it again. 143: the signal came before normpipe had begun.
+# 3: stopped or incomplete, run it again. 143: the signal came before normpipe had started.
 case $status in
 3 | 143)
     if [ "${SLURM_RESTART_COUNT:-0}" -lt "$RESTARTS" ]; then

@@ -50,7 +50,7 @@ def test_the_first_shard_is_the_recorded_one(real_kit_file, tmp_path):
     made = CliRunner().invoke(app, ["synthesize", *rows, "--set", "synthesize.identities=13"])
     assert made.exit_code == 0, made.output
     check = checker()
-    found = check.sums(synthesized_shards([tmp_path / "bench"])[0])
+    found = check.checksums(synthesized_shards([tmp_path / "bench"])[0])
     recorded = json.loads(check.RECORDED.read_text())
     assert found["labels"] in {entry["labels"] for entry in recorded}
     here = check.made_with("cpu")
