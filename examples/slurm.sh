@@ -23,7 +23,7 @@ if [ "$1" = run ]; then
 fi
 
 signalled=
-trap 'signalled=yes; kill -TERM "$child" 2>/dev/null' TERM
+trap 'signalled=yes; kill -TERM "$!" 2>/dev/null' TERM
 normpipe "$@" "${settings[@]}" &
 child=$!
 wait "$child"
