@@ -122,7 +122,7 @@ REFERENCES = (
     Reference("normalized_", "normalized/{variant}", "normalized"),
 )
 #: Advice: how to get pairs without references.
-PAIRS_ALONE = "pair with --set pair.materialize=true for shards that need nothing beside them"
+PAIRS_ALONE = "pair with --set pair.materialize=true for shards that need no other dataset"
 #: What opening a job's folder opens: this dataset, else the only one in that folder.
 OPENED_FIRST, OPENED_ELSE = "pairs", "normalized"
 

@@ -1,1 +1,1 @@
-"""How any stage is run: config, plan, commit, shards, runner, progress. Knows no faces."""
+"""How any stage is run: config, plan, commit, shards, runner, progress. Knows nothing of faces."""

@@ -1,1 +1,1 @@
-"""Looking after a job's folder: check, free, withdraw, estimate."""
+"""Maintenance of a job's folder: verify, status, clean, withdraw, estimate."""

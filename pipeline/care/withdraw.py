@@ -65,7 +65,7 @@ def withdraw(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> list[I
         if before is not None:
             done.append(before)
         elif not subjects and not keys:
-            raise InputError("nobody to withdraw: give --subject NAME or --key KEY")
+            raise InputError("no one to withdraw: give --subject NAME or --key KEY")
         remove_temporaries(root)
         _remove_uncommitted(root)
         intent = plan_withdrawal(root, subjects, keys)

@@ -215,8 +215,8 @@ class Runner:
         folder = ShardFolder(self.root / stage.writes)
         if not self._options.overwrite:
             refuse_other_settings(stage, folder, description)
-        # Written even while --overwrite leaves old shards: each shard has its own fingerprint, so
-        # the description does not have to describe them.
+        # Written at once, even while --overwrite leaves old shards: each shard carries its own
+        # fingerprint, so the description need not match them (and the old one must not).
         write_if_changed(folder.stage_path, to_json(description))
 
     def _plan(self, stages: list[Stage]) -> None:

@@ -81,8 +81,8 @@ def run_source(
 
 def _has_other_settings(folder: ShardFolder, mark: str) -> bool:
     """Return whether any record is of other settings, whether or not its shard is there."""
-    stated = (folder.stored_record(number) for number in folder.recorded_numbers())
-    return any(record is not None and record.fingerprint != mark for record in stated)
+    stored = (folder.stored_record(number) for number in folder.recorded_numbers())
+    return any(record is not None and record.fingerprint != mark for record in stored)
 
 
 def _without_withdrawn(stage: SourceStage, root: Path, folder: ShardFolder) -> Scan:

@@ -1,1 +1,1 @@
-"""What lies on disk, or in an object store: shards, records, labels, the saved job."""
+"""What is on disk, or in an object store: shards, records, labels, the saved job."""

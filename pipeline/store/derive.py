@@ -81,8 +81,8 @@ def _derive(root: Path, name: str, words: str, schema: pa.Schema) -> None:
     if any(field.type == IMAGE for field in schema):
         listed[INDEX_FILE] = _current_index(folder, manifest) or _write_index(folder, list(records))
     if not manifest["made_by"].get("reads"):  # a source: what belongs to its inputs
-        beside = [name for name in (LABELS_FILE, WITHDRAWN_FILE) if (root / name).is_file()]
-        listed |= {name: sha256_file(root / name) for name in beside}
+        others = [name for name in (LABELS_FILE, WITHDRAWN_FILE) if (root / name).is_file()]
+        listed |= {name: sha256_file(root / name) for name in others}
     write_if_changed(folder.card_path, card)
     # Last: while the manifest is missing or outdated, the index is rewritten.
     write_if_changed(folder.manifest_path, to_json({**manifest, "files": listed}))

@@ -81,17 +81,17 @@ class DatasetFiles:
 def _find_metadata(path: Path) -> Path:
     if _is_release_0_1_0(path):
         return path
-    beside = _sibling(path)
-    if is_store(path) or not path.is_symlink() or beside.is_dir():
-        return beside
+    sibling = _sibling(path)
+    if is_store(path) or not path.is_symlink() or sibling.is_dir():
+        return sibling
     # A link from elsewhere to the dataset's folder only.
     there = _sibling(path.resolve())
-    return there if there.is_dir() else beside
+    return there if there.is_dir() else sibling
 
 
 def _sibling(path: Path) -> Path:
-    whole = path if is_store(path) or path.name not in ("", "..") else path.resolve()
-    return whole.with_name(METADATA_PREFIX + whole.name) if whole.name else whole
+    full = path if is_store(path) or path.name not in ("", "..") else path.resolve()
+    return full.with_name(METADATA_PREFIX + full.name) if full.name else full
 
 
 def _is_release_0_1_0(path: Path) -> bool:

@@ -213,7 +213,7 @@ def test_doctor_tries_the_store(
     [
         (("status", "s3://nosuchbucket/out"), "holds no normpipe job"),
         (("verify", "gs3://bucket/out"), "knows no storage"),
-        (("classify", "s3://faces/out"), "only a folder will do"),
+        (("classify", "s3://faces/out"), "this must be a folder"),
         (
             ("run", "--input", "s3://faces/nothing", "--output", "x", "--quiet"),
             "there is nothing at",
