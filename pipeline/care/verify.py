@@ -17,8 +17,8 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from ..stage import sha256_file
-from ..store.commit import TEMPORARY
-from ..store.derive import manifest_of, to_json
+from ..store.commit import TEMPORARY, json_bytes
+from ..store.derive import manifest_of
 from ..store.job_file import read_job
 from ..store.labels import LABELS_FILE
 from ..store.layout import CARD_FILE, INDEX_FILE, RECORDS
@@ -293,9 +293,9 @@ def _derived(root: Path, folder: ShardFolder, records: dict[int, ShardRecord]) -
     for name in sorted(listed.keys() & shards.keys()):
         if listed[name] != shards[name]:
             lines.append(f"manifest.json and the record of {name} differ: run the job to its end")
-    if manifest.get("made_by") != json.loads(to_json(expected["made_by"])):
+    if manifest.get("made_by") != json.loads(json_bytes(expected["made_by"])):
         lines.append("stage.json and manifest.json differ: run the job to its end")
-    if not lines and to_json({**expected, "files": files}) != data:
+    if not lines and json_bytes({**expected, "files": files}, ascii_only=False) != data:
         lines.append("manifest.json is damaged: run the job again")
     yield from lines
     for record in records.values():

@@ -19,12 +19,13 @@ from ..errors import InputError
 from ..run.plan import fingerprint, input_digests
 from ..store.commit import (
     fsync_folder,
+    json_bytes,
     remove_file,
     remove_temporaries,
     write_bytes,
     write_if_changed,
 )
-from ..store.derive import derive_again, to_json
+from ..store.derive import derive_again
 from ..store.labels import LABELS_FILE, labels_digest, read_labels
 from ..store.shards import ShardFolder, ShardWriter, write_table
 from ..store.storage import parquet_file
@@ -108,7 +109,9 @@ def carry_out(root: Path) -> Intent | None:
     if intent is None:
         return None
     remove_temporaries(root)
-    write_if_changed(root / WITHDRAWN_FILE, to_json(intent.after.model_dump(mode="json")))
+    write_if_changed(
+        root / WITHDRAWN_FILE, json_bytes(intent.after.model_dump(mode="json"), ascii_only=False)
+    )
     _strike_labels(root / LABELS_FILE, intent.after)
     for name in intent.relabelled:
         _relabel(root, name)
@@ -142,7 +145,7 @@ def _relabel(root: Path, name: str) -> None:
         **made.get("digests", {}),
         "labels": labels_digest(read_labels(root / LABELS_FILE)),
     }
-    write_if_changed(folder.stage_path, to_json(made))
+    write_if_changed(folder.stage_path, json_bytes(made, ascii_only=False))
 
 
 def _carry_out_step(root: Path, step: ShardStep) -> None:

@@ -295,7 +295,8 @@ class Loop:
         record = self._record(outcome.text)
         if (record.fingerprint, record.shard) != (one.task["fingerprint"], number):
             raise AssertionError(f"{name}: {outcome.text} is not shard {number} as requested")
-        self._run.commit(outcome.text, record, lane.target)
+        lane.target.put_in_place(record, self._run.shard(outcome.text))
+        self._run.forget(outcome.text)
         self._release(lane, one)
         lane.rows += one.rows
         lane.seconds += lane.elapsed(one, now) if lane.place.in_order else outcome.seconds

@@ -24,9 +24,9 @@ from ..errors import (
     resource_shortage,
 )
 from ..stage import MapStage, SourceStage, Stage
-from ..store.commit import remove_temporaries, write_if_changed
+from ..store.commit import json_bytes, remove_temporaries, write_if_changed
 from ..store.damage import drop_damaged, refuse_damaged
-from ..store.derive import derive, to_json
+from ..store.derive import derive
 from ..store.job_file import Claim, claim, refuse_foreign
 from ..store.lock import locked
 from ..store.shards import ShardFolder, ShardRecord, require_dataset
@@ -217,7 +217,7 @@ class Runner:
             refuse_other_settings(stage, folder, description)
         # Written at once, even while --overwrite leaves old shards: each shard carries its own
         # fingerprint, so the description need not match them (and the old one must not).
-        write_if_changed(folder.stage_path, to_json(description))
+        write_if_changed(folder.stage_path, json_bytes(description, ascii_only=False))
 
     def _plan(self, stages: list[Stage]) -> None:
         """Plan all stages; before any work, refuse unreadable input and shards of other input."""

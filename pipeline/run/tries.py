@@ -24,7 +24,7 @@ from ..store.commit import json_bytes, remove_file, storage_errors, write_bytes
 from ..store.storage import create, is_store, read_files, remove_tree, sizes
 
 if TYPE_CHECKING:
-    from ..store.shards import ShardFolder, ShardRecord
+    from ..store.shards import ShardRecord
 
 #: Holds the folders of runs; release 0.1.0 left ``.cluster`` after runs with workers.
 MAKING_FOLDER = ".making"
@@ -139,9 +139,8 @@ class RunFolder:
         names = (Path(name) for name in sizes(self.path / "made"))
         return [one.stem for one in names if one.suffix == ".json" and one.name.startswith(wanted)]
 
-    def commit(self, token: str, record: "ShardRecord", folder: "ShardFolder") -> None:
-        """Put an attempt's shard in place. For the coordinator, which holds the job's lock."""
-        folder.put_in_place(record, self.shard(token))
+    def forget(self, token: str) -> None:
+        """Remove the record of an attempt whose shard is in place."""
         with contextlib.suppress(OSError, NormpipeError):
             remove_file(self._record_path(token))
 

@@ -86,9 +86,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         return commit_file(path)
 
 
-def json_bytes(value: Any) -> bytes:
-    """Return JSON with sorted keys."""
-    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+def json_bytes(value: Any, ascii_only: bool = True) -> bytes:
+    """Return JSON as all our files have it: indented, with sorted keys.
+
+    ``ascii_only``: other characters are escaped; files that describe a dataset have them as they
+    are, so that people can read them.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=ascii_only)
+    return (text + "\n").encode()
 
 
 def write_json(path: Path, value: Any) -> None:

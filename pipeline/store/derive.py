@@ -15,6 +15,7 @@ from ..stage import Stage, sha256_file
 from .commit import (
     PendingFile,
     commit_file,
+    json_bytes,
     remove_file,
     storage_errors,
     temporary,
@@ -27,11 +28,6 @@ from .tombstones import WITHDRAWN_FILE
 
 #: Minimum rows of a row group in an index; it holds complete shards.
 _INDEX_GROUP = 1 << 16
-
-
-def to_json(value: Any) -> bytes:
-    """Return JSON with sorted keys, as in all files that normpipe derives."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def totals(records: dict[int, ShardRecord]) -> dict[str, Any]:
@@ -85,7 +81,9 @@ def _derive(root: Path, name: str, words: str, schema: pa.Schema) -> None:
         listed |= {name: sha256_file(root / name) for name in others}
     write_if_changed(folder.card_path, card)
     # Last: while the manifest is missing or outdated, the index is rewritten.
-    write_if_changed(folder.manifest_path, to_json({**manifest, "files": listed}))
+    write_if_changed(
+        folder.manifest_path, json_bytes({**manifest, "files": listed}, ascii_only=False)
+    )
 
 
 def manifest_of(folder: ShardFolder, records: dict[int, ShardRecord]) -> dict[str, Any]:
@@ -115,7 +113,7 @@ def _current_index(folder: ShardFolder, manifest: dict[str, Any]) -> str | None:
         digest = old.pop("files")[INDEX_FILE]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    same = old == json.loads(to_json(manifest))
+    same = old == json.loads(json_bytes(manifest))
     return digest if same and folder.index_path.is_file() else None
 
 

@@ -18,7 +18,7 @@ from ..networks.reader import ExpressionReader, as_images
 from ..synthesis.scene.expressions import RENDERED_UNITS, action_units
 
 
-class ReaderOutput(NamedTuple):
+class PictureReadings(NamedTuple):
     """A reader's output for N pictures.
 
     Attributes:
@@ -31,7 +31,7 @@ class ReaderOutput(NamedTuple):
 
 
 #: (N, S, S, 3) uint8 RGB pictures of the target face → reader output; tests use fakes.
-Read = Callable[[Pixels], ReaderOutput]
+Read = Callable[[Pixels], PictureReadings]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class LoadedReader:
     digest: str = ""
 
     @torch.inference_mode()
-    def __call__(self, pictures: Pixels, batch: int = 64) -> ReaderOutput:
+    def __call__(self, pictures: Pixels, batch: int = 64) -> PictureReadings:
         """Read pictures, (N, S, S, 3) uint8 RGB."""
         device = self.module.code_mean.device
         parts = [
@@ -60,7 +60,7 @@ class LoadedReader:
         ]
         coefficients = torch.cat([part.coefficients for part in parts]).float().cpu().numpy()
         points = torch.cat([part.points for part in parts]).float().cpu().numpy()
-        return ReaderOutput(coefficients, (points.reshape(-1, 68, 2) + 1) / 2)
+        return PictureReadings(coefficients, (points.reshape(-1, 68, 2) + 1) / 2)
 
 
 def open_reader(name_or_path: str | Path = "reader") -> LoadedReader:

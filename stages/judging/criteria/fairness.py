@@ -11,7 +11,7 @@ from ....manifests.arrays import Rows
 from ...metrics.resampling import RESAMPLES, bootstrap
 from ...synthesis.scene.person import Demographics, demographics_of
 from ..figures import Figure
-from ..frozen_reader import ReaderOutput
+from ..frozen_reader import PictureReadings
 from ..renders import Renders
 from .synthetic import GROUPS, Readings, columns, ratio
 
@@ -63,8 +63,8 @@ def _axis(
     axis: str,
     groups: NDArray[np.str_],
     renders: Renders,
-    exact: ReaderOutput,
-    made: ReaderOutput,
+    exact: PictureReadings,
+    made: PictureReadings,
     condition: str,
     resamples: int,
 ) -> list[Figure]:
@@ -132,7 +132,7 @@ def _axis(
 
 
 def _retention(
-    renders: Renders, exact: ReaderOutput, made: ReaderOutput
+    renders: Renders, exact: PictureReadings, made: PictureReadings
 ) -> Callable[[Rows], float]:
     """Return a function: rows → mean R² ratio of the shapes that the reader can read there."""
     where = [columns(renders.expression_names, stems) for stems, _ in GROUPS.values()]

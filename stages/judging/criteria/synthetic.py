@@ -16,7 +16,7 @@ from ....manifests.arrays import Floats, Pixels, Rows
 from ...metrics.resampling import RESAMPLES, bootstrap
 from ...synthesis.scene.expressions import RENDERED_UNITS
 from ..figures import Figure
-from ..frozen_reader import Read, ReaderOutput, units
+from ..frozen_reader import PictureReadings, Read, units
 from ..renders import Renders, through_codec
 
 #: Groups of shapes, with the goal for their ratio.
@@ -52,8 +52,8 @@ class Readings:
         made: for the normalized pictures, by condition (``clean``, ``degraded``).
     """
 
-    exact: ReaderOutput
-    made: dict[str, ReaderOutput]
+    exact: PictureReadings
+    made: dict[str, PictureReadings]
 
 
 def read_renders(renders: Renders, made: Mapping[str, Pixels], read: Read) -> Readings:
@@ -108,7 +108,7 @@ def measure_synthetic(
 
 
 def _shapes(
-    renders: Renders, exact: ReaderOutput, made: ReaderOutput, condition: str, resamples: int
+    renders: Renders, exact: PictureReadings, made: PictureReadings, condition: str, resamples: int
 ) -> list[Figure]:
     figures: list[Figure] = []
     for name, (stems, goal) in GROUPS.items():
@@ -149,7 +149,7 @@ def _ratio_figure(
 
 
 def _action_units(
-    renders: Renders, exact: ReaderOutput, made: ReaderOutput, condition: str, resamples: int
+    renders: Renders, exact: PictureReadings, made: PictureReadings, condition: str, resamples: int
 ) -> list[Figure]:
     names = renders.expression_names
     found = [units(names, part) for part in (made.coefficients, exact.coefficients)]
@@ -178,7 +178,7 @@ def _correlation(one: Floats, other: Floats) -> float:
 
 
 def _landmarks(
-    renders: Renders, exact: ReaderOutput, made: ReaderOutput, condition: str, resamples: int
+    renders: Renders, exact: PictureReadings, made: PictureReadings, condition: str, resamples: int
 ) -> list[Figure]:
     """Return errors in % of the inter-ocular distance, noting the reader's own on exact renders."""
     own, error = (landmark_errors(renders, found.points) for found in (exact, made))  # (N, 68)
@@ -213,7 +213,7 @@ def landmark_errors(renders: Renders, points: Floats) -> Floats:
     return 100 * away / renders.inter_ocular
 
 
-def _average_face(renders: Renders, exact: ReaderOutput) -> list[Figure]:
+def _average_face(renders: Renders, exact: PictureReadings) -> list[Figure]:
     """Return the figures of always showing the average expression: the floor of all others."""
     size = renders.target.shape[1]
     mean = np.broadcast_to(renders.target_landmarks.mean(0) / size, renders.target_landmarks.shape)
@@ -249,7 +249,7 @@ def _average_face(renders: Renders, exact: ReaderOutput) -> list[Figure]:
 
 
 def reader_scores(
-    names: Sequence[str], readings: ReaderOutput, renders: Renders
+    names: Sequence[str], readings: PictureReadings, renders: Renders
 ) -> dict[str, dict[str, float] | float]:
     """Score a reader on exact renders: R² by action unit, by shape, and landmark error.
 

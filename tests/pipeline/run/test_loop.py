@@ -16,7 +16,6 @@ from normpipe.pipeline.run.loop import Lane, Loop, Shutdown
 from normpipe.pipeline.run.making import ShardTask, TaskOutcome
 from normpipe.pipeline.run.places import StageThreads
 from normpipe.pipeline.run.progress import Progress
-from normpipe.pipeline.run.tries import RunFolder
 from normpipe.pipeline.stage import Stage
 from normpipe.pipeline.store.shards import ShardFolder, ShardRecord
 
@@ -143,13 +142,13 @@ def test_who_comes_late_is_not_put_in_place(
 
         threading.Timer(0.2, end).start()
 
-    adopt = RunFolder.commit
+    put_in_place = ShardFolder.put_in_place
 
-    def noted(run: RunFolder, token: str, *given: Any) -> None:
-        placed.append(token)
-        adopt(run, token, *given)
+    def noted(folder: ShardFolder, record: ShardRecord, written: Path) -> None:
+        placed.append(written.stem)
+        put_in_place(folder, record, written)
 
-    monkeypatch.setattr(RunFolder, "commit", noted)
+    monkeypatch.setattr(ShardFolder, "put_in_place", noted)
     records = walk(host, Told(host, falls_silent, waits, made, takes_over))
     assert sorted(record.shard for record in records) == [0, 1, 2]
     assert len(placed) == 3

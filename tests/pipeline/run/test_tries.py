@@ -62,7 +62,8 @@ def test_nothing_is_written_once_the_run_is_over(there: RunFolder, tmp_path: Pat
     with pytest.raises(RunOver):
         there.finish(unfinished, write(writer, 1))
     with pytest.raises(FileNotFoundError):
-        there.commit(late, record, folder)
+        folder.put_in_place(record, there.shard(late))
+        there.forget(late)
     assert not (tmp_path / MAKING_FOLDER).exists()
     assert folder.records() == {} and not list(tmp_path.rglob("*.parquet"))
 
@@ -88,7 +89,8 @@ def test_two_of_the_same_shard_never_meet(there: RunFolder, tmp_path: Path) -> N
     first, second = made(there, folder, 1), made(there, folder, 2)
     assert folder.records() == {}
     assert sorted(there.finished("toy-map", 7)) == sorted([first[0], second[0]])
-    there.commit(*second, folder)
+    folder.put_in_place(second[1], there.shard(second[0]))
+    there.forget(second[0])
     assert folder.read(7)["number"].to_pylist() == [2]
     assert there.record(first[0]) == first[1].to_json() and there.finished("toy-map", 7) == [
         first[0]
@@ -102,7 +104,9 @@ def test_a_shard_is_put_in_place_on_another_disk(
     """As where ``OUT/normalized`` is a link to a larger disk."""
     folder = ShardFolder(tmp_path / "made")
     if before:
-        there.commit(*made(there, folder, 1), folder)
+        token, record = made(there, folder, 1)
+        folder.put_in_place(record, there.shard(token))
+        there.forget(token)
     replace = Path.replace
 
     def far(self: Path, target: Path) -> Path:
@@ -112,7 +116,8 @@ def test_a_shard_is_put_in_place_on_another_disk(
 
     monkeypatch.setattr(commit.Path, "replace", far)
     token, record = made(there, folder, 2)
-    there.commit(token, record, folder)
+    folder.put_in_place(record, there.shard(token))
+    there.forget(token)
     assert folder.record(7) == record and folder.read(7)["number"].to_pylist() == [2]
     assert sorted(path.name for path in folder.path.iterdir()) == ["shard-00007.parquet"]
     assert not there.shard(token).exists()

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from normpipe.manifests.schema import INDEX
-from normpipe.pipeline.store.derive import derive, derive_again, manifest_of, to_json, totals
+from normpipe.pipeline.store.commit import json_bytes
+from normpipe.pipeline.store.derive import derive, derive_again, manifest_of, totals
 from normpipe.pipeline.store.shards import ShardFolder
 
 from ..living import digests
@@ -96,7 +97,7 @@ def test_what_is_as_it_should_be_is_not_written_again(tmp_path: Path) -> None:
     folder.index_path.write_bytes(b"of other shards")
     changed = json.loads(folder.manifest_path.read_bytes())
     changed["totals"]["rows"] += 1
-    folder.manifest_path.write_bytes(to_json(changed))
+    folder.manifest_path.write_bytes(json_bytes(changed, ascii_only=False))
     derive(tmp_path, ToyMap())
     assert digests(tmp_path) == before
     folder.manifest_path.unlink()
@@ -136,4 +137,7 @@ def test_the_lists_beside_a_source_are_vouched_for(tmp_path: Path) -> None:
 
 
 def test_json_keeps_letters() -> None:
-    assert to_json({"é": 1, "a": [None]}) == '{\n  "a": [\n    null\n  ],\n  "é": 1\n}\n'.encode()
+    assert (
+        json_bytes({"é": 1, "a": [None]}, ascii_only=False)
+        == '{\n  "a": [\n    null\n  ],\n  "é": 1\n}\n'.encode()
+    )

@@ -115,7 +115,8 @@ def test_who_begins_late_and_who_wakes_late_reach_nothing(address: str) -> None:
         records[token] = parse_record(run_folder.record(token) or b"")
     assert folder.records() == {}  # nothing is there before it is adopted
     assert sorted(run_folder.finished("toy-map", 3)) == sorted([first, second])
-    run_folder.commit(second, records[second], folder)
+    folder.put_in_place(records[second], run_folder.shard(second))
+    run_folder.forget(second)
     assert folder.read(3, ["key"])["key"].to_pylist() == ["d/second"]
     assert run_folder.finished("toy-map", 3) == [first]
     clear(root)

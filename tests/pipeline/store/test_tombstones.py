@@ -7,7 +7,7 @@ import pytest
 
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.stage import Scan
-from normpipe.pipeline.store.derive import to_json
+from normpipe.pipeline.store.commit import json_bytes
 from normpipe.pipeline.store.tombstones import (
     Withdrawal,
     Withdrawn,
@@ -24,7 +24,7 @@ GONE = Withdrawal(on="2026-11-25", by=("subject",), inputs=1, rows=4)
 def test_no_flipped_bit_brings_anybody_back(tmp_path: Path) -> None:
     written = Withdrawn(salt=new_salt()).adding(["photos/a.jpg"], ["anna"], GONE)
     path = tmp_path / "withdrawn.json"
-    whole = to_json(written.model_dump(mode="json"))
+    whole = json_bytes(written.model_dump(mode="json"), ascii_only=False)
     path.write_bytes(whole)
     assert read_withdrawn(tmp_path) == written
     for bit in range(8 * len(whole)):

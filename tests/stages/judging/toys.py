@@ -10,7 +10,7 @@ from torch import Tensor
 
 from normpipe.manifests.schema import IMAGE, POINTS
 from normpipe.stages.faces.pixels import encode
-from normpipe.stages.judging.frozen_reader import ReaderOutput
+from normpipe.stages.judging.frozen_reader import PictureReadings
 from normpipe.stages.judging.renders import Renders
 from normpipe.stages.synthesis.scene.person import Demographics
 
@@ -45,12 +45,12 @@ def paint(expression):
     return pictures
 
 
-def read(pictures) -> ReaderOutput:
+def read(pictures) -> PictureReadings:
     """What a perfect reader sees."""
     code = np.column_stack(
         [(pictures[:, r, c].mean((1, 2, 3)) - 20) / 200 for r, c in places()]
     ).astype(np.float32)
-    return ReaderOutput(code, points_of(code) / SIZE)
+    return PictureReadings(code, points_of(code) / SIZE)
 
 
 def toy_renders(people: int = 12, each: int = 12, crossed: bool = False, seed: int = 0) -> Renders:
