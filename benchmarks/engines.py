@@ -102,8 +102,12 @@ def timed(work: Callable[[], object]) -> Figures:
 
 
 def runner(job: Any, flow: list[Any]) -> Any:
-    from normpipe.pipeline.run.progress import Progress
-    from normpipe.pipeline.run.runner import Options, Runner
+    try:
+        from normpipe.pipeline.run.progress import Progress
+        from normpipe.pipeline.run.runner import Options, Runner
+    except ModuleNotFoundError:  # an older checkout, with all of the engine in one folder
+        from normpipe.pipeline.progress import Progress
+        from normpipe.pipeline.runner import Options, Runner
 
     return Runner(job.output, flow, job.run, Options(), Progress(1e9, bars=False))
 
