@@ -68,7 +68,7 @@ def test_withdraw_says_what_went_and_what_is_left_to_the_user(job: Path) -> None
     assert any("told.csv" in line for line in lines) and any("models may" in x for x in lines)
     again = call("withdraw", job, "--key", "toy/n6")
     assert again.exit_code == 0 and "nothing to do: withdrawn already" in again.stdout
-    refused(call("withdraw", job), "nobody to withdraw: give --subject NAME or --key KEY")
+    refused(call("withdraw", job), "no one to withdraw: give --subject NAME or --key KEY")
     refused(call("withdraw", job, "--subject", "bob"), "bob")
 
 

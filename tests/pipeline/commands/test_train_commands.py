@@ -64,7 +64,7 @@ def test_an_encoder_is_pretrained_on_all_folders(
     [
         (True, {"x": 1.0}, 0, "scores: {0}/w.json"),
         (True, {}, 0, ""),  # another process than the first says nothing
-        (False, {}, 3, "stopped, for its time is up; run the same command to continue: {0}"),
+        (False, {}, 3, "stopped when its time was up; run the same command again to continue: {0}"),
     ],
 )
 def test_a_normalizer_s_training_ends_as_it_says(

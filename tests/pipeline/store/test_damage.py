@@ -53,7 +53,7 @@ def test_a_damaged_shard_goes_with_its_record(
     folder.shard(1).write_bytes(b"")
     drop_damaged(folder)
     assert [*folder.shard_sizes()] == folder.recorded_numbers() == [0, 2]
-    assert f"{folder.shard(1)} has 0 bytes" in caplog.text and "made again" in caplog.text
+    assert f"{folder.shard(1)} has 0 bytes" in caplog.text and "making it again" in caplog.text
 
 
 def test_numbers_that_the_source_has_not_are_removed_everywhere(tmp_path: Path) -> None:
