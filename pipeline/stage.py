@@ -6,6 +6,7 @@ engine is given stages; it never imports one.
 """
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -248,6 +249,32 @@ class JoinStage(Stage):
 
 #: The names of a Dask worker's resources.
 GPU, MEMORY = "GPU", "MEMORY"
+
+
+def choose_device(name: str, gpus: int, seen: str, remedy: str) -> str:
+    """Return the device of a setting; requesting a missing one is an error, never a fallback.
+
+    Args:
+        name: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        gpus: that the library which computes can use.
+        seen: what that library sees instead, for the message.
+        remedy: what the user can do about it.
+
+    Returns:
+        ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        InputError: the device is unknown or missing.
+    """
+    known = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
+    if known is None:
+        raise InputError(f"unknown device '{name}': use auto, cpu, cuda or cuda:N")
+    if name == "auto":
+        return "cuda" if gpus else "cpu"
+    if name != "cpu" and int(known[1] or 0) >= gpus:
+        raise InputError(f"device '{name}' is not there ({seen}): {remedy}")
+    return name
+
 
 #: Pattern of a setting that pins a file's digest: a hex sha256, or empty.
 DIGEST = r"^([0-9a-f]{64})?$"

@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any, Final, Literal
 
 from ...pipeline.errors import InputError
+from ...pipeline.stage import choose_device
 
 log = logging.getLogger("normpipe")
 
@@ -30,7 +31,7 @@ def _installed_version(distribution: str) -> str | None:
 
 
 def resolve_device_class(
-    wanted: Device,
+    wanted: str,
     installed: Callable[[str], str | None] = _installed_version,
     stage: str = "align",
 ) -> Literal["cpu", "cuda"]:
@@ -41,21 +42,22 @@ def resolve_device_class(
     the CPU build, ``auto`` warns and gives the command that fixes it.
 
     Args:
-        wanted: the setting.
+        wanted: the setting, auto, cpu, cuda or cuda:N.
         installed: version of a distribution, or None; replaced in tests.
         stage: whose setting it is.
 
     Raises:
-        InputError: ``cuda`` is requested and the installed build has no such provider.
+        InputError: the device is unknown, or the installed build has no provider for it.
     """
     if wanted == "cpu":
         return "cpu"
     import onnxruntime
 
-    if CUDA in onnxruntime.get_available_providers():
+    # Which GPUs there are shows when a session starts.
+    gpus = sys.maxsize if CUDA in onnxruntime.get_available_providers() else 0
+    seen, remedy = "ONNX Runtime has no CUDA provider", gpu_build_remedy(stage=stage)
+    if choose_device(wanted, gpus, seen, remedy) != "cpu":
         return "cuda"
-    if wanted == "cuda":
-        raise InputError(f"ONNX Runtime has no CUDA provider here: {gpu_build_remedy(stage=stage)}")
     if installed("onnxruntime-gpu"):
         # A user who installed it expects a GPU; "auto" alone would hide that it is shadowed.
         log.warning("%s runs on the CPU: %s", stage, gpu_build_remedy(installed, stage))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...pipeline.errors import InputError
+from ...pipeline.stage import choose_device
 
 
 def resolve_device(name: str, setting: str) -> torch.device:
@@ -18,21 +18,9 @@ def resolve_device(name: str, setting: str) -> torch.device:
         InputError: the device is unknown or missing.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda" if count else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise InputError(f"unknown device '{name}': use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= count:
-        seen = f"{count} GPUs" if count else "no GPU"
-        raise InputError(
-            f"device '{name}' is not there (torch {torch.__version__} sees {seen}): install a CUDA "
-            f"build of torch, or set {setting}=cpu"
-        )
-    return device
+    seen = f"torch {torch.__version__} sees {f'{count} GPUs' if count else 'no GPU'}"
+    remedy = f"install a CUDA build of torch, or set {setting}=cpu"
+    return torch.device(choose_device(name, count, seen, remedy))
 
 
 def multiplies_bf16_fast(device: torch.device) -> bool:

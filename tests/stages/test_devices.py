@@ -36,3 +36,19 @@ def test_what_is_asked_for_and_not_there_is_an_error(monkeypatch: pytest.MonkeyP
     for name in ("abacus", "mps"):
         with pytest.raises(InputError, match=f"unknown device '{name}'"):
             resolve_device(name, "x")
+
+
+def test_onnx_runtime_and_torch_answer_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    from normpipe.stages.faces.onnx import CPU, CUDA, resolve_device_class
+
+    gpus(monkeypatch, 1)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA, CPU])
+    for name in ("auto", "cpu", "cuda", "cuda:0"):
+        assert resolve_device_class(name) == resolve_device(name, "x").type
+    gpus(monkeypatch, 0)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CPU])
+    for ask in (resolve_device_class, lambda name: resolve_device(name, "x")):
+        with pytest.raises(InputError, match=r"device 'cuda' is not there \(.*\): "):
+            ask("cuda")
+        with pytest.raises(InputError, match="unknown device 'cuda:x'"):
+            ask("cuda:x")

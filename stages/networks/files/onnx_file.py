@@ -75,10 +75,7 @@ def open_onnx(
     """
     if not path.is_file():
         raise InputError(f"no weights {str(path)!r}: give a file of normpipe export-normalizer")
-    kind, _, number = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
-        raise InputError(f"unknown device '{device}': use auto, cpu, cuda or cuda:N")
-    session, device_class = start(path, kind, int(number or 0), threads, stage)
+    session, device_class = start(path, device, threads, stage)
     notes = dict(session.get_modelmeta().custom_metadata_map)
     if not {"network", "input_size", "output_size"} <= notes.keys():
         raise InputError(f"{path} was not written by normpipe export-normalizer")
@@ -86,16 +83,18 @@ def open_onnx(
 
 
 def start(
-    model: Path | bytes, kind: Any, number: int = 0, threads: int | None = None, stage: str = ""
+    model: Path | bytes, device: str, threads: int | None = None, stage: str = ""
 ) -> tuple[Any, str]:
-    """Start a session; return it and what it runs on. ``kind``, ``number``: of the device."""
+    """Start a session; return it and what it runs on. ``device``: auto, cpu, cuda or cuda:N."""
     import onnxruntime
 
-    resolved = onnx.resolve_device_class(kind, stage=stage)
+    kind: Any
+    kind, _, number = device.partition(":")
+    resolved = onnx.resolve_device_class(device, stage=stage)
     options = onnx.session_options(threads or 0)
     options.use_deterministic_compute = True  # the same bytes every time, on a GPU too
     providers: list[Any] = [
-        (name, {"device_id": number}) if name == onnx.CUDA else name
+        (name, {"device_id": int(number or 0)}) if name == onnx.CUDA else name
         for name in onnx.providers_for(resolved)
     ]
     source = model if isinstance(model, bytes) else str(model)
