@@ -1,4 +1,4 @@
-"""The command line: which commands there are. Each is loaded when it is called, and not before."""
+"""The command line: the table of commands. Each is imported only when it is called."""
 
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
@@ -11,11 +11,11 @@ from ..run.stopping import leave
 
 
 class Command(NamedTuple):
-    """Where a command is, and what ``normpipe --help`` says of it."""
+    """Where a command is implemented, and how ``normpipe --help`` lists it."""
 
     module: str
     function: str
-    #: Panel of the help that lists it.
+    #: The help panel that lists it.
     panel: str
     #: First line of the function's docstring.
     help: str
@@ -93,10 +93,10 @@ COMMANDS: dict[str, Command] = {
 
 
 class _LazyGroup(TyperGroup):
-    """Commands that are only names and help texts until one of them is called."""
+    """A group whose commands are only names and help texts until one is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the name, the command and its arguments; the command's module is loaded."""
+        """Return the name, the command and its arguments; import the command's module."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and _loaded(command.name or ""), rest
 
@@ -104,8 +104,8 @@ class _LazyGroup(TyperGroup):
 def _loaded(name: str) -> Any:
     """Return a command with its options."""
     row = COMMANDS[name]
-    # By name: all commands together import torch, pyarrow and half of the stages, which takes
-    # seconds that neither the help nor another command should pay.
+    # By name: importing all commands also imports torch, pyarrow and half of the stages, which
+    # takes seconds. Neither --help nor another command should pay for that.
     function = getattr(import_module(f".{row.module}", __package__), row.function)
     alone = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
@@ -124,7 +124,7 @@ app = typer.Typer(
 
 
 def _not_loaded() -> None:
-    """Stand for a command in the list of commands."""
+    """Stand in for a command that is not imported yet."""
 
 
 for _name, _command in COMMANDS.items():
@@ -144,7 +144,7 @@ def _options(
         typer.Option("--version", help="print the version", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Handle the options before a command."""
     del version
 
 

@@ -1,4 +1,4 @@
-"""Commands for a dataset that lives on: it is verified, people leave, space is freed.
+"""Commands that look after a dataset: verify it, remove a person, free space.
 
 Part of the command line.
 """

@@ -230,7 +230,7 @@ def compare(
 
     Each is compared with the first.
     """
-    # Imported on use: torch takes seconds, which no other command should pay.
+    # Imported here: torch takes seconds to import.
     from ...stages.classification.scores import compare as comparing
 
     found = comparing.compare(scores, resamples, seed)
@@ -240,20 +240,20 @@ def compare(
 
 
 def _saved(data: Path, job_file: Path | None = None) -> dict[str, Any]:
-    """Return what the job of ``data`` saved of classifying; nothing where a job file states all."""
+    """Return the saved classifier settings of ``data``'s job; none if a job file is given."""
     return {} if job_file else begun_with(data, {name: CONFIGS[name] for name in SINKS})
 
 
 def _prediction_job(
     input: Path, output: Path, work: Path | None, made: bool, device: str, sets: list[str]
 ) -> Job:
-    """Return the job that makes faces of photographs, as ``normpipe run`` does.
+    """Return the job that turns photographs into faces, as ``normpipe run`` does.
 
     Args:
         input: photographs, or faces.
         output: file for the predictions.
-        work: the job's folder; None: beside the output.
-        made: the input holds faces already.
+        work: the job's folder; None: next to the output.
+        made: the input already contains faces.
         device: for the normalizer, unless ``sets`` name another.
         sets: ``stage.key=value``, of ``--set``.
 
@@ -273,7 +273,7 @@ def _prediction_job(
         "dataset": sample_id(input.resolve().stem) or None,
     }
     saved = {} if made else begun_with(folder, CONFIGS)
-    # What the job begins from, and no more: --set goes before --device here.
+    # Only as the job's defaults: here, --set takes precedence over --device.
     saved["normalize"] = {**saved.get("normalize", {}), "device": device}
     job = load_job(None, given, sets, CONFIGS, saved)
     if not made:

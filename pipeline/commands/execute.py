@@ -1,4 +1,4 @@
-"""Running the stages of a job, and saying what came of it.
+"""Runs the stages of a job and reports the result.
 
 Part of the command line.
 """
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from ...stages.classification.protocol_run import ProtocolResult
     from ..read.dataset import ShardDataset
 
-#: Between looks at the clock while stages run.
+#: Seconds between checks of the deadline while stages run.
 _GLANCE_SECONDS = 0.1
 
 
 def identity(job: Job, flow: list[Stage]) -> dict[str, str]:
-    """Return what makes an output folder this job's and no other's."""
+    """Return what identifies the job that an output folder belongs to."""
     root, source = getattr(flow[0], "root", ""), job.input
     if source is not None and source.is_symlink() and not source.is_dir():
-        # A list's folder, and what kind of file it is, are those of the link.
+        # For a link to a list, its folder and file type are the link's own.
         source = source.parent.resolve() / source.name
     elif source is not None:
         source = source.resolve()
@@ -46,7 +46,7 @@ def identity(job: Job, flow: list[Stage]) -> dict[str, str]:
 
 
 def select(only: str | None, first: str | None, until: str | None) -> list[str]:
-    """Return the names of the stages to run. Raises InputError for an unknown name or no choice."""
+    """Return the names of the stages to run. Raises InputError for unknown or conflicting names."""
     names = list(FLOW)
     if only is not None and (first is not None or until is not None):
         raise InputError("--stage cannot be combined with --from or --until")
@@ -70,10 +70,10 @@ def execute(
     deadline: Callable[[], bool] | None = None,
     remote: Remote | None = None,
 ) -> None:
-    """Run stages with signals handled: the first ends them in the grace time, a second at once.
+    """Run stages, handling signals: the first stops within the grace time, the second at once.
 
-    ``deadline`` says when to stop, dropping what is in hand; ``remote``, how workers build the
-    stages. Raises Interrupted where stopped.
+    ``deadline`` returns True when to stop, dropping shards in flight; ``remote``: how workers build
+    the stages. Raises Interrupted when stopped.
     """
     if job.run.distributed and remote is None:
         raise InputError(
@@ -102,7 +102,7 @@ def _stop_at(deadline: Callable[[], bool], runner: Runner, through: threading.Ev
 def align_faces(
     images: Path, labels: Path, output: Path, align: Mapping[str, Any] | None = None
 ) -> Path:
-    """Align the faces that a list names; what is done is not done again.
+    """Align the faces of a list; finished shards are kept.
 
     Args:
         images: the folder that the list's paths count from.
@@ -132,10 +132,10 @@ def align_faces(
 def run_until(
     job: Job, last: str, options: Options, accept: Callable[[str], None] | None = None
 ) -> None:
-    """Run a job's stages up to ``last``; what is done is not done again.
+    """Run a job's stages up to ``last``; finished shards are kept.
 
     Args:
-        options: all but whose job it is, and its settings.
+        options: without the job's identity and settings, which are added.
         accept: is given the sha256 of the normalizer's weights, where one is to run, before
             anything does; what it raises ends the run.
     """
@@ -151,15 +151,15 @@ def run_until(
 
 
 def opened(data: Path) -> "ShardDataset":
-    """Open all rows of a dataset, pictures encoded: what classifiers read."""
-    # Imported on use: torch takes seconds, which no other command should pay.
+    """Open all rows of a dataset, with encoded pictures, as classifiers read it."""
+    # Imported here: torch takes seconds to import.
     from ..read.dataset import open_dataset
 
     return open_dataset(data, status="all", decode=False)
 
 
 def report(job: Job) -> None:
-    """Print where things are and what became of every input."""
+    """Print where the results are and the status of every input."""
     state = status_module.status(job.output)
     typer.echo(status_module.status_table(state))
     normalized = job.output / f"normalized/{job.stage('normalize').variant_name}"
@@ -169,7 +169,7 @@ def report(job: Job) -> None:
 
 
 def report_scores(outcome: "ProtocolResult", output: Path) -> None:
-    """Print scores and where they are; exit 3 where training is not finished."""
+    """Print the scores and their folder; exit with 3 if training is not finished."""
     if outcome.scores:
         typer.echo(outcome.table())
         typer.echo(f"scores, with a page each: {output}")

@@ -1,4 +1,4 @@
-"""What every command stands on: paths checked, errors as one line, exit statuses, logging."""
+"""What all commands share: path checks, one-line errors, exit statuses, logging."""
 
 import errno
 import functools
@@ -27,7 +27,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 #: Exit statuses: 0 done, 1 verify found differences, 2 the user must act, 3 run it again.
 DIFFERENCES, USER, AGAIN = 1, 2, 3
 
-#: What a file system says of a path that cannot be used as it is meant to be.
+#: File-system errors about a path that cannot be used as intended.
 _FAULTS = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
@@ -35,7 +35,7 @@ _FAULTS = {
 
 
 def handled(command: Command) -> Command:
-    """Give errors that a user can mend as one line, without a traceback."""
+    """Print errors that a user can fix as one line, without a traceback."""
     signature = inspect.signature(command, eval_str=True)
     rules = _rules(signature)
 
@@ -65,12 +65,12 @@ def handled(command: Command) -> Command:
 
 
 def complain(line: str) -> None:
-    """Print a line on stderr that is no error of the program, and no line of its log."""
+    """Print a line on stderr, outside the log."""
     typer.echo(f"normpipe: {printable(line)}", err=True)
 
 
 def _said_by_files(error: Exception) -> str | None:
-    """Return the line for an error of the file system that nothing else has turned into one."""
+    """Return one line for a file-system error that nothing else has handled."""
     if not isinstance(error, OSError) or error.errno not in _FAULTS or error.filename is None:
         return None
     path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
@@ -78,19 +78,19 @@ def _said_by_files(error: Exception) -> str | None:
 
 
 def _rules(signature: inspect.Signature) -> dict[str, PathRule]:
-    """Return what the paths must be that a command takes, by parameter."""
+    """Return the path rule of each of a command's parameters that is a path."""
     found: dict[str, PathRule] = {}
     for name, parameter in signature.parameters.items():
         for one in get_args(parameter.annotation):
             if isinstance(one, PathRule):
                 found[name] = one
             elif isinstance(one, ParameterInfo):
-                one.readable = False  # Typer's own check, which takes a page to say so
+                one.readable = False  # Typer's own check, which prints a page
     return found
 
 
 def _check_paths(values: Mapping[str, Any], rules: Mapping[str, PathRule]) -> None:
-    """Raise InputError for a path that cannot be what its option wants."""
+    """Raise InputError for a path that cannot be what its option needs."""
     for name, value in values.items():
         for one in value if isinstance(value, list) else [value]:
             if not isinstance(one, str | Path):
@@ -121,7 +121,7 @@ def _check_path(path: Path, rule: PathRule) -> None:
 
 
 def _check_missing(path: Path, rule: PathRule) -> None:
-    """Raise InputError where what is not there cannot be made, or could never have been there."""
+    """Raise InputError for a missing path that cannot be created, or could never exist."""
     for place in (path, *path.absolute().parents):
         if place.is_symlink() and not place.exists():
             raise InputError(
@@ -141,12 +141,12 @@ def _check_missing(path: Path, rule: PathRule) -> None:
 
 def start_logging(quiet: bool = False) -> None:
     """Log plain lines to stderr."""
-    # Made anew, for stderr may be another than at the last call (in tests, in notebooks).
+    # Recreated: stderr may have changed since the last call (in tests, in notebooks).
     log.handlers[:] = [LogLines(sys.stderr)]
     log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def stopped_in_time(output: Path) -> NoReturn:
-    """Say that a training's time is up, and exit with the status for it."""
+    """Report that a training's time is up, and exit with 3."""
     typer.echo(f"stopped when its time was up; run the same command again to continue: {output}")
     raise typer.Exit(AGAIN)

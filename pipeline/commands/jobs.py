@@ -1,4 +1,4 @@
-"""From a command's options to its job, begun from what its output folder has saved.
+"""Builds a command's job from its options and the job saved in its output folder.
 
 Part of the command line.
 """
@@ -27,7 +27,7 @@ def job_to_run(argument: str | None, given: Mapping[str, Any], sets: Sequence[st
     """Return the job of ``normpipe run``.
 
     Args:
-        argument: a job file, which is a complete statement; or a folder that holds a saved job,
+        argument: a job file, which states everything; or a folder with a saved job,
             or that file, whose job is continued there.
         given: values of options, as ``load_job`` takes them; input and output are among them,
             None where left out.
@@ -38,7 +38,7 @@ def job_to_run(argument: str | None, given: Mapping[str, Any], sets: Sequence[st
     """
     file, root = _file_or_folder(argument, given["output"])
     if file is None and argument is None and root is not None and not has_shards(root):
-        root = None  # nothing that its settings made is there: these are what counts
+        root = None  # no dataset was made with the saved settings, so the given ones count
     if root is None:
         return load_job(file, given, sets, CONFIGS)
     if not holds_job(root):
@@ -58,7 +58,7 @@ def job_to_run(argument: str | None, given: Mapping[str, Any], sets: Sequence[st
 
 
 def _file_or_folder(argument: str | None, output: str | None) -> tuple[Path | None, Path | None]:
-    """Return a job file that states all, or else the folder whose saved job is begun from."""
+    """Return the job file that states everything, or else the folder with the saved job."""
     if argument is None:
         return None, location(output) if output else None
     place = location(argument)
@@ -75,9 +75,9 @@ def _file_or_folder(argument: str | None, output: str | None) -> tuple[Path | No
 
 
 def _recovered(root: Path, job: Mapping[str, Any], alone: bool) -> dict[str, dict[str, Any]]:
-    """Return what the datasets of a folder of release 0.1.0 say of their settings.
+    """Return the settings recorded in the datasets of a folder made by release 0.1.0.
 
-    Raises InputError where that is not enough to continue it ``alone``, without its options.
+    Raises InputError if they are not enough to continue it ``alone``, without options.
     """
     if alone and (root / LABELS_FILE).is_file():
         raise InputError(
@@ -96,17 +96,17 @@ def _recovered(root: Path, job: Mapping[str, Any], alone: bool) -> dict[str, dic
             variant = entry["writes"].rpartition("/")[2]
             found[name]["variant"] = "" if variant == found[name].get("network") else variant
     if len(found.get("pair", {}).get("variants", [])) == 1:
-        del found["pair"]["variants"]  # the one that the job makes
+        del found["pair"]["variants"]  # the variant that the job makes
     return found
 
 
 def begun_with(root: Path, known: Mapping[str, type[BaseModel]]) -> dict[str, dict[str, Any]]:
-    """Return the settings in ``known`` that a folder's job saved; none where nothing is made."""
+    """Return the settings in ``known`` that a folder's job saved; none if nothing was made yet."""
     return (saved_settings(root, known) or {}) if has_shards(root) else {}
 
 
 def say_changes(job: Job, stages: Sequence[str]) -> None:
-    """Log what the settings of ``stages`` change of what the output's job has saved."""
+    """Log how the settings of ``stages`` differ from the saved job's."""
     settings = {name: job.stages[name] for name in stages if name in job.stages}
     for line in changes(job.output, settings):
         log.info("%s (the old value is saved in %s)", line, job.output / JOB_FILE)
@@ -119,11 +119,11 @@ def keep_settings(
 
     Args:
         root: the job's folder.
-        folder: the classifier's, which may lie elsewhere: nothing is saved then.
+        folder: the classifier's; if it is outside the job, nothing is saved.
         settings: of both.
-        agreed: says whether they are going to be used, and not refused.
+        agreed: returns whether they will be used, not refused.
     """
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric starts the other processes anew
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric restarts it for the others
     if not first or folder.resolve() != (root / "classify").resolve() or not holds_job(root):
         return
     tables = dict(zip(SINKS, settings, strict=True))

@@ -1,6 +1,6 @@
-"""Arguments and options that commands share, and groups of options. Part of the command line.
+"""Arguments, options and groups of options that commands share. Part of the command line.
 
-Typer wants every option to be a parameter of its command, and takes no group of them. Options that
+Typer needs every option to be a parameter of its command and has no groups. Options that
 belong together are the fields of a dataclass here: one parameter of the command, one panel of its
 help. ``grouped`` writes them out for Typer.
 """
@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class PathRule(NamedTuple):
-    """What a path must be; ``handled`` checks it before the command begins."""
+    """What a path must be; ``handled`` checks it before the command starts."""
 
     folder: bool
     file: bool
@@ -102,7 +102,7 @@ class StageOptions:
 
 @dataclass(frozen=True)
 class SettingOptions:
-    """Settings of a job that have an option of their own, and all others."""
+    """Settings of a job: those with their own options, and ``--set`` for all others."""
 
     panel: ClassVar[str] = "Settings"
 
@@ -124,7 +124,7 @@ class SettingOptions:
 
 @dataclass(frozen=True)
 class PlaceOptions:
-    """Where the work is done: each of them takes the place of the others."""
+    """Where shards are made; the options exclude each other."""
 
     panel: ClassVar[str] = "Where the work is done"
 
@@ -140,7 +140,7 @@ class PlaceOptions:
     ] = None
 
     def settings(self) -> dict[str, Any]:
-        """Return them as settings of ``run``; none where none of them is given."""
+        """Return them as settings of ``run``; empty if none is given."""
         if self.workers is None and self.gpus is None and self.scheduler is None:
             return {}
         names = [name.strip() for name in (self.gpus or "").split(",") if name.strip()]
@@ -153,7 +153,7 @@ class PlaceOptions:
 
 @dataclass(frozen=True)
 class AgainOptions:
-    """What is done again of what was done before."""
+    """What to redo."""
 
     panel: ClassVar[str] = "Running again"
 
@@ -218,7 +218,7 @@ class ProtocolOptions:
 
 @dataclass(frozen=True)
 class FaceOptions:
-    """Which faces are classified, and how they are made of photographs."""
+    """Which faces to classify, and how to make them from photographs."""
 
     panel: ClassVar[str] = "Faces of photographs"
 
@@ -254,7 +254,7 @@ class ReadingOptions:
 
 
 def grouped(command: Command) -> Command:
-    """Let a command take groups of options: to Typer, their fields are its parameters."""
+    """Let a command take groups of options; Typer sees their fields as its parameters."""
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, type[Any]] = {}
     flat: list[inspect.Parameter] = []

@@ -107,7 +107,7 @@ def demo(
         "output": output / "job",
         "dataset": "samples",
         "ingest": {"au_columns": "intensity"},
-        # A short training: it learns two dozen faces by heart in no time.
+        # A short training: two dozen faces are memorized in seconds.
         "classify": {"least_steps": 80, "epochs": 1, "batch_size": 16, "workers": 0},
     }
     job = load_job(None, given, [], CONFIGS)
@@ -142,10 +142,10 @@ def _classify(job: Job, sinks: list[str], asked: bool, overwrite: bool = False) 
     """Run classify and evaluate as the last stages of a job.
 
     Args:
-        sinks: ``classify``, ``evaluate`` or both. Evaluating alone needs a trained model.
-        asked: False where nobody asked for them: labels that do not allow it are then reported, and
+        sinks: ``classify``, ``evaluate`` or both. Evaluating only needs a trained model.
+        asked: False if they were not requested: unsuitable labels are then reported, and
             are no error.
-        overwrite: redo what was made otherwise.
+        overwrite: redo what was made with other settings.
     """
     output = job.output
     if not sinks:
@@ -180,7 +180,7 @@ def _classify(job: Job, sinks: list[str], asked: bool, overwrite: bool = False) 
     except TrainingDataChanged as error:
         if asked:
             raise
-        # New pictures are no reason to throw a trained model away unasked.
+        # New pictures are no reason to replace a trained model without being asked.
         typer.echo(f"classify: left as it was: {error}", err=True)
         return
     report_scores(outcome, folder)

@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from ...stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig
     from ...stages.training.normalizer.fit_settings import FitNormalizerConfig
 
-#: What makes a folder of renders this command's and no other's.
+#: Identifies the folders of renders that this command made.
 _RENDERS = {"dataset": "synth", "input": "synthesize"}
 
 
 @functools.cache
 def _configs() -> dict[str, type[BaseModel]]:
-    # Imported on use: torch and Lightning take seconds, which packing a kit should not pay.
+    # Imported here: torch and Lightning take seconds, which packing a kit should not need.
     from ...stages.synthesis.synthesize import SynthesizeConfig
     from ...stages.training.landmarks.fit_landmarks import FitLandmarksConfig
     from ...stages.training.normalizer.fit_normalizer import FitNormalizerConfig
@@ -144,13 +144,13 @@ def fit_normalizer(
     if not result.finished:
         stopped_in_time(job.output)
     if not result.scores:
-        return  # another process than the first
+        return  # not the first process
     typer.echo(f"weights: {result.weights}")
     typer.echo(f"scores: {result.weights.with_suffix('.json')}")
 
 
 def _rendering(config: SynthesizeConfig, job: Job) -> tuple[PlanPairs, Synthesize]:
-    """The stages that render a set. Raises InputError for a kit or pictures not there."""
+    """Return the stages that render a set. Raises InputError for a missing kit or pictures."""
     from ...stages.synthesis.synthesize import PlanPairs, Synthesize
 
     return PlanPairs(config), Synthesize(config, job.run.threads)
@@ -163,7 +163,7 @@ def _render_sets(
     overwrite: bool,
     deadline: Callable[[], bool],
 ) -> list[Path]:
-    """Render the sets that the job names, those that are whole apart; return their folders.
+    """Render the job's sets that are not complete; return the folders of all sets.
 
     Raises:
         InputError: a set cannot be rendered as asked for, or by this process.
@@ -187,7 +187,7 @@ def _render_sets(
 
 
 def _one_process(config: FitNormalizerConfig, folder: Path) -> None:
-    """Refuse to render in processes that torchrun started: they would get in each other's way."""
+    """Refuse to render in processes started by torchrun: they would all write the same folder."""
     if config.nodes > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
         raise InputError(
             f"{folder} is not rendered yet, and one process renders: run the command without "

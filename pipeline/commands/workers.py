@@ -10,7 +10,7 @@ from ..store.storage import location
 
 
 def remote(job: Job) -> Remote:
-    """Return the job as workers receive it: its paths hold from any folder."""
+    """Return the job as workers receive it, with absolute paths."""
     settings = {
         "input": str(job.input.resolve()) if job.input else None,
         "output": str(job.output.resolve()),
@@ -21,7 +21,7 @@ def remote(job: Job) -> Remote:
 
 
 def build_map_stages(settings: dict[str, Any], run: RunConfig) -> dict[str, MapStage]:
-    """Return the map stages of the job that ``remote`` wrote down, by name, not yet opened."""
+    """Return the map stages of the job that ``remote`` described, by name, not opened."""
     job = Job(
         input=location(settings["input"]),
         output=location(settings["output"]),
