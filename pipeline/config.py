@@ -5,6 +5,8 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from datetime import date
+from datetime import time as clock
 from pathlib import Path, PurePath
 from typing import Any, Self, TypeVar, cast, get_args
 
@@ -145,6 +147,9 @@ def load_job(
     for key in values:
         if key not in (*TOP_LEVEL, *known):
             raise InputError(f"unknown key '{key}' in the job{nearest(key, [*TOP_LEVEL, *known])}")
+    for key in ("input", "output", "dataset"):
+        if isinstance(values.get(key), bool | int | float | list | dict | date | clock):
+            raise InputError(f"{key} = {values[key]!r} in the job is not text: put it in quotes")
     if not values.get("output"):
         raise InputError("no output folder: give --output OUT, or output = '…' in the job file")
     source = location(values["input"]) if values.get("input") else None

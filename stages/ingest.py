@@ -161,7 +161,7 @@ class Ingest(SourceStage):
                 "ingest.class_per_folder is for folders: give a list an 'emotion' column instead"
             )
         if not self.root.is_dir():
-            raise InputError(f"ingest.root = {self.root} is no folder: give the images' folder")
+            raise InputError(f"ingest.root = {self.root} is not a folder: give the images' folder")
         return self._scan_list()
 
     def changed(self, known: pa.Table, found: pa.Table) -> list[str]:

@@ -46,7 +46,7 @@ class PairConfig(StageConfig):
         for value in values:
             if not re.fullmatch(r"(?!_)[A-Za-z0-9._-]+", value):
                 raise ValueError(
-                    f"'{value}' is no variant name: use letters, digits, . _ -, and no leading _"
+                    f"'{value}' is not a variant name: use letters, digits, . _ -, and no leading _"
                 )
         if len(set(values)) < len(values):
             raise ValueError("a variant is named twice")

@@ -1,5 +1,6 @@
 """The command line: the table of commands. Each is imported only when it is called."""
 
+import errno
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
@@ -152,5 +153,10 @@ def main() -> None:
     """Run the command line and end the process."""
     try:
         app(prog_name="normpipe")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        typer.echo(f"normpipe: cannot print: {error.strerror}", err=True)  # stdout is a file
+        leave(2)
     except SystemExit as end:
         leave(end.code if isinstance(end.code, int) else int(end.code is not None))

@@ -30,7 +30,7 @@ DIFFERENCES, USER, AGAIN = 1, 2, 3
 #: File-system errors about a path that cannot be used as intended.
 _FAULTS = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
 }
 
 
@@ -71,10 +71,12 @@ def complain(line: str) -> None:
 
 def _said_by_files(error: Exception) -> str | None:
     """Return one line for a file-system error that nothing else has handled."""
-    if not isinstance(error, OSError) or error.errno not in _FAULTS or error.filename is None:
+    if not isinstance(error, OSError) or error.errno not in _FAULTS:
         return None
+    if error.filename is None:  # a stream, or a file that has no name
+        return f"cannot write: {error.strerror}; make room, and run the same command again"
     path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-    return f"cannot use {path}: {error.strerror}; mend that, or choose another path"
+    return f"cannot use {path}: {error.strerror}; fix that, or choose another path"
 
 
 def _rules(signature: inspect.Signature) -> dict[str, PathRule]:
@@ -115,7 +117,7 @@ def _check_path(path: Path, rule: PathRule) -> None:
     if stat.S_ISDIR(mode) and not rule.folder:
         raise InputError(f"{path} is a folder, where a file is needed: choose another path")
     if not stat.S_ISDIR(mode) and not rule.file:
-        raise InputError(f"{path} is no folder, where one is needed: choose another path")
+        raise InputError(f"{path} is not a folder, but one is needed: choose another path")
     if not rule.written and not os.access(path, os.R_OK):
         raise InputError(f"cannot read {path}: you have no permission")
 
@@ -125,12 +127,12 @@ def _check_missing(path: Path, rule: PathRule) -> None:
     for place in (path, *path.absolute().parents):
         if place.is_symlink() and not place.exists():
             raise InputError(
-                f"{path}: {place} is a link to {place.readlink()}, which is not there: mend the "
+                f"{path}: {place} is a link to {place.readlink()}, which is not there: fix the "
                 "link, or choose another path"
             )
         if place.exists():
             if not place.is_dir():
-                raise InputError(f"{path}: {place} is no folder: choose another path")
+                raise InputError(f"{path}: {place} is not a folder: choose another path")
             for part in path.absolute().relative_to(place).parts:
                 with suppress(FileNotFoundError):
                     (place / part).lstat()  # raises for a name that is too long

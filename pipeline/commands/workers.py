@@ -10,7 +10,15 @@ from ..store.storage import location
 
 
 def remote(job: Job) -> Remote:
-    """Return the job as workers receive it, with absolute paths."""
+    """Return the job as workers receive it, with absolute paths.
+
+    Raises InputError for a GPU in ``run.gpus`` that is not there.
+    """
+    if job.run.gpus:
+        # Imported here: torch takes seconds to import.
+        from ...stages.networks.devices import require_gpus
+
+        require_gpus(job.run.gpus, "--gpus")
     settings = {
         "input": str(job.input.resolve()) if job.input else None,
         "output": str(job.output.resolve()),

@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
@@ -74,7 +74,15 @@ def _with_flow(job: Any) -> Values:
     for entry in flow if isinstance(flow, list) else [None]:
         if not isinstance(entry, dict) or not {"stage", "reads", "writes"} <= entry.keys():
             raise ValueError("[[flow]] must name stage, reads and writes")
+        if not all(isinstance(text, str) for text in (entry["stage"], entry["writes"])):
+            raise ValueError("stage and writes in [[flow]] must be text")
+        if not _are_texts(entry["reads"]):
+            raise ValueError("reads in [[flow]] must be a list of texts")
     return job
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in cast(list[Any], value))
 
 
 def saved_settings(root: Path, known: Models) -> dict[str, Values] | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
+from ...pipeline.errors import InputError
 from ...pipeline.stage import choose_device
 
 
@@ -21,6 +24,20 @@ def resolve_device(name: str, setting: str) -> torch.device:
     seen = f"torch {torch.__version__} sees {f'{count} GPUs' if count else 'no GPU'}"
     remedy = f"install a CUDA build of torch, or set {setting}=cpu"
     return torch.device(choose_device(name, count, seen, remedy))
+
+
+def require_gpus(names: Iterable[int | str], setting: str) -> None:
+    """Raise InputError if a worker's GPU is missing; its stages would run on the CPU instead.
+
+    ``names``: numbers, or what else ``CUDA_VISIBLE_DEVICES`` takes, such as a UUID.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for name in names:
+        if not count or (str(name).isdecimal() and int(name) >= count):
+            raise InputError(
+                f"GPU {name} is not there (torch {torch.__version__} sees {count} GPUs): leave "
+                f"{setting} out, or name others"
+            )
 
 
 def multiplies_bf16_fast(device: torch.device) -> bool:

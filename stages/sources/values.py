@@ -64,7 +64,8 @@ class Cells:
             numbers = array.cast(pa.float64())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             row = next((i for i, v in enumerate(array.to_pylist()) if not _is_number(v)), 0)
-            self.refuse(name, f"is {array[row].as_py()!r}, which is no number (use a point)", row)
+            found = f"is {array[row].as_py()!r}, which is not a number (use a point)"
+            self.refuse(name, found, row)
         return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
 
     def integers(self, name: str, kind: pa.DataType) -> pa.Array:

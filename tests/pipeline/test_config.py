@@ -28,6 +28,16 @@ def test_a_list_s_folder_counts_from_the_job_file(tmp_path: Path) -> None:
     assert load_job(file, {}, [], CONFIGS).stage("ingest").root == tmp_path / "photos"
 
 
+@pytest.mark.parametrize("value", ["3", "true", '["photos"]', "2024-01-01", "{a = 1}", "10:00:00"])
+@pytest.mark.parametrize("key", ["input", "output", "dataset"])
+def test_what_must_be_text_is_text(tmp_path: Path, key: str, value: str) -> None:
+    rest = {"input": "'photos'", "output": "'out'", "dataset": "'d'"} | {key: value}
+    file = tmp_path / "job.toml"
+    file.write_text("".join(f"{name} = {text}\n" for name, text in rest.items()))
+    with pytest.raises(InputError, match=rf"^{key} = .* is not text: put it in quotes$"):
+        load_job(file, {}, [], CONFIGS)
+
+
 def test_override_values_are_toml_or_else_words() -> None:
     given = {"input": Path("x"), "output": Path("y")}
     job = load_job(None, given, ["align.detector=none", 'pair.variants=["a", "b"]'], CONFIGS)

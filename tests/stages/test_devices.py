@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.networks.devices import resolve_device
+from normpipe.stages.networks.devices import require_gpus, resolve_device
 from normpipe.stages.training.trainer import make_fabric
 
 
@@ -52,3 +52,12 @@ def test_onnx_runtime_and_torch_answer_alike(monkeypatch: pytest.MonkeyPatch) ->
             ask("cuda")
         with pytest.raises(InputError, match="unknown device 'cuda:x'"):
             ask("cuda:x")
+
+
+def test_a_worker_s_gpu_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, 2)
+    require_gpus([0, 1, "GPU-8f2e"], "--gpus")
+    for count, names in ((2, [0, 2]), (0, [0]), (0, ["GPU-8f2e"])):
+        gpus(monkeypatch, count)
+        with pytest.raises(InputError, match=f"GPU {names[-1]} is not there .*leave --gpus out"):
+            require_gpus(names, "--gpus")

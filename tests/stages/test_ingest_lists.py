@@ -167,7 +167,7 @@ def test_names_that_are_taken_are_changed_aloud(tmp_path, caplog):
     [
         ("AU12", "3", {}, "line 3 is 3, but occurrence is 0 or 1: set ingest.au_columns"),
         ("AU12", "9", {"au_columns": "intensity"}, "ingest.au_missing"),
-        ("AU12", "yes", {}, "'yes', which is no number"),
+        ("AU12", "yes", {}, "'yes', which is not a number"),
         ("fold", "1.5", {}, "no whole number"),
         ("valence", "-2", {}, "ingest.valence_arousal_missing"),
         ("emotion", "3", {}, "ingest.emotion_names"),
@@ -301,7 +301,7 @@ def test_settings_that_do_not_belong_are_refused(tmp_path):
     assert "for lists" in refused(tmp_path, root=tmp_path)
     path = write_list(tmp_path, "path\na.jpg\n")
     assert "for folders" in refused(path, class_per_folder=True)
-    assert "is no folder" in refused(path, root=tmp_path / "nowhere")
+    assert "is not a folder" in refused(path, root=tmp_path / "nowhere")
 
 
 def test_numbers_that_no_column_holds_are_one_line(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a person sees: no bar stays behind, and messages have lines of their own."""
 
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,3 +66,14 @@ def test_warnings_are_as_harmless_as_errors(
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"left out: {tmp_path}/a\\x1b[31mb c.jpg"
     assert lines[1].endswith("a\\x1b[31mb c.jpg") and lines[2].startswith("Traceback")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", [["--version"], ["models"]])
+def test_a_full_disk_under_stdout_is_one_line(arguments: list[str]) -> None:
+    code = "from normpipe.pipeline.commands.app import main; main()"
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "No space left on device" in done.stderr

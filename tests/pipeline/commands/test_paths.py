@@ -99,10 +99,10 @@ def _circle(folder: Path) -> Path:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "a file": (_file, "no folder"),
+    "a file": (_file, "not a folder"),
     "a folder": (_folder, "a file is needed"),
-    "below a file": (lambda folder: _file(folder) / "x", "no folder"),
-    "far below a file": (lambda folder: _file(folder) / "x/y/z.csv", "no folder"),
+    "below a file": (lambda folder: _file(folder) / "x", "not a folder"),
+    "far below a file": (lambda folder: _file(folder) / "x/y/z.csv", "not a folder"),
     "a dangling link": (_dangling, "which is not there"),
     "below a dangling link": (lambda folder: _dangling(folder) / "x.csv", "which is not there"),
     "a link to itself": (_circle, "symbolic links"),

@@ -105,7 +105,7 @@ def test_a_packed_kit_is_told_by_its_digest(
     assert done.stdout == f"{tmp_path}/kit.npz: sha256 {'0f' * 32}\n"
     assert told.given == (tmp_path, tmp_path / "kit.npz")
     (tmp_path / "file").write_bytes(b"")
-    refused(call("pack-facekit", tmp_path / "file", tmp_path / "kit.npz"), "is no folder")
+    refused(call("pack-facekit", tmp_path / "file", tmp_path / "kit.npz"), "is not a folder")
 
 
 def test_what_is_no_normalizer_is_not_exported(tmp_path: Path) -> None:

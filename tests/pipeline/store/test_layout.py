@@ -195,7 +195,7 @@ def test_what_is_said_of_a_dataset_is_none_itself(states: dict[str, Path]) -> No
             NormalizeConfig(variant=name)
         with pytest.raises(ValueError, match="plain folder name"):
             NormalizeConfig(network="", weights=f"models/{name}.safetensors")
-    with pytest.raises(ValueError, match="no variant name"):
+    with pytest.raises(ValueError, match="not a variant name"):
         PairConfig(variants=("_mine",))
 
 
