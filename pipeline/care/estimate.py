@@ -33,7 +33,8 @@ def estimate(root: Path, stages: Sequence[Stage], threads: int) -> list[Estimate
     stages that overlap on a GPU take less than the sum of their times.
     """
     lines: list[Estimate] = []
-    rows: list[Row] | None = None
+    #: Sample rows of each dataset that a stage before this one would make.
+    samples: dict[str, list[Row]] = {}
     inputs = 0
     for stage in stages:
         if isinstance(stage, SourceStage):
@@ -43,7 +44,8 @@ def estimate(root: Path, stages: Sequence[Stage], threads: int) -> list[Estimate
             done = len(ShardFolder(root / stage.writes).records())
             shards = -(-inputs // stage.shard_rows)
             step = max(1, inputs // SAMPLE)
-            rows = scan.rows.take(list(range(0, inputs, step))[:SAMPLE]).to_pylist()
+            taken = scan.rows.take(list(range(0, inputs, step))[:SAMPLE])
+            samples[stage.writes] = taken.to_pylist()
             seconds = time.perf_counter() - started
             lines.append(
                 Estimate(stage.name, inputs, done, max(0, shards - done), seconds, scan.rows.nbytes)
@@ -51,6 +53,7 @@ def estimate(root: Path, stages: Sequence[Stage], threads: int) -> list[Estimate
             continue
         folder = ShardFolder(root / stage.reads[0])
         records = folder.records()
+        rows = samples.get(stage.reads[0])
         if records and rows is None:
             inputs = sum(record.rows for record in records.values())
             first = folder.read(next(iter(records)))
@@ -61,8 +64,9 @@ def estimate(root: Path, stages: Sequence[Stage], threads: int) -> list[Estimate
         shards = len(plan.done) + len(plan.todo) or (lines[0].shards_done + lines[0].shards_todo)
         left = shards - len(plan.done)
         if isinstance(stage, MapStage) and rows:
-            rows, seconds, size = _measure(stage, rows, threads)
-            share = inputs / max(1, len(rows)) * left / max(1, shards)
+            made, seconds, size = _measure(stage, rows, threads)
+            samples[stage.writes] = made
+            share = inputs / max(1, len(made)) * left / max(1, shards)
             seconds, size = seconds * share, int(size * share)
         lines.append(Estimate(stage.name, inputs, len(plan.done), left, seconds, size))
     return lines

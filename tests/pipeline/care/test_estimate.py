@@ -74,3 +74,18 @@ def test_times_are_told_as_people_do(seconds: float, shown: str) -> None:
     assert lines[0].split() == ["stage", "inputs", "shards", "done", "to", "do", "time", "disk"]
     assert lines[1].split() == ["align", "1234", "5", "6", *shown.split(), "7.9", "MB"]
     assert len(lines[0]) == len(lines[1])
+
+
+class Noting(ToyMap):
+    """Notes the columns of what it reads."""
+
+    def prepare(self, row: Row) -> Any:
+        self.columns = {*row}
+        return super().prepare(row)
+
+
+def test_a_stage_is_estimated_on_what_it_reads(tmp_path: Path) -> None:
+    branch, after = Noting(writes="branch"), Noting(reads="made", writes="after")
+    estimate(tmp_path, [ToySource(["n0", "n1"]), ToyMap(), branch, after], 1)
+    assert "path" in branch.columns and "number" not in branch.columns
+    assert "number" in after.columns and "path" not in after.columns
