@@ -148,6 +148,7 @@ def load_job(
         if key not in (*TOP_LEVEL, *known):
             raise InputError(f"unknown key '{key}' in the job{nearest(key, [*TOP_LEVEL, *known])}")
     for key in ("input", "output", "dataset"):
+        # All other types of TOML; a location in a store has a type of its own.
         if isinstance(values.get(key), bool | int | float | list | dict | date | clock):
             raise InputError(f"{key} = {values[key]!r} in the job is not text: put it in quotes")
     if not values.get("output"):

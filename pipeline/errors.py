@@ -42,6 +42,8 @@ _MESSAGES = {
     r"resource temporarily unavailable": "processes or threads",
     r"too many open files": "open files",
 }
+#: What the system answers where a file finds no room.
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _ERRNOS = {
     errno.ENOMEM: "memory",
     errno.EAGAIN: "processes or threads",

@@ -1,6 +1,5 @@
 """The command line: the table of commands. Each is imported only when it is called."""
 
-import errno
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
@@ -8,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from ... import __version__
+from ..errors import DISK_FULL
 from ..run.stopping import leave
 
 
@@ -154,9 +154,11 @@ def main() -> None:
     try:
         app(prog_name="normpipe")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
-        typer.echo(f"normpipe: cannot print: {error.strerror}", err=True)  # stdout is a file
-        leave(2)
+        from .handling import USER, complain
+
+        complain(f"cannot print: {error.strerror}")  # stdout is a file
+        leave(USER)
     except SystemExit as end:
         leave(end.code if isinstance(end.code, int) else int(end.code is not None))

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar, get_args
 import typer
 from typer.models import ParameterInfo
 
-from ..errors import InputError, Interrupted, NormpipeError, printable
+from ..errors import DISK_FULL, InputError, Interrupted, NormpipeError, printable
 from ..run.progress import LogLines
 from ..run.stopping import clear_line, sigterm_as_interrupt
 from ..store.storage import is_address, is_store, refuse_address, store_error_line
@@ -30,7 +30,7 @@ DIFFERENCES, USER, AGAIN = 1, 2, 3
 #: File-system errors about a path that cannot be used as intended.
 _FAULTS = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, *DISK_FULL),
 }
 
 
@@ -74,6 +74,8 @@ def _said_by_files(error: Exception) -> str | None:
     if not isinstance(error, OSError) or error.errno not in _FAULTS:
         return None
     if error.filename is None:  # a stream, or a file that has no name
+        if error.errno not in DISK_FULL:
+            return None
         return f"cannot write: {error.strerror}; make room, and run the same command again"
     path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
     return f"cannot use {path}: {error.strerror}; fix that, or choose another path"

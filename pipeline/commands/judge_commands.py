@@ -19,6 +19,7 @@ from .options import (
     JobFile,
     Settings,
     SynthesizedOption,
+    TrainingFolder,
 )
 
 
@@ -94,11 +95,7 @@ def judge_normalizer(
 def fit_reader(
     job_file: JobFile = None,
     data: SynthesizedOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="folder for weights and scores"),
-        WRITTEN_FOLDER,
-    ] = None,
+    output: TrainingFolder = None,
     set: Settings = None,
 ) -> None:
     """Train the reader that judges normalizers.

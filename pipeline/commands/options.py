@@ -46,6 +46,11 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.KEY=VALUE", help="change a setting; repeatable"),
 ]
+TrainingFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="folder for weights and scores"),
+    WRITTEN_FOLDER,
+]
 SynthesizedOption = Annotated[
     list[Path] | None,
     typer.Option(metavar="DIR", help="output of synthesize; repeatable"),

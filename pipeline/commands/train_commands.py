@@ -32,6 +32,7 @@ from .options import (
     RenderOptions,
     Settings,
     SynthesizedOption,
+    TrainingFolder,
     grouped,
 )
 
@@ -206,11 +207,7 @@ def fit_landmarks(
         ),
         READ_FOLDER,
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="folder for weights and scores"),
-        WRITTEN_FOLDER,
-    ] = None,
+    output: TrainingFolder = None,
     set: Settings = None,
 ) -> None:
     """Train the default detector's landmark network.

@@ -14,16 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import OutputError
+from ..errors import DISK_FULL, OutputError
 from .storage import copy, is_store, put, remove, store_errors, upload
 
 #: Suffix of files being written; they are never read, and are removed at the next start.
 TEMPORARY = ".tmp"
 
-_FULL = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EROFS, errno.EACCES, errno.EPERM),
-}
+_FULL = DISK_FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @contextmanager

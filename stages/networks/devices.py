@@ -20,8 +20,7 @@ def resolve_device(name: str, setting: str) -> torch.device:
     Raises:
         InputError: the device is unknown or missing.
     """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    seen = f"torch {torch.__version__} sees {f'{count} GPUs' if count else 'no GPU'}"
+    count, seen = _gpus()
     remedy = f"install a CUDA build of torch, or set {setting}=cpu"
     return torch.device(choose_device(name, count, seen, remedy))
 
@@ -31,13 +30,18 @@ def require_gpus(names: Iterable[int | str], setting: str) -> None:
 
     ``names``: numbers, or what else ``CUDA_VISIBLE_DEVICES`` takes, such as a UUID.
     """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count, seen = _gpus()
     for name in names:
         if not count or (str(name).isdecimal() and int(name) >= count):
             raise InputError(
-                f"GPU {name} is not there (torch {torch.__version__} sees {count} GPUs): leave "
-                f"{setting} out, or name others"
+                f"GPU {name} is not there ({seen}): leave {setting} out, or name others"
             )
+
+
+def _gpus() -> tuple[int, str]:
+    """Return how many GPUs torch can use, and how a message says so."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return count, f"torch {torch.__version__} sees {f'{count} GPUs' if count else 'no GPU'}"
 
 
 def multiplies_bf16_fast(device: torch.device) -> bool:

@@ -1,13 +1,15 @@
 """What a person sees: no bar stays behind, and messages have lines of their own."""
 
+import errno
 import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from normpipe.pipeline.commands.handling import start_logging
+from normpipe.pipeline.commands.handling import handled, start_logging
 
 from ..terminal import on_terminal, screen
 
@@ -77,3 +79,15 @@ def test_a_full_disk_under_stdout_is_one_line(arguments: list[str]) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "No space left on device" in done.stderr
+
+
+def test_only_a_full_disk_is_said_without_a_path(capsys: pytest.CaptureFixture[str]) -> None:
+    @handled
+    def command(error: OSError) -> None:
+        raise error
+
+    with pytest.raises(typer.Exit):
+        command(error=OSError(errno.ENOSPC, "No space left on device"))
+    assert "make room" in capsys.readouterr().err
+    with pytest.raises(PermissionError):  # of which nobody knows what to do about it
+        command(error=OSError(errno.EACCES, "Permission denied"))
