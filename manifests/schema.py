@@ -129,8 +129,9 @@ OPENED_FIRST, OPENED_ELSE = "pairs", "normalized"
 #: The derived ``index.parquet`` of an image dataset.
 INDEX = schema([*_PLACE, ("image_sha256", pa.string())])
 
-#: Label columns that normpipe knows. AU columns (``AU1`` …: occurrence 0/1 or intensity 0–5, see
-#: ``labels.py``) are added by name; null if unknown.
+#: Label columns that normpipe knows; null if unknown. Two families are added by name: AU columns
+#: (``AU1`` …: occurrence 0/1 or intensity 0–5, see ``label_columns.py``) and the votes of raters
+#: (``vocabularies.VOTE_COLUMNS``).
 LABEL_COLUMNS: list[tuple[str, pa.DataType]] = [
     ("key", pa.string()),
     ("subject", pa.string()),

@@ -3,6 +3,7 @@
 Interfaces use names, never class numbers: datasets number their classes differently.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 Status = Literal["ok", "rejected", "failed"]
@@ -71,6 +72,12 @@ EMOTION_SYNONYMS = {
     "disgusted": "disgust",
     "angry": "anger",
 }
+
+#: End of the name of a label column that counts the raters who chose an emotion.
+_VOTES = "_votes"
+#: Columns of votes, in the order of ``EMOTIONS``: how many raters chose the emotion, and how many
+#: none of them. Numbers from 0, mostly whole; null if unknown.
+VOTE_COLUMNS = (*(emotion + _VOTES for emotion in EMOTIONS), "unknown" + _VOTES)
 
 #: Action units of the Facial Action Coding System that normpipe names (Ekman & Friesen 1978).
 ACTION_UNITS: dict[str, str] = {
@@ -145,3 +152,16 @@ def emotion_name(text: str) -> str:
     """Return the emotion's standard name, or the text in lower case if it is not a known one."""
     name = text.strip().lower()
     return EMOTION_SYNONYMS.get(name, name)
+
+
+def vote_column(name: str) -> str | None:
+    """Return the column of ``VOTE_COLUMNS`` that a spelling means, such as ``Happy_votes``."""
+    plain = name.strip().lower()
+    column = emotion_name(plain.removesuffix(_VOTES)) + _VOTES
+    return column if plain.endswith(_VOTES) and column in VOTE_COLUMNS else None
+
+
+def vote_columns(names: Iterable[str]) -> list[str]:
+    """Return the vote columns among the columns of a label table, in their standard order."""
+    found = set(names)
+    return [column for column in VOTE_COLUMNS if column in found]

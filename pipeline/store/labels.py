@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from ...manifests.arrays import Float32s
 from ...manifests.schema import LABEL_COLUMNS
+from ...manifests.vocabularies import EMOTIONS, VOTE_COLUMNS, vote_columns
 from ..errors import InputError, missing_resource
 from .storage import parquet_file
 
@@ -104,5 +107,28 @@ def own_label_columns(schema: pa.Schema) -> list[str]:
     listed = (schema.metadata or {}).get(LABELS_METADATA.encode())
     if listed is not None:
         return [str(name) for name in json.loads(listed)]
-    known = {name for name, _ in LABEL_COLUMNS if name != "key"}
+    known = {name for name, _ in LABEL_COLUMNS if name != "key"} | {*VOTE_COLUMNS}
     return [name for name in schema.names if name in known]
+
+
+def vote_shares(labels: pa.Table) -> Float32s:
+    """Return what share of the raters chose each emotion, of those who chose any.
+
+    A missing column or cell counts as no vote; votes for "unknown" do not count.
+
+    Args:
+        labels: a label table, as ``labels.parquet`` or ``open_dataset(…).table``, N rows.
+
+    Returns:
+        (N, 8) float32 in the order of ``EMOTIONS``, each row of sum 1; NaN rows where nobody voted
+        for an emotion.
+    """
+    votes = np.zeros((labels.num_rows, len(EMOTIONS)), np.float64)
+    offered = {*vote_columns(labels.column_names)}
+    for place, column in enumerate(VOTE_COLUMNS[: len(EMOTIONS)]):
+        if column in offered:
+            found: Any = labels[column].cast(pa.float64())
+            votes[:, place] = np.nan_to_num(found.to_numpy())
+    total = votes.sum(1, keepdims=True)
+    shares = np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
+    return shares.astype(np.float32)

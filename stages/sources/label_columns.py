@@ -1,7 +1,7 @@
 """Label columns of a list: typed, named, null if unknown.
 
 ``AU12`` is occurrence (0 or 1), ``AU12_intensity`` the level from 0 (absent) to 5 (maximum, the
-letter E of FACS). A list may hold both.
+letter E of FACS). A list may hold both. ``happiness_votes`` counts the raters who chose happiness.
 """
 
 import logging
@@ -44,7 +44,8 @@ class LabelRules(NamedTuple):
 def labels_from_list(cells: Cells, columns: Columns, rules: LabelRules) -> pa.Table | None:
     """Return the label columns of a list, rows in its order, or None if it has none.
 
-    Columns are in the order of LABEL_COLUMNS, then action units by number, then the others.
+    Columns are in the order of LABEL_COLUMNS, then action units by number, then the others and the
+    votes, as in the list.
     Raises InputError, naming the line, for values that a column cannot hold.
     """
     found: dict[str, pa.Array] = {}
@@ -61,13 +62,14 @@ def labels_from_list(cells: Cells, columns: Columns, rules: LabelRules) -> pa.Ta
         else:
             found[name] = cells.text(own)
     found.update(_action_units(cells, columns, rules))
-    for name in columns.extras:
-        array = cells.any_type(name)
+    voted = {own: column for column, own in columns.votes.items()}
+    for name in (n for n in cells.found.table.column_names if n in {*columns.extras, *voted}):
+        array = _votes(cells, name) if name in voted else cells.any_type(name)
         if array is None:
             log.warning("%s: skipping the column '%s': it holds lists", cells.found.path.name, name)
             continue
-        label = f"list_{name}" if name in RESERVED else name
-        if label != name:
+        label = voted.get(name, f"list_{name}" if name in RESERVED else name)
+        if label != name and name not in voted:
             log.warning("keeping the column '%s' as '%s': '%s' is reserved", name, label, name)
         if label in found:
             cells.refuse(name, f"would be a second label named '{label}': rename it")
@@ -185,6 +187,23 @@ def _intensity(cells: Cells, own: str, numbers: pa.Array) -> pa.Array:
         "unknown (9 in BP4D)",
     )
     return numbers.cast(pa.float32())
+
+
+def _votes(cells: Cells, own: str) -> pa.Array:
+    """Return numbers of votes in the type of an unknown column if that is a number's.
+
+    So lists that were ingested before votes were known keep the bytes of their labels.
+    """
+    numbers = cells.numbers(own)
+    counts = pc.and_(pc.is_finite(numbers), pc.greater_equal(numbers, 0))
+    cells.require(own, numbers, counts, "is {}, but votes are numbers from 0")
+    kept = cells.any_type(own)
+    if kept is not None and pa.types.is_integer(kept.type):
+        return kept
+    if kept is not None and pa.types.is_floating(kept.type):
+        return numbers.cast(kept.type)
+    whole = pc.all(pc.equal(pc.floor(numbers), numbers)).as_py()
+    return numbers if whole is False else cells.integers(own, pa.int64())
 
 
 def _known(numbers: pa.Array, missing: float | None) -> pa.Array:

@@ -13,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ...manifests.schema import LABEL_COLUMNS
+from ...manifests.vocabularies import VOTE_COLUMNS, vote_column
 from ...pipeline.errors import InputError, nearest
 
 log = logging.getLogger("normpipe")
@@ -86,6 +87,7 @@ class Columns:
         known: normpipe's name → the list's.
         action_units: (``AU12``, ``occurrence`` or ``intensity`` or None for a bare name) → the
             list's name.
+        votes: of ``vocabularies.VOTE_COLUMNS`` → the list's name.
         extras: other columns, kept as labels under their own names.
     """
 
@@ -93,7 +95,13 @@ class Columns:
     action_units: dict[tuple[str, str | None], str] = field(
         default_factory=lambda: dict[tuple[str, str | None], str]()
     )
+    votes: dict[str, str] = field(default_factory=lambda: dict[str, str]())
     extras: list[str] = field(default_factory=lambda: list[str]())
+
+    @property
+    def taken(self) -> set[str]:
+        """Return the list's names of all columns that mean something."""
+        return {*self.known.values(), *self.action_units.values(), *self.votes.values()}
 
 
 def read_list(path: Path) -> ListTable:
@@ -180,10 +188,12 @@ def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, s
             columns.action_units[_unit(match)] = spelling
         elif name in KNOWN:
             columns.known[name] = spelling
+        elif voted := vote_column(name):
+            columns.votes[voted] = spelling
         else:
             raise InputError(
                 f"ingest.columns names '{name}', which is not a column of normpipe"
-                f"{nearest(name, list(KNOWN))}"
+                f"{nearest(name, [*KNOWN, *VOTE_COLUMNS])}"
             )
     _by_name(found, columns)
     _by_synonym(found, columns)
@@ -193,14 +203,13 @@ def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, s
             f"image paths (columns: {', '.join(names[:12])})"
         )
     _whole_sets_only(columns)
-    taken = {*columns.known.values(), *columns.action_units.values()}
-    columns.extras = [name for name in names if name not in taken]
+    columns.extras = [name for name in names if name not in columns.taken]
     _report(found, columns)
     return columns
 
 
 def _by_name(found: ListTable, columns: Columns) -> None:
-    taken = {*columns.known.values(), *columns.action_units.values()}
+    taken = columns.taken
     for name in found.table.column_names:
         if name in taken:
             continue
@@ -210,6 +219,8 @@ def _by_name(found: ListTable, columns: Columns) -> None:
             rival = columns.action_units.setdefault(_unit(match), name)
         elif plain in KNOWN:
             rival = columns.known.setdefault(plain, name)
+        elif voted := vote_column(plain):
+            rival = columns.votes.setdefault(voted, name)
         else:
             continue
         if rival != name and rival not in taken:
@@ -217,7 +228,7 @@ def _by_name(found: ListTable, columns: Columns) -> None:
 
 
 def _by_synonym(found: ListTable, columns: Columns) -> None:
-    taken = {*columns.known.values(), *columns.action_units.values()}
+    taken = columns.taken
     plain = {name.strip().lower(): name for name in found.table.column_names if name not in taken}
     for name, others in SYNONYMS.items():
         match = next((plain[other] for other in others if other in plain), None)
@@ -253,6 +264,12 @@ def _report(found: ListTable, columns: Columns) -> None:
                 "%s: keeping the column '%s' as a label of that name; action units are read from "
                 "names such as AU12, AU12_occurrence and AU12_intensity",
                 *(found.path.name, name),
+            )
+        elif name.strip().lower().endswith("_votes"):
+            log.warning(
+                "%s: keeping the column '%s' as a label of that name; votes of raters are read "
+                "from %s",
+                *(found.path.name, name, ", ".join(VOTE_COLUMNS)),
             )
     if columns.extras:
         log.info("%s: also kept as labels: %s", found.path.name, ", ".join(columns.extras))

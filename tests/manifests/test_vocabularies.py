@@ -9,10 +9,13 @@ from normpipe.manifests.vocabularies import (
     EMOTION_SYNONYMS,
     EMOTIONS,
     REASONS,
+    VOTE_COLUMNS,
     SampleError,
     Status,
     emotion_name,
     status_of,
+    vote_column,
+    vote_columns,
 )
 
 
@@ -43,6 +46,16 @@ def test_synonyms_lead_to_standard_names():
 @given(st.text())
 def test_naming_twice_changes_nothing(text):
     assert emotion_name(emotion_name(text)) == emotion_name(text)
+
+
+def test_every_emotion_and_unknown_have_votes():
+    assert [name.removesuffix("_votes") for name in VOTE_COLUMNS] == [*EMOTIONS, "unknown"]
+    assert all(vote_column(name) == name for name in VOTE_COLUMNS)
+    assert vote_column(" Happy_Votes ") == "happiness_votes"
+    none = ("votes", "_votes", "happiness", "joy_votes", "happinessvotes", "key_votes")
+    assert not any(map(vote_column, none))
+    given = ["key", "unknown_votes", "fear_votes", "happy_votes", "neutral_votes"]
+    assert vote_columns(given) == ["neutral_votes", "fear_votes", "unknown_votes"]
 
 
 def test_action_units_are_named_without_leading_zeros():

@@ -170,6 +170,9 @@ def test_names_that_are_taken_are_changed_aloud(tmp_path, caplog):
         ("AU12", "yes", {}, "'yes', which is not a number"),
         ("fold", "1.5", {}, "no whole number"),
         ("valence", "-2", {}, "ingest.valence_arousal_missing"),
+        ("happy_votes", "-1", {}, "'happy_votes' in line 3 is -1, but votes are numbers from 0"),
+        ("fear_votes", "many", {}, "'many', which is not a number"),
+        ("fear_votes", "inf", {}, "votes are numbers from 0"),
         ("emotion", "3", {}, "ingest.emotion_names"),
         ("emotion", "8", {"emotion_names": ("neutral",)}, "names for 0 to 0"),
         ("bbox_xyxy", "1 2 3", {}, "four numbers"),
@@ -214,6 +217,58 @@ def test_occurrence_and_intensity_stand_side_by_side(tmp_path):
     assert "mean the same" in refused(write_list(tmp_path, "path,AU1,AU01\na.jpg,1,1\n"))
     path = write_list(tmp_path, "path,AU1,AU1_occ\na.jpg,1,1\n")
     assert "second column of AU1" in refused(path)
+
+
+def test_votes_are_numbers_under_standard_names(tmp_path, caplog):
+    put(tmp_path, "a.jpg", "b.jpg")
+    header = "path,site,Happy_votes,sadness_votes,unknown_votes,fear_votes,joy_votes,emotion"
+    path = write_list(
+        tmp_path, f"{header}\na.jpg,Graz,7,0.5,0,NA,1,happy\nb.jpg,Wien,,2,10,03,x,\n"
+    )
+    found = scan(path).labels
+    assert found.column_names[2:] == [  # in their places among the other columns
+        *("site", "happiness_votes", "sadness_votes", "unknown_votes", "fear_votes", "joy_votes"),
+    ]
+    assert found.drop_columns(["key", "emotion", "site", "joy_votes"]).to_pydict() == {
+        "happiness_votes": [7, None],
+        "sadness_votes": [0.5, 2.0],
+        "unknown_votes": [0, 10],
+        "fear_votes": [None, 3],
+    }
+    types = {name: str(found.schema.field(name).type) for name in found.column_names}
+    assert (types["happiness_votes"], types["fear_votes"]) == ("int64", "int64")
+    assert (types["sadness_votes"], types["joy_votes"]) == ("double", "string")
+    assert "column 'joy_votes' as a label of that name; votes of raters" in caplog.text
+
+
+def test_votes_are_found_by_setting_and_once(tmp_path):
+    put(tmp_path, "a.jpg")
+    path = write_list(tmp_path, "path,happy,NF,happy_votes\na.jpg,3,1,8\n")
+    found = scan(path, columns={"anger_votes": "NF", "happy_votes": "happy"}).labels
+    assert found.to_pylist() == [
+        {"key": "d/a.jpg", "happiness_votes": 3, "anger_votes": 1, "happy_votes": 8}
+    ]
+    assert "did you mean 'fear_votes'" in refused(path, columns={"fears_votes": "NF"})
+    path = write_list(tmp_path, "path,happy_votes,happiness_votes\na.jpg,1,1\n")
+    assert "mean the same" in refused(path)
+    path = write_list(tmp_path, "path,happiness_votes,h\na.jpg,1,1\n")
+    said = refused(path, columns={"happiness_votes": "h"})
+    assert "second label named 'happiness_votes'" in said
+
+
+def test_votes_of_a_parquet_list_keep_their_types(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    votes = {
+        "anger_votes": pa.array([1, None], pa.int8()),
+        "fear_votes": pa.array([float("nan"), 3], pa.float32()),
+    }
+    pq.write_table(pa.table({"path": ["a.jpg", "b.jpg"], **votes}), tmp_path / "list.parquet")
+    found = scan(tmp_path / "list.parquet").labels
+    assert (found["anger_votes"].type, found["fear_votes"].type) == (pa.int8(), pa.float32())
+    assert found["fear_votes"].to_pylist() == [None, 3.0]
+    table = pa.table({"path": ["a.jpg", "b.jpg"], "fear_votes": [-0.5, 3.0]})
+    pq.write_table(table, tmp_path / "list.parquet")
+    assert "'fear_votes' in row 1 is -0.5" in refused(tmp_path / "list.parquet")
 
 
 def test_supplied_boxes_and_landmarks(tmp_path):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from normpipe.pipeline.store.labels import (
     labels_digest,
     own_label_columns,
     read_labels,
+    vote_shares,
 )
 
 from ..toys import flow, run
@@ -91,6 +93,25 @@ def test_what_is_no_table_of_labels_is_one_line(tmp_path: Path) -> None:
 def test_a_shard_says_which_columns_are_labels() -> None:
     said = schema([("AU12", pa.int8()), ("site", pa.string()), ("fold", pa.int32())])
     assert own_label_columns(said) == ["fold"]  # known by name, where nothing is said
+    votes = schema([("fear_votes", pa.int64()), ("joy_votes", pa.int64())])
+    assert own_label_columns(votes) == ["fear_votes"]
     metadata = {LABELS_METADATA: '["AU12", "site"]'}
     assert own_label_columns(said.with_metadata(metadata)) == ["AU12", "site"]
     assert own_label_columns(said.with_metadata({LABELS_METADATA: "[]"})) == []
+
+
+def test_shares_are_of_the_raters_who_chose_an_emotion() -> None:
+    labels = pa.table(
+        {
+            "contempt_votes": pa.array([1, None, 0, None], pa.int64()),
+            "neutral_votes": pa.chunked_array([[3.0, 2.0], [0.0, None]]),
+            "unknown_votes": [6, 0, 10, None],
+            "happy_votes": [9, 9, 9, 9],  # no column of ours
+        }
+    )
+    shares = vote_shares(labels)
+    assert shares.shape == (4, 8) and shares.dtype == np.float32
+    assert shares[0].tolist() == [0.75, 0, 0, 0, 0, 0, 0, 0.25]
+    assert shares[1].tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert np.isnan(shares[2:]).all()
+    assert np.isnan(vote_shares(pa.table({"key": ["a"]}))).all()
