@@ -51,10 +51,20 @@ def free(
     return Field(default, description=description, json_schema_extra=marks, **limits)
 
 
+def added(default: Any, *, description: str = "", **limits: Any) -> Any:
+    """Return a field of a ``StageConfig`` that shapes results, but came after a release.
+
+    Its default must work as if the field did not exist. While it has its default, it is left out of
+    what shapes results, so that datasets and trainings begun before it go on.
+    """
+    marks: JsonDict = {"shapes_results": "unless default"}
+    return Field(default, description=description or None, json_schema_extra=marks, **limits)
+
+
 class StageConfig(BaseModel):
     """Base of the settings of every stage and training: frozen, and an unknown key is an error.
 
-    Every field shapes results, unless it is made by ``free``.
+    Every field shapes results, unless it is made by ``free``, or by ``added`` and has its default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,16 +83,22 @@ class StageConfig(BaseModel):
         return {n: v for n, v in values.items() if not (v == "" and n in unset)}
 
     def shaping(self) -> dict[str, Any]:
-        """Return the settings that shape results, ready for JSON: all but those made by ``free``.
+        """Return the settings that shape results, ready for JSON.
 
-        Fingerprints contain these settings and no others.
+        All but those made by ``free``, and those made by ``added`` that have their default; tables
+        of settings likewise. Fingerprints contain these settings and no others.
         """
-        hidden: set[str] = set()
+        plain = self.model_dump(mode="json")
+        found: dict[str, Any] = {}
         for name, info in type(self).model_fields.items():
-            extra = info.json_schema_extra
-            if isinstance(extra, dict) and extra.get("shapes_results") is False:
-                hidden.add(name)
-        return self.model_dump(mode="json", exclude=hidden)
+            extra, value = info.json_schema_extra, getattr(self, name)
+            mark = extra.get("shapes_results") if isinstance(extra, dict) else None
+            if mark is False:
+                continue
+            if mark and value == info.get_default(call_default_factory=True):
+                continue
+            found[name] = value.shaping() if isinstance(value, StageConfig) else plain[name]
+        return found
 
 
 class Stage(ABC):
@@ -124,6 +140,13 @@ class Stage(ABC):
     def digests(self) -> dict[str, str]:
         """Return name → sha256 of every file outside the input that shapes results (open first)."""
         return {}
+
+    def settings_for(self, digests: dict[str, str]) -> str:
+        """Return the settings, as ``STAGE.KEY=VALUE``, under which it has other ``digests``.
+
+        They go on with a dataset that an earlier release made. Empty if there are none.
+        """
+        return ""
 
     @property
     def device_class(self) -> str:

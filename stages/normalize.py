@@ -154,6 +154,14 @@ class Normalize(MapStage):
         """Return the sha256 of the weights."""
         return {"weights": self._digest}
 
+    def settings_for(self, digests: dict[str, str]) -> str:
+        """Return the name of shipped weights with another digest, such as those of a release."""
+        from .networks.files.checkpoint import shipped_weights
+
+        wanted = digests.get("weights")
+        names = [name for name, digest in shipped_weights().items() if digest == wanted]
+        return f"normalize.weights={names[0]}" if names and wanted != self._digest else ""
+
     def open(self) -> None:
         """Build the network and load its weights.
 

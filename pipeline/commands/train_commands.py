@@ -108,6 +108,13 @@ def fit_normalizer(
         typer.Option(metavar="DIR", help="aligned real faces, no labels needed; repeatable"),
         READ_FOLDER,
     ] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="labels of those faces: their list, or output of run; repeatable"
+        ),
+        READ,
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="folder for weights, scores, sheets"),
@@ -128,6 +135,8 @@ def fit_normalizer(
     start_logging()
     job = load_job(job_file, {"output": output}, set or [], _configs())
     config: FitNormalizerConfig = job.stage("fit_normalizer")
+    if labels and not faces:
+        raise InputError("--labels goes with --faces DIR, the aligned faces that they are for")
     if not data and not config.sets:
         raise InputError(
             "no data: give --data DIR, the output of normpipe synthesize, or name sets to render "
@@ -141,7 +150,7 @@ def fit_normalizer(
         if not deadline():
             raise
         stopped_in_time(job.output)
-    result = fit(config, [*rendered, *(data or [])], job.output, faces, deadline)
+    result = fit(config, [*rendered, *(data or [])], job.output, faces, labels, deadline)
     if not result.finished:
         stopped_in_time(job.output)
     if not result.scores:

@@ -60,6 +60,9 @@ def refuse_other_settings(stage: Stage, folder: ShardFolder, description: dict[s
         root = folder.path.parents[stage.writes.count("/")]
         command = stage.resume_command.format(root)
         hint = f" ('{command}' without these --set continues it)" if set_by_user else ""
+        shipped = stage.settings_for(old.get("digests", {}))
+        if shipped:
+            hint = f" ('{command} --set {shipped}' continues it)"
         raise OutputError(
             f"{folder.path} was made with other settings{bracketed([*settings, *others])}: go back "
             f"to the old settings{hint}, choose another --output{_variant_hint(stage)}, or redo "

@@ -5,17 +5,25 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from normpipe.manifests.vocabularies import EMOTIONS
 from normpipe.stages.networks import NETWORKS
 from normpipe.stages.networks.compact import CompactNormalizer
+from normpipe.stages.synthesis.scene.expressions import RENDERED_UNITS
+from normpipe.stages.training.face_labels import FaceLabels
 from normpipe.stages.training.normalizer.batches import Batches, Recipe
 from normpipe.stages.training.normalizer.fit_settings import FitNormalizerConfig, LossWeights
+from normpipe.stages.training.normalizer.label_heads import (
+    LOWER_COVERED,
+    UPPER_COVERED,
+    LabelHeads,
+)
 from normpipe.stages.training.normalizer.losses import LOSSES, Objective
 from normpipe.stages.training.normalizer.pair_statistics import PairStatistics
 from normpipe.stages.training.normalizer.step_views import Views
 from normpipe.stages.training.real_faces import FaceCache
 from normpipe.stages.training.synthesized import load_pairs
 
-PAIRS, DRAWN, FACES = 4, 2, 4
+PAIRS, DRAWN, FACES = 4, 2, 8
 FROZEN = {"identity", "expression"}
 #: Parts of the compact network that a loss may move, and no others.
 ENCODER = {"encoder.body", "encoder.squeeze", "encoder.hidden"}
@@ -36,9 +44,18 @@ MOVES = {
     "cycle": CODE,
     "identity": ALL,
     "expression": ALL,
+    "emotions": CODE,
+    "emotions_upper": CODE,
+    "emotions_lower": CODE,
+    "occurrence": CODE,
+    "intensity": CODE,
+    "shapes": CODE,
+    "negative": CODE,
+    "neutral": CODE,
 }
-#: (output, its rows) that a loss may pull at: pairs are rows 0-3, real faces 4-7; of the
-#: drawn pictures pairs are 0-1, real faces 2-5; faces 1 and 3 are flipped.
+#: (output, its rows) that a loss may pull at: pairs are rows 0-3, real faces 4-11; of the
+#: drawn pictures pairs are 0-1, real faces 2-9; every second face is flipped. What heads read has
+#: rows of real faces alone: the mouth of 1 is covered, brows and eyes of 2; 7 has no labels.
 PULLS = {
     "coefficients": {"coefficients": [0, 1, 2, 3]},
     "displacement": {"coefficients": [0, 1, 2, 3]},
@@ -47,13 +64,21 @@ PULLS = {
     "picture": {"picture": [0, 1]},
     "edges": {"picture": [0, 1]},
     "regions": {"picture": [0, 1]},
-    "consistency": {"coefficients": [4, 6]},
-    "flip": {"coefficients": [5, 7]},
-    "steadiness": {"picture": [2, 4]},
-    "idempotence": {"again_picture": [0, 1, 2, 3, 4, 5]},
-    "cycle": {"again": [0, 1, 2, 3, 4, 5]},
-    "identity": {"picture": [0, 1, 2, 3, 4, 5]},
-    "expression": {"picture": [0, 1, 2, 3, 4, 5]},
+    "consistency": {"coefficients": [4, 6, 8, 10]},
+    "flip": {"coefficients": [5, 7, 9, 11]},
+    "steadiness": {"picture": [2, 4, 6, 8]},
+    "idempotence": {"again_picture": [*range(10)]},
+    "cycle": {"again": [*range(10)]},
+    "identity": {"picture": [*range(10)]},
+    "expression": {"picture": [*range(10)]},
+    "emotions": {"emotions": [0, 3, 4, 5, 6]},
+    "emotions_upper": {"emotions_upper": [0, 1, 3, 4, 5, 6]},
+    "emotions_lower": {"emotions_lower": [0, 2, 3, 4, 5, 6]},
+    "occurrence": {"occurrence": [0, 1, 2, 3, 4, 5, 6]},
+    "intensity": {"intensity": [0, 1, 2, 3, 4, 5, 6]},
+    "shapes": {"coefficients": [4, 5, 6, 7, 8, 9, 10]},
+    "negative": {"coefficients": [4, 5, 6, 7, 8, 9, 10, 11]},
+    "neutral": {"coefficients": [4]},
 }
 
 
@@ -75,9 +100,37 @@ def cache(tiny_pairs):
 
 @pytest.fixture(scope="module")
 def batch(cache):
-    faces = FaceCache(tuple(f"f{i}" for i in range(len(cache))), cache.source)
-    recipe = Recipe(PAIRS, DRAWN, FACES, 112)
-    return Batches(cache, recipe, 0, faces)[0]
+    count = len(cache)
+    faces = FaceCache(
+        tuple(f"f{i}" for i in range(count)), cache.source, labels=some_labels(cache, count)
+    )
+    found = Batches(cache, Recipe(PAIRS, DRAWN, FACES, 112), 0, faces)[0]
+    # The same rows have the same fate, whatever the order of the faces.
+    order = [*range(FACES)]
+    fixed = FaceLabels(*(values[order] for values in faces.labels.by_kind().values()))
+    found |= {name: torch.from_numpy(values) for name, values in fixed.by_kind().items()}
+    found["covered"] = torch.tensor([0, LOWER_COVERED, UPPER_COVERED, 0, 0, 0, 0, 0])
+    return found
+
+
+def some_labels(cache, count):
+    """Labels of all kinds: the first face is neutral, the eighth has none."""
+    rng = np.random.default_rng(1)
+    emotions = rng.dirichlet([0.3] * len(EMOTIONS), count)
+    emotions[:, 0] *= 0.4
+    emotions[0] = 0
+    emotions[0, 0] = 1
+    emotions /= emotions.sum(1, keepdims=True)
+    units, shapes = len(RENDERED_UNITS), len(cache.expression_names)
+    found = FaceLabels(
+        emotions.astype(np.float32),
+        rng.integers(0, 2, (count, units)).astype(np.float32),
+        rng.uniform(0, 1, (count, units)).astype(np.float32),
+        rng.random((count, shapes)).astype(np.float32),
+    )
+    for values in found.by_kind().values():
+        values[FACES - 1] = np.nan
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +145,21 @@ def outputs(cache, batch):
     shapes, faces = len(cache.expression_names), DRAWN + FACES
     side = cache.targets([0]).shape[1]
     sizes = {
-        "coefficients": (8, shapes), "landmarks": (8, 136), "pose": (8, 3),
+        "coefficients": (PAIRS + FACES, shapes), "landmarks": (PAIRS + FACES, 136),
+        "pose": (PAIRS + FACES, 3),
         "picture": (faces, 3, side, side), "weak": (FACES, shapes),
         "weak_picture": (FACES, 3, side, side), "again": (faces, shapes),
         "again_picture": (faces, 3, side, side),
     }  # fmt: skip
     made = {name: (0.2 + 0.6 * torch.rand(size)).requires_grad_() for name, size in sizes.items()}
-    return {**made, "drawn": torch.tensor([0, 1, 4, 5, 6, 7])}
+    with torch.no_grad():
+        made["coefficients"][PAIRS:, 0] = -0.3  # nobody reads this off a photograph
+    units, emotions = (FACES, len(RENDERED_UNITS)), (FACES, len(EMOTIONS))
+    read = dict.fromkeys(("emotions", "emotions_upper", "emotions_lower"), emotions)
+    read |= {"occurrence": units, "intensity": units}
+    made |= {name: torch.randn(size).requires_grad_() for name, size in read.items()}
+    near = {f"{name}_distance": torch.zeros(()) for name in read}
+    return {**made, **near, "drawn": torch.tensor([0, 1, *range(PAIRS, PAIRS + FACES)])}
 
 
 def of(name, statistics, frozen=True):
@@ -160,12 +221,24 @@ def perfect(name, outputs, batch, statistics):
     elif name == "idempotence":
         done["again_picture"] = done["picture"]
     elif name == "cycle":
-        done["again"] = done["coefficients"][done["drawn"]]
+        done["again"] = done["coefficients"][done["drawn"]].clamp(0, 1)
     elif name == "identity":
         done["picture"] = statistics.resting.expand_as(done["picture"])
     elif name == "expression":
         small = batch["images"][done["drawn"]].float() / 255
         done["picture"] = small.expand(-1, 3, -1, -1)
+    elif name.startswith("emotions"):
+        done[name] = batch["emotions"].nan_to_num().clamp_min(1e-9).log()
+    elif name == "occurrence":
+        done[name] = 40 * batch[name].nan_to_num() - 20
+    elif name == "intensity":
+        done[name] = batch[name].nan_to_num()
+    elif name == "shapes":  # another scale, another zero
+        done["coefficients"][PAIRS:] = 0.3 * batch["shapes"].nan_to_num() - 1
+    elif name == "negative":
+        done["coefficients"].clamp_(min=0)
+    elif name == "neutral":
+        done["coefficients"][PAIRS] = 0
     return done
 
 
@@ -219,7 +292,7 @@ def test_only_its_parts_of_the_network_move(name, cache, batch, statistics):
     for layer in (network.decoder.flow, network.decoder.residual):
         torch.nn.init.normal_(layer.weight, std=0.02)  # or its gradients to the code are nothing
     objective = of(name, statistics)
-    views = Views(network, objective.needs).train()
+    views = Views(network, objective.needs, LabelHeads(cache.expression_names)).train()
     before = [parameter.detach().clone() for parameter in network.parameters()]
     objective(views(batch), batch)["total"].backward()
     assert moved_parts(network) == MOVES[name]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from normpipe.pipeline.stage import StageConfig, free
+from normpipe.pipeline.stage import StageConfig, added, free
 from normpipe.stages import CONFIGS
 from normpipe.stages.judging.fit_reader import FitReaderConfig
 from normpipe.stages.synthesis.render_settings import SynthesizeConfig
@@ -41,6 +41,22 @@ SHAPING = {
     "pretrain_encoder": "batch_size column ema_decay held_out image_size learning_rate masked seed "
     "size smallest_cut split steps warmup_steps weight_decay",
 }
+LOSSES = [
+    "coefficients",
+    "displacement",
+    "landmarks",
+    "pose",
+    "picture",
+    "edges",
+    "regions",
+    "consistency",
+    "flip",
+    "steadiness",
+    "idempotence",
+    "cycle",
+    "identity",
+    "expression",
+]
 MODELS: dict[str, type[StageConfig]] = {
     **CONFIGS,
     "synthesize": SynthesizeConfig,
@@ -56,7 +72,28 @@ def test_the_same_settings_shape_results_as_before(name: str) -> None:
     config = MODELS[name]()
     found = config.shaping()
     assert sorted(found) == SHAPING[name].split()
-    assert found == {key: json.loads(config.model_dump_json())[key] for key in found}
+    wanted = {key: json.loads(config.model_dump_json())[key] for key in found}
+    if name == "fit_normalizer":  # weights that came after 0.1.0, at their defaults
+        wanted["losses"] = {key: wanted["losses"][key] for key in LOSSES}
+    assert found == wanted
+
+
+def test_settings_added_later_count_once_they_are_changed() -> None:
+    class Older(StageConfig):
+        size: int = 3
+
+    class Inner(StageConfig):
+        old: float = 1.0
+        new: float = added(0.5)
+
+    class Newer(Older):
+        kind: str = added("plain")
+        table: Inner = Inner()
+
+    assert Newer().shaping() == {"size": 3, "table": {"old": 1.0}}
+    changed = Newer(kind="other", table=Inner(new=0.25))
+    assert changed.shaping() == {"size": 3, "kind": "other", "table": {"old": 1.0, "new": 0.25}}
+    assert Newer(kind="plain").shaping() == Newer().shaping()
 
 
 def test_muon_shapes_what_it_trains() -> None:

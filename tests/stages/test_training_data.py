@@ -16,7 +16,7 @@ from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages.networks.compact import CompactNormalizer
 from normpipe.stages.training.normalizer.batches import Batches, Recipe
 from normpipe.stages.training.normalizer.frozen import open_frozen
-from normpipe.stages.training.normalizer.notes import target_notes
+from normpipe.stages.training.normalizer.report import target_notes
 from normpipe.stages.training.pictures import Form, Pictures
 from normpipe.stages.training.real_faces import load_faces
 from normpipe.stages.training.synthesized import load_pairs, same_target

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ....pipeline.errors import InputError, OutputError
+from ....pipeline.stage import sha256_file
 from ....pipeline.store.commit import write_bytes
 
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
@@ -34,6 +35,11 @@ def find_weights(name_or_path: str | Path) -> Path:
         f"no weights {str(name_or_path)!r}: give the path of a {_SUFFIX} file "
         f"or a shipped name ({known})"
     )
+
+
+def shipped_weights() -> dict[str, str]:
+    """Return the sha256 of each file of shipped weights, by name."""
+    return {file.stem: sha256_file(file) for file in sorted(WEIGHTS_FOLDER.glob(f"*{_SUFFIX}"))}
 
 
 def load_weights(module: nn.Module, path: Path, device: str = "cpu") -> None:

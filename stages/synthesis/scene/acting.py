@@ -86,6 +86,19 @@ PROTOTYPES: dict[str, dict[str, Range]] = {
 }
 # Laughter and shouting count as happiness and anger.
 EMOTION_OF = {"laughter": "happiness", "shouting": "anger"}
+
+
+def prototype(emotion: str, names: Sequence[str]) -> Floats:
+    """Return (E,) float32, the middle of an emotion's prototypes; contempt moves both corners half.
+
+    ``names``: of the E coefficients. Laughter counts as happiness, shouting as anger.
+    """
+    found = [PROTOTYPES[one] for one in PROTOTYPES if EMOTION_OF.get(one, one) == emotion]
+    stem_of = [name.removesuffix("_L").removesuffix("_R") for name in names]
+    rows = [[sum(one.get(stem, (0.0, 0.0))) / 2 for stem in stem_of] for one in found]
+    return np.array(rows, np.float32).mean(0) * (0.5 if emotion == "contempt" else 1.0)
+
+
 # Sounds, by lip shape; (low, high) as above.
 _SOUNDS: dict[str, dict[str, Range]] = {
     "a": {"jawOpen": (0.25, 0.65), "mouthLowerDown": (0.0, 0.4), "mouthUpperUp": (0.0, 0.3)},

@@ -7,6 +7,8 @@ accumulation. Which pictures are in a batch does not depend on the number of par
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,12 +16,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ....manifests.arrays import Pixels, Rows
+from ....manifests.arrays import Floats, Pixels, Rows
 from ....pipeline.errors import InputError
 from ...synthesis.drawing.degrade import degrade
 from ..batching import ENDLESS, batch_rows
 from ..pictures import MIRRORED_POINTS, POSE_UNIT_DEG, PairCache, mirrored
-from ..real_faces import FaceCache
+from .label_heads import LOWER_COVERED, UPPER_COVERED
+
+if TYPE_CHECKING:
+    from ..real_faces import FaceCache
+
+_BELOW_EYES = 0.5  # of an aligned picture's height; eyes are at 0.4, the tip of the nose at 0.585
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,9 @@ class Recipe:
         faces: real faces per batch.
         size_px: side of the network's input pictures.
         parts: equal parts that a batch is split into.
+        shares: of the real faces, by dataset; empty: each face is shown as often.
+        covered: share of the real faces whose mouth or brows and eyes are covered.
+        even: how evenly labelled emotions are shown, 0 to 1.
     """
 
     pairs: int
@@ -39,6 +49,9 @@ class Recipe:
     faces: int
     size_px: int
     parts: int = 1
+    shares: tuple[float, ...] = ()
+    covered: float = 0.0
+    even: float = 0.0
 
     def __post_init__(self) -> None:
         counts = (self.pairs, self.drawn, self.faces)
@@ -56,7 +69,8 @@ class Batches(Dataset[dict[str, Tensor]]):
     Item ``step * parts + part`` holds ``images`` (P + R, C, S, S) uint8, pairs first; for the pairs
     ``expression`` (P, E), ``landmarks`` (P, 136), 0 the centre and 1 the edge, ``pose`` (P, 3) in
     units of 30 degrees; ``target`` (D, T, T, 3) uint8 RGB of the first D; for the real faces
-    ``weak`` (R, C, S, S) uint8, undegraded, and ``flipped`` (R,) bool.
+    ``weak`` (R, C, S, S) uint8, undegraded, and ``flipped`` (R,) bool; if they have labels, those
+    of ``FaceLabels`` by name, (R, …) float32, and ``covered`` (R,) int64, see ``label_heads``.
     """
 
     def __init__(
@@ -67,6 +81,17 @@ class Batches(Dataset[dict[str, Tensor]]):
         self.seed = seed
         self.faces = faces
         self.mirror = mirrored(pairs.expression_names)
+        self._cards: list[Rows] = []
+
+    def _decks(self, faces: FaceCache) -> list[Rows]:
+        """Return the rows of each dataset, rarer emotions several times."""
+        if not self._cards:
+            labels = faces.labels
+            times = np.ones(len(faces), np.int64)
+            if self.recipe.even and labels is not None:
+                times = _evened(labels.emotions, self.recipe.even)
+            self._cards = [np.repeat(own, times[own]) for own in faces.datasets]
+        return self._cards
 
     def __len__(self) -> int:
         return ENDLESS
@@ -127,20 +152,46 @@ class Batches(Dataset[dict[str, Tensor]]):
         return batch, planes(images)
 
     def _real(self, faces: FaceCache, step: int, part: int) -> tuple[dict[str, Tensor], Pixels]:
-        rows = batch_rows(len(faces), self.recipe.faces, step, self.seed, 14)
         places = self._places(part, 0, self.recipe.faces)
+        rows = self.face_rows(faces, step)[places]
         size = self.recipe.size_px
         strong: list[Pixels] = []
         weak: list[Pixels] = []
         flipped = places % 2 == 1
-        for place, flip in zip(places, flipped, strict=True):
-            picture = faces.pictures[int(rows[place])]
+        covered = np.zeros(len(rows), np.int64)
+        for i, (place, row, flip) in enumerate(zip(places, rows, flipped, strict=True)):
+            picture = faces.pictures[int(row)]
             rng = np.random.default_rng([self.seed, 15, step, place])
             done = degrade(picture, np.zeros((0, 2), np.float32), rng, size, float(flip))
+            if rng.random() < self.recipe.covered:
+                covered[i] = rng.integers(LOWER_COVERED, UPPER_COVERED + 1)
+                cover_half(done.picture, bool(covered[i] == UPPER_COVERED), rng)
             strong.append(done.picture)
             weak.append(np.asarray(cv2.resize(picture, (size, size)), np.uint8))
         more = {"weak": torch.from_numpy(planes(weak)), "flipped": torch.from_numpy(flipped)}
+        if faces.labels is not None:
+            labels = {name: kind[rows] for name, kind in faces.labels.by_kind().items()}
+            shapes = labels["shapes"]
+            labels["shapes"] = np.where(flipped[:, None], shapes[:, self.mirror], shapes)
+            more |= {name: torch.from_numpy(values) for name, values in labels.items()}
+            more["covered"] = torch.from_numpy(covered)
         return more, planes(strong)
+
+    def face_rows(self, faces: FaceCache, step: int) -> Rows:
+        """Return (R,) the real faces of batch ``step``, each dataset with its share of them."""
+        count, shares = self.recipe.faces, self.recipe.shares
+        decks = self._decks(faces)
+        if not shares:
+            deck = np.concatenate(decks)
+            return deck[batch_rows(len(deck), count, step, self.seed, 14)]
+        ends = np.round(np.cumsum([0, *shares]) / sum(shares) * count).astype(int)
+        parts = [
+            own[batch_rows(len(own), int(last - first), step, self.seed, 14 + (number << 8))]
+            for number, (own, (first, last)) in enumerate(zip(decks, pairwise(ends), strict=True))
+        ]
+        # Parts of a batch, and the faces that are flipped, must not be of one dataset.
+        rng = np.random.default_rng([self.seed, 17, step])
+        return rng.permutation(np.concatenate(parts))
 
 
 class TargetBatches(Dataset[dict[str, Tensor]]):
@@ -167,6 +218,37 @@ class TargetBatches(Dataset[dict[str, Tensor]]):
             "expression": torch.from_numpy(self.pairs.expression[self.pairs.target_of[rows]]),
             "target": torch.from_numpy(self.pairs.targets(rows)),
         }
+
+
+def _evened(emotions: Floats, even: float) -> Rows:
+    """Return (N,) how often each face is in an epoch: 1 for the commonest emotion and unlabelled.
+
+    Faces of an emotion that is n times as rare are shown n ** ``even`` times, rounded, at most 16.
+
+    Args:
+        emotions: (N, 8) shares, NaN where unknown.
+        even: 0 to 1.
+    """
+    known = np.isfinite(emotions).all(1)
+    leading = np.where(known, np.nan_to_num(emotions).argmax(1), -1)
+    counts = np.bincount(leading[known], minlength=emotions.shape[1])
+    rarer = counts.max(initial=1) / np.maximum(counts, 1)
+    times = np.clip(np.round(rarer**even), 1, 16).astype(np.int64)
+    return np.where(known, times[leading], 1)
+
+
+def cover_half(picture: Pixels, upper: bool, rng: np.random.Generator) -> None:
+    """Hide the upper or lower half of an aligned face, (S, S) or (S, S, 3) uint8, in place.
+
+    The border is below the eyes and above the nostrils, give or take 3 %; what is behind it becomes
+    even or noisy.
+    """
+    border = round(len(picture) * (_BELOW_EYES + 0.03 * float(rng.standard_normal())))
+    hidden = picture[:border] if upper else picture[border:]
+    if rng.random() < 0.5:
+        hidden[:] = rng.integers(0, 256)
+    else:
+        hidden[:] = rng.integers(0, 256, hidden.shape, np.uint8)
 
 
 def planes(pictures: list[Pixels]) -> Pixels:

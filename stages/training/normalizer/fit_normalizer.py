@@ -33,9 +33,8 @@ from ..pictures import mirrored
 from ..trainer import make_fabric
 from .data import TrainingData, load_training_data
 from .fit_settings import FitNormalizerConfig
-from .notes import target_notes
 from .phases import TrainingPhases
-from .report import evaluate_network, sheet_of_renders, write_sheet
+from .report import evaluate_network, sheet_of_renders, target_notes, write_sheet
 from .scores import degraded_set, read_coefficients
 
 log = logging.getLogger(__name__)
@@ -61,6 +60,7 @@ def fit(
     sets: list[Path],
     output: Path,
     faces: list[Path] | None = None,
+    labels: list[Path] | None = None,
     deadline: Callable[[], bool] | None = None,
 ) -> FitResult:
     """Train on synthesized datasets and real faces; write weights, scores, logs and sheets.
@@ -69,7 +69,8 @@ def fit(
         config: settings.
         sets: outputs of ``normpipe synthesize``, including those of ``config.sets``.
         output: output folder; a stopped run resumes there.
-        faces: outputs of ``normpipe run``: aligned real faces, without labels.
+        faces: outputs of ``normpipe run``: aligned real faces.
+        labels: lists with their labels, or outputs of ``normpipe run``; None: unlabelled.
         deadline: returns True when it is time to save and stop; by default after the configured
             minutes.
 
@@ -85,7 +86,7 @@ def fit(
     fabric = _fabric(config)
     fabric.launch()
     network = _empty_network(config)
-    data = load_training_data(config, network, sets, faces or [])
+    data = load_training_data(config, network, sets, faces or [], labels)
     fabric.seed_everything(config.seed, verbose=False)
     network = build_normalizer(config, len(data.train.expression_names))
     if len(data.train.target_of):
@@ -183,11 +184,14 @@ def load_initial_weights(
 ) -> None:
     """Load trained weights to start from, without their calibration.
 
+    Of a network with another kind of decoder, the encoder alone.
+
     Raises:
         InputError: they are of another network or of other shapes.
     """
     found = open_normalizer(config.begin)
     settings, wanted = _sizes(found.module), _sizes(network)
+    decoders = settings.pop("decoder", None), wanted.pop("decoder", None)
     if found.network != config.network or settings != wanted:
         raise InputError(
             f"{found.path} holds a {found.network} with {settings}, not the "
@@ -195,7 +199,15 @@ def load_initial_weights(
         )
     if found.expression_names != tuple(names):
         raise InputError(f"{found.path} reads other expression shapes than the pairs have")
-    network.load_state_dict(found.module.state_dict())
+    if decoders[0] == decoders[1]:
+        network.load_state_dict(found.module.state_dict())
+    elif isinstance(network, CodeNormalizer) and isinstance(found.module, CodeNormalizer):
+        if not config.decoder_steps:
+            raise InputError(
+                f"{found.path} has the decoder '{decoders[0]}', not '{decoders[1]}', which must be "
+                "trained: set fit_normalizer.decoder_steps above 0"
+            )
+        network.halves()[0].load_state_dict(found.module.halves()[0].state_dict())
     if isinstance(network, CodeNormalizer):
         # The calibration belongs to the finished weights.
         network.get_buffer("offset").zero_()

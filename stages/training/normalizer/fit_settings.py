@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from ....pipeline.stage import StageConfig, free
+from ....pipeline.stage import StageConfig, added, free
 from ...synthesis.render_settings import SynthesizeConfig
 
 #: Also the name of a folder.
@@ -31,6 +31,14 @@ class LossWeights(StageConfig):
     cycle: Weight = 0.0
     identity: Weight = 0.0
     expression: Weight = 0.0
+    emotions: Weight = added(0.5)
+    emotions_upper: Weight = added(0.0)
+    emotions_lower: Weight = added(0.0)
+    occurrence: Weight = added(0.5)
+    intensity: Weight = added(0.5)
+    shapes: Weight = added(0.2)
+    negative: Weight = added(1.0)
+    neutral: Weight = added(0.3)
 
     def used(self) -> dict[str, float]:
         """Return the losses in use, in the order of ``losses.LOSSES``, which is that above."""
@@ -103,6 +111,31 @@ class FitNormalizerConfig(StageConfig):
         description="share of the pairs that are drawn; unset: a quarter for compact, else all",
     )
     faces_split: str = Field("", description="real faces of this split only; empty: all")
+    face_shares: tuple[Weight, ...] = added(
+        (), description="shares of the real faces, one per --faces; empty: by their numbers"
+    )
+    covered_share: float = added(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the real faces whose mouth, or brows and eyes, are covered",
+    )
+    label_smoothing: float = added(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of an emotion without votes that all eight get alike",
+    )
+    even_emotions: float = added(
+        0.0,
+        ge=0,
+        le=1,
+        description="how evenly labelled emotions are shown: 0 as they occur, 1 all as often",
+    )
+    batch_norm: Literal["trained", "frozen"] = added(
+        "trained",
+        description="trained, or frozen: keep the statistics of the weights that it begins with",
+    )
     real_share: float = Field(
         0.25, ge=0, lt=1, description="share of real faces in a batch, if there are any"
     )

@@ -13,10 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ....manifests.vocabularies import EMOTIONS
+from ...networks.base import leaky_clamp
 from ..batching import Batch, NetworkOutputs
+from .label_heads import LOWER_COVERED, UPPER_COVERED
 from .pair_statistics import PairStatistics, edge_error, flat_error, region_error
 
 Frozen = Mapping[str, nn.Module]
+
+_HEAD_WEIGHT = 0.01  # of the squared distance of a head from the prototypes
+_INTENSITY_SPREAD = 1.0  # square of a typical deviation of FACS intensities, 0 to 5
+_FEWEST_SCORES = 6  # in a batch, for a correlation to mean something
+_LEAST_SPREAD = 1e-4  # sum of squares; a witness that says the same of all faces says nothing
 
 
 class Loss(NamedTuple):
@@ -27,7 +35,8 @@ class Loss(NamedTuple):
         needs: required inputs and outputs: ``target`` (pictures drawn of the pairs), ``drawn``
             (pictures drawn of pairs and real faces), ``faces`` (real faces), ``weak`` and
             ``weak_picture`` (outputs for them, undegraded), ``again`` and ``again_picture``
-            (outputs for the network's own pictures), or the name of a frozen network.
+            (outputs for the network's own pictures), ``labels:KIND`` (labels of real faces, and
+            what ``LabelHeads`` reads), or the name of a frozen network.
     """
 
     of: Callable[[NetworkOutputs, Batch, PairStatistics, Frozen], Tensor]
@@ -162,6 +171,76 @@ def expression_loss(
     return (network(outputs["picture"].clamp(0, 1)) - source).square().mean()
 
 
+def emotions_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen) -> Tensor:
+    """Compare emotions read off the code with the raters' shares (Kullback-Leibler divergence)."""
+    return _emotions_error("emotions", outputs, batch, hidden=(LOWER_COVERED, UPPER_COVERED))
+
+
+def emotions_upper_loss(
+    outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen
+) -> Tensor:
+    """Return the same, read off brows, lids, cheeks and nose alone; not where they are covered."""
+    return _emotions_error("emotions_upper", outputs, batch, hidden=(UPPER_COVERED,))
+
+
+def emotions_lower_loss(
+    outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen
+) -> Tensor:
+    """Return the same, read off mouth and jaw alone; not where they are covered."""
+    return _emotions_error("emotions_lower", outputs, batch, hidden=(LOWER_COVERED,))
+
+
+def occurrence_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen) -> Tensor:
+    """Compare action units read off the code with labels 0 and 1 (cross-entropy), where known."""
+    truth = batch["occurrence"]
+    known = torch.isfinite(truth)
+    error = functional.binary_cross_entropy_with_logits(
+        outputs["occurrence"], truth.nan_to_num(), reduction="none"
+    )
+    return _mean_where(error, known)
+
+
+def intensity_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen) -> Tensor:
+    """Return the squared error of action units' intensities read off the code, where known."""
+    truth = batch["intensity"]
+    error = (outputs["intensity"] - truth.nan_to_num()).square() / _INTENSITY_SPREAD
+    return _mean_where(error, torch.isfinite(truth))
+
+
+def shapes_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen) -> Tensor:
+    """Return 1 - correlation with another witness's scores, mean over shapes with some in a batch.
+
+    Scale and zero of such scores mean nothing, so only differences between faces are compared.
+    """
+    truth = batch["shapes"]
+    known = torch.isfinite(truth).float()
+    count = known.sum(0)
+    reading = _of_faces(outputs["coefficients"], batch)
+    one, other = (_centred(values, known, count) for values in (reading, truth.nan_to_num()))
+    size = (one.square().sum(0) * other.square().sum(0)).clamp_min(1e-12).sqrt()
+    enough = (count >= _FEWEST_SCORES) & (other.square().sum(0) > _LEAST_SPREAD)
+    return _mean_where(1 - (one * other).sum(0) / size, enough)
+
+
+def negative_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen) -> Tensor:
+    """Return the squared sum of negative readings of real faces: 0 is the least to be drawn.
+
+    Heads would otherwise find their answers in readings that nobody sees.
+    """
+    reading = _of_faces(outputs["coefficients"], batch)
+    return functional.relu(-reading).square().sum(1).mean()
+
+
+def neutral_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen) -> Tensor:
+    """Return the squared sum of readings of neutral faces: a resting face is drawn at rest.
+
+    Weighted by how far the share of neutral is above a half.
+    """
+    share = batch["emotions"][:, EMOTIONS.index("neutral")].nan_to_num()
+    reading = leaky_clamp(_of_faces(outputs["coefficients"], batch))
+    return (reading.square().sum(1) * (2 * share - 1).clamp_min(0)).mean()
+
+
 #: Name in the job file → loss.
 LOSSES: dict[str, Loss] = {
     "coefficients": Loss(coefficients_loss),
@@ -178,6 +257,14 @@ LOSSES: dict[str, Loss] = {
     "cycle": Loss(cycle_loss, frozenset({"drawn", "again"})),
     "identity": Loss(identity_loss, frozenset({"drawn", "identity"})),
     "expression": Loss(expression_loss, frozenset({"drawn", "expression"})),
+    "emotions": Loss(emotions_loss, frozenset({"faces", "labels:emotions"})),
+    "emotions_upper": Loss(emotions_upper_loss, frozenset({"faces", "labels:emotions"})),
+    "emotions_lower": Loss(emotions_lower_loss, frozenset({"faces", "labels:emotions"})),
+    "occurrence": Loss(occurrence_loss, frozenset({"faces", "labels:occurrence"})),
+    "intensity": Loss(intensity_loss, frozenset({"faces", "labels:intensity"})),
+    "shapes": Loss(shapes_loss, frozenset({"faces", "labels:shapes"})),
+    "negative": Loss(negative_loss, frozenset({"faces", "labels"})),
+    "neutral": Loss(neutral_loss, frozenset({"faces", "labels:emotions"})),
 }
 
 #: Losses that can train a decoder alone, from exact coefficients.
@@ -213,6 +300,34 @@ class Objective(nn.Module):
 def _of_pairs(values: Tensor, batch: Batch) -> Tensor:
     """Return the rows of pairs, which precede the real faces in a batch."""
     return values[: len(batch["expression"])]
+
+
+def _of_faces(values: Tensor, batch: Batch) -> Tensor:
+    """Return the rows of real faces."""
+    return values[len(batch["expression"]) :]
+
+
+def _emotions_error(
+    name: str, outputs: NetworkOutputs, batch: Batch, hidden: tuple[int, ...]
+) -> Tensor:
+    """Return the mean divergence over all real faces; 0 for faces unlabelled or with it hidden."""
+    shares = batch["emotions"]
+    shown = torch.isfinite(shares).all(1)
+    for part in hidden:
+        shown = shown & (batch["covered"] != part)
+    log_read = functional.log_softmax(outputs[name].float(), 1)
+    error = functional.kl_div(log_read, shares.nan_to_num(), reduction="none").sum(1)
+    return (error * shown).mean() + _HEAD_WEIGHT * outputs[f"{name}_distance"]
+
+
+def _mean_where(error: Tensor, known: Tensor) -> Tensor:
+    """Return the mean of ``error`` (...) where ``known`` (...); 0 where nothing is."""
+    return (error * known).sum() / known.sum().clamp_min(1)
+
+
+def _centred(values: Tensor, known: Tensor, count: Tensor) -> Tensor:
+    """(R, E) → (R, E) minus the mean of the known values of each column, 0 where unknown."""
+    return (values - (values * known).sum(0) / count.clamp_min(1)) * known
 
 
 def _drawn_faces(outputs: NetworkOutputs, batch: Batch) -> Tensor:

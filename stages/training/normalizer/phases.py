@@ -19,6 +19,7 @@ from ..trainer import Schedule, Trainer, TrainingTask
 from .batches import Batches, TargetBatches
 from .data import TrainingData, recipe
 from .frozen import open_frozen
+from .label_heads import LabelHeads
 from .losses import DECODER_LOSSES, LOSSES, Objective
 from .pair_statistics import PairStatistics
 from .report import evaluate_network, sheet_of_faces, sheet_of_renders, write_sheet
@@ -130,13 +131,17 @@ class TrainingPhases:
         if not direct and isinstance(network, CodeNormalizer):
             trained = network.halves()[0]
         objective = Objective(self._weights(direct), self.statistics, self._frozen())
+        heads = None
+        if any(need.startswith("labels") for need in objective.needs):
+            heads = LabelHeads(self.data.train.expression_names)
+            trained = nn.ModuleDict({"network": trained, "heads": heads})
         drawn = bool(objective.needs & {"target", "drawn"})
         if drawn and not len(self.data.train.target_of):
             raise InputError("no pair has a target picture: synthesize some with targets=true")
         made_of = recipe(config, network, self.data, self._parts, drawn)
         task = TrainingTask(
             "network" if direct else "encoder",
-            Views(network, objective.needs),
+            Views(network, objective.needs, heads, config.batch_norm == "frozen"),
             trained,
             objective,
             Batches(self.data.train, made_of, config.seed, self.data.faces),
@@ -150,12 +155,19 @@ class TrainingPhases:
         weights = {
             name: weight
             for name, weight in self.config.losses.used().items()
-            if (direct or name not in DECODER_LOSSES)
-            and (self.data.faces or "faces" not in LOSSES[name].needs)
+            if (direct or name not in DECODER_LOSSES) and self._can_learn(LOSSES[name].needs)
         }
         if not weights:
             raise InputError("nothing to learn: all weights in fit_normalizer.losses are 0")
         return weights
+
+    def _can_learn(self, needs: frozenset[str]) -> bool:
+        """Return whether there are faces and labels for a loss that needs them."""
+        faces = self.data.faces
+        labels = faces.labels.known() if faces and faces.labels else {}
+        kinds = {need.removeprefix("labels:") for need in needs if need.startswith("labels:")}
+        labelled = bool(labels) or "labels" not in needs
+        return (faces is not None or "faces" not in needs) and kinds <= {*labels} and labelled
 
     def _frozen(self) -> dict[str, nn.Module]:
         """Return the user's frozen networks, for the losses that need one."""

@@ -1,9 +1,11 @@
-"""Scores and picture sheets of a network, compared with the average face."""
+"""Scores and picture sheets of a network, compared with the average face; its target face."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -12,9 +14,11 @@ import torch
 from ....manifests.arrays import Floats, Pixels
 from ...networks.base import CodeNormalizer, Normalizer
 from ..pictures import PairCache
-from ..real_faces import FaceCache
 from .batches import planes, unit_rgb
 from .scores import degraded_set, landmark_error_by_region, read_coefficients, score_readings
+
+if TYPE_CHECKING:
+    from ..real_faces import FaceCache
 
 _SHEET_COLUMNS = 12
 _SCORED_PICTURES = 128
@@ -101,6 +105,20 @@ def sheet_of_faces(network: Normalizer, faces: FaceCache) -> Pixels:
 def write_sheet(pixels_rgb_u8: Pixels, path: str) -> None:
     """Write (H, W, 3) RGB in the format of the suffix."""
     cv2.imwrite(path, np.ascontiguousarray(pixels_rgb_u8[..., ::-1]))
+
+
+def target_notes(pairs: PairCache, output: Path) -> dict[str, Any]:
+    """Return the note on the target face of the pairs, and write the face to ``target.png``.
+
+    ``kind`` and all else that the shards record; ``sha256`` of the resting face, as recorded or
+    else of the picture written here (its RGB values, row by row).
+    """
+    note = dict(pairs.target_note)
+    if len(pairs.target_of):
+        resting = pairs.resting()
+        write_sheet(resting, str(output / "target.png"))
+        note.setdefault("sha256", hashlib.sha256(resting.tobytes()).hexdigest())
+    return note
 
 
 def _sheet(lines: Sequence[Sequence[Pixels] | Pixels]) -> Pixels:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ...networks.base import CodeNormalizer, Normalizer, Reading, TrainingOutputs, leaky_clamp
 from ..batching import Batch, NetworkOutputs
 from .batches import unit_rgb
+from .label_heads import LabelHeads
 
 
 class Views(nn.Module):
@@ -15,13 +16,37 @@ class Views(nn.Module):
 
     ``coefficients``, ``landmarks`` and ``pose`` of all images (pairs, then real faces); if needed,
     ``picture`` of the images in ``drawn``, ``weak`` and ``weak_picture`` of undegraded real faces
-    (without gradient), ``again`` and ``again_picture`` of the network's own pictures.
+    (without gradient), ``again`` and ``again_picture`` of the network's own pictures; what the
+    label heads, if any, read off the real faces.
+
+    Args:
+        network: to run.
+        needs: of the losses.
+        heads: that read labels.
+        norms_frozen: batch norms use their running statistics, and leave them as they are.
     """
 
-    def __init__(self, network: Normalizer, needs: frozenset[str]) -> None:
+    def __init__(
+        self,
+        network: Normalizer,
+        needs: frozenset[str],
+        heads: LabelHeads | None = None,
+        norms_frozen: bool = False,
+    ) -> None:
         super().__init__()
         self.network = network
         self.needs = needs
+        self.heads = heads
+        self.norms_frozen = norms_frozen
+
+    def train(self, mode: bool = True) -> Views:
+        """Set training mode, for all but frozen batch norms."""
+        super().train(mode)
+        if self.norms_frozen:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def forward(self, batch: Batch) -> NetworkOutputs:
         """Return the outputs, by name.
@@ -36,6 +61,8 @@ class Views(nn.Module):
         outputs: NetworkOutputs = dict(reading._asdict())
         if picture is not None and drawn is not None:
             outputs |= {"picture": picture, "drawn": drawn}
+        if self.heads is not None:
+            outputs |= self.heads(reading.coefficients[len(batch["expression"]) :])
         if "weak" in self.needs and "weak" in batch:
             outputs |= self._weak(unit_rgb(batch["weak"]))
         if "again" in self.needs and picture is not None:
@@ -97,10 +124,11 @@ class _eval_mode:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.was_training = module.training
 
     def __enter__(self) -> None:
+        self.was = {module: module.training for module in self.module.modules()}
         self.module.eval()
 
     def __exit__(self, *_: object) -> None:
-        self.module.train(self.was_training)
+        for module, training in self.was.items():
+            module.training = training
