@@ -18,7 +18,7 @@ from ..config import Job, load_job
 from ..errors import InputError, Interrupted
 from ..run.plan import is_complete
 from ..run.runner import Options
-from .execute import execute
+from .execute import align_faces, execute
 from .handling import handled, start_logging, stopped_in_time
 from .jobs import begun_with, say_changes
 from .options import (
@@ -105,14 +105,12 @@ def fit_normalizer(
     data: SynthesizedOption = None,
     faces: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="aligned real faces, no labels needed; repeatable"),
+        typer.Option(metavar="DIR", help="real faces: output of run, or pictures (with --labels)"),
         READ_FOLDER,
     ] = None,
     labels: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="labels of those faces: their list, or output of run; repeatable"
-        ),
+        typer.Option(metavar="FILE", help="labels of the faces: their list, or output of run"),
         READ,
     ] = None,
     output: Annotated[
@@ -150,13 +148,31 @@ def fit_normalizer(
         if not deadline():
             raise
         stopped_in_time(job.output)
-    result = fit(config, [*rendered, *(data or [])], job.output, faces, labels, deadline)
+    aligned = [_aligned(one, number, labels, job.output) for number, one in enumerate(faces or [])]
+    result = fit(config, [*rendered, *(data or [])], job.output, aligned, labels, deadline)
     if not result.finished:
         stopped_in_time(job.output)
     if not result.scores:
         return  # not the first process
     typer.echo(f"weights: {result.weights}")
     typer.echo(f"scores: {result.weights.with_suffix('.json')}")
+
+
+def _aligned(faces: Path, number: int, labels: list[Path] | None, output: Path) -> Path:
+    """Return the folder of aligned faces: as given, or aligned below ``output`` by their list.
+
+    Raises InputError for pictures without exactly one list.
+    """
+    if any((faces / inner).is_dir() for inner in ("aligned", "_aligned")) or any(
+        faces.glob("shard-*.parquet")
+    ):
+        return faces
+    if not labels or len(labels) > 1:
+        raise InputError(
+            f"no aligned faces in {faces}: give the output of normpipe run --until align, or one "
+            "--labels FILE, the list of the pictures in it"
+        )
+    return align_faces(faces, labels[0], output / "faces" / str(number))
 
 
 def _rendering(config: SynthesizeConfig, job: Job) -> tuple[PlanPairs, Synthesize]:

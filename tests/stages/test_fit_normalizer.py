@@ -112,6 +112,37 @@ def test_so_does_one_with_real_faces_end_to_end(tiny_pairs, tmp_path):
     same_weights(result.weights, expected.weights)
 
 
+@pytest.mark.slow
+def test_labelled_faces_teach_and_a_stopped_run_goes_on(tiny_pairs, undisturbed, tmp_path):
+    """A face labelled angry is read as more angry than before, and stopping changes nothing."""
+    faces = tiny_pairs / "pairs"
+    keys = [key for shard in sorted(faces.glob("shard-*.parquet"))
+            for key in pq.read_table(shard, columns=["key"])["key"].to_pylist()]  # fmt: skip
+    labels = tmp_path / "labels.parquet"
+    pq.write_table(pa.table({"key": keys, "anger_votes": [9] * len(keys)}), labels)
+    config = FitNormalizerConfig(**TINY | {
+        "begin": str(undisturbed[1].weights), "decoder_steps": 0, "steps": 12, "batch_size": 8,
+        "real_share": 0.5, "covered_share": 0.5, "even_emotions": 1.0, "batch_norm": "frozen",
+        "losses": {"emotions": 4.0, "emotions_upper": 1.0, "coefficients": 0.0, "flip": 0.0,
+                   "displacement": 0.0, "consistency": 0.0},
+    })  # fmt: skip
+    given = [tiny_pairs], [faces], [labels]
+    whole = fit(config, given[0], tmp_path / "whole", *given[1:])
+    calls = iter([False] * 5 + [True] + [False] * 100)
+    stopped = fit(config, given[0], tmp_path / "two", *given[1:], lambda: next(calls))
+    assert not stopped.finished
+    same_weights(fit(config, given[0], tmp_path / "two", *given[1:]).weights, whole.weights)
+    tensors = read_tensors(tmp_path / "whole/encoder.state.safetensors")
+    first, last = np.split(tensors["losses"].numpy(), 2)
+    assert last.mean() < first.mean()
+    before, after = (read_tensors(result.weights) for result in (undisturbed[1], whole))
+    norms = [name for name in before if name.endswith("running_mean")]
+    assert norms and all(torch.equal(before[name], after[name]) for name in norms)
+    assert json.loads(whole.weights.with_suffix(".json").read_text())["training"][
+        "labelled_faces"
+    ] == {"emotions": len(keys)}
+
+
 def test_weights_say_what_they_are(tiny_pairs, undisturbed):
     output, result = undisturbed
     found = open_normalizer(result.weights)

@@ -211,3 +211,16 @@ def test_torch_has_one_thread_whatever_the_job_has() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_weights_of_a_release_are_named_where_they_go_on():
+    """Whoever extends an older dataset reads which weights go on with it."""
+    from normpipe.stages.networks.files.checkpoint import shipped_weights
+
+    stage = Normalize(NormalizeConfig())
+    stage.open()
+    assert stage.settings_for(stage.digests()) == ""
+    assert stage.settings_for({"weights": "0" * 64}) == ""
+    old = {"weights": "a2aa593b5a9009d53e1c19cb956b47b424fdf9df8d1d8cd1ecf443200b7e855f"}
+    assert stage.settings_for(old) == "normalize.weights=compact-0.1.0"
+    assert shipped_weights()["compact-0.1.0"] == old["weights"]

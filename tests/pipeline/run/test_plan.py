@@ -199,6 +199,17 @@ def test_who_wants_other_settings_is_told_which_and_how_to_go_on(job: Path) -> N
     )  # nothing is there that could be overwritten
 
 
+def test_weights_that_go_on_are_named(tmp_path: Path) -> None:
+    """A stage that knows the settings of an older dataset says them instead."""
+    run(tmp_path / "out", flow())
+    stage = ToyMap()
+    folder = ShardFolder(tmp_path / "out" / stage.writes)
+    now = describe(stage) | {"digests": {"weights": "new"}}
+    stage.settings_for = lambda digests: f"toy.weights=older{len(digests)}"  # type: ignore[method-assign]
+    with pytest.raises(OutputError, match=r"normpipe .* --set toy\.weights=older0' continues it"):
+        refuse_other_settings(stage, folder, now)
+
+
 def test_many_differences_are_counted(tmp_path: Path) -> None:
     run(tmp_path / "out", flow())
     stage = ToyMap()
