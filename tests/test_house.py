@@ -29,6 +29,7 @@ CONTRACT = {
     "store/lock",
     "store/shards",
     "store/labels",
+    "store/result_tables",
     "store/storage",
     "read/reading",
     "read/dataset",  # as a type: a command opens the dataset that it hands in

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..run.runner import Options
 from ..stage import sha256_file
 from ..store.commit import write_json
+from ..store.result_tables import ResultTable
 from .execute import opened, report_scores, run_until, select
 from .handling import handled, start_logging
 from .jobs import begun_with, keep_settings, say_changes
@@ -152,7 +153,7 @@ def predict(
     from ...stages.classification.views import PLANS
 
     start_logging()
-    predicting.check_output(output)
+    ResultTable(output, "predict").check_path()
     made = holds_dataset(input)
     job = _prediction_job(input, output, faces.work, made, reading.device, set or [])
     chosen = {

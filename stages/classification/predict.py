@@ -6,12 +6,9 @@ for each face and for each input without one, and a card that records model, dat
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -19,17 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 from tqdm import tqdm
 
 from ...manifests.arrays import Floats, Mask
-from ...pipeline.errors import InputError, OutputError
 from ...pipeline.read.reading import map_ahead
-from ...pipeline.stage import StageConfig, sha256_file
-from ...pipeline.store.commit import commit_file, storage_errors, temporary, write_json
+from ...pipeline.stage import StageConfig
+from ...pipeline.store.result_tables import ResultTable
 from ..networks.devices import resolve_device
 from .classifiers import Classifier, check_normalizer, predict_faces
 from .listing import Listing, input_paths, list_rows, shards_digest
@@ -43,11 +37,9 @@ if TYPE_CHECKING:
 #: The option that accepts faces of another normalizer.
 ANY_NORMALIZER = "--any-normalizer"
 
-#: Suffixes of the files that predictions can be written to.
-SUFFIXES = (".parquet", ".csv")
-# Rows that are decoded together, how many such chunks wait for the network (of 224 px in colour,
-# two views: 80 MB each), and rows of a row group.
-_CHUNK, _AHEAD, _GROUP_ROWS = 256, 3, 1 << 14
+# Rows that are decoded together, and how many such chunks wait for the network (of 224 px in
+# colour, two views: 80 MB each).
+_CHUNK, _AHEAD = 256, 3
 
 
 class PredictConfig(StageConfig):
@@ -78,16 +70,6 @@ class Predicted:
         return f"predictions: {sum(self.statuses.values())} rows, {counts}: {self.output}"
 
 
-def check_output(output: Path) -> None:
-    """Raise InputError for a file that predictions cannot be written to."""
-    if output.suffix not in SUFFIXES:
-        raise InputError(
-            f"{output} is not a {' or '.join(SUFFIXES)} file: give --output such a name"
-        )
-    if output.is_dir():
-        raise InputError(f"{output} is a folder: give --output the name of a file")
-
-
 def predict(
     config: PredictConfig,
     model: Classifier,
@@ -108,7 +90,8 @@ def predict(
         InputError: faces without the model's views, or a device that does not exist.
         OutputError: the output exists and is something else.
     """
-    check_output(output)
+    table = ResultTable(output, "predict")
+    table.check_path()
     device = str(resolve_device(config.device, "--device"))
     listing = list_rows(data, PLANS[model.views].reads, config.variant)
     weights = normalizer_weights(model.views, listing, model.normalizer)
@@ -125,20 +108,13 @@ def predict(
         "names": [*model.task.names],
         "threshold": config.threshold,
     }
-    card_file = output.with_name(output.name + ".json")
     statuses = Counter(listing.column("status"))
-    if _done(output, card_file, about, overwrite):
+    if table.finished(about, overwrite):
         return Predicted(output, statuses)
     torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)  # its own threads would compete with ours
     tables = _tables(config, model, listing, paths, device)
-    with _table_file(output, schema_of(model.task)) as write:
-        for table in _grouped(tables, _GROUP_ROWS):
-            write(table)
-    digest = sha256_file(temporary(output))
-    # The card first: its digest does not match until the table is there, so a retry starts again.
-    write_json(card_file, {"about": about, "sha256": digest, "statuses": statuses})
-    commit_file(output)
+    table.write(schema_of(model.task), tables, about, {"statuses": statuses})
     return Predicted(output, statuses)
 
 
@@ -210,45 +186,3 @@ def _table(task: Task, chunk: _Chunk, values: Floats, threshold: float) -> pa.Ta
         columns[name] = pa.array(values[:, place], pa.float32(), mask=mask)
     schema = schema_of(task)
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
-
-
-def _grouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Yield the same rows in tables of at least ``rows`` rows, except the last."""
-    held: list[pa.Table] = []
-    for table in tables:
-        held.append(table)
-        if sum(one.num_rows for one in held) >= rows:
-            yield pa.concat_tables(held).combine_chunks()
-            held = []
-    if held:
-        yield pa.concat_tables(held).combine_chunks()
-
-
-@contextmanager
-def _table_file(path: Path, schema: pa.Schema) -> Generator[Callable[[pa.Table], None], None, None]:
-    """Write tables under the temporary name of ``path``, for the caller to commit."""
-    make: Any = pq.ParquetWriter if path.suffix == ".parquet" else pyarrow.csv.CSVWriter
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary(path).open("wb") as stream:
-            with make(stream, schema) as writer:
-                yield writer.write_table
-            stream.flush()
-            os.fsync(stream.fileno())
-
-
-def _done(output: Path, card_file: Path, about: dict[str, Any], overwrite: bool) -> bool:
-    """Return whether the file exists for the same model, faces and settings."""
-    if not output.exists():
-        return False
-    try:
-        card = json.loads(card_file.read_bytes())
-    except (OSError, ValueError):
-        card = {}
-    if "about" not in card and not overwrite:
-        raise OutputError(
-            f"{output} exists and normpipe predict did not write it: choose another --output, or "
-            "give --overwrite"
-        )
-    same: bool = card.get("about") == json.loads(json.dumps(about))
-    return same and sha256_file(output) == card.get("sha256")

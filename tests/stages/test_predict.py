@@ -18,6 +18,8 @@ from typer.testing import CliRunner, Result
 
 from normpipe.pipeline.commands import app as cli
 from normpipe.pipeline.errors import InputError, OutputError
+from normpipe.pipeline.stage import sha256_file
+from normpipe.pipeline.store import result_tables
 from normpipe.pipeline.store.shards import datasets_in
 from normpipe.stages.classification import predict as predicting
 from normpipe.stages.classification.classifiers import CARD_FILE, check_normalizer, open_classifier
@@ -219,7 +221,7 @@ def test_intensities_are_levels(tmp_path: Path, made: Made) -> None:
 def test_the_model_knows_its_normalizer_and_refuses_another(
     tmp_path: Path, photographs: Path, made: Made
 ) -> None:
-    digest = predicting.sha256_file(find_weights("compact"))
+    digest = sha256_file(find_weights("compact"))
     assert open_classifier(made.both).normalized_by == (digest,)
     assert open_classifier(made.original).normalized_by == ()
     card = json.loads((made.both / CARD_FILE).read_bytes())
@@ -344,7 +346,7 @@ def test_chunks_and_row_groups_change_nothing(
     predicted(made.both, made.run, "--output", tmp_path / "a.parquet")
     assert openings == [made.run]
     monkeypatch.setattr(predicting, "_CHUNK", 4)
-    monkeypatch.setattr(predicting, "_GROUP_ROWS", 10)
+    monkeypatch.setattr(result_tables, "GROUP_ROWS", 10)
     predicted(made.both, made.run, "--output", tmp_path / "b.parquet", "--batch-size", 3)
     with pq.ParquetFile(tmp_path / "b.parquet") as file:
         assert file.num_row_groups == 3
@@ -357,7 +359,7 @@ def test_a_view_of_a_normalizers_making_needs_its_weights(
     tmp_path: Path, photographs: Path, made: Made
 ) -> None:
     model = trained(made.run, tmp_path / "code", "original+code")
-    digest = predicting.sha256_file(find_weights("compact"))
+    digest = sha256_file(find_weights("compact"))
     assert open_classifier(model).normalized_by == (digest,)
     predicted(model, photographs, "--output", tmp_path / "predicted.parquet")
     assert len(values(pq.read_table(tmp_path / "predicted.parquet"))) == 2
