@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...manifests.arrays import Matrix, Pixels, Points
+from ...manifests.arrays import Floats, Matrix, Pixels, Points
 
 Border = Literal["black", "replicate", "reflect"]
 
@@ -40,6 +40,10 @@ LANDMARK_NAMES: Final = (
 )
 # The same five points in a mirror image, in the order of ``LANDMARK_NAMES``.
 MIRRORED: Final = [1, 0, 2, 4, 3]
+
+# Eye centres and nose tip of the resting mean head of ICT-FaceKit Light, from its 68 landmarks;
+# about cm, x to the person's left, y up, z to the viewer.
+_HEAD_ANCHORS: Final = np.array([[-3.26, 3.39, -1.16], [3.26, 3.39, -1.16], [0.0, 0.36, 2.69]])
 
 _BORDERS: Final[dict[str, int]] = {
     "black": cv2.BORDER_CONSTANT,
@@ -179,6 +183,37 @@ def inverse(transform: Matrix) -> Matrix:
 def scale_of(transform: Matrix) -> float:
     """Return aligned pixels per original pixel of a (2, 3) transform."""
     return float(np.sqrt(abs(np.linalg.det(transform[:, :2]))))
+
+
+def head_rolls(transforms: ArrayLike, yaw_deg: ArrayLike, pitch_deg: ArrayLike) -> Floats:
+    """Return the roll of heads in their original pictures, from how landmarks aligned them.
+
+    Alignment turns a face until eyes and nose fit the template. For a head that looks straight
+    ahead, that turn is the roll. Of a turned head the nose is beside the middle, and the template
+    turns it, too: the mean head, turned as far, says by how much (11 degrees at a yaw of 30).
+
+    Args:
+        transforms: (N, 2, 3) original → aligned, of ``transform_from_landmarks``.
+        yaw_deg: (N,) positive to the person's left.
+        pitch_deg: (N,) positive up.
+
+    Returns:
+        (N,) degrees in [-180, 180), positive where the head leans clockwise as seen.
+    """
+    matrices = np.asarray(transforms, np.float64)
+    turned = np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0])
+    yaw, pitch = (
+        np.deg2rad(np.asarray(yaw_deg)[:, None]),
+        np.deg2rad(np.asarray(pitch_deg)[:, None]),
+    )
+    x, y, z = _HEAD_ANCHORS.T  # (3,) each; turned to (N, 3)
+    depth = z * np.cos(yaw) - x * np.sin(yaw)
+    right, up = x * np.cos(yaw) + z * np.sin(yaw), y * np.cos(pitch) + depth * np.sin(pitch)
+    seen = right - 1j * up
+    template = TEMPLATE @ (1, 1j)
+    centred = seen - seen.mean(1, keepdims=True)
+    fitted = np.angle((centred.conj() * (template - template.mean())).sum(1))
+    return (np.rad2deg(fitted - turned) + 180) % 360 - 180
 
 
 def warp(pixels_rgb_u8: Pixels, transform: Matrix, size_px: int, border: Border) -> Pixels:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from skimage.transform import SimilarityTransform
 
 from normpipe.stages.faces import geometry as G
+from normpipe.stages.synthesis.scene.camera import _rotation
 
 SIZE = 224
 coordinate = st.floats(-5000, 5000)
@@ -185,3 +186,28 @@ def test_whole_image_is_neither_cut_nor_distorted() -> None:
 def test_warp_of_an_identity_is_the_image() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     assert np.array_equal(G.warp(image, np.eye(2, 3), 64, "black"), image)
+
+
+@given(st.floats(-180, 179), st.floats(0.02, 50))
+def test_a_head_that_looks_ahead_leans_as_far_as_it_was_turned_back(
+    angle: float, scale: float
+) -> None:
+    (roll,) = G.head_rolls([matrix(scale, -np.deg2rad(angle), 3, 4)], [0.0], [0.0])
+    assert abs((roll - angle + 180) % 360 - 180) < 1e-6
+
+
+@given(st.floats(-50, 50), st.floats(-25, 25), st.floats(-90, 90), st.floats(0.1, 10))
+def test_the_mean_head_is_found_as_it_was_turned(
+    yaw: float, pitch: float, roll: float, scale: float
+) -> None:
+    """Turned as the renderer turns heads, seen from afar, and aligned."""
+    turned = (G._HEAD_ANCHORS * scale) @ _rotation(yaw, pitch, roll).T
+    seen = turned[:, :2] * (1, -1) + (100, 200)
+    transform = G.similarity(seen, G.TEMPLATE * SIZE)
+    assert G.head_rolls([transform], [yaw], [pitch])[0] == pytest.approx(roll, abs=1e-2)
+
+
+def test_a_turned_nose_turns_the_template_alike_on_both_sides() -> None:
+    straight = np.array([[[1.0, 0, 0], [0, 1, 0]]] * 2)
+    left, right = G.head_rolls(straight, [30.0, -30.0], [0.0, 0.0])
+    assert left == pytest.approx(-right) and left == pytest.approx(10.8, abs=0.1)
