@@ -36,6 +36,14 @@ _EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
     *(".gif", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
 )
+# Not read yet; a message says what to do instead.
+_VIDEOS = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".flv", ".3gp"}
+)
+_FRAMES = (
+    "videos cannot be read yet: write the frames into a folder (ffmpeg -i VIDEO FRAMES/%06d.png), "
+    "and give that folder"
+)
 
 
 class IngestConfig(StageConfig):
@@ -148,6 +156,8 @@ class Ingest(SourceStage):
                 f"{self.source} can only be read from front to back: unpack it and give the "
                 "folder, or repack it as .zip or .tar"
             )
+        if self.source.suffix.lower() in _VIDEOS:
+            raise InputError(f"{self.source} is a video, and {_FRAMES}")
         photograph = self.source.suffix.lower() in self._settings.extensions
         if not photograph and self.source.suffix.lower() not in LIST_SUFFIXES:
             raise InputError(
@@ -177,6 +187,10 @@ class Ingest(SourceStage):
     def _scan_folder(self) -> Scan:
         root = Root(self.root)
         found = walk(root, frozenset(self._settings.extensions), self._settings.follow_symlinks)
+        if not found.paths and _VIDEOS.intersection(found.ignored):
+            raise InputError(
+                f"no images in {self.source} ({_counts(found.ignored)}), and {_FRAMES}"
+            )
         if not found.paths:
             raise InputError(
                 f"no images in {self.source} ({_counts(found.ignored)}): give another folder, or "

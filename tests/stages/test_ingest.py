@@ -176,6 +176,16 @@ def test_nothing_to_take_is_one_line(tmp_path):
     assert "neither a folder nor a list" in refused(tmp_path / "a.txt")
 
 
+def test_a_video_is_said_to_need_its_frames(tmp_path):
+    put(tmp_path, "clips/a.MP4", "clips/b.webm")
+    for source in (tmp_path / "clips/a.MP4", tmp_path / "clips"):
+        line = refused(source)
+        assert str(source) in line and "frames into a folder" in line
+    put(tmp_path, "clips/c.jpg")
+    found = scan(tmp_path / "clips")
+    assert keys(found) == ["d/c.jpg"] and found.ignored == {".mp4": 1, ".webm": 1}
+
+
 def test_one_image_is_an_input_too(tmp_path):
     put(tmp_path, "a#1.JPG", "b.jpg")
     found = scan(tmp_path / "a#1.JPG")
