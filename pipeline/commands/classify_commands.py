@@ -6,18 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ...manifests.keys import sample_id
 from ...stages import CONFIGS, SINKS
 from ..care.status import refuse_quarantined, status
-from ..config import Job, load_job, validate_settings
-from ..errors import InputError
+from ..config import load_job, validate_settings
 from ..run.runner import Options
 from ..stage import sha256_file
 from ..store.commit import write_json
 from ..store.result_tables import ResultTable
 from .execute import opened, report_scores, run_until, select
 from .handling import handled, start_logging
-from .jobs import begun_with, keep_settings, say_changes
+from .jobs import begun_with, faces_job, keep_settings
 from .options import (
     READ,
     READ_FOLDER,
@@ -26,6 +24,7 @@ from .options import (
     AgainOptions,
     DataArgument,
     FaceOptions,
+    FacesArgument,
     JobFile,
     Overwrite,
     ProtocolOptions,
@@ -123,11 +122,7 @@ def predict(
     model: Annotated[
         Path, typer.Argument(help="folder or file that normpipe classify wrote"), READ
     ],
-    input: Annotated[
-        Path,
-        typer.Argument(help="photograph, folder or list of them; or output of normpipe run"),
-        READ,
-    ],
+    input: FacesArgument,
     output: Annotated[
         Path,
         typer.Option(metavar="FILE", help="predictions: a .parquet or .csv file"),
@@ -155,7 +150,8 @@ def predict(
     start_logging()
     ResultTable(output, "predict").check_path()
     made = holds_dataset(input)
-    job = _prediction_job(input, output, faces.work, made, reading.device, set or [])
+    stages, defaults = select(None, None, "pair"), {"normalize": {"device": reading.device}}
+    job = faces_job(input, output, faces.work, set or [], made, stages, defaults)
     chosen = {
         "variant": faces.variant,
         "any_normalizer": faces.any_normalizer,
@@ -243,40 +239,3 @@ def compare(
 def _saved(data: Path, job_file: Path | None = None) -> dict[str, Any]:
     """Return the saved classifier settings of ``data``'s job; none if a job file is given."""
     return {} if job_file else begun_with(data, {name: CONFIGS[name] for name in SINKS})
-
-
-def _prediction_job(
-    input: Path, output: Path, work: Path | None, made: bool, device: str, sets: list[str]
-) -> Job:
-    """Return the job that turns photographs into faces, as ``normpipe run`` does.
-
-    Args:
-        input: photographs, or faces.
-        output: file for the predictions.
-        work: the job's folder; None: next to the output.
-        made: the input already contains faces.
-        device: for the normalizer, unless ``sets`` name another.
-        sets: ``stage.key=value``, of ``--set``.
-
-    Raises:
-        InputError: settings or paths that cannot be.
-    """
-    if made and (work or any(not one.startswith("run.") for one in sets)):
-        raise InputError(f"--work and --set are for photographs, and {input} holds faces already")
-    folder = work or output.with_suffix(".work")
-    if output.resolve() == input.resolve():
-        raise InputError(f"{output} is the input: choose another --output")
-    if not made and folder.resolve().is_relative_to(input.resolve()):
-        raise InputError(f"{folder} lies inside the input folder: choose a --work folder beside it")
-    given = {
-        "input": input,
-        "output": folder,
-        "dataset": sample_id(input.resolve().stem) or None,
-    }
-    saved = {} if made else begun_with(folder, CONFIGS)
-    # Only as the job's defaults: here, --set takes precedence over --device.
-    saved["normalize"] = {**saved.get("normalize", {}), "device": device}
-    job = load_job(None, given, sets, CONFIGS, saved)
-    if not made:
-        say_changes(job, select(None, None, "pair"))
-    return job

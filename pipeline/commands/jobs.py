@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ...manifests.keys import sample_id
 from ...stages import CONFIGS, SINKS
 from ..config import Job, load_job
 from ..errors import InputError, nearest
@@ -110,6 +111,50 @@ def say_changes(job: Job, stages: Sequence[str]) -> None:
     settings = {name: job.stages[name] for name in stages if name in job.stages}
     for line in changes(job.output, settings):
         log.info("%s (the old value is saved in %s)", line, job.output / JOB_FILE)
+
+
+def faces_job(
+    input: Path,
+    output: Path,
+    work: Path | None,
+    sets: Sequence[str],
+    made: bool,
+    stages: Sequence[str],
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Job:
+    """Return the job that turns photographs into faces, as ``normpipe run`` does.
+
+    Args:
+        input: photographs, or faces.
+        output: the file that is made from the faces.
+        work: the job's folder; None: next to the output.
+        sets: ``stage.key=value``, of ``--set``.
+        made: the input already contains faces.
+        stages: those that are to run.
+        defaults: settings by table, of options that ``--set`` takes precedence over.
+
+    Raises:
+        InputError: settings or paths that cannot be.
+    """
+    if made and (work or any(not one.startswith("run.") for one in sets)):
+        raise InputError(f"--work and --set are for photographs, and {input} holds faces already")
+    folder = work or output.with_suffix(".work")
+    if output.resolve() == input.resolve():
+        raise InputError(f"{output} is the input: choose another --output")
+    if not made and folder.resolve().is_relative_to(input.resolve()):
+        raise InputError(f"{folder} lies inside the input folder: choose a --work folder beside it")
+    given = {
+        "input": input,
+        "output": folder,
+        "dataset": sample_id(input.resolve().stem) or None,
+    }
+    saved = {} if made else begun_with(folder, CONFIGS)
+    for table, values in (defaults or {}).items():
+        saved[table] = {**saved.get(table, {}), **values}
+    job = load_job(None, given, sets, CONFIGS, saved)
+    if not made:
+        say_changes(job, stages)
+    return job
 
 
 def keep_settings(

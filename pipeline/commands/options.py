@@ -59,6 +59,16 @@ SynthesizedOption = Annotated[
 FacekitOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="ICT-FaceKit Light, packed (.npz)"), READ_FILE
 ]
+WorkFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="where the faces are kept; default: beside the output"),
+    WRITTEN_FOLDER,
+]
+FacesArgument = Annotated[
+    Path,
+    typer.Argument(help="photograph, folder or list of them; or output of normpipe run"),
+    READ,
+]
 Overwrite = Annotated[
     bool, typer.Option(help="redo what was made with other settings", show_default=False)
 ]
@@ -227,11 +237,7 @@ class FaceOptions:
 
     panel: ClassVar[str] = "Faces of photographs"
 
-    work: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="where the faces are kept; default: beside the output"),
-        WRITTEN_FOLDER,
-    ] = None
+    work: WorkFolder = None
     variant: Annotated[
         str,
         typer.Option(
