@@ -254,7 +254,7 @@ class Normalize(MapStage):
         """Return the output row; raise SampleError if its quality is too low."""
         if result is None:
             raise SampleError("not_finite_output")
-        brightness, contrast, saturated = measure(result)
+        brightness, contrast, saturated = output_quality(result)
         if brightness < self.config.min_brightness:
             raise SampleError("black_output", f"mean {brightness:.3f}")
         if saturated > self.config.max_saturated:
@@ -276,7 +276,7 @@ class Normalize(MapStage):
         ]
 
 
-def measure(pixels_rgb_u8: Pixels) -> tuple[float, float, float]:
+def output_quality(pixels_rgb_u8: Pixels) -> tuple[float, float, float]:
     """Return mean, standard deviation (both 0-1) and share of clipped values of (S, S, 3) uint8."""
     return (
         float(pixels_rgb_u8.mean()) / 255,

@@ -28,6 +28,9 @@ COMMANDS: dict[str, Command] = {
         "run_commands", "run", "Run", "Run a job: ingest, align, normalize, pair, classify."
     ),
     "demo": Command("run_commands", "demo", "Run", "Run a whole job on the built-in sample faces."),
+    "measure": Command(
+        "run_commands", "measure", "Run", "Measure expression, head pose, gaze and quality."
+    ),
     "init": Command("run_commands", "init", "Run", "Write a job file that states every setting."),
     "status": Command(
         "look_commands", "status", "Look", "Show what is done, left, rejected and failed."

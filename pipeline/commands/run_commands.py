@@ -6,22 +6,27 @@ from typing import Annotated
 import typer
 
 from ...stages import CONFIGS, FLOW, SINKS, build_flow
-from ..config import Job, load_job, template
+from ..care.status import refuse_quarantined, status
+from ..config import Job, load_job, template, validate_settings
 from ..errors import InputError
 from ..run.runner import Options
+from ..store.result_tables import ResultTable
 from ..store.storage import is_store, is_within
-from .execute import execute, identity, opened, report, report_scores, select
+from .execute import execute, identity, opened, report, report_scores, run_until, select
 from .handling import handled, start_logging
-from .jobs import job_to_run, keep_settings, say_changes
+from .jobs import faces_job, job_to_run, keep_settings, say_changes
 from .options import (
     READ,
     WRITTEN_FILE,
     WRITTEN_FOLDER,
     AgainOptions,
     DataOptions,
+    FacesArgument,
     PlaceOptions,
     SettingOptions,
+    Settings,
     StageOptions,
+    WorkFolder,
     grouped,
 )
 from .workers import remote
@@ -117,6 +122,54 @@ def demo(
     typer.echo(f"contact sheet: {draw_sheet(job.output, 16, None)}")
     _classify(job, list(SINKS), asked=True)
     typer.echo("(with a handful of faces this shows that it runs, not how well it works)")
+
+
+@handled
+@grouped
+def measure(
+    input: FacesArgument,
+    output: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="measurements: a .parquet or .csv file"),
+        WRITTEN_FILE,
+    ],
+    again: AgainOptions,
+    weights: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="weights of a normalizer, or their shipped name"),
+        READ,
+    ] = "compact",
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(metavar="N", help="faces per batch")] = 64,
+    work: WorkFolder = None,
+    set: Settings = None,
+) -> None:
+    """Measure expression, head pose, gaze and quality.
+
+    One row for each face, nothing is trained. Faces in photographs are
+    aligned first, as 'normpipe run' does. If it is stopped or killed, the
+    same command continues it.
+    """
+    from ...stages.classification.listing import faces_folder, holds_dataset
+    from ...stages.review import measure as measuring
+    from ...stages.review.face_reader import open_face_reader
+
+    start_logging()
+    ResultTable(output, "measure").check_path()
+    made = holds_dataset(input)
+    job = faces_job(input, output, work, set or [], made, select(None, None, "align"))
+    chosen = {"batch_size": batch_size, "threads": job.run.threads}
+    config = validate_settings(measuring.MeasureConfig, chosen, "measure")
+    reader = open_face_reader(weights, device)
+    if not made:
+        run_until(job, "align", Options(again.overwrite, again.retry_failed))
+    data = faces_folder(input if made else job.output, ["original"])
+    measured = measuring.measure(config, reader, opened(data), output, again.overwrite)
+    typer.echo(measured.summary())
+    if not made:
+        refuse_quarantined(status(job.output))
 
 
 @handled

@@ -69,6 +69,13 @@ class Normalizer(nn.Module):
         """(B, 3, H, W) RGB in [0, 1] → the reading alone; cheaper if no picture is needed."""
         return self.forward_train(images).reading
 
+    def read_whole(self, images: Tensor) -> Reading:
+        """(B, 3, H, W) RGB in [0, 1] → coefficients as ``read`` gives them, landmarks and pose.
+
+        A network that can do it in the passes of ``read`` alone overrides this.
+        """
+        return self.encode(images)._replace(coefficients=self.read(images))
+
     def raw_coefficients(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, E) float32 coefficients before calibration."""
         return self.encode(images).coefficients.float()

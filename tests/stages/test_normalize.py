@@ -17,7 +17,7 @@ from normpipe.pipeline.run.making import process
 from normpipe.stages import networks
 from normpipe.stages.faces.pixels import encode
 from normpipe.stages.networks.files.checkpoint import find_weights, save_tensors
-from normpipe.stages.normalize import Normalize, NormalizeConfig, measure
+from normpipe.stages.normalize import Normalize, NormalizeConfig, output_quality
 
 
 class Plain(nn.Module):
@@ -84,7 +84,7 @@ def test_a_short_batch_is_padded_and_padding_changes_nothing(stage: Any) -> None
 def test_quality_measures_by_hand() -> None:
     pixels = np.zeros((2, 2, 3), np.uint8)
     pixels[0] = 255
-    brightness, contrast, saturated = measure(pixels)
+    brightness, contrast, saturated = output_quality(pixels)
     assert (brightness, contrast, saturated) == (0.5, 0.5, 0.5)
 
 

@@ -26,6 +26,7 @@ PANELS = {
     "synthesize": {"What is rendered"},
     "classify": {"What is learned and how it is tested"},
     "predict": {"Faces of photographs", "Classifying", "Running again"},
+    "measure": {"Running again"},
 }
 
 
