@@ -179,6 +179,7 @@ def test_bad_recipes_are_one_line(job, fake_kit_file, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_shipped_recipe_is_a_job(tmp_path):
-    recipe = Path(__file__).parents[2] / "examples/train_compact.toml"
+@pytest.mark.parametrize("name", ["train_compact.toml", "train_compact_renders.toml"])
+def test_the_shipped_recipe_is_a_job(name, tmp_path):
+    recipe = Path(__file__).parents[2] / "examples" / name
     refused(call(recipe, "--output", tmp_path), "--facekit PATH")
