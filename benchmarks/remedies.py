@@ -128,16 +128,18 @@ class AnySide(CompactNormalizer):
 
     side = SIDE
 
-    def encode(self, images: Tensor) -> Reading:
-        """(B, 3, H, W) RGB in [0, 1] → the reading, uncalibrated."""
+    def _face(self, images: Tensor) -> Tensor:
         side = self.side
         grey = resize((images * self.grey).sum(1, keepdim=True), side)
         face = grey[..., side // 4 : side * 7 // 8, side // 4 : side * 3 // 4]
         mean, deviation = face.mean((1, 2, 3), keepdim=True), face.std((1, 2, 3), keepdim=True)
+        return (grey - mean) / (deviation + 0.02)
+
+    def encode_look(self, look: Tensor) -> Reading:
         encoder = self.encoder
-        x = encoder.body((grey - mean) / (deviation + 0.02))
+        x = encoder.body(look)
         if x.shape[-1] != 4:
-            x = functional.interpolate(x, (4, 4), mode="bilinear", antialias=side > SIDE)
+            x = functional.interpolate(x, (4, 4), mode="bilinear", antialias=self.side > SIDE)
         x = functional.relu(encoder.squeeze(x))
         x = encoder.dropout(functional.relu(encoder.hidden(x.flatten(1))))
         return Reading(encoder.coefficients(x), encoder.landmarks(x), encoder.pose(x))
@@ -167,11 +169,12 @@ def mild(
 
 
 def build(remedy: Remedy, expressions: int, middle: Path | None = None) -> AnySide:
-    network = AnySide(expressions)
     wanted = CompactEncoder(expressions, remedy.widths, remedy.blocks)
     begin = str(middle) if remedy.begin == "mid" else remedy.begin
-    if begin:
-        network.load_state_dict(open_normalizer(begin).module.state_dict())
+    before = open_normalizer(begin).module if begin else None
+    network = AnySide(expressions, decoder=before.kind if before else "coarse")
+    if before:
+        network.load_state_dict(before.state_dict())
         take_over(network.encoder, wanted, remedy.blocks)
     network.encoder = wanted
     network.offset.zero_()

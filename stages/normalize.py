@@ -209,7 +209,7 @@ class Normalize(MapStage):
         self._check_pin(path)
         loaded = open_normalizer(path)
         self._digest, self._name = loaded.digest, loaded.network
-        return loaded.module.requires_grad_(False).to(self._device)
+        return loaded.module.for_inference().requires_grad_(False).to(self._device)
 
     def _open_onnx(self) -> Any:
         import torch

@@ -11,3 +11,6 @@ NETWORKS: dict[str, Callable[..., Normalizer]] = {
     "compact": CompactNormalizer,
     "norface": NorfaceNormalizer,
 }
+
+#: Name → settings that hold for weights that do not name them: those of files of 0.1.0.
+UNSAID: dict[str, dict[str, str]] = {"compact": {"decoder": "fine"}}

@@ -80,6 +80,10 @@ class Normalizer(nn.Module):
         """(B, 3, H, W) RGB in [0, 1] → (B, E) float32 coefficients before calibration."""
         return self.encode(images).coefficients.float()
 
+    def for_inference(self) -> Normalizer:
+        """Return the network to use, in evaluation mode: the same, or a copy that is faster."""
+        return self.eval()
+
     def init_target(self, target: Tensor) -> None:
         """Initialize with the resting target face, (3, S, S) RGB in [0, 1]."""
 

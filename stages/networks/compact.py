@@ -7,23 +7,33 @@ target face), trained separately.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .base import CodeNormalizer, Reading, TrainingOutputs, leaky_clamp
-from .layers import UpBlock, init_kaiming, init_zeros, resize, warp_by_flow
+from .layers import (
+    TransposedUpBlock,
+    UpBlock,
+    folded,
+    init_kaiming,
+    init_zeros,
+    resize,
+    shuffle_pixels,
+    warp_by_flow,
+)
 
 INPUT_SIZE = 112
 OUTPUT_SIZE = 192
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _WIDTHS = (24, 48, 80, 128, 192)
 _BLOCKS = (0, 1, 2, 2, 1)
-_DECODER_WIDTHS = (96, 80, 64, 40, 24)
+_FIRST_DECODER = "fine"  # of 0.1.0
 _FIRST_GRID = 6
 _ABOVE = 0.84  # share of the cropped rows that are above; faces are low in their pictures
 _LARGEST_FLOW = 0.25  # of half the picture's width
@@ -41,8 +51,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → the same shape."""
-        y = functional.relu(self.first_norm(self.first(x)))
-        return functional.relu(x + self.second_norm(self.second(y)))
+        y = torch.relu_(self.first_norm(self.first(x)))
+        return torch.relu_(x + self.second_norm(self.second(y)))
 
 
 class CompactEncoder(nn.Module):
@@ -64,7 +74,7 @@ class CompactEncoder(nn.Module):
             layers += [
                 nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(width),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 *(Residual(width) for _ in range(count)),
             ]
             before = width
@@ -85,24 +95,55 @@ class CompactEncoder(nn.Module):
         return Reading(self.coefficients(x), self.landmarks(x), self.pose(x))
 
 
+class Grown(NamedTuple):
+    """How a decoder grows from 6 x 6 cells to its last grid.
+
+    Attributes:
+        widths: channels of each grid, twice as fine as the one before.
+        block: doubles a grid.
+        cell_px: side of a cell of the last grid, in pixels of the picture.
+        flows: of each side of such a cell, with a flow of its own.
+    """
+
+    widths: tuple[int, ...]
+    block: type[UpBlock | TransposedUpBlock]
+    cell_px: int
+    flows: int
+
+
+#: By name; ``fine`` is that of 0.1.0.
+DECODERS = {
+    "coarse": Grown((96, 80, 64, 40), TransposedUpBlock, 4, 2),
+    "fine": Grown((96, 80, 64, 40, 24), UpBlock, 2, 1),
+}
+
+
 class CompactDecoder(nn.Module):
     """Expression coefficients → the target face.
 
     The resting face is a learned picture; the decoder warps it (flow) and adds what warping cannot
     produce (teeth, closed lids, furrows). Warping keeps skin, brows and irises sharp.
+
+    Each cell of the last grid draws all its pixels at once.
+
+    Args:
+        expressions: number of coefficients.
+        kind: a name in ``DECODERS``. On a CPU ``coarse`` costs a third of ``fine``.
     """
 
-    def __init__(self, expressions: int) -> None:
+    def __init__(self, expressions: int, kind: str = "coarse") -> None:
         super().__init__()
+        widths, block, self.cell_px, self.flows = DECODERS[kind]
+        first, last = widths[0], widths[-1]
+        self.cells = (first, _FIRST_GRID, _FIRST_GRID)
         self.template = nn.Parameter(torch.full((1, 3, OUTPUT_SIZE, OUTPUT_SIZE), 0.5))
         self.code = nn.Sequential(
             nn.Linear(expressions, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU()
         )
-        self.seed = nn.Linear(256, _DECODER_WIDTHS[0] * _FIRST_GRID**2)
-        pairs = pairwise(_DECODER_WIDTHS)
-        self.grow = nn.Sequential(*(UpBlock(before, width) for before, width in pairs))
-        self.flow = nn.Conv2d(_DECODER_WIDTHS[-1], 2, 3, padding=1)
-        self.residual = nn.Conv2d(_DECODER_WIDTHS[-1], 12, 3, padding=1)
+        self.seed = nn.Linear(256, first * _FIRST_GRID**2)
+        self.grow = nn.Sequential(*(block(before, width) for before, width in pairwise(widths)))
+        self.flow = nn.Conv2d(last, 2 * self.flows**2, 3, padding=1)
+        self.residual = nn.Conv2d(last, 3 * self.cell_px**2, 3, padding=1)
         self.apply(init_kaiming)
         # The initial output is the template: no flow, no residual.
         for layer in (self.flow, self.residual):
@@ -111,13 +152,10 @@ class CompactDecoder(nn.Module):
     def forward(self, coefficients: Tensor) -> Tensor:
         """(B, E) in [0, 1] → (B, 3, 192, 192) RGB, about [0, 1]."""
         x = functional.silu(self.seed(self.code(coefficients)))
-        x = self.grow(
-            x.unflatten(1, (_DECODER_WIDTHS[0], _FIRST_GRID, _FIRST_GRID))
-        )  # (B, 24, 96, 96)
-        flow = _LARGEST_FLOW * torch.tanh(self.flow(x).float())  # (B, 2, 96, 96)
-        warped = warp_by_flow(self.template.float(), flow)
-        residual = functional.pixel_shuffle(self.residual(x).float(), 2)  # (B, 3, 192, 192)
-        return warped + residual
+        x = self.grow(x.unflatten(1, self.cells))  # (B, C, G, G): a grid of cells
+        flow = shuffle_pixels(self.flow(x).float(), self.flows)  # (B, 2, 96, 96)
+        warped = warp_by_flow(self.template.float(), _LARGEST_FLOW * torch.tanh(flow))
+        return warped.add_(shuffle_pixels(self.residual(x).float(), self.cell_px))
 
 
 class CompactNormalizer(CodeNormalizer):
@@ -130,10 +168,11 @@ class CompactNormalizer(CodeNormalizer):
         picture_size: pixels that a picture is resized to; the encoder sees 112 x 112 of them,
             around the face. 112: the whole picture.
         widths: the encoder's five, see ``CompactEncoder``.
+        decoder: a name in ``DECODERS``. Files of 0.1.0 name none: theirs is ``fine``.
 
     Raises:
         ValueError: ``mirror`` does not name every coefficient once, ``picture_size`` is odd or
-            smaller than 112, or ``widths`` are not five positive numbers.
+            smaller than 112, ``widths`` are not five positive numbers, or ``decoder`` is unknown.
     """
 
     output_size = OUTPUT_SIZE
@@ -149,8 +188,11 @@ class CompactNormalizer(CodeNormalizer):
         mirror: Sequence[int] = (),
         picture_size: int = INPUT_SIZE,
         widths: Sequence[int] = _WIDTHS,
+        decoder: str = "coarse",
     ) -> None:
         super().__init__()
+        if decoder not in DECODERS:
+            raise ValueError(f"decoder must be one of {', '.join(DECODERS)}")
         if len(widths) != len(_WIDTHS) or min(widths) < 1:
             raise ValueError(f"widths must be {len(_WIDTHS)} positive channel counts")
         if picture_size < INPUT_SIZE or picture_size % 2:
@@ -160,7 +202,8 @@ class CompactNormalizer(CodeNormalizer):
         self.widths = tuple(widths)
         self.set_mirror(mirror)
         self.encoder = CompactEncoder(expressions, widths)
-        self.decoder = CompactDecoder(expressions)
+        self.decoder = CompactDecoder(expressions, decoder)
+        self.kind = decoder
         self.register_buffer("grey", torch.tensor(_GREY).view(1, 3, 1, 1))
         # Calibration, fitted on held-out renders: coefficient = (reading - offset) * gain.
         self.register_buffer("gain", torch.ones(expressions))
@@ -168,7 +211,7 @@ class CompactNormalizer(CodeNormalizer):
 
     def settings(self) -> dict[str, Any]:
         """Return the keyword arguments that build the same network again."""
-        found: dict[str, Any] = {"expressions": self.expressions}
+        found: dict[str, Any] = {"expressions": self.expressions, "decoder": self.kind}
         if self.input_size != INPUT_SIZE:
             found["picture_size"] = self.input_size
         if self.widths != _WIDTHS:
@@ -191,11 +234,19 @@ class CompactNormalizer(CodeNormalizer):
 
     def raw_coefficients(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, E) before calibration; see ``mirror``."""
-        predicted = self.encode(images).coefficients.float()
+        first, *second = [
+            self.encode_look(look).coefficients.float() for look in self.looks(images)
+        ]
+        return (first + second[0][:, self.mirror]) / 2 if second else first
+
+    def looks(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) RGB in [0, 1] → what the encoder sees, one or two (B, 1, 112, 112)."""
+        face = self._face(images)
         if not self.mirror:
-            return predicted
-        other = self.encode(images.flip(-1)).coefficients.float()
-        return (predicted + other[:, self.mirror]) / 2
+            return [face]
+        if self.kind == _FIRST_DECODER:  # files of 0.1.0 keep their bytes: the same up to rounding
+            return [face, self._face(images.flip(-1))]
+        return [face, face.flip(-1)]
 
     def forward_train(self, images: Tensor) -> TrainingOutputs:
         """(B, 3, H, W) RGB in [0, 1] → picture and reading, uncalibrated."""
@@ -204,7 +255,11 @@ class CompactNormalizer(CodeNormalizer):
 
     def encode(self, images: Tensor) -> Reading:
         """(B, 3, H, W) RGB in [0, 1] → the reading alone, uncalibrated."""
-        return self.encoder(self._face(images))
+        return self.encode_look(self._face(images))
+
+    def encode_look(self, look: Tensor) -> Reading:
+        """(B, 1, 112, 112) standardized grey → the reading, uncalibrated; see ``looks``."""
+        return self.encoder(look)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, C, 4, 4), the features behind the coefficients.
@@ -215,7 +270,8 @@ class CompactNormalizer(CodeNormalizer):
 
     def _face(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, 1, 112, 112) standardized grey around the face."""
-        grey = standardize((images * self.grey).sum(1, keepdim=True), self.input_size)
+        red, green, blue = (images[:, i : i + 1] * self.grey[:, i : i + 1] for i in range(3))
+        grey = standardize(red + green + blue, self.input_size)
         margin = self.input_size - INPUT_SIZE
         top, left = round(_ABOVE * margin), margin // 2
         return grey[..., top : top + INPUT_SIZE, left : left + INPUT_SIZE]
@@ -227,6 +283,15 @@ class CompactNormalizer(CodeNormalizer):
     def draw(self, coefficients: Tensor) -> Tensor:
         """(B, E) coefficients in [0, 1] → (B, 3, 192, 192) RGB, about [0, 1]."""
         return self.decoder(coefficients)
+
+    def for_inference(self) -> CompactNormalizer:
+        """Return the network with its batch normalizations folded; as it is if of 0.1.0."""
+        if self.kind == _FIRST_DECODER:  # keeps its bytes
+            return self.eval()
+        made = copy.deepcopy(self).eval()
+        made.encoder = folded(made.encoder)
+        made.decoder = made.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return made
 
     def init_target(self, target: Tensor) -> None:
         """Set the template to the resting target face, (3, 192, 192) RGB in [0, 1]."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from itertools import pairwise
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+_M = TypeVar("_M", bound=nn.Module)
 
 
 class UpBlock(nn.Module):
@@ -18,8 +26,40 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C', 2H, 2W)."""
         x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
-        x = functional.silu(self.first(x))
-        return functional.silu(self.second(x))
+        x = silu_in_place(self.first(x))
+        return silu_in_place(self.second(x))
+
+
+class TransposedUpBlock(nn.Module):
+    """The same as ``UpBlock``, with a transposed convolution instead of upsampling and its first.
+
+    A nearest neighbour fills 2 x 2 pixels, so of 3 x 3 weights only the sums over 2 x 2 count:
+    every ``UpBlock`` has such weights, and they need 4 of its 9 multiplications.
+    """
+
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        self.first = nn.ConvTranspose2d(before, width, 4, stride=2, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C', 2H, 2W)."""
+        x = silu_in_place(self.first(x.contiguous(memory_format=torch.channels_last)))
+        return silu_in_place(self.second(x))
+
+
+def silu_in_place(x: Tensor) -> Tensor:
+    """Return SiLU of (...), in the memory of ``x`` unless its gradient needs it: new is slow."""
+    return functional.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def shuffle_pixels(x: Tensor, side: int) -> Tensor:
+    """(B, C * side * side, H, W) → (B, C, H * side, W * side), as ``pixel_shuffle`` does.
+
+    In whatever memory format, it copies once and writes the usual one.
+    """
+    cells = x.unflatten(1, (-1, side, side))  # (B, C, side, side, H, W)
+    return cells.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
 
 def warp_by_flow(template: Tensor, flow: Tensor) -> Tensor:
@@ -53,7 +93,13 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 def init_kaiming(module: nn.Module) -> None:
     """Initialize with Kaiming weights; with torch's default, signals vanish in deep decoders."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
+    if isinstance(module, nn.ConvTranspose2d):
+        # Each output is a sum over the weights of some of the kernel's places only.
+        places = math.prod(module.kernel_size) / math.prod(module.stride)
+        nn.init.normal_(module.weight, std=(2 / (module.in_channels * places)) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
@@ -81,3 +127,18 @@ class DownBlock(nn.Module):
         """(B, before, H, W) → (B, width, H / stride, W / stride)."""
         x = torch.relu(self.first_norm(self.down(x)))
         return torch.relu(x + self.second_norm(self.keep(x)))
+
+
+def folded(module: _M) -> _M:
+    """Return a copy for inference, its batch normalizations part of the convolutions before them.
+
+    It computes the same up to rounding, in channels-last, which is faster on a CPU.
+    """
+    made = copy.deepcopy(module).eval().requires_grad_(False)
+    for part in made.modules():
+        layers = list(part.named_children())
+        for (name, layer), (after, norm) in pairwise(layers):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(part, name, fuse_conv_bn_eval(layer, norm))
+                setattr(part, after, nn.Identity())
+    return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -30,7 +30,8 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = CompactNormalizer()
     torch.nn.init.uniform_(network.decoder.template)
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    save_tensors(network.state_dict(), path, {"network": "compact"})
+    notes = {"network": "compact", "settings": network.settings()}
+    save_tensors(network.state_dict(), path, notes)
     return path
 
 

@@ -18,6 +18,7 @@ from normpipe.pipeline.errors import InputError, NormpipeError
 from normpipe.pipeline.run.making import process
 from normpipe.stages.faces import onnx as sessions
 from normpipe.stages.faces.pixels import encode
+from normpipe.stages.networks.compact import CompactNormalizer
 from normpipe.stages.networks.files.checkpoint import find_weights, save_tensors
 from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.networks.files.onnx_file import open_onnx
@@ -100,6 +101,21 @@ def test_norface_exports_too(norface: Path, tmp_path: Path) -> None:
     assert exported(random_faces(2, 80)).shape == (2, 3, 64, 64)
     with pytest.raises(InputError, match=r"takes faces of 80 px.*64 x 64.*align\.size_px=80"):
         exported(random_faces(2, 64))
+
+
+@pytest.mark.parametrize("kind", ["coarse", "fine"])
+def test_both_decoders_of_compact_export(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = CompactNormalizer(3, [1, 0, 2], 144, (8, 8, 16, 16, 24), kind)
+    for layer in (network.decoder.flow, network.decoder.residual):
+        torch.nn.init.normal_(layer.weight, std=0.05)
+    torch.nn.init.uniform_(network.decoder.template)
+    weights = tmp_path / "c.safetensors"
+    notes = {"network": "compact", "settings": network.settings(), "expression_names": "a,b,c"}
+    save_tensors(network.state_dict(), weights, notes)
+    made = export_onnx(weights, tmp_path / "c.onnx", 96)
+    assert made.difference <= 1e-3
+    assert json.loads(open_onnx(made.path, "cpu", 1).notes["settings"])["decoder"] == kind
 
 
 def test_a_file_that_paints_otherwise_is_never_written(

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.stage import sha256_file
-from normpipe.stages.networks import NETWORKS
 from normpipe.stages.networks.base import leaky_clamp
 from normpipe.stages.networks.compact import CompactEncoder, CompactNormalizer, standardize
 from normpipe.stages.networks.files.checkpoint import (
@@ -23,6 +22,13 @@ from normpipe.stages.networks.files.checkpoint import (
     load_weights,
     read_notes,
     save_tensors,
+)
+from normpipe.stages.networks.files.normalizer_file import open_normalizer
+from normpipe.stages.networks.layers import (
+    TransposedUpBlock,
+    UpBlock,
+    init_kaiming,
+    shuffle_pixels,
 )
 
 
@@ -97,7 +103,8 @@ def test_a_closer_look_sees_the_face_and_nothing_else():
     """Of 144 pixels 112 reach the encoder, more below than above; its mirror image alike."""
     torch.manual_seed(0)
     near = CompactNormalizer(picture_size=144).eval()
-    assert near.settings() == {"expressions": 53, "picture_size": 144} and near.input_size == 144
+    settings = {"expressions": 53, "decoder": "coarse", "picture_size": 144}
+    assert near.settings() == settings and near.input_size == 144
     assert CompactNormalizer(**near.settings()).settings() == near.settings()
     images = torch.rand(2, 3, 144, 144)
     edges = images.clone()
@@ -125,6 +132,111 @@ def test_a_wider_encoder_is_built_again_from_its_settings():
     again.load_state_dict(wide.state_dict())
     assert again.eval().features(torch.rand(1, 3, 112, 112)).shape == (1, 40, 4, 4)
     assert "widths" not in CompactNormalizer().settings()
+
+
+def awake(**settings) -> CompactNormalizer:
+    """A network that draws something, with statistics that matter."""
+    torch.manual_seed(2)
+    made = CompactNormalizer(6, [1, 0, 2, 3, 4, 5], 144, (8, 16, 16, 24, 32), **settings)
+    for layer in (made.decoder.flow, made.decoder.residual):
+        torch.nn.init.normal_(layer.weight, std=0.05)
+    made.decoder.template.data = blobs(1, 192)
+    torch.nn.init.normal_(made.encoder.coefficients.weight, std=2.0)
+    made.gain.fill_(0.3)
+    made.offset.fill_(-1.5)
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return made.eval()
+
+
+def blobs(count: int, size: int = 160) -> torch.Tensor:
+    """Smooth pictures that differ as a whole, (N, 3, S, S)."""
+    return torch.nn.functional.interpolate(torch.rand(count, 3, 5, 5), size=size, mode="bilinear")
+
+
+@pytest.mark.parametrize("kind", ["coarse", "fine"])
+@torch.inference_mode()
+def test_for_inference_nothing_changes_but_the_time(kind):
+    network = awake(decoder=kind)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fast = network.for_inference()
+    images = blobs(4)
+    read, code = network.read(images), torch.rand(4, 6)
+    assert read.std(0).mean() > 1e-3 and network.draw(code).std(0).mean() > 1e-3
+    torch.testing.assert_close(fast.read(images), read, atol=1e-5, rtol=0)
+    torch.testing.assert_close(fast.draw(code), network.draw(code), atol=1e-5, rtol=0)
+    torch.testing.assert_close(fast(images), network(images), atol=1e-5, rtol=0)
+    assert fast.settings() == network.settings()
+    norms = [m for m in fast.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    # Weights of 0.1.0 keep their bytes, and so their time.
+    assert (fast is network and norms) if kind == "fine" else not norms
+    again = network.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in before.items())
+
+
+@torch.inference_mode()
+def test_any_order_of_a_batch_gives_the_same_bytes():
+    """As the stage runs it: batches of one size, one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        fast, images = awake().for_inference(), blobs(8)
+        order = torch.randperm(8)
+        assert torch.equal(fast(images)[order], fast(images[order]))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_files_that_name_no_decoder_have_the_first(tmp_path):
+    old = awake(decoder="fine")
+    shapes = {name: tuple(tensor.shape) for name, tensor in old.decoder.state_dict().items()}
+    assert shapes["grow.3.first.weight"] == (24, 40, 3, 3)
+    assert shapes["residual.weight"] == (12, 24, 3, 3) and len(shapes) == 27
+    assert old.settings()["decoder"] == "fine" and awake().settings()["decoder"] == "coarse"
+    settings = {name: value for name, value in old.settings().items() if name != "decoder"}
+    notes = {"network": "compact", "settings": settings, "expression_names": "a,b,c,d,e,f"}
+    save_tensors(old.state_dict(), tmp_path / "old.safetensors", notes)
+    found = open_normalizer(tmp_path / "old.safetensors").module
+    images = torch.rand(2, 3, 144, 144)
+    with torch.inference_mode():
+        assert torch.equal(found(images), old(images))
+    with pytest.raises(ValueError, match="decoder must be one of coarse, fine"):
+        CompactNormalizer(decoder="finest")
+
+
+@torch.inference_mode()
+def test_a_transposed_convolution_is_what_a_nearest_neighbour_and_one_are():
+    torch.manual_seed(0)
+    block, other = UpBlock(5, 3), TransposedUpBlock(5, 3)
+    other.second.load_state_dict(block.second.state_dict())
+    other.first.bias.copy_(block.first.bias)
+    other.first.weight.zero_()
+    for place in range(16):  # what the weight of each neighbour adds to
+        row, column = divmod(place, 4)
+        for down, right in ((d, r) for d in (-1, 0, 1) for r in (-1, 0, 1)):
+            if (row - 1 + down) // 2 == 0 == (column - 1 + right) // 2:
+                weight = block.first.weight[:, :, down + 1, right + 1]
+                other.first.weight[:, :, row, column] += weight.T
+    x = torch.randn(2, 5, 7, 6)
+    torch.testing.assert_close(other(x), block(x), atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_signals_neither_vanish_nor_grow_in_a_transposed_block():
+    torch.manual_seed(0)
+    block = TransposedUpBlock(64, 64).apply(init_kaiming)
+    x = torch.randn(2, 64, 12, 12).relu()
+    assert 0.5 < block.first(x).var() / x.square().mean() / 2 < 2
+
+
+def test_pixels_are_shuffled_in_any_memory_format():
+    x = torch.rand(2, 48, 5, 7)
+    for made in (x, x.to(memory_format=torch.channels_last)):
+        found = shuffle_pixels(made, 4)
+        assert torch.equal(found, torch.pixel_shuffle(x, 4)) and found.is_contiguous()
 
 
 @pytest.mark.parametrize("widths", [(8, 8), (8, 8, 8, 8, 8, 8), (8, 8, 0, 8, 8)])
@@ -213,8 +325,7 @@ def test_unknown_weights_name_the_known(tmp_path):
 def test_the_shipped_weights_fit_and_are_small():
     path = find_weights("compact")
     assert path.stat().st_size <= 16_000_000
-    network = NETWORKS["compact"]()
-    load_weights(network, path)
+    assert open_normalizer(path).path == path
     card = json.loads((WEIGHTS_FOLDER / "compact.json").read_text())
     assert {"recipe", "scores"} <= card.keys()
     assert card["sha256"] == sha256_file(path)
@@ -235,13 +346,12 @@ def test_compact_keeps_its_rate(network):
 @torch.inference_mode()
 def test_the_shipped_face_moves():
     """Different expressions give visibly different faces."""
-    network = CompactNormalizer()
-    load_weights(network, find_weights("compact"))
-    names = read_notes(find_weights("compact"))["expression_names"].split(",")
+    loaded = open_normalizer("compact")
+    network, names = loaded.module, loaded.expression_names
     code = torch.zeros(3, len(names))
     code[1, names.index("jawOpen")] = 0.7
     code[2, [names.index("eyeBlink_L"), names.index("eyeBlink_R")]] = 1.0
-    neutral, shout, blink = network.eval().decoder(code).clamp(0, 1).mean(1)
+    neutral, shout, blink = network.decoder(code).clamp(0, 1).mean(1)
     mouth, eyes = slice(110, 185), slice(45, 80)
     assert (shout - neutral)[mouth].abs().mean() > 4 * (shout - neutral)[:40].abs().mean()
     assert (blink - neutral)[eyes].abs().mean() > 4 * (blink - neutral)[mouth].abs().mean()
@@ -261,8 +371,7 @@ def test_the_shipped_weights_beat_the_average_face(real_kit_file):
     )
     renderer = PairRenderer(config, Cast(config))
     pairs = renderer.render([renderer.draft(spec) for spec in pairs_of(config)])
-    network = CompactNormalizer().eval()
-    load_weights(network, find_weights("compact"))
+    network = open_normalizer("compact").module
     images = torch.from_numpy(np.stack([pair.source for pair in pairs])).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         code = network.read(images).numpy()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from normpipe.manifests.schema import NORMALIZED
 from normpipe.manifests.vocabularies import SampleError
@@ -20,7 +20,7 @@ from normpipe.stages.networks.files.checkpoint import find_weights, save_tensors
 from normpipe.stages.normalize import Normalize, NormalizeConfig, output_quality
 
 
-class Plain(nn.Module):
+class Plain(networks.base.Normalizer):
     """Gives its input back, scaled: what the stage does around a network becomes visible."""
 
     output_size = 24

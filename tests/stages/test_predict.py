@@ -229,7 +229,8 @@ def test_the_model_knows_its_normalizer_and_refuses_another(
     network = CompactNormalizer()
     torch.nn.init.uniform_(network.decoder.template)
     weights = tmp_path / "other.safetensors"
-    save_tensors(network.state_dict(), weights, {"network": "compact"})
+    notes = {"network": "compact", "settings": network.settings()}
+    save_tensors(network.state_dict(), weights, notes)
     arguments = (
         made.both, photographs, "--output", tmp_path / "predicted.csv",
         "--set", f"normalize.weights={weights}",

@@ -180,8 +180,9 @@ def test_a_frozen_network_stays_frozen(tmp_path):
 
     torch.manual_seed(0)
     path = tmp_path / "own.safetensors"
-    notes = {"network": "compact", "settings": {"expressions": 2}, "expression_names": "a,b"}
-    save_tensors(CompactNormalizer(2).state_dict(), path, notes)
+    frozen = CompactNormalizer(2)
+    notes = {"network": "compact", "settings": frozen.settings(), "expression_names": "a,b"}
+    save_tensors(frozen.state_dict(), path, notes)
     network = open_frozen(path).train()
     assert not any(module.training for module in network.network.modules())
     assert not any(parameter.requires_grad for parameter in network.parameters())

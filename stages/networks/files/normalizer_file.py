@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ....pipeline.errors import InputError
 from ....pipeline.stage import sha256_file
-from .. import NETWORKS
+from .. import NETWORKS, UNSAID
 from ..base import Normalizer
 from .checkpoint import find_weights, load_weights, read_notes
 
@@ -55,7 +55,8 @@ def open_normalizer(name_or_path: str | Path) -> LoadedNormalizer:
     names = [name for name in notes.get("expression_names", "").split(",") if name]
     settings = {"expressions": len(names)} if names else {}
     try:
-        module = NETWORKS[network](**json.loads(notes.get("settings") or json.dumps(settings)))
+        settings = json.loads(notes.get("settings") or json.dumps(settings))
+        module = NETWORKS[network](**{**UNSAID.get(network, {}), **settings})
     except (TypeError, ValueError):
         raise InputError(
             f"{path} holds a {network} network with settings that this release of normpipe does "

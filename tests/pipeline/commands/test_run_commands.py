@@ -193,7 +193,7 @@ def test_bad_outputs_are_rejected_with_their_reason(tmp_path: Path, samples: Pat
     for reason, level in cases.items():
         state["decoder.template"] = torch.full_like(state["decoder.template"], level)
         weights = tmp_path / f"{reason}.safetensors"
-        save_tensors(state, weights, {"network": "compact"})
+        save_tensors(state, weights, {"network": "compact", "settings": network.settings()})
         out = tmp_path / reason
         result = call(
             "run", "--input", samples, "--output", out, "--set", f"normalize.weights={weights}"
