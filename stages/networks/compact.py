@@ -149,6 +149,17 @@ class CompactDecoder(nn.Module):
         for layer in (self.flow, self.residual):
             init_zeros(layer)
 
+    def begin_like(self, other: CompactDecoder) -> None:
+        """Take from a finer decoder all but the last layers, which then have little to learn."""
+        parts = (("code", self.code), ("seed", self.seed))
+        for name, part in parts:
+            part.load_state_dict(other.get_submodule(name).state_dict())
+        with torch.no_grad():
+            self.template.copy_(other.template)
+        for block, like in zip(self.grow, other.grow, strict=False):
+            if isinstance(block, TransposedUpBlock) and isinstance(like, UpBlock):
+                block.begin_like(like)
+
     def forward(self, coefficients: Tensor) -> Tensor:
         """(B, E) in [0, 1] → (B, 3, 192, 192) RGB, about [0, 1]."""
         x = functional.silu(self.seed(self.code(coefficients)))
@@ -234,10 +245,22 @@ class CompactNormalizer(CodeNormalizer):
 
     def raw_coefficients(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, E) before calibration; see ``mirror``."""
-        first, *second = [
-            self.encode_look(look).coefficients.float() for look in self.looks(images)
-        ]
-        return (first + second[0][:, self.mirror]) / 2 if second else first
+        return self._read_looks(images).coefficients
+
+    def read_whole(self, images: Tensor) -> Reading:
+        """(B, 3, H, W) RGB in [0, 1] → the calibrated reading, in the passes of ``read`` alone."""
+        seen = self._read_looks(images)
+        calibrated = ((seen.coefficients - self.offset) * self.gain).clamp(0, 1)
+        return seen._replace(coefficients=calibrated)
+
+    def _read_looks(self, images: Tensor) -> Reading:
+        """Return what is read; coefficients and pose in float32, averaged over the looks."""
+        first, *second = [self.encode_look(look) for look in self.looks(images)]
+        coefficients, pose = first.coefficients.float(), first.pose.float()
+        if second:
+            coefficients = (coefficients + second[0].coefficients.float()[:, self.mirror]) / 2
+            pose = (pose + second[0].pose.float() * pose.new_tensor((-1, 1, -1))) / 2
+        return Reading(coefficients, first.landmarks, pose)
 
     def looks(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in [0, 1] → what the encoder sees, one or two (B, 1, 112, 112)."""

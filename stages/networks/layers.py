@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TypeVar
 
 import torch
@@ -46,6 +46,19 @@ class TransposedUpBlock(nn.Module):
         """(B, C, H, W) → (B, C', 2H, 2W)."""
         x = silu_in_place(self.first(x.contiguous(memory_format=torch.channels_last)))
         return silu_in_place(self.second(x))
+
+    @torch.no_grad()
+    def begin_like(self, other: UpBlock) -> None:
+        """Take the weights under which it computes the same as ``other``."""
+        weight = torch.zeros_like(self.first.weight)  # (before, width, 4, 4)
+        for to_row, to_column, row, column in product(range(4), range(4), range(3), range(3)):
+            # Kernel place t reaches the pixel t - 1 of the doubled grid, from cell 0.
+            if (to_row + row) // 2 == 1 and (to_column + column) // 2 == 1:
+                weight[:, :, to_row, to_column] += other.first.weight[:, :, row, column].T
+        self.first.weight.copy_(weight)
+        if self.first.bias is not None and other.first.bias is not None:
+            self.first.bias.copy_(other.first.bias)
+        self.second.load_state_dict(other.second.state_dict())
 
 
 def silu_in_place(x: Tensor) -> Tensor:

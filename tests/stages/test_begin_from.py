@@ -75,6 +75,37 @@ def test_weights_of_other_shapes_are_refused(tiny_pairs, fake_kit, tmp_path):
         fit(FitNormalizerConfig(**STILL, begin="compact"), [tiny_pairs], tmp_path / "two")
 
 
+def test_a_coarser_decoder_begins_with_all_but_the_last_layers(tiny_pairs, fake_kit, tmp_path):
+    """Up to the last grid that both have, it computes the same; it must be trained."""
+    names = fake_kit.expression_names
+    torch.manual_seed(3)
+    fine = CompactNormalizer(len(names), decoder="fine")
+    notes = {
+        "network": "compact", "settings": json.dumps(fine.settings()),
+        "expression_names": ",".join(names),
+    }  # fmt: skip
+    begin = tmp_path / "begin.safetensors"
+    save_tensors(fine.state_dict(), begin, notes)
+    with pytest.raises(InputError, match="decoder 'fine', not 'coarse'"):
+        fit(FitNormalizerConfig(**STILL, begin=str(begin), decoder_steps=0), [tiny_pairs],
+            tmp_path / "none")  # fmt: skip
+    config = FitNormalizerConfig(**STILL, begin=str(begin), decoder_steps=1,
+                                 decoder_learning_rate=1e-9)  # fmt: skip
+    made = open_normalizer(fit(config, [tiny_pairs], tmp_path / "out").weights).module
+    assert made.kind == "coarse"
+    code = torch.rand(2, len(names))
+    with torch.inference_mode():
+        grids = []
+        for decoder in (fine.decoder.eval(), made.decoder):
+            x = torch.nn.functional.silu(decoder.seed(decoder.code(code)))
+            x = x.unflatten(1, decoder.cells)
+            for block in decoder.grow[:3]:
+                x = block(x)
+            grids.append(x)
+    torch.testing.assert_close(grids[1], grids[0], atol=1e-3, rtol=1e-3)
+    assert grids[0].std() > 0.01
+
+
 def test_without_a_decoder_there_must_be_something_to_begin_from(tiny_pairs, tmp_path):
     with pytest.raises(InputError, match=r"fit_normalizer\.begin"):
         fit(FitNormalizerConfig(**STILL, decoder_steps=0), [tiny_pairs], tmp_path / "out")

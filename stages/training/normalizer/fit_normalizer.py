@@ -25,7 +25,7 @@ from ....pipeline.stage import sha256_file
 from ....pipeline.store.commit import write_json
 from ...networks import NETWORKS
 from ...networks.base import CodeNormalizer, Normalizer
-from ...networks.compact import CompactNormalizer
+from ...networks.compact import CompactDecoder, CompactNormalizer
 from ...networks.files.checkpoint import save_tensors
 from ...networks.files.mae_checkpoints import load_encoder
 from ...networks.files.normalizer_file import open_normalizer
@@ -184,7 +184,7 @@ def load_initial_weights(
 ) -> None:
     """Load trained weights to start from, without their calibration.
 
-    Of a network with another kind of decoder, the encoder alone.
+    Of a decoder of another kind, all but the last layers.
 
     Raises:
         InputError: they are of another network or of other shapes.
@@ -207,7 +207,10 @@ def load_initial_weights(
                 f"{found.path} has the decoder '{decoders[0]}', not '{decoders[1]}', which must be "
                 "trained: set fit_normalizer.decoder_steps above 0"
             )
-        network.halves()[0].load_state_dict(found.module.halves()[0].state_dict())
+        (encoder, decoder), (known, like) = network.halves(), found.module.halves()
+        encoder.load_state_dict(known.state_dict())
+        if isinstance(decoder, CompactDecoder) and isinstance(like, CompactDecoder):
+            decoder.begin_like(like)
     if isinstance(network, CodeNormalizer):
         # The calibration belongs to the finished weights.
         network.get_buffer("offset").zero_()
