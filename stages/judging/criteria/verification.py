@@ -22,9 +22,9 @@ from ...faces import onnx as runtime
 from ...faces.detectors.detector import DetectorSettings
 from ...faces.detectors.insightface import InsightFace
 from ...faces.geometry import TEMPLATE, similarity
+from ...metrics.ranking import Ranking
 from ...metrics.resampling import Draws, percentiles
 from ..figures import Figure
-from .ranking import Ranking
 
 #: (B, 112, 112, 3) uint8 RGB in the ArcFace frame → (B, D) embeddings of any length.
 Embedder = Callable[[Pixels], Numbers]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...metrics.ranking import Ranking
 from ...metrics.resampling import Draws
 from ..figures import Figure
-from .ranking import Ranking
 
 NEUTRAL = "neutral"
 RESAMPLES = 1000

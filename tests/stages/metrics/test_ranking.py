@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from normpipe.stages.judging.criteria.ranking import Ranking
+from normpipe.stages.metrics.ranking import Ranking
 from normpipe.stages.metrics.resampling import Draws
 
 

@@ -1,4 +1,4 @@
-"""ROC measures with sample weights, as ``metrics.resampling.Draws`` gives them."""
+"""ROC measures with sample weights, as ``resampling.Draws`` gives them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....manifests.arrays import Numbers
+from ...manifests.arrays import Numbers
 
 
 class Ranking:
