@@ -28,6 +28,7 @@ from normpipe.stages.judging.criteria.zero_shot import measure_zero_shot
 from normpipe.stages.judging.frozen_reader import open_reader
 from normpipe.stages.judging.labelled_faces import load_real
 from normpipe.stages.judging.renders import load_renders, normalize_all
+from normpipe.stages.judging.seen_faces import NamedCoefficients
 from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.networks.reader import as_images
 from normpipe.stages.training.pictures import mirrored
@@ -100,7 +101,6 @@ def main() -> None:
     exact = reader(renders.target)
     groups = expressions_of(crossed)
     people = len(np.unique(crossed.identity))
-    tested = faces.parts == "test"
     found: dict[str, dict[str, float]] = {}
     for name, remedy in remedies(network, opened.expression_names).items():
         values: dict[str, float] = {}
@@ -119,12 +119,10 @@ def main() -> None:
             hits = probe_hits(features, crossed.identity, groups)
             values[f"crossed, {kind}"] = people * float(hits.mean())
         made = drawn(network, remedy(*seen["faces"]))
-        figures = measure_zero_shot(
-            reader(made[tested]).coefficients, reader.expression_names, faces.emotions[tested],
-            faces.people[tested], faces.sources[tested],
-        ) + measure_transfer(
+        codes = NamedCoefficients(reader(made).coefficients, reader.expression_names)
+        figures = measure_zero_shot(faces, codes) + measure_transfer(
             faces.images, made, faces.emotions, faces.people, faces.sources, faces.parts
-        )  # fmt: skip
+        )
         for figure in figures:
             if figure.goal and not figure.group:
                 values[figure.name] = figure.value

@@ -53,7 +53,7 @@ def judge_normalizer(
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="list: image, identity, emotion, part, source (.csv)"),
+        typer.Option(metavar="FILE", help="list: image, emotion, part; identity, source, votes"),
         READ_FILE,
     ] = None,
     pack: Annotated[

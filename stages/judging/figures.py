@@ -13,8 +13,7 @@ class Figure:
     """One measured number.
 
     Attributes:
-        section: ``synthetic``, ``crossed``, ``fairness``, ``zero_shot``, ``transfer``,
-            ``verification``, ``attacker`` or ``constancy``.
+        section: one of ``judge_page.SECTIONS``.
         name: what was measured, unique within its section together with ``group``.
         value: the figure; NaN if undefined on these data (``note`` says why).
         low, high: 95 % interval; NaN if there is none.

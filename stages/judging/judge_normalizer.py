@@ -35,8 +35,9 @@ from .figures import Figure
 from .frozen_reader import LoadedReader, open_reader
 from .judge_page import JudgeReport, PictureGrid, pick, picture_grid
 from .labelled_faces import load_real, read_real
-from .photographs import NamedCoefficients, measure_real
+from .photographs import NEED_PACK, NEED_PEOPLE, SECTIONS, measure_real
 from .renders import Normalize, Renders, degraded, load_renders, normalize_all
+from .seen_faces import Look, NamedCoefficients, Seen
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,11 @@ class JudgeConfig(BaseModel):
     reader: str = Field("reader", description="weights of the frozen reader, or its shipped name")
     split: str = Field("test", description="split of the renders: people never trained on")
     renders: int = Field(2000, ge=2, description="maximum number of rendered pairs")
+    photographs: int = Field(
+        6000, ge=2, description="maximum number of photographs of each part, drawn by the seed"
+    )
     resamples: int = Field(RESAMPLES, ge=20, description="bootstrap draws for the intervals")
-    seed: int = Field(0, ge=0, description="seed of the renders' degradations")
+    seed: int = Field(0, ge=0, description="seed of degradations and draws")
 
 
 @dataclass(frozen=True)
@@ -242,31 +246,40 @@ def _on_faces(
 ) -> None:
     if inputs.faces is None:
         how = "give --faces DIR --labels CSV, or the output folder of normpipe run"
-        sections = ("zero_shot", "transfer", "verification", "attacker")
-        report.missing.update(dict.fromkeys(sections, how))
+        report.missing.update(dict.fromkeys(SECTIONS, how))
         return
+    faces = load_real(inputs.faces, config.photographs, config.seed)
+    log.info("photographs: %s", faces.note)
+    report.model["photographs"] = faces.note
     if inputs.pack is None:
-        report.missing["verification"] = "give --pack DIR, an insightface pack with recognition"
-    faces = load_real(inputs.faces)
-    log.info("photographs: %d of %d people", len(faces.images), len(np.unique(faces.people)))
-    made = normalize_all(judged.normalize, faces.images)
-    own = None
-    if judged.read is not None and judged.expression_names:
-        own = NamedCoefficients(read_real(judged.read, faces.images), judged.expression_names)
-    report.figures.extend(
-        measure_real(
-            faces,
-            made,
-            NamedCoefficients(reader(made).coefficients, reader.expression_names),
-            own,
-            inputs.pack,
-        )
-    )
+        how = "give --pack DIR, an insightface pack with recognition"
+        report.missing.update(dict.fromkeys(NEED_PACK, how))
+    if not faces.named:
+        how = "the labels name nobody: it needs a column 'subject'"
+        report.missing.update(dict.fromkeys(NEED_PEOPLE, how))
+    look = _look(judged, reader)
+    seen = look(faces.images)
+    report.figures.extend(measure_real(faces, seen, look, inputs.pack))
     tested = np.flatnonzero(faces.parts == "test")
     chosen = tested[pick(len(tested), 2 * _PICTURES_PER_ROW)]
     for part in (chosen[0::2], chosen[1::2]):
-        rows = (("original", faces.images[part]), ("normalized", made[part]))
+        rows = (("original", faces.images[part]), ("normalized", seen.pictures[part]))
         report.grids.append(picture_grid("Photographs", rows))
+
+
+def _look(judged: JudgedModel, reader: LoadedReader) -> Look:
+    """Return what normalizes pictures and reads them, from the result and on the way."""
+
+    def look(pictures: Pixels) -> Seen:
+        made = normalize_all(judged.normalize, pictures)
+        read = NamedCoefficients(reader(made).coefficients, reader.expression_names)
+        readings = {"pictures": read}
+        if judged.read is not None and judged.expression_names:
+            own = read_real(judged.read, pictures)
+            readings["code"] = NamedCoefficients(own, judged.expression_names)
+        return Seen(made, readings)
+
+    return look
 
 
 def goals_summary(figures: Sequence[Figure]) -> str:

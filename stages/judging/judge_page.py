@@ -21,11 +21,15 @@ from .figures import Figure
 #: Sections in the order of the page, with the question of each.
 SECTIONS = {
     "synthetic": "Is the expression kept? Rendered people never trained on, read from the pictures",
-    "zero_shot": "Is the expression kept on photographs? Read from the normalized pictures",
+    "emotions": "Can emotions be told on photographs? A simple classifier on the coefficients",
+    "zero_shot": "Is the expression kept on photographs? Each emotion by one coefficient",
+    "strength": "Is the expression seen at a glance? How strongly it is drawn on photographs",
+    "covering": "Is it read where it shows? Photographs half covered by a neutral face",
     "transfer": "Do classifiers improve? Trained and tested on different people",
     "crossed": "Is identity hidden? Rendered people with the same expressions",
     "verification": "Is identity hidden? Face verification on photographs",
     "attacker": "Is identity hidden? An attacker retrained on normalized pictures",
+    "reversal": "Is identity hidden? An attacker that goes back to the original",
     "constancy": "Is everything else constant?",
     "fairness": "Is it equally good for everyone? By groups of rendered people",
 }

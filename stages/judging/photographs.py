@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...manifests.arrays import Pixels
 from ...pipeline.errors import InputError
-from .criteria.attacker import measure_attacker
+from .criteria.attacker import measure_attacker, measure_reversal
+from .criteria.covering import measure_covering
+from .criteria.emotions import measure_emotions
+from .criteria.strength import measure_strength
 from .criteria.transfer import measure_transfer
 from .criteria.verification import (
     crops_by_frame,
@@ -24,71 +23,70 @@ from .criteria.verification import (
 )
 from .criteria.zero_shot import measure_zero_shot
 from .figures import Figure
-from .labelled_faces import RealFaces
+from .seen_faces import Look, NamedCoefficients, RealFaces, Seen
 
-
-@dataclass(frozen=True)
-class NamedCoefficients:
-    """Coefficients of N faces.
-
-    Attributes:
-        values: (N, E) in [0, 1].
-        names: of the E coefficients.
-    """
-
-    values: NDArray[Any]
-    names: Sequence[str]
+#: Sections of this module, and which of them need named people, and a recognizer.
+SECTIONS = (
+    "emotions", "zero_shot", "strength", "covering", "transfer", "verification", "attacker",
+    "reversal",
+)  # fmt: skip
+NEED_PEOPLE = ("verification", "attacker", "reversal")
+NEED_PACK = ("verification", "reversal")
 
 
 def measure_real(
-    faces: RealFaces,
-    normalized: Pixels,
-    reader: NamedCoefficients,
-    own: NamedCoefficients | None = None,
-    pack: Path | None = None,
+    faces: RealFaces, seen: Seen, look: Look, pack: Path | None = None
 ) -> list[Figure]:
-    """Measure zero-shot, transfer, attacker and, with a recognizer, verification.
+    """Measure what the normalizer keeps of photographs, and what it hides.
 
-    Zero-shot uses part ``test``; transfer trains on part ``train`` and tests on ``test``; the
-    attacker and verification use all faces.
+    Emotions, transfer and the reversing attacker train on part ``train`` and test on ``test``;
+    zero-shot, strength and covering use ``test``; the retrained attacker and verification all
+    faces.
 
     Args:
         faces: N aligned faces.
-        normalized: (N, S, S, 3) uint8 RGB, by ``renders.normalize_all``.
-        reader: read off the normalized pictures by the frozen reader.
-        own: the normalizer's own code, if it has one.
+        seen: what the normalizer makes of them.
+        look: the normalizer and what reads its pictures, for faces that are half covered.
         pack: folder of an insightface pack with a detection and a recognition network; None
-            skips verification.
+            skips what needs it.
 
     Raises:
         InputError: labels without parts, or with a person in both; an unusable pack.
     """
     _require_parts(faces)
-    labels = (faces.emotions, faces.people, faces.sources)
-    figures: list[Figure] = []
     test = faces.parts == "test"
-    for codes, reading in ((reader, "pictures"), (own, "code")):
-        if codes is not None:
-            figures += measure_zero_shot(
-                codes.values[test], codes.names, *(label[test] for label in labels), reading=reading
-            )
-    figures += measure_transfer(faces.images, normalized, *labels, faces.parts)
-    figures += measure_attacker(
-        faces.images, normalized, reader.values, faces.emotions, faces.people
-    )
-    if pack is not None:
-        figures += _verification(faces, normalized, reader, pack)
+    tested = faces.take(test)
+    readings = {
+        name: NamedCoefficients(codes.values[test], codes.names)
+        for name, codes in seen.readings.items()
+    }
+    figures = measure_emotions(faces, seen.readings)
+    for name, codes in seen.readings.items():
+        figures += measure_zero_shot(faces, codes, name)
+    figures += measure_strength(tested, readings)
+    figures += measure_covering(tested, readings, look)
+    labels = (faces.emotions, faces.people, faces.sources)
+    figures += measure_transfer(faces.images, seen.pictures, *labels, faces.parts)
+    if faces.named:
+        figures += measure_attacker(
+            faces.images,
+            seen.pictures,
+            seen.readings["pictures"].values,
+            faces.emotions,
+            faces.people,
+        )
+        figures += _with_recognizer(faces, seen, pack) if pack is not None else []
     return figures
 
 
-def _verification(
-    faces: RealFaces, normalized: Pixels, reader: NamedCoefficients, pack: Path
-) -> list[Figure]:
+def _with_recognizer(faces: RealFaces, seen: Seen, pack: Path) -> list[Figure]:
     embed = open_recognizer(pack)
-    points = locate(pack, normalized)
+    points = locate(pack, seen.pictures)
     originals = embed_all(embed, crops_by_landmarks(faces.images, faces.landmarks))
-    made = embed_all(embed, crops_by_frame(normalized, points))
-    figures = measure_verification(originals, made, reader.values, faces.emotions, faces.people)
+    made = embed_all(embed, crops_by_frame(seen.pictures, points))
+    coefficients = seen.readings["pictures"].values
+    figures = measure_verification(originals, made, coefficients, faces.emotions, faces.people)
+    figures += measure_reversal(faces, seen.pictures, coefficients, originals, made)
     if points is None:
         warning = "no face found in the mean normalized picture: cropped as aligned faces"
         figures = [replace(figure, note=f"{figure.note}; {warning}") for figure in figures]
@@ -98,7 +96,9 @@ def _verification(
 def _require_parts(faces: RealFaces) -> None:
     train, test = (faces.people[faces.parts == part] for part in ("train", "test"))
     if not len(train) or not len(test):
-        raise InputError("the labels need a column 'split' (or 'part') with 'train' and 'test'")
+        raise InputError(
+            "the labels need a column 'split' (or 'part') with 'train', and 'test' or 'val'"
+        )
     both = np.intersect1d(train, test)
     if len(both):
         raise InputError(
