@@ -119,7 +119,7 @@ def _choose(faces: RealFaces, cover: Cover) -> tuple[Rows, Rows]:
 
 
 def _name(cover: Cover, movement: Movement) -> str:
-    return f"{movement.name} in {movement.emotion} that stays under a neutral {cover.name}"
+    return f"{movement.name} in {movement.emotion} that stays under a neutral face's {cover.name}"
 
 
 def _stays(

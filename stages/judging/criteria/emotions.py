@@ -121,7 +121,7 @@ def _of_source(
 def hits_by_class(
     codes: Floats, emotions: Words, train: Mask, test: Mask, classes: list[str]
 ) -> NDArray[np.float64]:
-    """Train on some faces and test on others.
+    """Train on some faces and test on others; each class has the same weight in training.
 
     Args:
         codes: (N, E) coefficients.
@@ -132,7 +132,9 @@ def hits_by_class(
     Returns:
         (M, C, 2) for each tested face in the column of its class: whether it was told, and 1.
     """
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced")
+    )
     model.fit(codes[train], emotions[train])
     truth = emotions[test][:, None] == np.array(classes)[None]
     right = model.predict(codes[test]) == emotions[test]

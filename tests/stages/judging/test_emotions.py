@@ -45,7 +45,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
     )
     sums = hits_by_class(codes, real.emotions, train, test, CLASSES).sum(0)
     scale = StandardScaler().fit(codes[train])
-    model = LogisticRegression(max_iter=2000).fit(
+    model = LogisticRegression(max_iter=2000, class_weight="balanced").fit(
         scale.transform(codes[train]), real.emotions[train]
     )
     told, truth = model.predict(scale.transform(codes[test])), real.emotions[test]

@@ -59,7 +59,9 @@ def test_an_average_face_tells_no_emotion(faces: RealFaces) -> None:
             auc = found[f"AUC {question}, read from {reading}"]
             assert auc.value == pytest.approx(0.5, abs=0.12) and auc.met is False
         assert found[f"{FOLLOWS}, read from {reading}"].met is False
-        stays = found[f"smile in happiness that stays under a neutral mouth, read from {reading}"]
+        stays = found[
+            f"smile in happiness that stays under a neutral face's mouth, read from {reading}"
+        ]
         assert np.isnan(stays.value) and "hardly drawn" in stays.note
 
 
@@ -90,7 +92,7 @@ def test_brows_that_are_guessed_from_the_mouth_are_found_out(faces: RealFaces) -
     found = page(faces, looking(guessed))
     for reading in READINGS:
         raised, jaw = (
-            found[f"{name} that stays under a neutral {cover}, read from {reading}"]
+            found[f"{name} that stays under a neutral face's {cover}, read from {reading}"]
             for name, cover in (
                 ("brow raise in surprise", "brows and eyes"), ("jaw drop in surprise", "mouth")
             )

@@ -117,9 +117,9 @@ def test_covers_are_neutral_faces_of_others(faces: RealFaces) -> None:
     values = codes(faces, mouthSmile=0.8, browDown=0.4, mouthFrown=0.04)
     found = measure_covering(numbered, {"code": NamedCoefficients(values, NAMES)}, look)
     by_name = {figure.name.removesuffix(READ): figure for figure in found}
-    smile = by_name["smile in happiness that stays under a neutral mouth"]
+    smile = by_name["smile in happiness that stays under a neutral face's mouth"]
     assert (smile.value, smile.low, smile.high, smile.met) == (0, 0, 0, True)
-    frown = by_name["mouthFrown in sadness that stays under a neutral mouth"]
+    frown = by_name["mouthFrown in sadness that stays under a neutral face's mouth"]
     assert np.isnan(frown.value) and "hardly drawn" in frown.note
     brows, mouth = looked
     assert len(brows) < len(
