@@ -147,6 +147,9 @@ class FitNormalizerConfig(StageConfig):
     warmup_steps: int = Field(300, ge=1)
     weight_decay: float = Field(0.03, ge=0)
     ema_decay: float = Field(0.998, gt=0, lt=1)
+    decoder_ema_decay: float | None = added(
+        None, gt=0, lt=1, description="ema_decay of the decoder; unset: the same"
+    )
     save_every: int = free(500, ge=1, description="steps between checkpoints")
     evaluate_every: int = free(1_000, ge=1, description="steps between running scores")
     evaluation_pairs: int = free(1_000, ge=2, description="held-out pairs for the running scores")

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,10 @@ class TrainingPhases:
             batches,
             self._about(),
         )
-        return task, self._schedule(steps, rate)
+        schedule = self._schedule(steps, rate)
+        if config.decoder_ema_decay:
+            schedule = replace(schedule, ema_decay=config.decoder_ema_decay)
+        return task, schedule
 
     def _main_phase(self) -> tuple[TrainingTask, Schedule]:
         """Return the task of the encoder, or with ``direct`` of the whole network."""
