@@ -30,9 +30,10 @@ import pyarrow.parquet as pq
 
 import normpipe
 from normpipe.pipeline.store.commit import write_json
-from normpipe.pipeline.store.labels import label_rows, read_labels
+from normpipe.pipeline.store.labels import label_rows, read_labels, vote_shares
 from normpipe.stages.judging.criteria.zero_shot import QUESTIONS, measure_zero_shot
 from normpipe.stages.judging.renders import load_renders, normalize_all
+from normpipe.stages.judging.seen_faces import NamedCoefficients, RealFaces
 from normpipe.stages.networks.files.checkpoint import read_notes
 from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.synthesis.surface.gaze import gaze_angles
@@ -101,24 +102,29 @@ def photographs(table: Path, labels: Path, card: Path, words: str, split: str) -
     known = read_labels(labels)
     keys = (faces[name].combine_chunks() for name in ("key", "parent_key"))
     known = known.take(label_rows(*keys, known))
-    chosen = np.ones(len(known), bool)
-    if split:
-        chosen = np.array([one == split for one in known["split"].to_pylist()])
-    coefficients = np.stack([faces[name].to_numpy() for name in names], 1)[chosen]
-    # Without subjects, each photograph counts as a person.
+    count = len(known)
+    # Without splits or subjects, all are tested, and each photograph counts as a person.
+    parts = np.array(known["split"].to_pylist()) if split else np.full(count, "test")
     people = known["subject" if "subject" in known.column_names else "key"].to_pylist()
-    emotions = np.array([emotion or "" for emotion in known["emotion"].to_pylist()])[chosen]
-    sources = np.full(len(coefficients), "")
-    figures = measure_zero_shot(
-        coefficients, names, emotions, np.array(people)[chosen], sources, reading="code"
+    none = np.zeros((count, 0), np.float32)
+    real = RealFaces(
+        images=none,
+        landmarks=none,
+        emotions=np.array([emotion or "" for emotion in known["emotion"].to_pylist()]),
+        people=np.array(people),
+        sources=np.full(count, ""),
+        parts=np.where(parts == split, "test", parts) if split else parts,
+        shares=vote_shares(known),
     )
+    codes = np.stack([faces[name].to_numpy() for name in names], 1)
+    figures = measure_zero_shot(real, NamedCoefficients(codes, names), "code")
     found: dict[str, list[dict[str, Any]]] = {}
     for question, figure in zip(QUESTIONS, figures, strict=True):
-        if len(question.shapes) == 1 and np.isfinite(figure.value):
+        if question.shapes and np.isfinite(figure.value):
             numbers = {"auc": figure.value, "low": figure.low, "high": figure.high}
             score = {name: round(value, 3) for name, value in numbers.items()}
             score |= {"emotion": question.emotion, "set": f"{words}: {figure.note}"}
-            found.setdefault("+".join(question.shapes[0]), []).append(score)
+            found.setdefault("+".join(question.shapes), []).append(score)
             print(f"{question.name}: {score}")
     write_json(card, about | {"photographs": found})
 

@@ -107,6 +107,8 @@ def check_settings(config: FitNormalizerConfig) -> None:
     """Raise InputError for settings that are wrong whatever the data: before hours of rendering."""
     _fabric(config)
     _empty_network(config)
+    if config.begin_share and not config.begin:
+        raise InputError("fit_normalizer.begin_share needs weights to begin with: set begin")
 
 
 def _fabric(config: FitNormalizerConfig) -> Fabric:

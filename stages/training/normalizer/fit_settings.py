@@ -132,6 +132,12 @@ class FitNormalizerConfig(StageConfig):
         le=1,
         description="how evenly labelled emotions are shown: 0 as they occur, 1 all as often",
     )
+    begin_share: float = added(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the weights it began with in the finished encoder, or network (direct)",
+    )
     batch_norm: Literal["trained", "frozen"] = added(
         "trained",
         description="trained, or frozen: keep the statistics of the weights that it begins with",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from ....pipeline.errors import InputError
 from ....pipeline.store.commit import write_json
@@ -62,6 +62,7 @@ class TrainingPhases:
 
     def run(self, deadline: Callable[[], bool]) -> bool:
         """Train all phases; return False if stopped before the end."""
+        begun = copy.deepcopy(self.network.state_dict())
         phases: list[Callable[[], tuple[TrainingTask, Schedule]]] = [self._main_phase]
         if isinstance(self.network, CodeNormalizer) and self._has_decoder_phase():
             phases.insert(0, self._decoder_phase)
@@ -76,7 +77,23 @@ class TrainingPhases:
             if not finished:
                 return False
             task.trained.load_state_dict(trainer.averaged())
+        self._mix_with(begun)
         return True
+
+    def _mix_with(self, begun: dict[str, Tensor]) -> None:
+        """Mix the weights that training began with into what the main phase trained.
+
+        Between the two, little of what is new is lost, and what was known before is less forgotten
+        (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+        """
+        share, network = self.config.begin_share, self.network
+        if not share:
+            return
+        separate = self.config.method == "coefficients" and isinstance(network, CodeNormalizer)
+        prefix = "encoder." if separate else ""
+        for name, value in network.state_dict().items():
+            if name.startswith(prefix) and value.is_floating_point():
+                value.lerp_(begun[name].to(value.device), share)
 
     def summary(self) -> dict[str, Any]:
         """Return data and phases of the training, for the card."""
