@@ -9,7 +9,7 @@ from normpipe.pipeline.errors import InputError
 from normpipe.stages.networks.compact import CompactNormalizer
 from normpipe.stages.networks.files.checkpoint import read_tensors, save_tensors
 from normpipe.stages.networks.files.normalizer_file import open_normalizer
-from normpipe.stages.training.normalizer.fit_normalizer import fit
+from normpipe.stages.training.normalizer.fit_normalizer import check_settings, fit
 from normpipe.stages.training.normalizer.fit_settings import FitNormalizerConfig
 
 #: One step that hardly moves anything.
@@ -46,6 +46,22 @@ def test_the_calibration_is_not(tiny_pairs, fake_kit, tmp_path):
     result = fit(config, [tiny_pairs], tmp_path / "out")
     gain = open_normalizer(result.weights).module.gain
     assert torch.equal(gain, torch.ones_like(gain))
+
+
+def test_a_share_of_what_it_began_with_stays(tiny_pairs, fake_kit, tmp_path):
+    begin = save(tmp_path / "begin.safetensors", fake_kit.expression_names)
+    settings = {**STILL, "learning_rate": 1e-3, "begin": str(begin), "decoder_steps": 0}
+    none, half = (
+        fit(FitNormalizerConfig(**settings, begin_share=share), [tiny_pairs], tmp_path / str(share))
+        for share in (0.0, 0.5)
+    )
+    before, after, mixed = (read_tensors(path) for path in (begin, none.weights, half.weights))
+    for name in ("encoder.hidden.weight", "encoder.body.1.running_mean"):
+        assert not torch.equal(before[name], after[name])
+        torch.testing.assert_close(mixed[name], (before[name] + after[name]) / 2)
+    assert torch.equal(mixed["decoder.template"], before["decoder.template"])
+    with pytest.raises(InputError, match="set begin"):
+        check_settings(FitNormalizerConfig(begin_share=0.5))
 
 
 def test_what_counts_as_rest_and_the_mirror(tiny_pairs, fake_kit, tmp_path):

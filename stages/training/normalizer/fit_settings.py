@@ -136,7 +136,7 @@ class FitNormalizerConfig(StageConfig):
         0.0,
         ge=0,
         lt=1,
-        description="share of the weights it began with in the finished encoder, or network (direct)",
+        description="share of the weights it began with that stays in the trained ones",
     )
     batch_norm: Literal["trained", "frozen"] = added(
         "trained",

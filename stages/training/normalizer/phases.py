@@ -62,7 +62,7 @@ class TrainingPhases:
 
     def run(self, deadline: Callable[[], bool]) -> bool:
         """Train all phases; return False if stopped before the end."""
-        begun = copy.deepcopy(self.network.state_dict())
+        begun = copy.deepcopy(self._main_part().state_dict())
         phases: list[Callable[[], tuple[TrainingTask, Schedule]]] = [self._main_phase]
         if isinstance(self.network, CodeNormalizer) and self._has_decoder_phase():
             phases.insert(0, self._decoder_phase)
@@ -86,14 +86,16 @@ class TrainingPhases:
         Between the two, little of what is new is lost, and what was known before is less forgotten
         (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
         """
-        share, network = self.config.begin_share, self.network
-        if not share:
-            return
-        separate = self.config.method == "coefficients" and isinstance(network, CodeNormalizer)
-        prefix = "encoder." if separate else ""
-        for name, value in network.state_dict().items():
-            if name.startswith(prefix) and value.is_floating_point():
+        share = self.config.begin_share
+        for name, value in self._main_part().state_dict().items():
+            if share and value.is_floating_point():
                 value.lerp_(begun[name].to(value.device), share)
+
+    def _main_part(self) -> nn.Module:
+        """Return what the main phase trains: the encoder, or with ``direct`` the whole network."""
+        network = self.network
+        separate = self.config.method != "direct" and isinstance(network, CodeNormalizer)
+        return network.halves()[0] if separate else network
 
     def summary(self) -> dict[str, Any]:
         """Return data and phases of the training, for the card."""
@@ -148,9 +150,7 @@ class TrainingPhases:
         """Return the task of the encoder, or with ``direct`` of the whole network."""
         config, network = self.config, self.network
         direct = config.method == "direct"
-        trained: nn.Module = network
-        if not direct and isinstance(network, CodeNormalizer):
-            trained = network.halves()[0]
+        trained = self._main_part()
         objective = Objective(self._weights(direct), self.statistics, self._frozen())
         heads = None
         if any(need.startswith("labels") for need in objective.needs):
