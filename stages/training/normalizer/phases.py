@@ -94,8 +94,9 @@ class TrainingPhases:
     def _main_part(self) -> nn.Module:
         """Return what the main phase trains: the encoder, or with ``direct`` the whole network."""
         network = self.network
-        separate = self.config.method != "direct" and isinstance(network, CodeNormalizer)
-        return network.halves()[0] if separate else network
+        if self.config.method != "direct" and isinstance(network, CodeNormalizer):
+            return network.halves()[0]
+        return network
 
     def summary(self) -> dict[str, Any]:
         """Return data and phases of the training, for the card."""
