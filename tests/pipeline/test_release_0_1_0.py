@@ -33,7 +33,10 @@ from .calling import call
 RELEASE = Path(__file__).resolve().parents[1] / "fixtures" / "release_0_1_0"
 DATASETS = ("manifest", "aligned", "normalized/compact", "pairs")
 #: What the release was given, and what its fingerprints were made of.
-SETTINGS = ("ingest.shard_rows=2", "ingest.au_columns=intensity", "normalize.batch_size=2")
+SETTINGS = (
+    *("ingest.shard_rows=2", "ingest.au_columns=intensity", "normalize.batch_size=2"),
+    "normalize.weights=compact-0.1.0",
+)
 PAIRED = [
     "release/person01_happiness.jpg",
     "release/person01_neutral.jpg",

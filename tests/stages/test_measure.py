@@ -446,7 +446,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, photographs: Path, samples_jo
     (tmp_path / "x.onnx").write_bytes(b"x")
     refused(call(*job, "--weights", tmp_path / "x.onnx"), "no weights")
     nameless = tmp_path / "nameless.safetensors"
-    save_tensors(CompactNormalizer().state_dict(), nameless, {"network": "compact"})
+    save_tensors(CompactNormalizer(decoder="fine").state_dict(), nameless, {"network": "compact"})
     refused(call(*job, "--weights", nameless), "does not name the shapes")
     refused(call(*job, "--batch-size", 0), "batch_size")
     refused(call(*job, "--device", "gpu"), "unknown device 'gpu'")
