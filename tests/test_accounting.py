@@ -43,6 +43,9 @@ class Placed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images * self.weight[:, None, None, None]
 
+    def for_inference(self) -> "Placed":
+        return self.eval()
+
 
 @dataclass
 class Inputs:

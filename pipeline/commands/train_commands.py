@@ -161,13 +161,12 @@ def fit_normalizer(
 def _aligned(faces: Path, number: int, labels: list[Path] | None, output: Path) -> Path:
     """Return the folder of aligned faces: as given, or aligned below ``output`` by their list.
 
-    Raises InputError for pictures without exactly one list.
+    Raises InputError for pictures with several lists.
     """
-    if any((faces / inner).is_dir() for inner in ("aligned", "_aligned")) or any(
-        faces.glob("shard-*.parquet")
-    ):
+    made = any((faces / inner).is_dir() for inner in ("aligned", "_aligned"))
+    if made or not labels or any(faces.glob("shard-*.parquet")):
         return faces
-    if not labels or len(labels) > 1:
+    if len(labels) > 1:
         raise InputError(
             f"no aligned faces in {faces}: give the output of normpipe run --until align, or one "
             "--labels FILE, the list of the pictures in it"

@@ -80,9 +80,22 @@ def test_a_normalizer_s_training_ends_as_it_says(
     done = call(*words, "--set", "fit_normalizer.steps=9")
     assert done.exit_code == status, done.stderr
     assert done.stdout.splitlines()[-1:] == ([said.format(tmp_path)] if said else [])
-    config, data, output, real, deadline = told.given
+    config, data, output, real, labels, deadline = told.given
     assert (config.steps, data, output, real) == (9, [tmp_path], tmp_path, [faces])
-    assert not deadline()
+    assert labels is None and not deadline()
+
+
+def test_labels_go_with_faces(tmp_path: Path) -> None:
+    """Without faces they are for nothing; several lists do not say which pictures to align."""
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,emotion\na.jpg,anger\n")
+    words = ["fit-normalizer", "--output", tmp_path / "out", "--data", tmp_path]
+    labels = ["--labels", listed]
+    done = call(*words, *labels)
+    assert done.exit_code == 2 and "--labels goes with --faces" in done.stderr
+    (tmp_path / "pictures").mkdir()
+    done = call(*words, "--faces", tmp_path / "pictures", *labels, *labels)
+    assert done.exit_code == 2 and "one --labels FILE" in done.stderr.replace("\n", " ")
 
 
 def test_sets_need_a_face_kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
