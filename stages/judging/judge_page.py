@@ -21,7 +21,7 @@ from .figures import Figure
 #: Sections in the order of the page, with the question of each.
 SECTIONS = {
     "synthetic": "Is the expression kept? Rendered people never trained on, read from the pictures",
-    "emotions": "Can emotions be told on photographs? A simple classifier on the coefficients",
+    "emotions": "Can emotions be predicted? A simple classifier on the coefficients of photographs",
     "zero_shot": "Is the expression kept on photographs? Each emotion by one coefficient",
     "strength": "Is the expression seen at a glance? How strongly it is drawn on photographs",
     "covering": "Is it read where it shows? Photographs half covered by a neutral face",

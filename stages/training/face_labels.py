@@ -180,6 +180,7 @@ def _numbers(column: pa.ChunkedArray) -> Floats:
 
 def _shapes_of(column: str) -> set[str]:
     """Return the names of shapes that a column may score."""
-    side = next((mark for word, mark in _SIDES.items() if column.endswith(word)), "")
-    stem = column[: -len(next(w for w, m in _SIDES.items() if m == side))] if side else column
-    return {column, stem + side} | (set() if side else {f"{column}_L", f"{column}_R"})
+    for word, side in _SIDES.items():
+        if column.endswith(word):
+            return {column, column.removesuffix(word) + side}
+    return {column, f"{column}_L", f"{column}_R"}

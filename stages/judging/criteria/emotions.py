@@ -1,4 +1,4 @@
-"""Can emotions be told on photographs? Logistic regression on coefficients, nothing deeper.
+"""Can emotions be predicted from photographs? Logistic regression on coefficients, nothing deeper.
 
 Trained on part train and tested on part test, within each source: a classifier trained across
 sources would learn to tell films from press photographs.

@@ -15,7 +15,7 @@ import numpy as np
 from ....manifests.arrays import Floats, Mask, Numbers
 from ...metrics.ranking import Ranking
 from ...metrics.resampling import Draws, percentiles
-from ...synthesis.scene.acting import EMOTION_OF, PROTOTYPES
+from ...synthesis.scene.acting import prototype
 from ..figures import Figure
 from ..seen_faces import NamedCoefficients, RealFaces
 from .zero_shot import NEUTRAL, RAISE, shape_score
@@ -51,12 +51,7 @@ class Movement:
     @property
     def prototype(self) -> float:
         """Return what the prototypes of the emotion draw, in the middle of their ranges."""
-        drawn = [
-            np.mean([np.mean(shapes.get(shape, (0, 0))) for shape in self.shapes])
-            for name, shapes in PROTOTYPES.items()
-            if EMOTION_OF.get(name, name) == self.emotion
-        ]
-        return float(np.mean(drawn))
+        return float(prototype(self.emotion, self.shapes).mean())
 
     def read(self, codes: NamedCoefficients) -> Floats | None:
         """Return (N,) the movement's readings; None if a shape is not read."""

@@ -62,7 +62,8 @@ class TrainingPhases:
 
     def run(self, deadline: Callable[[], bool]) -> bool:
         """Train all phases; return False if stopped before the end."""
-        begun = copy.deepcopy(self._main_part().state_dict())
+        share = self.config.begin_share
+        begun = copy.deepcopy(self._main_part().state_dict()) if share else {}
         phases: list[Callable[[], tuple[TrainingTask, Schedule]]] = [self._main_phase]
         if isinstance(self.network, CodeNormalizer) and self._has_decoder_phase():
             phases.insert(0, self._decoder_phase)
@@ -86,10 +87,10 @@ class TrainingPhases:
         Between the two, little of what is new is lost, and what was known before is less forgotten
         (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
         """
-        share = self.config.begin_share
-        for name, value in self._main_part().state_dict().items():
-            if share and value.is_floating_point():
-                value.lerp_(begun[name].to(value.device), share)
+        trained = self._main_part().state_dict()
+        for name, value in begun.items():
+            if value.is_floating_point():
+                trained[name].lerp_(value.to(trained[name].device), self.config.begin_share)
 
     def _main_part(self) -> nn.Module:
         """Return what the main phase trains: the encoder, or with ``direct`` the whole network."""
