@@ -1,6 +1,7 @@
 """Torch modules, without file access except in ``files/``."""
 
 from collections.abc import Callable
+from typing import Any
 
 from .base import Normalizer
 from .compact import CompactNormalizer
@@ -13,4 +14,7 @@ NETWORKS: dict[str, Callable[..., Normalizer]] = {
 }
 
 #: Name → settings that hold for weights that do not name them: those of files of 0.1.0.
-UNSAID: dict[str, dict[str, str]] = {"compact": {"decoder": "fine"}}
+UNSAID: dict[str, dict[str, Any]] = {
+    "compact": {"decoder": "fine"},
+    "norface": {"paint": "whole"},
+}

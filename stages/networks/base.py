@@ -25,8 +25,8 @@ class TrainingOutputs(NamedTuple):
     """The outputs of a normalizer in training.
 
     Attributes:
-        picture: (B, 3, S, S) RGB, about [0, 1], not clamped.
-        reading: the encoder's predictions for the same faces.
+        picture: (D, 3, S, S) RGB, about [0, 1], not clamped, of the faces to be drawn.
+        reading: the encoder's predictions for all faces.
     """
 
     picture: Tensor
@@ -61,8 +61,11 @@ class Normalizer(nn.Module):
         """(B, 3, H, W) RGB in [0, 1] → (B, E) coefficients in [0, 1], calibrated."""
         raise NotImplementedError
 
-    def forward_train(self, images: Tensor) -> TrainingOutputs:
-        """(B, 3, H, W) RGB in [0, 1] → what the training losses need, uncalibrated."""
+    def forward_train(self, images: Tensor, drawn: Tensor | None = None) -> TrainingOutputs:
+        """(B, 3, H, W) RGB in [0, 1] → what the training losses need, uncalibrated.
+
+        ``drawn``: (D,) int64, rows of ``images`` of which a picture is needed; None: all of them.
+        """
         raise NotImplementedError
 
     def encode(self, images: Tensor) -> Reading:

@@ -271,10 +271,11 @@ class CompactNormalizer(CodeNormalizer):
             return [face, self._face(images.flip(-1))]
         return [face, face.flip(-1)]
 
-    def forward_train(self, images: Tensor) -> TrainingOutputs:
-        """(B, 3, H, W) RGB in [0, 1] → picture and reading, uncalibrated."""
+    def forward_train(self, images: Tensor, drawn: Tensor | None = None) -> TrainingOutputs:
+        """(B, 3, H, W) RGB in [0, 1] → pictures of ``drawn`` and reading, uncalibrated."""
         reading = self.encode(images)
-        return TrainingOutputs(self.draw(leaky_clamp(reading.coefficients)), reading)
+        code = reading.coefficients if drawn is None else reading.coefficients[drawn]
+        return TrainingOutputs(self.draw(leaky_clamp(code)), reading)
 
     def encode(self, images: Tensor) -> Reading:
         """(B, 3, H, W) RGB in [0, 1] → the reading alone, uncalibrated."""

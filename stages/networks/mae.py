@@ -22,8 +22,8 @@ from .vit import (
     sincos_positions,
 )
 
-#: The decoder for each encoder size; that of B is the paper's, that of S is half as wide.
-DECODERS = {"T": Shape(64, 2, 2), "S": Shape(256, 8, 8), "B": Shape(512, 8, 16)}
+#: The decoder for each encoder size; that of B is the paper's, those of S and T are narrower.
+DECODERS = {"T": Shape(96, 2, 3), "S": Shape(256, 8, 8), "B": Shape(512, 8, 16)}
 _SMALLEST_VARIANCE = 1e-6
 
 

@@ -31,10 +31,12 @@ from .vit import (
 )
 
 Merge = Literal["narrow", "full"]
+Paint = Literal["change", "whole"]
 
 _READING_WIDTHS = (32, 320)  # per patch, per face
 _GROWTH = (192, 128, 96, 64)  # channels at 1/16, 1/8, 1/4 and 1/2 of the picture's size
 _LARGEST_FLOW = 0.25  # of half the picture's width
+_GAINS: dict[Paint, float] = {"change": 0.3, "whole": 1.0}  # of what the last layers paint
 _RESIDUAL_DROPPED = 0.25  # share of training faces drawn from their coefficients alone
 
 
@@ -118,17 +120,22 @@ class MergeBlock(nn.Module):
 
 
 class Painter(nn.Module):
-    """Tokens → a change of the resting target face: a flow that warps it, and a residual."""
+    """Tokens → a change of the resting target face: a flow that warps it, and a residual.
 
-    def __init__(self, shape: Shape, depth: int, grid: int) -> None:
+    ``paint``: see ``NorfaceNormalizer``.
+    """
+
+    def __init__(self, shape: Shape, depth: int, grid: int, paint: Paint) -> None:
         super().__init__()
         self.grid = grid
+        self.gain = _GAINS[paint]
+        whole = paint == "whole"  # in a difference, what is added to both sides cancels
         self.blocks = nn.ModuleList(
             TransformerBlock(shape.width, shape.heads) for _ in range(depth)
         )
-        self.norm = layer_norm(shape.width)
+        self.norm = layer_norm(shape.width, bias=whole)
         self.apply(init_transformer)
-        self.seed = nn.Linear(shape.width, _GROWTH[0])
+        self.seed = nn.Linear(shape.width, _GROWTH[0], bias=whole)
         self.grow = nn.Sequential(*(UpBlock(before, width) for before, width in pairwise(_GROWTH)))
         self.flow = nn.Conv2d(_GROWTH[-1], 2, 3, padding=1)
         self.paint = nn.Conv2d(_GROWTH[-1], 12, 3, padding=1)
@@ -138,13 +145,28 @@ class Painter(nn.Module):
         for layer in (self.flow, self.paint):
             init_zeros(layer)
 
-    def forward(self, tokens: Tensor, resting: Tensor, recompute: bool) -> Tensor:
-        """(B, N, D) tokens and the resting face (1, 3, S, S) → (B, 3, S, S) RGB, about [0, 1]."""
-        x = self.seed(self.norm(run_blocks(self.blocks, tokens, recompute=recompute)))
+    def forward(
+        self, tokens: Tensor, at_rest: Tensor | None, resting: Tensor, recompute: bool
+    ) -> Tensor:
+        """Return (B, 3, S, S) RGB, about [0, 1].
+
+        Args:
+            tokens: (B, N, D).
+            at_rest: (1, N, D), those of the resting face, to paint the difference; or None.
+            resting: (1, 3, S, S), the resting face.
+            recompute: see ``run_blocks``.
+        """
+        x = self._seeds(tokens, recompute)
+        if at_rest is not None:
+            x = x - self._seeds(at_rest, recompute)
         x = self.grow(x.transpose(1, 2).unflatten(2, (self.grid, self.grid)))  # (B, 64, S/2, S/2)
-        flow = _LARGEST_FLOW * torch.tanh(self.flow(x).float())
-        painted = functional.pixel_shuffle(self.paint(x).float(), 2)  # (B, 3, S, S)
+        flow = _LARGEST_FLOW * torch.tanh(self.gain * self.flow(x).float())
+        painted = functional.pixel_shuffle(self.gain * self.paint(x).float(), 2)  # (B, 3, S, S)
         return warp_by_flow(resting.float(), flow) + painted
+
+    def _seeds(self, tokens: Tensor, recompute: bool) -> Tensor:
+        """(B, N, D) → (B, N, 192)."""
+        return self.seed(self.norm(run_blocks(self.blocks, tokens, recompute=recompute)))
 
 
 class NorfaceNormalizer(Normalizer):
@@ -152,7 +174,7 @@ class NorfaceNormalizer(Normalizer):
 
     Args:
         expressions: number of coefficients.
-        size: of the encoder: ``S``, ``B``, or ``T`` for tests.
+        size: of the encoder: ``T`` (learns on a CPU), ``S`` or ``B``.
         image_size: side of its input and output pictures, in pixels; a multiple of 16.
         merge: ``narrow``: the target sees coefficients and residual tokens; ``full``: it sees all
             tokens of the original, including its identity.
@@ -160,6 +182,10 @@ class NorfaceNormalizer(Normalizer):
         decoder_depth: transformer blocks before the convolutions.
         residual_tokens: in addition to the coefficients, with ``merge="narrow"``; may be 0.
         residual_width: numbers per residual token.
+        paint: ``change``: the painter gets the difference between the tokens and those of the
+            resting face; ``whole``, as in files of 0.1.0: the tokens. What all faces share is then
+            much larger than what differs, so the first steps overshoot, and the code dies: all
+            faces get the same picture (docs/models/norface.md).
     """
 
     target_tokens: Tensor
@@ -167,7 +193,7 @@ class NorfaceNormalizer(Normalizer):
     gain: Tensor
     offset: Tensor
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         expressions: int = 53,
         size: str = "B",
@@ -177,10 +203,13 @@ class NorfaceNormalizer(Normalizer):
         decoder_depth: int = 2,
         residual_tokens: int = 4,
         residual_width: int = 8,
+        paint: Paint = "change",
     ) -> None:
         super().__init__()
         if merge not in ("narrow", "full"):
             raise InputError(f"unknown merge '{merge}': use narrow or full")
+        if paint not in _GAINS:
+            raise InputError(f"unknown paint '{paint}': use change or whole")
         self.expressions = expressions
         self.input_size = self.output_size = image_size
         self._settings = {
@@ -192,11 +221,14 @@ class NorfaceNormalizer(Normalizer):
             "decoder_depth": decoder_depth,
             "residual_tokens": residual_tokens,
             "residual_width": residual_width,
+            "paint": paint,
         }
         self.encoder = Vit(size, image_size)
         shape, grid = self.encoder.shape, self.encoder.grid
         self.head = ReadingHead(shape.width, grid**2, expressions)
         self.head.apply(init_transformer)
+        for output in (self.head.coefficients, self.head.landmarks, self.head.pose):
+            nn.init.normal_(output.weight, std=0.01)  # begins near the average face
         self.narrow: NarrowCode | None = None
         if merge == "narrow":
             self.narrow = NarrowCode(shape, expressions, residual_tokens, residual_width)
@@ -204,7 +236,7 @@ class NorfaceNormalizer(Normalizer):
             MergeBlock(shape.width, shape.heads) for _ in range(merge_depth)
         )
         self.merging.apply(init_transformer)
-        self.painter = Painter(shape, decoder_depth, grid)
+        self.painter = Painter(shape, decoder_depth, grid, paint)
         self.target_tokens = nn.Parameter(torch.randn(1, grid**2, shape.width) * 0.02)
         self.template = nn.Parameter(torch.full((1, 3, image_size, image_size), 0.5))
         # Calibration, fitted on held-out renders: coefficient = (reading - offset) * gain.
@@ -245,13 +277,14 @@ class NorfaceNormalizer(Normalizer):
         """(B, 3, H, W) RGB in [0, 1] → the reading alone, uncalibrated."""
         return self._reading(self._tokens(images))
 
-    def forward_train(self, images: Tensor) -> TrainingOutputs:
-        """(B, 3, H, W) RGB in [0, 1] → picture and reading, uncalibrated."""
+    def forward_train(self, images: Tensor, drawn: Tensor | None = None) -> TrainingOutputs:
+        """(B, 3, H, W) RGB in [0, 1] → pictures of ``drawn`` and reading, uncalibrated."""
         tokens = self._tokens(images)
         reading = self._reading(tokens)
-        return TrainingOutputs(
-            self._picture(leaky_clamp(reading.coefficients.float()), tokens), reading
-        )
+        code = leaky_clamp(reading.coefficients.float())
+        if drawn is not None:
+            code, tokens = code[drawn], tokens[drawn]
+        return TrainingOutputs(self._picture(code, tokens), reading)
 
     def draw(self, coefficients: Tensor) -> Tensor:
         """(B, E) in [0, 1] → (B, 3, S, S) RGB, about [0, 1], drawn from coefficients alone.
@@ -284,7 +317,19 @@ class NorfaceNormalizer(Normalizer):
         return self._merged(self.narrow(coefficients, residual))
 
     def _merged(self, code: Tensor) -> Tensor:
-        target = self.target_tokens.to(code.dtype).expand(code.shape[0], -1, -1)
         recompute = self.encoder.recompute and self.training
-        target = run_blocks(self.merging, target, code, recompute=recompute)
-        return self.painter(target, self.template, recompute)
+        at_rest = None
+        if self.settings()["paint"] == "change":
+            at_rest = self._moved_target(self._resting_code(), recompute)
+        return self.painter(self._moved_target(code, recompute), at_rest, self.template, recompute)
+
+    def _resting_code(self) -> Tensor:
+        """Return (1, M, D), what the target attends to when it is at rest."""
+        if self.narrow is None:
+            return self._tokens(self.template)
+        return self.narrow(self.template.new_zeros(1, self.expressions), None)
+
+    def _moved_target(self, code: Tensor, recompute: bool) -> Tensor:
+        """(B, M, D) → (B, N, D), the target's tokens after they attended to the code."""
+        target = self.target_tokens.to(code.dtype).expand(code.shape[0], -1, -1)
+        return run_blocks(self.merging, target, code, recompute=recompute)

@@ -36,7 +36,9 @@ SHEET_PICTURES = 8
 class PretrainEncoderConfig(StageConfig):
     """Settings of pretrain-encoder."""
 
-    size: Literal["T", "S", "B"] = Field("B", description="size of the encoder: S, B; T for tests")
+    size: Literal["T", "S", "B"] = Field(
+        "B", description="size of the encoder: T (for a CPU), S or B"
+    )
     image_size: int = Field(224, ge=16, multiple_of=16, description="side of the pictures, pixels")
     masked: float = Field(0.75, gt=0, lt=1, description="share of patches that are masked")
     encoder: str = free(

@@ -168,6 +168,21 @@ def test_heads_begin_at_the_prototypes(emotion):
     assert read["emotions_distance"].item() == 0
 
 
+def test_a_label_of_happiness_opens_no_mouth():
+    """Laughter opens the mouth and closes the eyes; a label of happiness says neither."""
+    from normpipe.stages.networks.files.normalizer_file import open_normalizer
+
+    names = open_normalizer("compact").expression_names
+    shown = prototype("happiness", names, without=("laughter",))
+    happy = dict(zip(names, shown.tolist(), strict=True))
+    assert happy["mouthSmile_L"] == pytest.approx(0.675) and happy["eyeBlink_L"] == 0
+    assert happy["jawOpen"] == pytest.approx(0.125)
+    assert dict(zip(names, prototype("happiness", names).tolist(), strict=True))["jawOpen"] > 0.25
+    head = LabelHeads(names).emotions
+    row = dict(zip(names, head.prototypes[EMOTIONS.index("happiness")].tolist(), strict=True))
+    assert row["mouthSmile_L"] > 0.4 and row["jawOpen"] < 0
+
+
 def test_regions_read_their_own_half_alone():
     heads, code = LabelHeads(SHAPES), torch.full((1, len(SHAPES)), 0.5, requires_grad=True)
     seen = {}

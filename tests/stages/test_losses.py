@@ -51,6 +51,7 @@ MOVES = {
     "intensity": CODE,
     "shapes": CODE,
     "negative": CODE,
+    "excess": CODE,
     "neutral": CODE,
 }
 #: (output, its rows) that a loss may pull at: pairs are rows 0-3, real faces 4-11; of the
@@ -78,6 +79,7 @@ PULLS = {
     "intensity": {"intensity": [0, 1, 2, 3, 4, 5, 6]},
     "shapes": {"coefficients": [4, 5, 6, 7, 8, 9, 10]},
     "negative": {"coefficients": [4, 5, 6, 7, 8, 9, 10, 11]},
+    "excess": {"coefficients": [4, 5, 6, 7, 8, 9, 10, 11]},
     "neutral": {"coefficients": [4]},
 }
 
@@ -154,6 +156,7 @@ def outputs(cache, batch):
     made = {name: (0.2 + 0.6 * torch.rand(size)).requires_grad_() for name, size in sizes.items()}
     with torch.no_grad():
         made["coefficients"][PAIRS:, 0] = -0.3  # nobody reads this off a photograph
+        made["coefficients"][PAIRS:, 1] = 1.3  # nor this
     units, emotions = (FACES, len(RENDERED_UNITS)), (FACES, len(EMOTIONS))
     read = dict.fromkeys(("emotions", "emotions_upper", "emotions_lower"), emotions)
     read |= {"occurrence": units, "intensity": units}
@@ -237,6 +240,8 @@ def perfect(name, outputs, batch, statistics):
         done["coefficients"][PAIRS:] = 0.3 * batch["shapes"].nan_to_num() - 1
     elif name == "negative":
         done["coefficients"].clamp_(min=0)
+    elif name == "excess":
+        done["coefficients"].clamp_(max=1)
     elif name == "neutral":
         done["coefficients"][PAIRS] = 0
     return done
@@ -291,6 +296,8 @@ def test_only_its_parts_of_the_network_move(name, cache, batch, statistics):
     network = CompactNormalizer(len(cache.expression_names))
     for layer in (network.decoder.flow, network.decoder.residual):
         torch.nn.init.normal_(layer.weight, std=0.02)  # or its gradients to the code are nothing
+    if name == "excess":
+        torch.nn.init.constant_(network.encoder.coefficients.bias, 2.0)
     objective = of(name, statistics)
     views = Views(network, objective.needs, LabelHeads(cache.expression_names)).train()
     before = [parameter.detach().clone() for parameter in network.parameters()]

@@ -35,14 +35,14 @@ def facebook(encoder: Vit) -> dict[str, Tensor]:
         "patch_embed.proj.bias": "patch_embed.proj.bias",
         "norm.weight": "norm.weight", "norm.bias": "norm.bias",
     }  # fmt: skip
-    for block in range(2):
+    for block in range(len(encoder.blocks)):
         for layer in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
             for kind in ("weight", "bias"):
                 names[f"blocks.{block}.{layer}.{kind}"] = f"blocks.{block}.{layer}.{kind}"
     made = {theirs: own[ours].clone() for theirs, ours in names.items()}
     made["mask_token"] = torch.zeros(1, 1, 64)
     made["decoder_pos_embed"] = torch.zeros(1, 17, 64)
-    made["decoder_embed.weight"] = torch.zeros(64, 96)
+    made["decoder_embed.weight"] = torch.zeros(64, 192)
     made["decoder_blocks.0.attn.qkv.weight"] = torch.zeros(192, 64)
     return made
 
@@ -67,9 +67,9 @@ def hugging_face(encoder: Vit, prefix: str = "vit.") -> dict[str, Tensor]:
         "vit.layernorm.weight": own["norm.weight"],
         "vit.layernorm.bias": own["norm.bias"],
         "decoder.mask_token": torch.zeros(1, 1, 64),
-        "decoder.decoder_embed.weight": torch.zeros(64, 96),
+        "decoder.decoder_embed.weight": torch.zeros(64, 192),
     }
-    for block in range(2):
+    for block in range(len(encoder.blocks)):
         for kind in ("weight", "bias"):
             place, ours = f"vit.encoder.layer.{block}", f"blocks.{block}"
             qkv = own[f"{ours}.attn.qkv.{kind}"].chunk(3)
@@ -128,7 +128,7 @@ def test_timm_tuned_to_classify(encoder: Vit, tmp_path: Path) -> None:
     tensors = timm(encoder)
     for kind in ("weight", "bias"):
         tensors[f"fc_norm.{kind}"] = tensors.pop(f"norm.{kind}")
-        tensors[f"head.{kind}"] = torch.zeros(10, 96) if kind == "weight" else torch.zeros(10)
+        tensors[f"head.{kind}"] = torch.zeros(10, 192) if kind == "weight" else torch.zeros(10)
     same(encoder, written(tmp_path, tensors, ".safetensors"), "timm")
 
 
@@ -145,7 +145,7 @@ def test_the_real_transformers_model_sees_the_same(tmp_path: Path, saved: bool) 
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(5)
     config = transformers.ViTMAEConfig(
-        hidden_size=96, num_hidden_layers=2, num_attention_heads=3, intermediate_size=384,
+        hidden_size=192, num_hidden_layers=6, num_attention_heads=3, intermediate_size=768,
         image_size=SIDE, mask_ratio=0.0, decoder_hidden_size=32, decoder_num_hidden_layers=1,
         decoder_num_attention_heads=2, decoder_intermediate_size=64, initializer_range=0.1,
         layer_norm_eps=1e-6,
@@ -193,7 +193,7 @@ def test_another_grid_is_stretched_only_on_request(encoder: Vit, tmp_path: Path)
     with pytest.raises(InputError, match=r"4 x 4 patches.*6 x 6.*image_size = 64"):
         load_encoder(larger, path)
     load_encoder(larger, path, interpolate=True)
-    assert larger.pos_embed.shape == (1, 37, 96)
+    assert larger.pos_embed.shape == (1, 37, 192)
     torch.testing.assert_close(larger.pos_embed[:, 0], encoder.pos_embed[:, 0])
 
 
@@ -204,15 +204,15 @@ def refused(path: Path, match: str) -> None:
 
 
 def test_what_does_not_fit_is_one_line(encoder: Vit, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="width 96 and depth 2, this one has width 384"):
+    with pytest.raises(InputError, match="width 192 and depth 6, this one has width 384"):
         load_encoder(Vit("S", SIDE), written(tmp_path, timm(encoder), ".safetensors"))
     tensors = timm(encoder)
-    tensors["blocks.1.mlp.fc1.weight"] = torch.zeros(7, 96)
-    refused(written(tmp_path, tensors, ".pt"), r"blocks.1.mlp.fc1.weight is \(7, 96\)")
+    tensors["blocks.1.mlp.fc1.weight"] = torch.zeros(7, 192)
+    refused(written(tmp_path, tensors, ".pt"), r"blocks.1.mlp.fc1.weight is \(7, 192\)")
     tensors = timm(encoder)
     del tensors["blocks.1.norm2.bias"]
     refused(written(tmp_path, tensors, ".pt"), r"lacks blocks\.1\.norm2\.bias")
-    tensors = timm(encoder) | {"blocks.0.ls1.gamma": torch.ones(96)}
+    tensors = timm(encoder) | {"blocks.0.ls1.gamma": torch.ones(192)}
     refused(written(tmp_path, tensors, ".pt"), r"another kind of network.*ls1\.gamma")
     refused(written(tmp_path, {"conv1.weight": torch.ones(3)}, ".pt"), "no known layout.*conv1")
     refused(tmp_path / "absent.pth", "no encoder checkpoint")

@@ -61,6 +61,36 @@ def test_it_begins_as_the_resting_target():
 
 
 @torch.inference_mode()
+def test_it_paints_the_change_from_rest():
+    """A code of zeros is the resting face, whatever the weights."""
+    network = small(residual_tokens=0)
+    still = network.draw(torch.zeros(2, 7))
+    assert (still - network.template).abs().max() < 1e-4
+    assert (network.draw(torch.ones(1, 7)) - network.template).abs().max() > 1e-3
+    whole = small(residual_tokens=0, paint="whole")
+    assert (whole.draw(torch.zeros(1, 7)) - whole.template).abs().max() > 1e-3
+
+
+def test_its_drawing_half_learns():
+    """Painting whole tokens, the first steps overshoot and all codes get the same picture."""
+    torch.manual_seed(0)
+    network = NorfaceNormalizer(7, "T", SIDE, merge_depth=2, decoder_depth=1, residual_tokens=0)
+    network.init_target(torch.rand(3, SIDE, SIDE))
+    codes, network = torch.eye(7)[:4], network.train()
+    shift = torch.stack([network.template[0].detach().roll(move, 2) for move in range(4)])
+    wanted = 0.7 * network.template.detach() + 0.3 * shift
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    errors = []
+    for _ in range(60):
+        error = (network.draw(codes) - wanted).abs().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(float(error.detach()))
+    assert errors[-1] < 0.85 * errors[0]
+
+
+@torch.inference_mode()
 def test_only_the_code_passes():
     """With no residual tokens, two faces that read alike give the same picture, to the bit."""
     network = small(residual_tokens=0)
@@ -107,6 +137,15 @@ def test_every_parameter_learns(merge):
     assert not still
 
 
+@pytest.mark.parametrize("merge", ["narrow", "full"])
+@torch.inference_mode()
+def test_only_the_rows_asked_for_are_drawn(merge):
+    network, images, rows = small(merge=merge), torch.rand(4, 3, SIDE, SIDE), torch.tensor([3, 1])
+    whole, some = network.forward_train(images), network.forward_train(images, rows)
+    torch.testing.assert_close(some.picture, whole.picture[rows], atol=1e-5, rtol=0)
+    assert torch.equal(some.reading.coefficients, whole.reading.coefficients)
+
+
 def test_bf16_is_near_fp32_and_learns():
     network = small()
     torch.nn.init.constant_(network.template, 0.5)  # bent noise differs much
@@ -150,6 +189,14 @@ def test_weights_open_by_what_they_say(tmp_path):
         assert torch.equal(loaded.module(images), network(images))
 
 
+def test_weights_of_0_1_0_are_painted_as_they_were(tmp_path):
+    network = small(expressions=3, paint="whole")
+    settings = {name: value for name, value in network.settings().items() if name != "paint"}
+    notes = {"network": "norface", "settings": json.dumps(settings)}
+    save_tensors(network.state_dict(), tmp_path / "n.safetensors", notes)
+    assert open_normalizer(tmp_path / "n.safetensors").module.settings()["paint"] == "whole"
+
+
 @pytest.mark.parametrize("settings", ['{"depth": 9}', "{broken", "[1]"])
 def test_settings_of_another_release_are_one_line(tmp_path, settings):
     path = tmp_path / "n.safetensors"
@@ -175,6 +222,8 @@ def test_wrong_settings_are_one_line():
         NorfaceNormalizer(size="T", image_size=100)
     with pytest.raises(InputError, match="use narrow or full"):
         NorfaceNormalizer(size="T", merge="wide")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="unknown paint 'over'"):
+        NorfaceNormalizer(size="T", paint="over")  # type: ignore[arg-type]
     assert "B" in SIZES
 
 

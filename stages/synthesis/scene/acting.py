@@ -88,12 +88,17 @@ PROTOTYPES: dict[str, dict[str, Range]] = {
 EMOTION_OF = {"laughter": "happiness", "shouting": "anger"}
 
 
-def prototype(emotion: str, names: Sequence[str]) -> Floats:
+def prototype(emotion: str, names: Sequence[str], without: Sequence[str] = ()) -> Floats:
     """Return (E,) float32, the middle of an emotion's prototypes; contempt moves both corners half.
 
-    ``names``: of the E coefficients. Laughter counts as happiness, shouting as anger.
+    ``names``: of the E coefficients. Laughter counts as happiness, shouting as anger; ``without``:
+    prototypes that do not count.
     """
-    found = [PROTOTYPES[one] for one in PROTOTYPES if EMOTION_OF.get(one, one) == emotion]
+    found = [
+        shapes
+        for one, shapes in PROTOTYPES.items()
+        if EMOTION_OF.get(one, one) == emotion and one not in without
+    ]
     stem_of = [name.removesuffix("_L").removesuffix("_R") for name in names]
     rows = [[sum(one.get(stem, (0.0, 0.0))) / 2 for stem in stem_of] for one in found]
     return np.array(rows, np.float32).mean(0) * (0.5 if emotion == "contempt" else 1.0)

@@ -38,6 +38,7 @@ class LossWeights(StageConfig):
     intensity: Weight = added(0.5)
     shapes: Weight = added(0.2)
     negative: Weight = added(1.0)
+    excess: Weight = added(1.0)
     neutral: Weight = added(0.3)
 
     def used(self) -> dict[str, float]:

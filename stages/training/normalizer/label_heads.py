@@ -54,7 +54,8 @@ class EmotionHead(nn.Module):
 
     def __init__(self, names: Sequence[str], used: Tensor) -> None:
         super().__init__()
-        rows = np.stack([prototype(emotion, names) for emotion in EMOTIONS])
+        # Laughter is left out: otherwise a label of happiness opens the mouth of every smile.
+        rows = np.stack([prototype(emotion, names, ("laughter",)) for emotion in EMOTIONS])
         self.register_buffer("used", used.float())
         self.register_buffer("prototypes", torch.from_numpy(rows - rows.mean(0)))
         self.change = nn.Parameter(torch.zeros(len(EMOTIONS), len(names)))

@@ -21,7 +21,7 @@ from .pair_statistics import PairStatistics, edge_error, flat_error, region_erro
 
 Frozen = Mapping[str, nn.Module]
 
-_HEAD_WEIGHT = 0.01  # of the squared distance of a head from the prototypes
+_HEAD_WEIGHT = 0.03  # of the squared distance of a head from the prototypes
 _INTENSITY_SPREAD = 1.0  # square of a typical deviation of FACS intensities, 0 to 5
 _FEWEST_SCORES = 6  # in a batch, for a correlation to mean something
 _LEAST_SPREAD = 1e-4  # sum of squares; a witness that says the same of all faces says nothing
@@ -173,21 +173,27 @@ def expression_loss(
 
 def emotions_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen) -> Tensor:
     """Compare emotions read off the code with the raters' shares (Kullback-Leibler divergence)."""
-    return _emotions_error("emotions", outputs, batch, hidden=(LOWER_COVERED, UPPER_COVERED))
+    return _emotions_error("emotions", outputs, batch, (LOWER_COVERED, UPPER_COVERED))
 
 
 def emotions_upper_loss(
     outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen
 ) -> Tensor:
-    """Return the same, read off brows, lids, cheeks and nose alone; not where they are covered."""
-    return _emotions_error("emotions_upper", outputs, batch, hidden=(UPPER_COVERED,))
+    """Return the same, read off brows, lids, cheeks and nose alone; not where they are covered.
+
+    Happiness counts little: it is seen at the mouth, and would narrow the eyes of every smile.
+    """
+    return _emotions_error("emotions_upper", outputs, batch, (UPPER_COVERED,), spared="happiness")
 
 
 def emotions_lower_loss(
     outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen
 ) -> Tensor:
-    """Return the same, read off mouth and jaw alone; not where they are covered."""
-    return _emotions_error("emotions_lower", outputs, batch, hidden=(LOWER_COVERED,))
+    """Return the same, read off mouth and jaw alone; not where they are covered.
+
+    Surprise counts little: it is seen at the brows, and would round every mouth that is open.
+    """
+    return _emotions_error("emotions_lower", outputs, batch, (LOWER_COVERED,), spared="surprise")
 
 
 def occurrence_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen) -> Tensor:
@@ -231,6 +237,15 @@ def negative_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: 
     return functional.relu(-reading).square().sum(1).mean()
 
 
+def excess_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen) -> Tensor:
+    """Return the squared sum of what readings of real faces exceed 1 by: nothing draws more.
+
+    A label does not say how strong a movement is, and would raise all that it is read off.
+    """
+    reading = _of_faces(outputs["coefficients"], batch)
+    return functional.relu(reading - 1).square().sum(1).mean()
+
+
 def neutral_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen) -> Tensor:
     """Return the squared sum of readings of neutral faces: a resting face is drawn at rest.
 
@@ -264,6 +279,7 @@ LOSSES: dict[str, Loss] = {
     "intensity": Loss(intensity_loss, frozenset({"faces", "labels:intensity"})),
     "shapes": Loss(shapes_loss, frozenset({"faces", "labels:shapes"})),
     "negative": Loss(negative_loss, frozenset({"faces", "labels"})),
+    "excess": Loss(excess_loss, frozenset({"faces", "labels"})),
     "neutral": Loss(neutral_loss, frozenset({"faces", "labels:emotions"})),
 }
 
@@ -308,13 +324,18 @@ def _of_faces(values: Tensor, batch: Batch) -> Tensor:
 
 
 def _emotions_error(
-    name: str, outputs: NetworkOutputs, batch: Batch, hidden: tuple[int, ...]
+    name: str, outputs: NetworkOutputs, batch: Batch, hidden: tuple[int, ...], spared: str = ""
 ) -> Tensor:
-    """Return the mean divergence over all real faces; 0 for faces unlabelled or with it hidden."""
+    """Return the mean divergence over all real faces; 0 for faces unlabelled or with it hidden.
+
+    Faces weigh less, the larger their share of the emotion ``spared``.
+    """
     shares = batch["emotions"]
     shown = torch.isfinite(shares).all(1)
     for part in hidden:
         shown = shown & (batch["covered"] != part)
+    if spared:
+        shown = shown * (1 - shares[:, EMOTIONS.index(spared)].nan_to_num())
     log_read = functional.log_softmax(outputs[name].float(), 1)
     error = functional.kl_div(log_read, shares.nan_to_num(), reduction="none").sum(1)
     return (error * shown).mean() + _HEAD_WEIGHT * outputs[f"{name}_distance"]

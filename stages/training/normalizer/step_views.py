@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...networks.base import CodeNormalizer, Normalizer, Reading, TrainingOutputs, leaky_clamp
+from ...networks.base import CodeNormalizer, Normalizer, Reading
 from ..batching import Batch, NetworkOutputs
 from .batches import unit_rgb
 from .label_heads import LabelHeads
@@ -82,11 +82,8 @@ class Views(nn.Module):
         network = self.network
         if drawn is None:
             return network.encode(images), None
-        if isinstance(network, CodeNormalizer):
-            reading = network.encode(images)
-            return reading, network.draw(leaky_clamp(reading.coefficients[drawn]))
-        made: TrainingOutputs = network.forward_train(images)
-        return made.reading, made.picture[drawn]
+        made = network.forward_train(images, drawn)
+        return made.reading, made.picture
 
     def _weak(self, images: Tensor) -> NetworkOutputs:
         """Run the network as in use: with running statistics and without dropout."""
