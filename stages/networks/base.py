@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from torch import Tensor, nn
 
@@ -95,7 +95,12 @@ class CodeNormalizer(Normalizer):
     """A normalizer with only coefficients between its two halves.
 
     The halves can be trained separately, since the exact coefficients of a render are known.
+
+    Attributes:
+        code_alone: whether this is so for the network's settings; see ``passes_code_alone``.
     """
+
+    code_alone: bool = True
 
     def halves(self) -> tuple[nn.Module, nn.Module]:
         """Return the encoder and the decoder."""
@@ -104,6 +109,11 @@ class CodeNormalizer(Normalizer):
     def draw(self, coefficients: Tensor) -> Tensor:
         """(B, E) coefficients in [0, 1] → (B, 3, S, S) RGB, about [0, 1], not clamped."""
         raise NotImplementedError
+
+
+def passes_code_alone(network: Normalizer) -> TypeGuard[CodeNormalizer]:
+    """Return whether only coefficients pass between the halves of this network."""
+    return isinstance(network, CodeNormalizer) and network.code_alone
 
 
 def leaky_clamp(x: Tensor, slope: float = 0.1) -> Tensor:

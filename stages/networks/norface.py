@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...pipeline.errors import InputError
-from .base import Normalizer, Reading, TrainingOutputs, leaky_clamp
+from .base import CodeNormalizer, Reading, TrainingOutputs, leaky_clamp
 from .layers import UpBlock, init_kaiming, init_zeros, resize, warp_by_flow
 from .vit import (
     Attention,
@@ -169,7 +169,7 @@ class Painter(nn.Module):
         return self.seed(self.norm(run_blocks(self.blocks, tokens, recompute=recompute)))
 
 
-class NorfaceNormalizer(Normalizer):
+class NorfaceNormalizer(CodeNormalizer):
     """Aligned face → the target face with the same expression.
 
     Args:
@@ -180,7 +180,8 @@ class NorfaceNormalizer(Normalizer):
             tokens of the original, including its identity.
         merge_depth: merging blocks.
         decoder_depth: transformer blocks before the convolutions.
-        residual_tokens: in addition to the coefficients, with ``merge="narrow"``; may be 0.
+        residual_tokens: in addition to the coefficients, with ``merge="narrow"``. With 0, only
+            coefficients pass, and the halves can be trained separately.
         residual_width: numbers per residual token.
         paint: ``change``: the painter gets the difference between the tokens and those of the
             resting face; ``whole``, as in files of 0.1.0: the tokens. What all faces share is then
@@ -223,6 +224,7 @@ class NorfaceNormalizer(Normalizer):
             "residual_width": residual_width,
             "paint": paint,
         }
+        self.code_alone = merge == "narrow" and not residual_tokens
         self.encoder = Vit(size, image_size)
         shape, grid = self.encoder.shape, self.encoder.grid
         self.head = ReadingHead(shape.width, grid**2, expressions)
@@ -297,6 +299,16 @@ class NorfaceNormalizer(Normalizer):
                 "a norface network with merge = full needs pictures: use merge = narrow"
             )
         return self._merged(self.narrow(coefficients, None))
+
+    def halves(self) -> tuple[nn.Module, nn.Module]:
+        """Return the encoder with its head, and all that draws coefficients."""
+        assert self.narrow is not None
+        target = nn.ParameterDict({"tokens": self.target_tokens, "template": self.template})
+        decoder = {"narrow": self.narrow, "merging": self.merging, "painter": self.painter}
+        return (
+            nn.ModuleDict({"encoder": self.encoder, "head": self.head}),
+            nn.ModuleDict({**decoder, "target": target}),
+        )
 
     def _tokens(self, images: Tensor) -> Tensor:
         return self.encoder(resize(images, self.input_size))

@@ -15,6 +15,7 @@ from ..networks.base import Reading
 _FIRST, _THIRD, _FIFTH = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 _MIN_SIDE = 16
+_COLOURS = 3
 _OUTPUT_LAYERS = (*Reading._fields, "head")
 #: Set to 0 below this, in a matrix of norm 1. Without a gradient, momentum falls below 1e-38 within
 #: 1,700 steps, and a CPU multiplies such numbers 100 times as slowly: a step of ``compact`` takes
@@ -91,7 +92,8 @@ def inner_weights(module: nn.Module) -> list[nn.Parameter]:
     found: list[nn.Parameter] = []
     for name, layer in module.named_modules():
         is_output = name.rpartition(".")[2] in _OUTPUT_LAYERS
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or is_output:
+        sees_picture = isinstance(layer, nn.Conv2d) and layer.in_channels <= _COLOURS
+        if not isinstance(layer, nn.Linear | nn.Conv2d) or is_output or sees_picture:
             continue
         if min(len(layer.weight), layer.weight[0].numel()) >= _MIN_SIDE:
             found.append(cast("nn.Parameter", layer.weight))
