@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .vit import (
     PATCH_SIZE,
     Shape,
+    Stem,
     TransformerBlock,
     Vit,
     init_transformer,
@@ -46,13 +48,20 @@ class MaskedAutoencoder(nn.Module):
         size: of the encoder: a name in ``vit.SIZES``.
         image_size: side of the pictures, in pixels.
         masked: share of hidden patches.
+        stem: of the encoder.
     """
 
     decoder_positions: Tensor
 
-    def __init__(self, size: str = "B", image_size: int = 224, masked: float = 0.75) -> None:
+    def __init__(
+        self,
+        size: str = "B",
+        image_size: int = 224,
+        masked: float = 0.75,
+        stem: Stem = "patch",
+    ) -> None:
         super().__init__()
-        self.encoder = Vit(size, image_size)
+        self.encoder = Vit(size, image_size, stem)
         self.visible = max(1, round(self.encoder.grid**2 * (1 - masked)))
         width, depth, heads = DECODERS[size]
         self.decoder_embed = nn.Linear(self.encoder.shape.width, width)
@@ -75,6 +84,8 @@ class MaskedAutoencoder(nn.Module):
         """
         order = noise.argsort(1)
         place = order.argsort(1)  # (B, N) position of each patch in that order
+        if self.encoder.stem == "conv":  # a token would else see some of its hidden neighbours
+            images = self._without_hidden(images, place)
         patches = self.encoder.embed(images)  # (B, N, D)
         visible = order[:, : self.visible, None].expand(-1, -1, patches.shape[-1])
         x = self.decoder_embed(self.encoder.encode(patches.gather(1, visible)))  # (B, 1 + K, d)
@@ -86,6 +97,13 @@ class MaskedAutoencoder(nn.Module):
         recompute = self.encoder.recompute and self.training
         x = self.decoder_norm(run_blocks(self.decoder_blocks, x, recompute=recompute))
         return Reconstruction(self.decoder_pred(x[:, 1:]), place >= self.visible)
+
+    def _without_hidden(self, images: Tensor, place: Tensor) -> Tensor:
+        """Paint hidden patches in the mean colour, which the encoder normalizes to 0."""
+        grid = self.encoder.grid
+        hidden = (place >= self.visible).unflatten(1, (1, grid, grid)).to(images.dtype)
+        hidden = functional.interpolate(hidden, scale_factor=float(PATCH_SIZE))  # (B, 1, S, S)
+        return images + hidden * (self.encoder.mean - images)
 
 
 def masked_loss(reconstruction: Reconstruction, images: Tensor) -> Tensor:

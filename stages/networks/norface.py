@@ -23,6 +23,7 @@ from .vit import (
     CrossAttention,
     Mlp,
     Shape,
+    Stem,
     TransformerBlock,
     Vit,
     init_transformer,
@@ -175,6 +176,7 @@ class NorfaceNormalizer(CodeNormalizer):
     Args:
         expressions: number of coefficients.
         size: of the encoder: ``T`` (learns on a CPU), ``S`` or ``B``.
+        stem: of the encoder: ``patch`` or ``conv``, see ``Vit``.
         image_size: side of its input and output pictures, in pixels; a multiple of 16.
         merge: ``narrow``: the target sees coefficients and residual tokens; ``full``: it sees all
             tokens of the original, including its identity.
@@ -205,6 +207,7 @@ class NorfaceNormalizer(CodeNormalizer):
         residual_tokens: int = 4,
         residual_width: int = 8,
         paint: Paint = "change",
+        stem: Stem = "patch",
     ) -> None:
         super().__init__()
         if merge not in ("narrow", "full"):
@@ -223,9 +226,10 @@ class NorfaceNormalizer(CodeNormalizer):
             "residual_tokens": residual_tokens,
             "residual_width": residual_width,
             "paint": paint,
+            "stem": stem,
         }
         self.code_alone = merge == "narrow" and not residual_tokens
-        self.encoder = Vit(size, image_size)
+        self.encoder = Vit(size, image_size, stem)
         shape, grid = self.encoder.shape, self.encoder.grid
         self.head = ReadingHead(shape.width, grid**2, expressions)
         self.head.apply(init_transformer)

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ...pipeline.errors import InputError
-from ...pipeline.stage import StageConfig, free, sha256_file
+from ...pipeline.stage import StageConfig, added, free, sha256_file
 from ...pipeline.store.commit import write_bytes, write_json
 from ..faces.pixels import encode
 from ..networks.files.checkpoint import save_tensors
@@ -38,6 +38,9 @@ class PretrainEncoderConfig(StageConfig):
 
     size: Literal["T", "S", "B"] = Field(
         "B", description="size of the encoder: T (for a CPU), S or B"
+    )
+    stem: Literal["patch", "conv"] = added(
+        "patch", description="patch, as in public checkpoints, or conv: learns from fewer pictures"
     )
     image_size: int = Field(224, ge=16, multiple_of=16, description="side of the pictures, pixels")
     masked: float = Field(0.75, gt=0, lt=1, description="share of patches that are masked")
@@ -103,7 +106,7 @@ def pretrain(config: PretrainEncoderConfig, data: list[Path], output: Path) -> P
     log.info("%d pictures, %d held out", len(pictures) - config.held_out, config.held_out)
     fabric = make_fabric(config.device, config.precision, "pretrain_encoder.device")
     fabric.seed_everything(config.seed, verbose=False)
-    network = MaskedAutoencoder(config.size, config.image_size, config.masked)
+    network = MaskedAutoencoder(config.size, config.image_size, config.masked, config.stem)
     network.encoder.recompute = config.save_memory
     if config.encoder:
         load_encoder(network.encoder, Path(config.encoder))

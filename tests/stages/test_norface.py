@@ -33,7 +33,9 @@ def small(**settings) -> NorfaceNormalizer:
     return made.eval()
 
 
-@pytest.mark.parametrize("settings", [{}, {"residual_tokens": 0}, {"merge": "full"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"residual_tokens": 0}, {"merge": "full"}, {"stem": "conv"}]
+)
 @torch.inference_mode()
 def test_any_size_in_one_size_out(settings):
     network = small(**settings)
@@ -120,9 +122,9 @@ def test_drawn_is_the_picture_of_the_coefficients_alone():
         small(merge="full").draw(torch.zeros(1, 7))
 
 
-@pytest.mark.parametrize("merge", ["narrow", "full"])
-def test_every_parameter_learns(merge):
-    network = small(merge=merge).train()
+@pytest.mark.parametrize("settings", [{}, {"merge": "full"}, {"stem": "conv"}])
+def test_every_parameter_learns(settings):
+    network = small(**settings).train()
     with torch.no_grad():  # in the middle of their range, where clamping hides nothing
         network.head.coefficients.bias.fill_(0.5)
     picture, reading = network.forward_train(torch.rand(4, 3, SIDE, SIDE))
@@ -222,6 +224,8 @@ def test_wrong_settings_are_one_line():
         NorfaceNormalizer(size="T", image_size=100)
     with pytest.raises(InputError, match="use narrow or full"):
         NorfaceNormalizer(size="T", merge="wide")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="unknown stem 'root'"):
+        NorfaceNormalizer(size="T", image_size=SIDE, stem="root")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="unknown paint 'over'"):
         NorfaceNormalizer(size="T", paint="over")  # type: ignore[arg-type]
     assert "B" in SIZES
@@ -235,10 +239,11 @@ def test_patches_there_and_back():
     assert torch.equal(patches[0, 5].reshape(16, 16, 3), images[0, :, 16:32, 32:48].movedim(0, 2))
 
 
-def test_hidden_patches_are_hidden():
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_hidden_patches_are_hidden(stem):
     """The painting does not change with what is behind the masks, and the loss looks only there."""
     torch.manual_seed(0)
-    mae = MaskedAutoencoder("T", SIDE).eval()
+    mae = MaskedAutoencoder("T", SIDE, stem=stem).eval()
     images, noise = torch.rand(2, 3, SIDE, SIDE), torch.rand(2, 16)
     painting = mae(images, noise)
     assert painting.hidden.sum(1).tolist() == [12, 12]

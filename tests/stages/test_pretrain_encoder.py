@@ -178,6 +178,21 @@ def test_a_stopped_run_goes_on_exactly(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_an_encoder_with_convolutions_begins_a_norface_with_convolutions(
+    shards: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    values = {**TINY, "steps": 1, "stem": "conv"}
+    path = pretrain(PretrainEncoderConfig(**values), [shards], tmp_path).encoder
+    network = NorfaceNormalizer(3, "T", 64, stem="conv")
+    assert load_encoder(network.encoder, path, interpolate=True) == "normpipe"
+    found = read_tensors(path)["patch_embed.steps.2.0.weight"]
+    assert torch.equal(network.encoder.patch_embed.steps[2][0].weight, found)
+    with pytest.raises(InputError, match="stem = 'conv'"):
+        load_encoder(network.encoder, undisturbed / "encoder.safetensors")
+    with pytest.raises(InputError, match="no known layout|another kind of network|lacks"):
+        load_encoder(NorfaceNormalizer(3, "T", 48).encoder, path)
+
+
 def test_another_run_in_the_folder_is_refused(shards: Path, undisturbed: Path) -> None:
     for change in ({"masked": 0.5}, {"seed": 1}, {"split": ""}):
         config = PretrainEncoderConfig(**{**TINY, **change})

@@ -115,8 +115,11 @@ def load_encoder(encoder: Vit, path: Path, interpolate: bool = False) -> str:
         InputError: no such file, an unknown layout, or an encoder of another shape.
     """
     wrapper, tensors = _read(path)
-    layout = _layout_of(path, wrapper, tensors)
-    found = _renamed(layout, tensors, path)
+    if encoder.stem == "conv":
+        name, found = "normpipe", _own(encoder, tensors, path)
+    else:
+        layout = _layout_of(path, wrapper, tensors)
+        name, found = layout.name, _renamed(layout, tensors, path)
     _check_shape(encoder, found, path)
     positions = found["pos_embed"]
     if positions.shape != encoder.pos_embed.shape:
@@ -129,8 +132,19 @@ def load_encoder(encoder: Vit, path: Path, interpolate: bool = False) -> str:
             )
         found["pos_embed"] = _interpolated(positions, grid, encoder.grid)
     encoder.load_state_dict(found)
-    log.info("encoder from %s, layout %s", path, layout.name)
-    return layout.name
+    log.info("encoder from %s, layout %s", path, name)
+    return name
+
+
+def _own(encoder: Vit, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the tensors of an encoder with a stem that no public checkpoint has."""
+    lacking = sorted(encoder.state_dict().keys() - tensors.keys())
+    if lacking:
+        raise InputError(
+            f"{path} lacks {lacking[0]}: an encoder with stem = conv starts from a file of "
+            "normpipe pretrain-encoder with pretrain_encoder.stem = 'conv'"
+        )
+    return {name: tensors[name] for name in encoder.state_dict()}
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
