@@ -189,7 +189,7 @@ def test_an_encoder_with_convolutions_begins_a_norface_with_convolutions(
     assert torch.equal(network.encoder.patch_embed.steps[2][0].weight, found)
     with pytest.raises(InputError, match="stem = 'conv'"):
         load_encoder(network.encoder, undisturbed / "encoder.safetensors")
-    with pytest.raises(InputError, match=r"no known layout|another kind of network|lacks"):
+    with pytest.raises(InputError, match="was pretrained with stem = 'conv'"):
         load_encoder(NorfaceNormalizer(3, "T", 48).encoder, path)
 
 

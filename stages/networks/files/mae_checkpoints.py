@@ -117,6 +117,11 @@ def load_encoder(encoder: Vit, path: Path, interpolate: bool = False) -> str:
     wrapper, tensors = _read(path)
     if encoder.stem == "conv":
         name, found = "normpipe", _own(encoder, tensors, path)
+    elif any(name.startswith("patch_embed.steps.") for name in tensors):
+        raise InputError(
+            f"{path} was pretrained with stem = 'conv', and this encoder has stem = 'patch': set "
+            "fit_normalizer.network_settings.stem = 'conv', or give one pretrained with 'patch'"
+        )
     else:
         layout = _layout_of(path, wrapper, tensors)
         name, found = layout.name, _renamed(layout, tensors, path)
