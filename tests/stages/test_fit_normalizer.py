@@ -153,6 +153,21 @@ def test_weights_say_what_they_are(tiny_pairs, undisturbed):
     assert json.loads(found.notes["training"])["parts"]["encoder"]["steps"] == 6
 
 
+def test_a_norface_that_passes_coefficients_alone_trains_its_halves_apart(tiny_pairs, tmp_path):
+    network = {"size": "T", "image_size": 64, "merge_depth": 1, "decoder_depth": 1}
+    network |= {"residual_tokens": 0, "stem": "conv"}
+    values = {**TINY, "network": "norface", "network_settings": network, "optimizer": "muon"}
+    done = fit(FitNormalizerConfig(**values), [tiny_pairs], tmp_path)
+    before = read_tensors(tmp_path / "decoder.state.safetensors")
+    made = read_tensors(done.weights)
+    # What draws is as its own phase left it: the encoder's phase did not touch it.
+    flow = before["average.module.painter.flow.weight"]
+    assert torch.equal(made["painter.flow.weight"], flow) and flow.abs().max() > 0
+    assert made["offset"].abs().max() > 0  # calibrated
+    assert "exact_code" in done.scores["pictures"]
+    assert open_normalizer(done.weights).module.settings()["stem"] == "conv"
+
+
 def test_settings_that_do_not_fit_are_one_line(tiny_pairs, tmp_path):
     for settings, words in (
         ({"network": "norfase"}, "'norface'"),

@@ -1,6 +1,7 @@
 """The recipe: one command renders the sets that a job file names, and trains on them, in legs."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages.networks.files.checkpoint import read_tensors
 from normpipe.stages.synthesis.synthesize import Synthesize
 from normpipe.stages.training.normalizer import fit_normalizer
+from normpipe.stages.training.normalizer.fit_settings import FitNormalizerConfig
+from normpipe.stages.training.pretrain_encoder import PretrainEncoderConfig
 
 JOB = """
 [run]
@@ -183,3 +186,14 @@ def test_bad_recipes_are_one_line(job, fake_kit_file, tmp_path):
 def test_the_shipped_recipe_is_a_job(name, tmp_path):
     recipe = Path(__file__).parents[2] / "examples" / name
     refused(call(recipe, "--output", tmp_path), "--facekit PATH")
+
+
+@pytest.mark.parametrize("name", ["train_norface.toml", "train_norface_gpu.toml"])
+def test_the_recipes_of_norface_pretrain_the_encoder_that_they_train(name):
+    job = tomllib.loads((Path(__file__).parents[2] / "examples" / name).read_text())
+    encoder = PretrainEncoderConfig(**job["pretrain_encoder"])
+    config = FitNormalizerConfig(**job["fit_normalizer"])
+    fit_normalizer.check_settings(config)
+    network = config.network_settings
+    for setting in ("size", "stem", "image_size"):
+        assert getattr(encoder, setting) == network[setting]
