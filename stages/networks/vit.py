@@ -137,8 +137,8 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, *others: Tensor, recompute: boo
 class ConvEmbed(nn.Module):
     """Five convolutions → one token per patch, which has also seen what surrounds it.
 
-    Such a stem learns from far fewer pictures than cutting them into patches (Xiao et al. 2021,
-    "Early Convolutions Help Transformers See Better", arXiv 2106.14881).
+    After Xiao et al. 2021, "Early Convolutions Help Transformers See Better" (arXiv 2106.14881).
+    Here it learnt a little more per step than patches, at a third more time a step.
     """
 
     def __init__(self, width: int) -> None:

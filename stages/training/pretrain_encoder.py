@@ -40,7 +40,8 @@ class PretrainEncoderConfig(StageConfig):
         "B", description="size of the encoder: T (for a CPU), S or B"
     )
     stem: Literal["patch", "conv"] = added(
-        "patch", description="patch, as in public checkpoints, or conv: learns from fewer pictures"
+        "patch",
+        description="patch, as in public checkpoints, or conv: learns a little more per step",
     )
     image_size: int = Field(224, ge=16, multiple_of=16, description="side of the pictures, pixels")
     masked: float = Field(0.75, gt=0, lt=1, description="share of patches that are masked")
