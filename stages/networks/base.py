@@ -97,10 +97,10 @@ class CodeNormalizer(Normalizer):
     The halves can be trained separately, since the exact coefficients of a render are known.
 
     Attributes:
-        code_alone: whether this is so for the network's settings; see ``passes_code_alone``.
+        separable: whether its settings let only coefficients pass; see ``is_separable``.
     """
 
-    code_alone: bool = True
+    separable: bool = True
 
     def halves(self) -> tuple[nn.Module, nn.Module]:
         """Return the encoder and the decoder."""
@@ -111,9 +111,9 @@ class CodeNormalizer(Normalizer):
         raise NotImplementedError
 
 
-def passes_code_alone(network: Normalizer) -> TypeGuard[CodeNormalizer]:
-    """Return whether only coefficients pass between the halves of this network."""
-    return isinstance(network, CodeNormalizer) and network.code_alone
+def is_separable(network: Normalizer) -> TypeGuard[CodeNormalizer]:
+    """Return whether only coefficients pass, so that the halves can be trained separately."""
+    return isinstance(network, CodeNormalizer) and network.separable
 
 
 def leaky_clamp(x: Tensor, slope: float = 0.1) -> Tensor:

@@ -130,7 +130,8 @@ class Painter(nn.Module):
         super().__init__()
         self.grid = grid
         self.gain = _GAINS[paint]
-        whole = paint == "whole"  # in a difference, what is added to both sides cancels
+        self.paints_change = paint == "change"
+        whole = not self.paints_change  # in a difference, what is added to both sides cancels
         self.blocks = nn.ModuleList(
             TransformerBlock(shape.width, shape.heads) for _ in range(depth)
         )
@@ -228,7 +229,7 @@ class NorfaceNormalizer(CodeNormalizer):
             "paint": paint,
             "stem": stem,
         }
-        self.code_alone = merge == "narrow" and not residual_tokens
+        self.separable = merge == "narrow" and not residual_tokens
         self.encoder = Vit(size, image_size, stem)
         shape, grid = self.encoder.shape, self.encoder.grid
         self.head = ReadingHead(shape.width, grid**2, expressions)
@@ -335,7 +336,7 @@ class NorfaceNormalizer(CodeNormalizer):
     def _merged(self, code: Tensor) -> Tensor:
         recompute = self.encoder.recompute and self.training
         at_rest = None
-        if self.settings()["paint"] == "change":
+        if self.painter.paints_change:
             at_rest = self._moved_target(self._resting_code(), recompute)
         return self.painter(self._moved_target(code, recompute), at_rest, self.template, recompute)
 

@@ -168,7 +168,7 @@ def test_heads_begin_at_the_prototypes(emotion):
     assert read["emotions_distance"].item() == 0
 
 
-def test_a_label_of_happiness_opens_no_mouth():
+def test_laughter_is_no_prototype_of_happiness():
     """Laughter opens the mouth and closes the eyes; a label of happiness says neither."""
     from normpipe.stages.networks.files.normalizer_file import open_normalizer
 

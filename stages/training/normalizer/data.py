@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....pipeline.errors import InputError
-from ...networks.base import Normalizer, passes_code_alone
+from ...networks.base import Normalizer, is_separable
 from ..pictures import Form, PairCache
 from ..real_faces import FaceCache, WantedLabels, load_faces
 from ..synthesized import NoPairs, load_pairs
@@ -137,7 +137,7 @@ def recipe(
     """Return the numbers of real faces, pairs and pairs with a target picture in a batch."""
     faces = round(config.batch_size * config.real_share) if data.faces else 0
     pairs = config.batch_size - faces
-    share = config.picture_share or (0.25 if passes_code_alone(network) else 1.0)
+    share = config.picture_share or (0.25 if is_separable(network) else 1.0)
     with_target = max(parts, round(pairs * share)) if drawn else 0
     return Recipe(
         pairs,

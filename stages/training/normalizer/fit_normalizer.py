@@ -24,7 +24,7 @@ from ....pipeline.errors import InputError, nearest
 from ....pipeline.stage import sha256_file
 from ....pipeline.store.commit import write_json
 from ...networks import NETWORKS
-from ...networks.base import Normalizer, passes_code_alone
+from ...networks.base import Normalizer, is_separable
 from ...networks.compact import CompactDecoder, CompactNormalizer
 from ...networks.files.checkpoint import save_tensors
 from ...networks.files.mae_checkpoints import load_encoder
@@ -171,7 +171,7 @@ def build_normalizer(config: FitNormalizerConfig, expressions: int) -> Normalize
         network = NETWORKS[name](**{"expressions": expressions, **config.network_settings})
     except (TypeError, ValueError) as error:
         raise InputError(f"fit_normalizer.network_settings are wrong for {name}: {error}") from None
-    if not passes_code_alone(network) and config.method != "direct":
+    if not is_separable(network) and config.method != "direct":
         raise InputError(
             f"{name} with more than coefficients between its halves can only be trained end to "
             "end: set fit_normalizer.method = 'direct', or "
@@ -206,7 +206,7 @@ def load_initial_weights(
         raise InputError(f"{found.path} reads other expression shapes than the pairs have")
     if decoders[0] == decoders[1]:
         network.load_state_dict(found.module.state_dict())
-    elif passes_code_alone(network) and passes_code_alone(found.module):
+    elif is_separable(network) and is_separable(found.module):
         if not config.decoder_steps:
             raise InputError(
                 f"{found.path} has the decoder '{decoders[0]}', not '{decoders[1]}', which must be "
@@ -216,7 +216,7 @@ def load_initial_weights(
         encoder.load_state_dict(known.state_dict())
         if isinstance(decoder, CompactDecoder) and isinstance(like, CompactDecoder):
             decoder.begin_like(like)
-    if passes_code_alone(network):
+    if is_separable(network):
         # The calibration belongs to the finished weights.
         network.get_buffer("offset").zero_()
         network.get_buffer("gain").fill_(1.0)

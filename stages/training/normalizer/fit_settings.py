@@ -109,7 +109,8 @@ class FitNormalizerConfig(StageConfig):
         None,
         gt=0,
         le=1,
-        description="share of the pairs that are drawn; unset: a quarter for compact, else all",
+        description="share of the pairs that are drawn; unset: a quarter if only coefficients "
+        "pass, as in compact; else all",
     )
     faces_split: str = Field("", description="real faces of this split only; empty: all")
     face_shares: tuple[Weight, ...] = added(

@@ -238,7 +238,7 @@ def negative_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: 
 
 
 def excess_loss(outputs: NetworkOutputs, batch: Batch, _: PairStatistics, __: Frozen) -> Tensor:
-    """Return the squared sum of what readings of real faces exceed 1 by: nothing draws more.
+    """Return the squared sum of how far readings of real faces are above 1, which draws no more.
 
     A label does not say how strong a movement is, and would raise all that it is read off.
     """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ....pipeline.errors import InputError
 from ....pipeline.store.commit import write_json
-from ...networks.base import CodeNormalizer, Normalizer, passes_code_alone
+from ...networks.base import CodeNormalizer, Normalizer, is_separable
 from ..trainer import Schedule, Trainer, TrainingTask
 from .batches import Batches, TargetBatches
 from .data import TrainingData, recipe
@@ -65,7 +65,7 @@ class TrainingPhases:
         share = self.config.begin_share
         begun = copy.deepcopy(self._main_part().state_dict()) if share else {}
         phases: list[Callable[[], tuple[TrainingTask, Schedule]]] = [self._main_phase]
-        if passes_code_alone(self.network) and self._has_decoder_phase():
+        if is_separable(self.network) and self._has_decoder_phase():
             phases.insert(0, self._decoder_phase)
         for make in phases:
             task, schedule = make()
@@ -95,7 +95,7 @@ class TrainingPhases:
     def _main_part(self) -> nn.Module:
         """Return what the main phase trains: the encoder, or with ``direct`` the whole network."""
         network = self.network
-        if self.config.method != "direct" and passes_code_alone(network):
+        if self.config.method != "direct" and is_separable(network):
             return network.halves()[0]
         return network
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ....manifests.arrays import Floats, Pixels
-from ...networks.base import CodeNormalizer, Normalizer, passes_code_alone
+from ...networks.base import CodeNormalizer, Normalizer, is_separable
 from ..pictures import PairCache
 from .batches import planes, unit_rgb
 from .scores import degraded_set, landmark_error_by_region, read_coefficients, score_readings
@@ -60,7 +60,7 @@ def _picture_scores(network: Normalizer, pairs: PairCache, average: Floats) -> d
     region = change > np.quantile(change, 0.8)
     sources = [pairs.source[int(row)] for row in pairs.target_of[rows]]
     drawn = {"normalized": normalize(network, sources)}
-    if passes_code_alone(network):
+    if is_separable(network):
         code = pairs.expression[pairs.target_of[rows]]
         drawn["exact_code"] = _decode(network, code)
         drawn["average_face"] = _decode(network, np.broadcast_to(average, code.shape).copy())
