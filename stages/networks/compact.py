@@ -20,6 +20,7 @@ from .base import CodeNormalizer, Reading, TrainingOutputs, leaky_clamp
 from .layers import (
     TransposedUpBlock,
     UpBlock,
+    around_face,
     folded,
     init_kaiming,
     init_zeros,
@@ -35,7 +36,6 @@ _WIDTHS = (24, 48, 80, 128, 192)
 _BLOCKS = (0, 1, 2, 2, 1)
 _FIRST_DECODER = "fine"  # of 0.1.0
 _FIRST_GRID = 6
-_ABOVE = 0.84  # share of the cropped rows that are above; faces are low in their pictures
 _LARGEST_FLOW = 0.25  # of half the picture's width
 
 
@@ -295,10 +295,7 @@ class CompactNormalizer(CodeNormalizer):
     def _face(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, 1, 112, 112) standardized grey around the face."""
         red, green, blue = (images[:, i : i + 1] * self.grey[:, i : i + 1] for i in range(3))
-        grey = standardize(red + green + blue, self.input_size)
-        margin = self.input_size - INPUT_SIZE
-        top, left = round(_ABOVE * margin), margin // 2
-        return grey[..., top : top + INPUT_SIZE, left : left + INPUT_SIZE]
+        return around_face(standardize(red + green + blue, self.input_size), INPUT_SIZE)
 
     def halves(self) -> tuple[nn.Module, nn.Module]:
         """Return the encoder and the decoder."""

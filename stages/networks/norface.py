@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ...pipeline.errors import InputError
 from .base import CodeNormalizer, Reading, TrainingOutputs, leaky_clamp
-from .layers import UpBlock, init_kaiming, init_zeros, resize, warp_by_flow
+from .layers import UpBlock, around_face, init_kaiming, init_zeros, resize, warp_by_flow
 from .vit import (
     Attention,
     CrossAttention,
@@ -178,7 +178,10 @@ class NorfaceNormalizer(CodeNormalizer):
         expressions: number of coefficients.
         size: of the encoder: ``T`` (learns on a CPU), ``S`` or ``B``.
         stem: of the encoder: ``patch`` or ``conv``, see ``Vit``.
-        image_size: side of its input and output pictures, in pixels; a multiple of 16.
+        image_size: side of the pictures that the encoder sees and of those it draws, in pixels; a
+            multiple of 16.
+        picture_size: pixels that a picture is resized to; the encoder sees ``image_size`` of them,
+            around the face. 0: the whole picture.
         merge: ``narrow``: the target sees coefficients and residual tokens; ``full``: it sees all
             tokens of the original, including its identity.
         merge_depth: merging blocks.
@@ -209,14 +212,20 @@ class NorfaceNormalizer(CodeNormalizer):
         residual_width: int = 8,
         paint: Paint = "change",
         stem: Stem = "patch",
+        picture_size: int = 0,
     ) -> None:
         super().__init__()
         if merge not in ("narrow", "full"):
             raise InputError(f"unknown merge '{merge}': use narrow or full")
         if paint not in _GAINS:
             raise InputError(f"unknown paint '{paint}': use change or whole")
+        if picture_size and picture_size < image_size:
+            raise InputError(
+                f"picture_size = {picture_size} is smaller than image_size = {image_size}"
+            )
         self.expressions = expressions
-        self.input_size = self.output_size = image_size
+        self.output_size = image_size
+        self.input_size = picture_size or image_size
         self._settings = {
             "expressions": expressions,
             "size": size,
@@ -228,6 +237,7 @@ class NorfaceNormalizer(CodeNormalizer):
             "residual_width": residual_width,
             "paint": paint,
             "stem": stem,
+            "picture_size": picture_size,
         }
         self.separable = merge == "narrow" and not residual_tokens
         self.encoder = Vit(size, image_size, stem)
@@ -262,8 +272,8 @@ class NorfaceNormalizer(CodeNormalizer):
     def init_target(self, target: Tensor) -> None:
         """Initialize with the resting target face, (3, H, W) RGB in [0, 1].
 
-        Call it after loading the encoder's initial weights: its tokens of the picture become the
-        initial target tokens.
+        Call it after loading the encoder's initial weights: its tokens of the whole picture become
+        the initial target tokens.
         """
         resting = resize(target[None].to(self.template), self.output_size)
         self.template.copy_(resting)
@@ -316,7 +326,7 @@ class NorfaceNormalizer(CodeNormalizer):
         )
 
     def _tokens(self, images: Tensor) -> Tensor:
-        return self.encoder(resize(images, self.input_size))
+        return self.encoder(around_face(resize(images, self.input_size), self.output_size))
 
     def _reading(self, tokens: Tensor) -> Reading:
         return self.head(tokens[:, 1:])
