@@ -22,12 +22,21 @@ import torch
 from lightning.fabric import Fabric
 
 from ..manifests.arrays import Floats
+from ..manifests.vocabularies import VOTE_COLUMNS
 from ..pipeline.config import bracketed, differences
 from ..pipeline.errors import InputError, OutputError
 from ..pipeline.stage import sha256_file
 from ..pipeline.store.commit import write_json
 from .classification.classifier_losses import ClassifierObjective, class_weights
-from .classification.classifiers import CARD_FILE, MODEL_FILE, Classifier, save_classifier
+from .classification.classifiers import (
+    CARD_FILE,
+    MODEL_FILE,
+    Classifier,
+    build_classifier,
+    save_classifier,
+    start_digest,
+    start_of,
+)
 from .classification.listing import Listing, list_faces
 from .classification.protocol import (
     Partition,
@@ -48,11 +57,9 @@ from .classification.views import (
     ViewData,
     ViewPool,
     normalizer_weights,
-    second_size,
 )
-from .networks.classifier import MixtureClassifier, VitEncoder
+from .networks.classifier import MixtureClassifier
 from .networks.files.checkpoint import find_weights, read_notes
-from .networks.files.mae_checkpoints import load_encoder
 from .training.trainer import Schedule, Trainer, TrainingTask, make_fabric
 
 if TYPE_CHECKING:
@@ -141,6 +148,8 @@ def train(
     usable = listing.usable
     rows = part.train[usable[part.train]]
     faces = listing.take(rows)
+    truth = task.truth(faces.labels)
+    shares = task.shares(faces.labels) if config.votes else None
     about = _about(config, task, faces)
     if _finished(folder, about, overwrite):
         log.info("%s: already trained: %s", part.name, folder)
@@ -160,11 +169,12 @@ def train(
     threads = config.threads or torch.get_num_threads()
     pool = pool or ViewPool(listing, rows, config.memory_gb, threads)
     data = ViewData(pool, rows, config.views, network, config.normalizer)
-    truth = task.truth(faces.labels)
-    training = _training(config, task, network, data, truth, about, fabric)
+    training = _training(config, task, network, data, (truth, shares), about, fabric)
     schedule = _schedule(config, len(rows))
     trainer = Trainer(training, schedule, fabric, folder)
-    model = Classifier(network, task, config.views, config.normalizer)
+    started = start_digest(config)
+    model = Classifier(network, task, config.views, config.normalizer, (), started)
+    log.info("%s: starts from %s", part.name, start_of(config))
     log.info("%s: %d faces train, %d steps", part.name, len(rows), schedule.steps)
     steps_an_epoch = math.ceil(len(rows) / config.batch_size)
 
@@ -211,7 +221,7 @@ def _about(config: ClassifyConfig, task: Task, faces: Listing) -> dict[str, Any]
     """Return what identifies a model: its settings, training faces and labels."""
     return {
         "settings": config.shaping(),
-        "data": faces.digest(task),
+        "data": faces.digest(task, VOTE_COLUMNS if config.votes else ()),
         "task": [*task.names],
         "files": _file_digests(config),
     }
@@ -244,6 +254,7 @@ def _write(
             "subjects": len({*faces.subjects()} - {None}),
             "normalized_by": [*made_by],
         },
+        "started_from": {"weights": Path(start_of(config)).name, "sha256": model.started_from},
         "steps": trainer.schedule.steps,
         "cpu_seconds": round(trainer.cpu_seconds, 1),
         "parameters": sum(p.numel() for p in model.network.parameters()),
@@ -254,40 +265,16 @@ def _write(
     trainer.state_file.unlink(missing_ok=True)
 
 
-def build_classifier(config: ClassifyConfig, task: Task) -> MixtureClassifier:
-    """Build the configured network; load its encoder if one is given."""
-    plan = PLANS[config.views]
-    network = MixtureClassifier(
-        len(task.names),
-        config.preset,
-        experts=config.experts if config.head == "mixture" else 1,
-        top=config.top if config.head == "mixture" else 0,
-        layers=config.layers,
-        second=plan.kind,
-        second_size=second_size(config.views, config.normalizer),
-        size=config.size,
-        image_size=config.image_size,
-    )
-    if config.encoder:
-        if not isinstance(network.encoder, VitEncoder):
-            raise InputError("classify.encoder needs a vision transformer: set preset = 'norface'")
-        load_encoder(network.encoder.vit, Path(config.encoder))
-    if config.freeze_encoder and not config.encoder:
-        raise InputError(
-            "freeze_encoder without encoder would freeze random weights: set classify.encoder"
-        )
-    return network
-
-
 def _training(
     config: ClassifyConfig,
     task: Task,
     network: MixtureClassifier,
     data: ViewData,
-    truth: Floats,
+    labels: tuple[Floats, Floats | None],
     about: dict[str, Any],
     fabric: Fabric,
 ) -> TrainingTask:
+    truth, shares = labels
     weights: Floats | None = None
     if config.imbalance == "sampling":
         if task.kind != "emotion":
@@ -304,12 +291,18 @@ def _training(
         "balance": config.balance_weight if config.top and config.head == "mixture" else 0.0,
     }
     objective = ClassifierObjective(
-        task, truth, terms, config.imbalance == "weights", config.intensity_loss == "huber"
+        task,
+        truth,
+        terms,
+        config.imbalance == "weights",
+        config.intensity_loss == "huber",
+        config.label_smoothing,
     )
-    view = ClassifierView(network, config.freeze_encoder)
+    view = ClassifierView(network, config.freeze_encoder, config.batch_norm == "frozen")
     trained = network.head if config.freeze_encoder else network
-    batches = ClassifierBatches(data, truth, order)
-    return TrainingTask(_PART, view, trained, objective, batches, about)
+    batches = ClassifierBatches(data, truth, order, shares)
+    rates = {} if config.freeze_encoder else {"encoder.": config.encoder_rate}
+    return TrainingTask(_PART, view, trained, objective, batches, about, rates)
 
 
 def _schedule(config: ClassifyConfig, count: int) -> Schedule:
@@ -342,8 +335,8 @@ def _averaged(trainer: Trainer) -> MixtureClassifier:
 def _file_digests(config: ClassifyConfig) -> dict[str, str]:
     """Return the sha256 of the files that settings name, as their contents may change."""
     found: dict[str, str] = {}
-    if config.encoder and Path(config.encoder).is_file():
-        found["encoder"] = sha256_file(Path(config.encoder))
+    if start := start_digest(config):
+        found["encoder"] = start
     if PLANS[config.views].kind != "picture":
         found["normalizer"] = sha256_file(find_weights(config.normalizer))
     return found

@@ -58,17 +58,32 @@ def weighted_asymmetric(logits: Tensor, truth: Tensor, weights: Tensor) -> Tenso
     return -(terms * known).sum() / known.sum().clamp(min=1)
 
 
-def cross_entropy(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """Weighted cross-entropy of classes: Σ w_y · (−log p_y) / Σ w_y, unknown rows left out.
+def cross_entropy(
+    logits: Tensor,
+    truth: Tensor,
+    weights: Tensor,
+    shares: Tensor | None = None,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """Weighted cross-entropy of classes: Σ w_y · (−Σ q_c · log p_c) / Σ w_y, known rows alone.
+
+    q is the raters' shares of a row that has them, else its class, smoothed (Szegedy et al. 2016).
 
     Args:
         logits: (B, C).
         truth: (B,) class, NaN unknown.
         weights: (C,).
+        shares: (B, C), each row of sum 1, NaN rows without votes; or None.
+        smoothing: share of a class that all C get alike.
     """
     known = torch.isfinite(truth)
     wanted = torch.where(known, truth, torch.zeros_like(truth)).long()
-    each = functional.cross_entropy(logits, wanted, reduction="none")
+    each = functional.cross_entropy(logits, wanted, reduction="none", label_smoothing=smoothing)
+    if shares is not None:
+        voted = torch.isfinite(shares).all(1)
+        # Not NaN where unused: its gradient would be NaN, too.
+        targets = torch.where(voted[:, None], shares, torch.zeros_like(shares))
+        each = torch.where(voted, functional.cross_entropy(logits, targets, reduction="none"), each)
     weight = weights[wanted] * known
     return (each * weight).sum() / weight.sum().clamp(min=_EPSILON)
 
@@ -122,17 +137,25 @@ class ClassifierObjective(nn.Module):
         weights: of the losses by name: ``labels``, ``icc``, ``balance``; 0 turns one off.
         weigh: whether to give rare labels or classes more weight.
         robust: use Huber instead of squared errors.
+        smoothing: of classes without votes, see ``cross_entropy``.
     """
 
     rare: Tensor
 
     def __init__(
-        self, task: Task, truth: Floats, weights: dict[str, float], weigh: bool, robust: bool
+        self,
+        task: Task,
+        truth: Floats,
+        weights: dict[str, float],
+        weigh: bool,
+        robust: bool,
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.task = task
         self.weights = {name: value for name, value in weights.items() if value > 0}
         self.robust = robust
+        self.smoothing = smoothing
         size = len(task.names)
         found = np.ones(size, np.float32)
         if weigh and task.kind == "action_units":
@@ -145,7 +168,7 @@ class ClassifierObjective(nn.Module):
         """Return every loss by name, (), unweighted, and their weighted sum as ``total``.
 
         ``outputs`` holds ``logits`` (B, L) and ``balance`` (), ``batch`` the ``truth``: (B, L),
-        or (B,) for emotions; NaN unknown.
+        or (B,) for emotions; NaN unknown; ``shares`` (B, L), if votes are learnt.
         """
         logits, truth = outputs["logits"].float(), batch["truth"]
         found: dict[str, Tensor] = {}
@@ -156,7 +179,8 @@ class ClassifierObjective(nn.Module):
             elif name == "icc":
                 found[name] = icc(levels, truth)
             elif self.task.kind == "emotion":
-                found[name] = cross_entropy(logits, truth, self.rare)
+                shares = batch.get("shares")
+                found[name] = cross_entropy(logits, truth, self.rare, shares, self.smoothing)
             elif self.task.kind == "action_units":
                 found[name] = weighted_asymmetric(logits, truth, self.rare)
             else:

@@ -1,4 +1,4 @@
-"""Save, load and run classifiers: safetensors files whose notes describe task and views."""
+"""Build, save, load and run classifiers: safetensors files whose notes describe task and views."""
 
 from __future__ import annotations
 
@@ -6,17 +6,30 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ...manifests.arrays import Floats
 from ...pipeline.errors import InputError
-from ..networks.classifier import MixtureClassifier, probabilities
-from ..networks.files.checkpoint import load_weights, read_notes, save_tensors
+from ...pipeline.stage import sha256_file
+from ..networks.base import Normalizer
+from ..networks.classifier import (
+    COMPACT_PICTURE,
+    CompactTokens,
+    MixtureClassifier,
+    VitEncoder,
+    probabilities,
+)
+from ..networks.compact import CompactNormalizer
+from ..networks.files.checkpoint import find_weights, load_weights, read_notes, save_tensors
+from ..networks.files.mae_checkpoints import load_encoder
+from ..networks.files.normalizer_file import open_normalizer
+from ..networks.norface import NorfaceNormalizer
+from .settings import ClassifyConfig
 from .tasks import Task
-from .views import Batch, ClassifierView, ViewData, batches_in_order
+from .views import PLANS, Batch, ClassifierView, ViewData, batches_in_order, second_size
 
 _BATCH = 64
 
@@ -25,6 +38,105 @@ _BATCH = 64
 MODEL_FILE = "classifier.safetensors"
 CARD_FILE = "classifier.json"
 EPOCHS_FILE = "epochs.json"
+
+
+_RANDOM = "random"
+
+
+def build_classifier(config: ClassifyConfig, task: Task) -> MixtureClassifier:
+    """Build the configured network; its encoder gets the weights that it starts from.
+
+    Raises:
+        InputError: the start does not fit the preset, or settings require one.
+    """
+    start = _normalizer_to_start_from(config)
+    network = MixtureClassifier(
+        len(task.names),
+        config.preset,
+        experts=config.experts if config.head == "mixture" else 1,
+        top=config.top if config.head == "mixture" else 0,
+        layers=config.layers,
+        second=PLANS[config.views].kind,
+        second_size=second_size(config.views, config.normalizer),
+        mirror=config.mirror,
+        **_sizes(config, start),
+    )
+    encoder = network.encoder
+    if start is not None:
+        if isinstance(encoder, CompactTokens):
+            encoder.body.load_state_dict(start.get_submodule("encoder.body").state_dict())
+        elif isinstance(encoder, VitEncoder):
+            encoder.vit.load_state_dict(start.get_submodule("encoder").state_dict())
+    elif isinstance(encoder, VitEncoder) and start_of(config) != _RANDOM:
+        load_encoder(encoder.vit, Path(config.encoder))
+    return network
+
+
+def start_of(config: ClassifyConfig) -> str:
+    """Return the weights that a classifier starts from, a path or a shipped name, or ``random``."""
+    return config.encoder or ("compact" if config.preset == "compact" else _RANDOM)
+
+
+def start_digest(config: ClassifyConfig) -> str:
+    """Return the sha256 of the weights that a classifier starts from; empty for random ones."""
+    wanted = start_of(config)
+    if wanted == _RANDOM:
+        return ""
+    path = Path(wanted)
+    if path.suffix and not path.is_file():
+        raise InputError(f"no encoder weights {path}: correct classify.encoder")
+    return sha256_file(path if path.is_file() else find_weights(wanted))
+
+
+def _normalizer_to_start_from(config: ClassifyConfig) -> Normalizer | None:
+    """Return the normalizer whose encoder starts; None for an MAE checkpoint or random weights."""
+    wanted, preset = start_of(config), config.preset
+    if wanted == _RANDOM:
+        for name, kept in (
+            ("freeze_encoder", config.freeze_encoder),
+            ("batch_norm = 'frozen'", config.batch_norm == "frozen"),
+        ):
+            if kept:
+                raise InputError(
+                    f"classify.{name} would keep random weights: set classify.encoder to weights "
+                    "to start from"
+                )
+        return None
+    if preset == "small":
+        raise InputError(
+            "preset = 'small' always starts from random weights: set classify.preset = 'compact' "
+            "or 'norface' to start from classify.encoder"
+        )
+    if preset == "norface" and not _is_normalizer(wanted):
+        return None
+    found = open_normalizer(wanted)
+    if found.network != preset:
+        raise InputError(
+            f"classify.encoder = '{wanted}' is a {found.network} normalizer: set classify.preset = "
+            f"'{found.network}', or give weights of {preset}"
+        )
+    return found.module
+
+
+def _is_normalizer(wanted: str) -> bool:
+    """Return whether weights are a normalizer's, rather than an MAE checkpoint's."""
+    path = Path(wanted)
+    if path.suffix and (path.suffix != ".safetensors" or not path.is_file()):
+        return False  # load_encoder reads it, or says what is wrong
+    return "network" in read_notes(find_weights(wanted))
+
+
+def _sizes(config: ClassifyConfig, start: Normalizer | None) -> dict[str, Any]:
+    """Return the settings of the encoder: those of the normalizer that it starts from, if any."""
+    if isinstance(start, CompactNormalizer):
+        return {"image_size": start.input_size, "widths": start.widths}
+    if isinstance(start, NorfaceNormalizer):
+        vit, found = start.encoder, start.settings()
+        sizes = {"image_size": vit.image_size, "picture_size": start.input_size}
+        return {"size": found["size"], "stem": vit.stem, **sizes}
+    if config.preset == "compact":
+        return {"image_size": COMPACT_PICTURE}
+    return {"size": config.size, "image_size": config.image_size, "stem": config.stem}
 
 
 @dataclass(frozen=True)
@@ -38,6 +150,8 @@ class Classifier:
         normalizer: whose encoder makes a second view that is not a picture.
         normalized_by: sha256 of the normalizer weights behind its training views; empty if it used
             no normalizer, or if unknown.
+        started_from: sha256 of the weights that its encoder started from; empty for random weights,
+            or if unknown.
     """
 
     network: MixtureClassifier
@@ -45,6 +159,7 @@ class Classifier:
     views: str
     normalizer: str
     normalized_by: tuple[str, ...] = ()
+    started_from: str = ""
 
 
 class Predictions(NamedTuple):
@@ -71,6 +186,7 @@ def save_classifier(model: Classifier, path: Path) -> None:
         "views": model.views,
         "normalizer": model.normalizer,
         "normalized_by": [*model.normalized_by],
+        "started_from": model.started_from,
     }
     save_tensors(model.network.state_dict(), path, notes)
 
@@ -106,7 +222,8 @@ def open_classifier(path: Path) -> Classifier:
         ) from None
     load_weights(network, file)
     network.eval().requires_grad_(False)
-    return Classifier(network, task, notes["views"], notes["normalizer"], made_by)
+    start = notes.get("started_from", "")
+    return Classifier(network, task, notes["views"], notes["normalizer"], made_by, start)
 
 
 def check_normalizer(model: Classifier, weights: Collection[str] | None, unless: str) -> None:

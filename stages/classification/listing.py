@@ -88,10 +88,13 @@ class Listing:
         labels = self.labels.take(pa.array(places))
         return Listing(self.path, self.dataset, labels, self.items[places], self.variants)
 
-    def digest(self, task: Task) -> str:
-        """Return the sha256 of keys, pictures and truth: all that training on them depends on."""
+    def digest(self, task: Task, further: Sequence[str] = ()) -> str:
+        """Return the sha256 of keys, pictures and truth: all that training on them depends on.
+
+        ``further``: labels that count, too.
+        """
         hashed = hashlib.sha256(shards_digest(self.dataset.opened.folder).encode())
-        for name in ("key", "status", *task.columns):
+        for name in ("key", "status", *task.columns, *further):
             hashed.update(repr((name, self.column(name))).encode())
         return hashed.hexdigest()
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ...pipeline.stage import StageConfig, free
+from ...pipeline.stage import StageConfig, added, free
 
 Views = Literal[
     "original",
@@ -16,7 +16,7 @@ Views = Literal[
     "original+code",
     "original+features",
 ]
-Preset = Literal["small", "norface"]
+Preset = Literal["compact", "small", "norface"]
 Head = Literal["mixture", "dense"]
 ARMS: tuple[Views, ...] = (
     "original",
@@ -49,11 +49,28 @@ class ClassifyConfig(StageConfig):
         "", description="a number, labels (the column fold), bp4d or disfa; empty: a held-out split"
     )
     shared_subjects: bool = Field(False, description="allow subjects in both training and test")
-    preset: Preset = Field("small", description="small (64 px, for a CPU) or norface (ViT, 224 px)")
-    size: str = Field("B", description="size of norface's vision transformer: S or B")
+    preset: Preset = Field(
+        "compact",
+        description="encoder: compact (the normalizer's own), small (64 px, always from random "
+        "weights) or norface (ViT, 224 px)",
+    )
+    size: str = Field("B", description="size of norface's vision transformer: T, S or B")
     image_size: int = Field(224, ge=16, description="side of norface's pictures, pixels")
-    encoder: str = Field("", description="MAE checkpoint to start norface from")
+    stem: Literal["patch", "conv"] = added("patch", description="stem of norface's transformer")
+    encoder: str = Field(
+        "",
+        description="weights to start from: a normalizer's (a file or a shipped name), or for "
+        "norface an MAE checkpoint. Empty: the shipped compact for compact, else random weights; "
+        "random: random weights",
+    )
     freeze_encoder: bool = Field(False, description="train only the layers after the encoder")
+    encoder_rate: float = added(
+        1.0, gt=0, le=1, description="learning rate of the encoder, as a share of learning_rate"
+    )
+    batch_norm: Literal["trained", "frozen"] = added(
+        "trained",
+        description="trained, or frozen: keep the statistics of the encoder that it starts from",
+    )
     head: Literal["mixture", "dense"] = Field(
         "mixture", description="mixture of experts, or dense layers of the same size"
     )
@@ -71,6 +88,15 @@ class ClassifyConfig(StageConfig):
     imbalance: Literal["weights", "sampling", "none"] = Field(
         "weights",
         description="rare labels get more weight, are drawn more often (emotion), or neither",
+    )
+    votes: bool = added(
+        False, description="learn the raters' shares of each emotion where the labels have votes"
+    )
+    label_smoothing: float = added(
+        0.0, ge=0, lt=1, description="share of an emotion's label that all classes get alike"
+    )
+    mirror: bool = added(
+        False, description="predict on a picture and its mirror image, and average"
     )
     intensity_loss: Literal["squared", "huber"] = Field(
         "squared", description="squared errors, or Huber's, which is less sensitive to wrong labels"

@@ -19,6 +19,7 @@ from ..networks.compact import CompactNormalizer
 from ..networks.files.normalizer_file import open_normalizer
 from ..training.batching import ENDLESS, Batch, batch_rows
 from ..training.pictures import Form
+from ..training.trainer import keep_norms
 from .listing import Listing, ViewStore, normalized_by
 
 _READ = 32
@@ -189,9 +190,14 @@ class BatchOrder:
 
 
 class ClassifierBatches(Dataset[Batch]):
-    """Item ``step * parts + part``: views and ``truth`` of one part of batch ``step``."""
+    """Item ``step * parts + part``: views and ``truth`` of one part of batch ``step``.
 
-    def __init__(self, data: ViewData, truth: Floats, order: BatchOrder) -> None:
+    ``shares``: (N, C) of the raters, to be learnt; None for none.
+    """
+
+    def __init__(
+        self, data: ViewData, truth: Floats, order: BatchOrder, shares: Floats | None = None
+    ) -> None:
         if order.batch_size % order.parts:
             raise InputError(
                 f"batch_size = {order.batch_size} cannot be split into {order.parts} equal parts "
@@ -200,6 +206,7 @@ class ClassifierBatches(Dataset[Batch]):
         self.data = data
         self.truth = truth
         self.order = order
+        self.shares = shares
 
     def __len__(self) -> int:
         return ENDLESS
@@ -211,6 +218,8 @@ class ClassifierBatches(Dataset[Batch]):
         rows = self.rows(step)[mine]
         batch = self.data.batch(rows)
         batch["truth"] = torch.from_numpy(np.asarray(self.truth[rows], np.float32))
+        if self.shares is not None:
+            batch["shares"] = torch.from_numpy(self.shares[rows])
         if self.order.view_dropout and "first" in batch and "second" in batch:
             rng = np.random.default_rng([self.order.seed, 42, step])
             drawn = rng.random((2, self.order.batch_size))[:, mine]
@@ -230,19 +239,30 @@ class ClassifierBatches(Dataset[Batch]):
 
 
 class ClassifierView(nn.Module):
-    """Runs a network on a batch, augmented on its device while training."""
+    """Runs a network on a batch, augmented on its device while training.
 
-    def __init__(self, network: MixtureClassifier, frozen_encoder: bool = False) -> None:
+    Args:
+        network: to run.
+        frozen_encoder: the encoder stays in evaluation mode.
+        norms_frozen: only its batch norms do: they keep the statistics that they began with.
+    """
+
+    def __init__(
+        self, network: MixtureClassifier, frozen_encoder: bool = False, norms_frozen: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self.frozen_encoder = frozen_encoder
+        self.norms_frozen = norms_frozen
         self.augment = _augmentation()
 
     def train(self, mode: bool = True) -> ClassifierView:
-        """Set training mode, except for a frozen encoder."""
+        """Set training mode, except for what is frozen."""
         super().train(mode)
         if self.frozen_encoder:
             self.network.encoder.eval()
+        elif self.norms_frozen:
+            keep_norms(self.network.encoder)
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -8,20 +8,23 @@ multi-gate mixtures of experts (Ma et al., KDD 2018).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .compact import Residual
+from .compact import INPUT_SIZE, WIDTHS, Residual, encoder_body, standardize
 from .experts import Mixture, MixtureOutput
-from .vit import Vit, layer_norm
+from .layers import around_face
+from .vit import Stem, Vit, layer_norm
 
-Preset = Literal["small", "norface"]
+Preset = Literal["compact", "small", "norface"]
 #: The second view: a picture, or a normalizer's coefficients or features of the first.
 Second = Literal["picture", "code", "features"]
 
+COMPACT_PICTURE = 144  # side of the shipped encoder's pictures, in pixels
 _SMALL_SIZE = 64
 _SMALL_WIDTHS = (32, 64, 96)
 _SMALL_WIDTH = 96
@@ -80,20 +83,52 @@ class SmallEncoder(nn.Module):
         return x.flatten(2).transpose(1, 2) + self.place
 
 
+class CompactTokens(nn.Module):
+    """The compact normalizer's encoder up to its last map: a grey picture → 4 × 4 tokens.
+
+    Args:
+        image_size: side of its pictures, of which it sees 112 px around the face.
+        widths: channels, see ``compact.CompactEncoder``.
+    """
+
+    colour = False
+
+    def __init__(self, image_size: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.width = widths[-1]
+        self.body = encoder_body(widths)
+        self.norm = layer_norm(self.width)
+        cells = (-(-INPUT_SIZE // 2 ** len(widths))) ** 2
+        self.place = nn.Parameter(torch.zeros(1, cells, self.width))
+        nn.init.normal_(self.place, std=0.02)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(B, 1, S, S) in [0, 1] → (B, 16, D)."""
+        look = around_face(standardize(pictures, self.image_size), INPUT_SIZE)
+        return self.norm(self.body(look).flatten(2).transpose(1, 2)) + self.place
+
+
 class VitEncoder(nn.Module):
-    """A vision transformer encoder; masked-autoencoder checkpoints load into ``vit``."""
+    """A vision transformer encoder; masked-autoencoder checkpoints load into ``vit``.
+
+    ``picture_size``: side of its pictures, of which it sees ``image_size`` px around the face; 0:
+    it sees them whole.
+    """
 
     colour = True
 
-    def __init__(self, size: str = "B", image_size: int = 224) -> None:
+    def __init__(
+        self, size: str = "B", image_size: int = 224, stem: Stem = "patch", picture_size: int = 0
+    ) -> None:
         super().__init__()
-        self.vit = Vit(size, image_size)
-        self.image_size = image_size
+        self.vit = Vit(size, image_size, stem)
+        self.image_size = picture_size or image_size
         self.width = self.vit.shape.width
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(B, 3, S, S) RGB in [0, 1] → (B, 1 + (S / 16)², D)."""
-        return self.vit(pictures)
+        """(B, 3, S, S) RGB in [0, 1] → (B, 1 + (S / 16)², D), S as ``Vit`` sees them."""
+        return self.vit(around_face(pictures, self.vit.image_size))
 
 
 class MixtureLayer(nn.Module):
@@ -183,7 +218,8 @@ class MixtureClassifier(nn.Module):
 
     Args:
         labels: L.
-        preset: ``small`` (64 px grey) or ``norface`` (a vision transformer, 224 px colour).
+        preset: ``compact`` (the compact normalizer's encoder, grey), ``small`` (64 px grey) or
+            ``norface`` (a vision transformer, colour).
         experts: in each mixture; 1 makes it a dense layer of the same size.
         wide: total hidden width of all experts of a mixture, in token widths.
         top: experts used per token; 0 uses all, with soft weights.
@@ -191,7 +227,11 @@ class MixtureClassifier(nn.Module):
         second: kind of the second view.
         second_size: channels of ``code`` or ``features``.
         size: of the vision transformer.
-        image_size: side of its pictures, in pixels.
+        image_size: side of the pictures of ``compact``, and of what ``norface`` sees, in pixels.
+        picture_size: of ``norface``, see ``VitEncoder``.
+        stem: of the vision transformer, see ``Vit``.
+        widths: of the compact encoder.
+        mirror: average the logits over a picture and its mirror image, except in training.
     """
 
     def __init__(  # noqa: PLR0913
@@ -206,14 +246,26 @@ class MixtureClassifier(nn.Module):
         second_size: int = 0,
         size: str = "B",
         image_size: int = 224,
+        picture_size: int = 0,
+        stem: Stem = "patch",
+        widths: Sequence[int] = WIDTHS,
+        mirror: bool = False,
     ) -> None:
         super().__init__()
         self._settings: dict[str, Any] = {
             "labels": labels, "preset": preset, "experts": experts, "wide": wide, "top": top,
             "layers": layers, "second": second, "second_size": second_size, "size": size,
-            "image_size": image_size,
+            "image_size": image_size, "picture_size": picture_size, "stem": stem,
+            "widths": list(widths), "mirror": mirror,
         }  # fmt: skip
-        self.encoder = SmallEncoder() if preset == "small" else VitEncoder(size, image_size)
+        self.mirror = mirror
+        self.encoder: CompactTokens | SmallEncoder | VitEncoder
+        if preset == "compact":
+            self.encoder = CompactTokens(image_size, widths)
+        elif preset == "small":
+            self.encoder = SmallEncoder()
+        else:
+            self.encoder = VitEncoder(size, image_size, stem, picture_size)
         width = self.encoder.width
         self.head = MixtureHead(labels, width, experts, wide, top, layers, second, second_size)
 
@@ -234,13 +286,25 @@ class MixtureClassifier(nn.Module):
     def forward(
         self, first: Tensor | None, second: Tensor | None, present: Tensor
     ) -> ClassifierOutput:
-        """Predict the labels.
+        """Predict the labels; gates are those of the pictures as they are, see ``mirror``.
 
         Args:
             first: (B, C, S, S) originals in [0, 1], or None if no row has one.
             second: (B, C, S, S) pictures in [0, 1], (B, K) codes or (B, K, H, W) features; or None.
             present: (B, 2) bool, which views a row has; at least one.
         """
+        seen = self._look(first, second, present)
+        if not self.mirror or self.training:
+            return seen
+        flipped = None if first is None else first.flip(-1)
+        if second is not None and self.head.second == "picture":
+            second = second.flip(-1)
+        other = self._look(flipped, second, present)
+        return seen._replace(logits=(seen.logits + other.logits) / 2)
+
+    def _look(
+        self, first: Tensor | None, second: Tensor | None, present: Tensor
+    ) -> ClassifierOutput:
         pictures = {0: first, 1: second if self.head.second == "picture" else None}
         shown = {view: x for view, x in pictures.items() if x is not None}
         tokens: dict[int, Tensor] = {}

@@ -32,7 +32,8 @@ from .layers import (
 INPUT_SIZE = 112
 OUTPUT_SIZE = 192
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_WIDTHS = (24, 48, 80, 128, 192)
+#: Channels of the shipped encoder after each downsampling by 2.
+WIDTHS = (24, 48, 80, 128, 192)
 _BLOCKS = (0, 1, 2, 2, 1)
 _FIRST_DECODER = "fine"  # of 0.1.0
 _FIRST_GRID = 6
@@ -55,6 +56,21 @@ class Residual(nn.Module):
         return torch.relu_(x + self.second_norm(self.second(y)))
 
 
+def encoder_body(widths: Sequence[int] = WIDTHS, blocks: Sequence[int] = _BLOCKS) -> nn.Sequential:
+    """Return the encoder's convolutions: (B, 1, 112, 112) → (B, widths[-1], 4, 4)."""
+    layers: list[nn.Module] = []
+    before = 1
+    for width, count in zip(widths, blocks, strict=True):
+        layers += [
+            nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            *(Residual(width) for _ in range(count)),
+        ]
+        before = width
+    return nn.Sequential(*layers)
+
+
 class CompactEncoder(nn.Module):
     """Aligned face → expression coefficients.
 
@@ -65,21 +81,11 @@ class CompactEncoder(nn.Module):
     """
 
     def __init__(
-        self, expressions: int, widths: Sequence[int] = _WIDTHS, blocks: Sequence[int] = _BLOCKS
+        self, expressions: int, widths: Sequence[int] = WIDTHS, blocks: Sequence[int] = _BLOCKS
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        before = 1
-        for width, count in zip(widths, blocks, strict=True):
-            layers += [
-                nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-                *(Residual(width) for _ in range(count)),
-            ]
-            before = width
-        self.body = nn.Sequential(*layers)
-        self.squeeze = nn.Conv2d(before, 64, 1)
+        self.body = encoder_body(widths, blocks)
+        self.squeeze = nn.Conv2d(widths[-1], 64, 1)
         cells = (-(-INPUT_SIZE // 2 ** len(widths))) ** 2
         self.hidden = nn.Linear(64 * cells, 320)
         self.dropout = nn.Dropout(0.1)
@@ -198,14 +204,14 @@ class CompactNormalizer(CodeNormalizer):
         expressions: int = 53,
         mirror: Sequence[int] = (),
         picture_size: int = INPUT_SIZE,
-        widths: Sequence[int] = _WIDTHS,
+        widths: Sequence[int] = WIDTHS,
         decoder: str = "coarse",
     ) -> None:
         super().__init__()
         if decoder not in DECODERS:
             raise ValueError(f"decoder must be one of {', '.join(DECODERS)}")
-        if len(widths) != len(_WIDTHS) or min(widths) < 1:
-            raise ValueError(f"widths must be {len(_WIDTHS)} positive channel counts")
+        if len(widths) != len(WIDTHS) or min(widths) < 1:
+            raise ValueError(f"widths must be {len(WIDTHS)} positive channel counts")
         if picture_size < INPUT_SIZE or picture_size % 2:
             raise ValueError(f"picture_size must be even and at least {INPUT_SIZE}")
         self.expressions = expressions
@@ -225,7 +231,7 @@ class CompactNormalizer(CodeNormalizer):
         found: dict[str, Any] = {"expressions": self.expressions, "decoder": self.kind}
         if self.input_size != INPUT_SIZE:
             found["picture_size"] = self.input_size
-        if self.widths != _WIDTHS:
+        if self.widths != WIDTHS:
             found["widths"] = list(self.widths)
         return {**found, "mirror": self.mirror} if self.mirror else found
 

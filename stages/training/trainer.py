@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,6 +71,8 @@ class TrainingTask:
             losses.
         batches: item ``step * parts + part`` is one part of batch ``step``.
         about: settings and data that a checkpoint must match.
+        rates: learning rate of some parts as a share of the schedule's, by the prefix of their
+            weights' names in ``trained``.
     """
 
     name: str
@@ -79,6 +81,7 @@ class TrainingTask:
     objective: nn.Module
     batches: Dataset[Batch]
     about: dict[str, Any]
+    rates: dict[str, float] = field(default_factory=dict)
 
 
 class Trainer:
@@ -112,9 +115,8 @@ class Trainer:
         for parameter in task.trained.parameters():
             parameter.requires_grad_(True)
         self.unwrapped = task.trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.module, *self.optimizers = cast(
-            "list[Any]", fabric.setup(task.views, *_optimizers(self.unwrapped, schedule))
-        )
+        optimizers = _optimizers(self.unwrapped, schedule, task.rates)
+        self.module, *self.optimizers = cast("list[Any]", fabric.setup(task.views, *optimizers))
         self.objective = task.objective.to(fabric.device)
         self.average = AveragedModel(
             self.unwrapped, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema_decay), use_buffers=True
@@ -325,6 +327,13 @@ class Trainer:
         return True
 
 
+def keep_norms(module: nn.Module) -> None:
+    """Put batch norms into evaluation mode: they use their running statistics, and keep them."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eval()
+
+
 def make_fabric(
     device: str, precision: str, setting: str, devices: int = 1, nodes: int = 1
 ) -> Fabric:
@@ -355,13 +364,21 @@ def make_fabric(
     )
 
 
-def _optimizers(module: nn.Module, schedule: Schedule) -> list[Optimizer]:
-    """Return AdamW for all weights, or AdamW and Muon; ``share`` scales the schedule's rate."""
+def _optimizers(module: nn.Module, schedule: Schedule, rates: dict[str, float]) -> list[Optimizer]:
+    """Return AdamW for all weights, or AdamW and Muon; ``share`` scales the schedule's rate.
+
+    ``rates``: of AdamW's weights, see ``TrainingTask``.
+    """
     inner = inner_weights(module) if schedule.inner_rate is not None else []
     known = {id(weight) for weight in inner}
-    others = [weight for weight in module.parameters() if id(weight) not in known]
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, weight in module.named_parameters():
+        if id(weight) not in known:
+            shares = (share for prefix, share in rates.items() if name.startswith(prefix))
+            groups.setdefault(next(shares, 1.0), []).append(weight)
     rate, decay = schedule.learning_rate, schedule.weight_decay
-    found: list[Optimizer] = [AdamW([{"params": others, "share": 1.0}], rate, weight_decay=decay)]
+    parts = [{"params": weights, "share": share} for share, weights in groups.items() if weights]
+    found: list[Optimizer] = [AdamW(parts, rate, weight_decay=decay)]
     if schedule.inner_rate is not None and inner:
         share = schedule.inner_rate / rate
         group = {"params": inner, "share": share}

@@ -21,8 +21,11 @@ from normpipe.stages.classification.scores.score_files import read_scores
 from normpipe.stages.classification.settings import EvaluateConfig
 from normpipe.stages.classify import plan_partitions, train
 from normpipe.stages.networks.files.checkpoint import read_notes, read_tensors, save_tensors
+from normpipe.stages.networks.files.normalizer_file import open_normalizer
+from normpipe.stages.networks.norface import NorfaceNormalizer
 from normpipe.stages.networks.vit import Vit
 from normpipe.stages.training.logs import read_log
+from normpipe.stages.training.trainer import Trainer
 
 from .classification.faces import opened
 from .classification.training import EMOTIONS, TINY, planned, run, settings
@@ -30,6 +33,7 @@ from .classification.training import EMOTIONS, TINY, planned, run, settings
 ROOT = Path(__file__).parents[2]
 LEG = {"least_steps": 12, "save_every": 2}
 NORFACE = {"preset": "norface", "size": "T", "image_size": 32}
+COMPACT = {"preset": "compact"}
 
 
 def weights(folder):
@@ -190,11 +194,77 @@ def test_a_frozen_encoder_stays_as_it_was(easy, tmp_path):
         run(settings(**change), easy, tmp_path / "frozen")
 
 
+def test_it_starts_from_the_normalizers_encoder(easy, tmp_path):
+    """By default from the shipped weights; their digest is in the model's notes and card."""
+    shipped = open_normalizer("compact")
+    known = {name.removeprefix("encoder."): value for name, value in
+             shipped.module.state_dict().items() if name.startswith("encoder.body.")}  # fmt: skip
+    change = {"preset": "compact", "freeze_encoder": True, "mirror": True}
+    run(settings(**change), easy, tmp_path / "frozen")
+    model = open_classifier(tmp_path / "frozen")
+    encoder = model.network.encoder
+    for name, value in known.items():
+        assert torch.equal(encoder.state_dict()[name], value), name
+    assert model.started_from == shipped.digest and model.network.mirror
+    start = {"weights": "compact", "sha256": shipped.digest}
+    assert card(tmp_path / "frozen")["started_from"] == start
+    # It sees what the normalizer's encoder sees.
+    picture = torch.rand(2, 1, encoder.image_size, encoder.image_size)
+    tokens = encoder.norm(shipped.module.features(picture.expand(-1, 3, -1, -1)).flatten(2).mT)
+    torch.testing.assert_close(encoder(picture), tokens + encoder.place, atol=2e-4, rtol=1e-3)
+    with pytest.raises(OutputError, match=r'classify\.encoder: "" → random'):
+        run(settings(**{**change, "freeze_encoder": False, "encoder": "random"}), easy,
+            tmp_path / "frozen")  # fmt: skip
+    run(settings(preset="compact", encoder="random"), easy, tmp_path / "random")
+    other = open_classifier(tmp_path / "random")
+    assert other.started_from == "" and card(tmp_path / "random")["started_from"]["sha256"] == ""
+    assert not torch.equal(other.network.encoder.body[0].weight, encoder.body[0].weight)
+
+
+def test_norface_starts_from_a_norface_normalizer(easy, tmp_path):
+    torch.manual_seed(0)
+    normalizer = NorfaceNormalizer(3, "T", 32, picture_size=48, stem="conv", merge_depth=1)
+    file = tmp_path / "norface.safetensors"
+    notes = {"network": "norface", "settings": normalizer.settings(), "expression_names": "a,b,c"}
+    save_tensors(normalizer.state_dict(), file, notes)
+    run(settings(preset="norface", encoder=str(file), freeze_encoder=True), easy, tmp_path / "m")
+    network = open_classifier(tmp_path / "m").network
+    assert network.image_size == 48
+    seen = torch.rand(2, 3, 48, 48)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.encoder(seen), normalizer.eval()._tokens(seen))
+
+
+@pytest.mark.parametrize("batch_norm", ["trained", "frozen"])
+def test_batch_norms_are_frozen_on_request(easy, tmp_path, batch_norm):
+    known = open_normalizer("compact").module.encoder.body[1].running_mean
+    run(settings(preset="compact", batch_norm=batch_norm), easy, tmp_path)
+    found = open_classifier(tmp_path).network.encoder.body[1].running_mean
+    assert torch.equal(found, known) == (batch_norm == "frozen")
+
+
+def test_the_encoder_learns_more_slowly_on_request(easy, tmp_path, monkeypatch):
+    trainers = []
+    monkeypatch.setattr(module, "Trainer", lambda *given: trainers.append(Trainer(*given)) or
+                        trainers[-1])  # fmt: skip
+    run(settings(preset="compact", encoder_rate=0.1), easy, tmp_path)
+    slow, fast = sorted(trainers[0].optimizers[0].param_groups, key=lambda group: group["share"])
+    network = trainers[0].unwrapped
+    assert slow["lr"] == pytest.approx(0.1 * fast["lr"]) and fast["share"] == 1
+    assert {id(p) for p in slow["params"]} == {id(p) for p in network.encoder.parameters()}
+    assert {id(p) for p in fast["params"]} == {id(p) for p in network.head.parameters()}
+
+
 def test_encoders_that_do_not_fit_are_one_line(easy, tmp_path):
     for change, words in (
-        ({"freeze_encoder": True}, "freeze random weights"),
-        ({"encoder": "x.safetensors"}, "preset = 'norface'"),
-        ({**NORFACE, "encoder": "x.safetensors"}, "no encoder checkpoint"),
+        ({"freeze_encoder": True}, "freeze_encoder would keep random weights"),
+        ({**COMPACT, "encoder": "random", "batch_norm": "frozen"}, "'frozen' would keep random"),
+        ({"encoder": "compact"}, "preset = 'compact' or 'norface'"),
+        ({**NORFACE, "encoder": "x.pth"}, "no encoder weights x.pth"),
+        ({**NORFACE, "encoder": "compact"}, "is a compact normalizer: .* = 'compact'"),
+        ({**COMPACT, "encoder": "compakt"}, r"no weights 'compakt': .*\(compact"),
+        ({**COMPACT, "votes": True}, "no votes for these emotions"),
+        ({**COMPACT, "votes": True, "task": "intensity"}, "works for emotions only"),
         ({**NORFACE, "size": "X"}, "unknown network size"),
         ({"batch_size": 9, "accumulate": 2}, "cannot be split into 2"),
         ({"task": "action_units", "imbalance": "sampling"}, "sampling works for emotions only"),
@@ -216,6 +286,8 @@ def test_encoders_that_do_not_fit_are_one_line(easy, tmp_path):
         {"views": "original+code"},
         {"views": "original+features"},
         {**NORFACE, "views": "original"},
+        {**COMPACT, "encoder_rate": 0.3, "batch_norm": "frozen", "mirror": True},
+        {**COMPACT, "views": "original+features", "label_smoothing": 0.1},
     ],
     ids=lambda change: ",".join(map(str, change.values())),
 )

@@ -128,7 +128,8 @@ def present(*rows):
 
 
 NORFACE = {"preset": "norface", "size": "T", "image_size": 32}
-PRESETS = [{}, NORFACE, {"experts": 1}, {"top": 2}, {"layers": 2}]
+COMPACT = {"preset": "compact", "image_size": 144}
+PRESETS = [{}, NORFACE, COMPACT, {"experts": 1}, {"top": 2}, {"layers": 2}]
 
 
 @pytest.mark.parametrize("settings", PRESETS)
@@ -136,7 +137,7 @@ def test_shapes_and_gates(settings):
     net = network(**settings)
     first, second = views(net)
     found = net(first, second, present([True, True]).expand(3, 2))
-    tokens = 2 * (16 if not settings.get("image_size") else 5)
+    tokens = 2 * (5 if settings.get("preset") == "norface" else 16)
     experts = settings.get("experts", 4)
     assert found.logits.shape == (3, 5) and found.logits.dtype == torch.float32
     assert found.input_gates.shape == (3, tokens, experts)
@@ -209,6 +210,23 @@ def test_all_of_it_learns():
         for weight in ("first", "second"):
             grad = net.get_parameter(f"{name}.experts.{weight}").grad
             assert grad.flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("second", ["picture", "code"])
+def test_two_looks_are_the_same_from_either_side(second):
+    net = network(mirror=True, second=second, second_size=7)
+    first, other = views(net)
+    given = other if second == "picture" else torch.rand(3, 7)
+    turned = given.flip(-1) if second == "picture" else given
+    rows = present([True, True]).expand(3, 2)
+    found = net(first, given, rows).logits
+    torch.testing.assert_close(net(first.flip(-1), turned, rows).logits, found)
+    net.mirror = False
+    one, two = net(first, given, rows).logits, net(first.flip(-1), turned, rows).logits
+    torch.testing.assert_close(found, (one + two) / 2)
+    assert not torch.allclose(one, two)
+    net.mirror = True
+    assert not torch.allclose(net.train()(first, given, rows).logits, found)
 
 
 def test_gates_look_at_the_face():

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...networks.base import CodeNormalizer, Normalizer, Reading
 from ..batching import Batch, NetworkOutputs
+from ..trainer import keep_norms
 from .batches import unit_rgb
 from .label_heads import LabelHeads
 
@@ -43,9 +44,7 @@ class Views(nn.Module):
         """Set training mode, for all but frozen batch norms."""
         super().train(mode)
         if self.norms_frozen:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            keep_norms(self)
         return self
 
     def forward(self, batch: Batch) -> NetworkOutputs:

@@ -41,6 +41,20 @@ def test_own_classes_come_behind_the_usual_ones():
     assert find_task(labels, "auto", ()).names == ("neutral", "anger", "boredom", "zeal")
 
 
+def test_shares_of_the_votes():
+    """Of the classes that are predicted alone; rows without such votes are unknown."""
+    labels = pa.table({
+        "emotion": ["anger", "happiness", None],
+        "anger_votes": [3, None, None], "happiness_votes": [1, None, 2], "fear_votes": [6, 5, 0],
+    })  # fmt: skip
+    shares = Task("emotion", ("happiness", "anger", "zeal")).shares(labels)
+    assert shares.dtype == np.float32
+    expected = [[0.25, 0.75, 0], [np.nan] * 3, [1, 0, 0]]
+    np.testing.assert_allclose(shares, expected)
+    with pytest.raises(InputError, match="no votes for these emotions: give columns such as"):
+        Task("emotion", ("happiness", "anger")).shares(LABELS)
+
+
 def test_truth():
     emotions = find_task(LABELS, "emotion", ("anger",)).truth(LABELS)
     assert emotions.tolist() == pytest.approx([np.nan, np.nan, 0], nan_ok=True)

@@ -22,7 +22,7 @@ EMOTIONS = ("neutral", "happiness", "surprise")
 TINY: dict[str, Any] = {
     "task": "emotion", "device": "cpu", "precision": "fp32", "threads": 1, "workers": 0,
     "epochs": 1, "least_steps": 4, "batch_size": 8, "save_every": 100, "warmup_steps": 2,
-    "learning_rate": 0.002,
+    "learning_rate": 0.002, "preset": "small",
 }  # fmt: skip
 
 
