@@ -147,6 +147,9 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
         "classify.device", "classify.devices", "classify.threads", "classify.workers",
         "classify.memory_gb", "classify.minutes", "classify.save_every", "classify.accumulate",
         "classify.folds",
+        # Later than 0.1.0, with their default:
+        "classify.encoder_rate", "classify.batch_norm", "classify.votes", "classify.mirror",
+        "classify.label_smoothing", "classify.stem",
     }  # fmt: skip
 
 

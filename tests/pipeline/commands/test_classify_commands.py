@@ -21,6 +21,7 @@ SHORT = [
     *("--set", "classify.batch_size=8"),
     *("--set", "classify.workers=0"),
     *("--set", "classify.threads=1"),
+    *("--set", "classify.preset=small"),
 ]
 
 
@@ -181,7 +182,7 @@ def test_bad_input_is_one_line(job: Path, tmp_path: Path) -> None:
     refused(call("classify", job, *output, "--task", "action_units", *SHORT), "nothing to learn")
     wrong = call("classify", job, *output, *SHORT, "--set", 'classify.labels=["hapiness"]')
     refused(wrong, "happiness")
-    refused(call("classify", job, *output, "--set", "classify.encoder=x.pth"), "norface")
+    refused(call("classify", job, *output, "--set", "classify.encoder=x.pth"), "weights x.pth")
     refused(call("evaluate", tmp_path, "--data", job), "no classifier")
     labels = pq.read_table(job / "labels.parquet")
     same = pa.array(["one"] * labels.num_rows)
