@@ -113,7 +113,7 @@ def demo(
         "dataset": "samples",
         "ingest": {"au_columns": "intensity"},
         # A short training: two dozen faces are memorized in seconds.
-        "classify": {"least_steps": 80, "epochs": 1, "batch_size": 16, "workers": 0},
+        "classify": {"least_steps": 24, "epochs": 1, "batch_size": 16, "workers": 0},
     }
     job = load_job(None, given, [], CONFIGS)
     flow = build_flow(job)
