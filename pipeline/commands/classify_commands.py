@@ -148,10 +148,12 @@ def predict(
     from ...stages.classification.views import PLANS
 
     start_logging()
-    ResultTable(output, "predict").check_path()
+    table = ResultTable(output, "predict")
+    table.check_path()
     made = holds_dataset(input)
     stages, defaults = select(None, None, "pair"), {"normalize": {"device": reading.device}}
     job = faces_job(input, output, faces.work, set or [], made, stages, defaults)
+    table.check_replaceable(again.overwrite)
     chosen = {
         "variant": faces.variant,
         "any_normalizer": faces.any_normalizer,
