@@ -49,6 +49,9 @@ class ClassifyConfig(StageConfig):
         "", description="a number, labels (the column fold), bp4d or disfa; empty: a held-out split"
     )
     shared_subjects: bool = Field(False, description="allow subjects in both training and test")
+    drop_duplicates: bool = added(
+        False, description="do not train on pictures that are also in the test part"
+    )
     preset: Preset = Field(
         "compact",
         description="encoder: compact (the normalizer's own), small (64 px, always from random "
@@ -157,6 +160,11 @@ class EvaluateConfig(StageConfig):
     threads: int = Field(1, ge=1, description="threads that decode pictures")
     any_normalizer: bool = Field(
         False, description="accept faces normalized by other weights than in training"
+    )
+    other_classes: Literal["auto", "wrong", "leave_out"] = added(
+        "auto",
+        description="faces of another dataset whose class the model does not know: wrong, or "
+        "leave_out; auto: leave_out if classify.labels chose the classes, else wrong",
     )
 
 
