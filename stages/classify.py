@@ -40,7 +40,7 @@ from .classification.classifiers import (
     start_of,
 )
 from .classification.early_checks import planned_parts
-from .classification.listing import Listing, list_faces, photographs
+from .classification.listing import Listing, class_shares, list_faces, photographs
 from .classification.protocol import Partition
 from .classification.scores.scoring import fallback
 from .classification.settings import ClassifyConfig
@@ -134,7 +134,7 @@ def train(
     rows = part.train[usable[part.train]]
     faces = listing.take(rows)
     truth = task.truth(faces.labels)
-    shares = task.shares(faces.labels) if config.votes else None
+    shares = class_shares(task, faces.labels) if config.votes else None
     about = _about(config, task, faces)
     if _finished(folder, about, overwrite):
         log.info("%s: already trained: %s", part.name, folder)

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from ...manifests.arrays import Pixels, Rows
+from ...manifests.arrays import Floats, Pixels, Rows
+from ...manifests.vocabularies import EMOTIONS
 from ...pipeline.errors import InputError, nearest
-from ...pipeline.store.labels import holds_job
+from ...pipeline.store.labels import holds_job, vote_shares
 from ...pipeline.store.shards import ShardFolder
 from ..training.pictures import Form, decode_picture
 from .tasks import Task
@@ -118,6 +119,29 @@ def list_faces(dataset: ShardDataset, views: Sequence[str], variant: str = "") -
             "ingest.class_per_folder), or add a labels.parquet with a column 'key' next to it"
         )
     return listing.take(_one_per_input(listing, dataset))
+
+
+def class_shares(task: Task, labels: pa.Table) -> Floats:
+    """Return the raters' shares of a task's classes, (N, L) float32; NaN rows without such votes.
+
+    Raises:
+        InputError: the task is not ``emotion``, or no row has votes.
+    """
+    if task.kind != "emotion":
+        raise InputError("classify.votes = true works for emotions only: set it to false")
+    votes = np.zeros((labels.num_rows, len(task.names)), np.float64)
+    given = vote_shares(labels)
+    for place, name in enumerate(task.names):
+        if name in EMOTIONS:
+            votes[:, place] = given[:, EMOTIONS.index(name)]
+    total = votes.sum(1, keepdims=True)
+    found = np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
+    if not np.isfinite(found).any():
+        raise InputError(
+            "classify.votes = true, but the labels have no votes for these emotions: give columns "
+            "such as happiness_votes, or set it to false"
+        )
+    return found.astype(np.float32)
 
 
 def list_rows(dataset: ShardDataset, views: Sequence[str], variant: str = "") -> Listing:

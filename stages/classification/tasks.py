@@ -13,7 +13,6 @@ import pyarrow as pa
 from ...manifests.arrays import Floats
 from ...manifests.vocabularies import EMOTIONS, emotion_name
 from ...pipeline.errors import InputError, nearest
-from ...pipeline.store.labels import vote_shares
 
 Kind = Literal["emotion", "action_units", "intensity"]
 KINDS: tuple[Kind, ...] = ("emotion", "action_units", "intensity")
@@ -66,28 +65,6 @@ class Task:
             return np.asarray(found, np.float32)
         columns = [_numbers(labels, name) for name in self.columns]
         return np.stack(columns, axis=1) if columns else np.empty((labels.num_rows, 0), np.float32)
-
-    def shares(self, labels: pa.Table) -> Floats:
-        """Return the raters' shares of each class, (N, L) float32; NaN rows without such votes.
-
-        Raises:
-            InputError: the task is not ``emotion``, or no row has votes.
-        """
-        if self.kind != "emotion":
-            raise InputError("classify.votes = true works for emotions only: set it to false")
-        votes = np.zeros((labels.num_rows, len(self.names)), np.float64)
-        all_votes = vote_shares(labels)
-        for place, name in enumerate(self.names):
-            if name in EMOTIONS:
-                votes[:, place] = all_votes[:, EMOTIONS.index(name)]
-        total = votes.sum(1, keepdims=True)
-        found = np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
-        if not np.isfinite(found).any():
-            raise InputError(
-                "classify.votes = true, but the labels have no votes for these emotions: give "
-                "columns such as happiness_votes, or set it to false"
-            )
-        return found.astype(np.float32)
 
 
 def people_of(subjects: Sequence[str | None], keys: Sequence[str]) -> list[str]:

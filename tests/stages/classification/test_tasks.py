@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from normpipe.pipeline.errors import InputError
+from normpipe.stages.classification.listing import class_shares
 from normpipe.stages.classification.tasks import Task, find_task
 
 LABELS = pa.table({
@@ -47,12 +48,12 @@ def test_shares_of_the_votes():
         "emotion": ["anger", "happiness", None],
         "anger_votes": [3, None, None], "happiness_votes": [1, None, 2], "fear_votes": [6, 5, 0],
     })  # fmt: skip
-    shares = Task("emotion", ("happiness", "anger", "zeal")).shares(labels)
+    shares = class_shares(Task("emotion", ("happiness", "anger", "zeal")), labels)
     assert shares.dtype == np.float32
     expected = [[0.25, 0.75, 0], [np.nan] * 3, [1, 0, 0]]
     np.testing.assert_allclose(shares, expected)
     with pytest.raises(InputError, match="no votes for these emotions: give columns such as"):
-        Task("emotion", ("happiness", "anger")).shares(LABELS)
+        class_shares(Task("emotion", ("happiness", "anger")), LABELS)
 
 
 def test_truth():
