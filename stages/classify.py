@@ -36,10 +36,11 @@ from .classification.protocol import (
     check_training,
     folds,
     held_out,
+    task_of,
 )
 from .classification.scores.scoring import fallback
 from .classification.settings import ClassifyConfig
-from .classification.tasks import Task, find_task
+from .classification.tasks import Task
 from .classification.views import (
     PLANS,
     BatchOrder,
@@ -96,7 +97,7 @@ def plan_partitions(
         InputError: no labels for the task, or data that ``check_partition`` refuses.
     """
     listing = list_faces(data, PLANS[config.views].reads, config.variant)
-    task = find_task(listing.labels, config.task, config.labels)
+    listing, task = task_of(listing, config.task, config.labels, config.folds)
     if crossed:
         if config.folds:
             raise InputError("folds and another test dataset exclude each other: give only one")

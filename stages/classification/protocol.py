@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...manifests.arrays import Floats, Rows
-from ...manifests.datasets import load_description, seeded_folds
+from ...manifests.datasets import Description, described, load_description, seeded_folds
 from ...pipeline.errors import InputError, nearest
 from .listing import Listing
-from .tasks import Task, people_of
+from .tasks import Kind, Task, find_task, of_protocol, people_of, protocol_task
+
+log = logging.getLogger(__name__)
 
 #: Without splits in the labels, one of so many parts of the subjects is for testing.
 _PARTS = 5
@@ -87,6 +90,25 @@ def all_of(listing: Listing, task: Task, split: str = "") -> Rows:
     return np.flatnonzero(rows)
 
 
+def task_of(
+    listing: Listing, kind: Kind | Literal["auto"], names: Sequence[str], which: str
+) -> tuple[Listing, Task]:
+    """Return what is predicted, and the listing with its labels: see ``protocol_task``.
+
+    Args:
+        which: ``classify.folds``; the name of a dataset means its protocol.
+
+    Raises:
+        InputError: as ``find_task`` and ``protocol_task``.
+    """
+    if which not in described():
+        return listing, find_task(listing.labels, kind, names)
+    labels, task, lines = protocol_task(listing.labels, kind, names, load_description(which))
+    for line in lines:
+        log.info("%s", line)
+    return replace(listing, labels=labels), task
+
+
 def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Partition]:
     """Return the partitions of a cross-validation: each fold is tested once.
 
@@ -110,12 +132,12 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Partition
         numbers = np.asarray([-1 if value is None else int(value) for value in column])
         source = "the labels' own"
     else:
-        fold_of = _published(task, which)
+        description, fold_of = _published(task, which)
+        source = f"{which}, {of_protocol(task, description.protocol(task.kind))}"
         if not isinstance(next(iter(fold_of.values())), int):
-            return [_published_split(listing, known, fold_of, which)]
+            return [_published_split(listing, known, fold_of, (which, source))]
         people = _named(listing, known, fold_of, which)
         numbers = np.asarray([fold_of.get(name, -1) for name in people], np.int64)
-        source = which
     names = sorted({int(n) for n in numbers[known] if n >= 0})
     if len(names) < 2:
         raise InputError(f"folds = {which}: fewer than two folds have labelled inputs")
@@ -130,25 +152,30 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Partition
     ]  # fmt: skip
 
 
-def _published(task: Task, which: str) -> dict[str, int] | dict[str, str]:
-    """Return each subject's fold, or ``train`` or ``test``, as a dataset publishes them."""
+def _published(task: Task, which: str) -> tuple[Description, dict[str, int] | dict[str, str]]:
+    """Return a dataset and each subject's fold, or ``train`` or ``test``, as it publishes them."""
     try:
         description = load_description(which)
         protocol = description.protocol(task.kind)
         if protocol.test and not protocol.folds:
-            return {who: str(part) for who, part in description.split_of(task.kind).items()}
-        return description.fold_of(task.kind)
+            parts = description.split_of(task.kind)
+            return description, {who: str(part) for who, part in parts.items()}
+        return description, description.fold_of(task.kind)
     except (KeyError, ValueError) as error:
         raise InputError(str(error.args[0])) from None
 
 
 def _published_split(
-    listing: Listing, known: NDArray[np.bool_], part_of: Mapping[str, Any], which: str
+    listing: Listing,
+    known: NDArray[np.bool_],
+    part_of: Mapping[str, Any],
+    which: tuple[str, str],
 ) -> Partition:
-    names = _named(listing, known, part_of, which)
+    """``which``: the dataset, and its name for score files."""
+    names = _named(listing, known, part_of, which[0])
     parts = np.asarray([part_of.get(name, "") for name in names], object)
     train, test = (np.flatnonzero(known & (parts == side)) for side in ("train", "test"))
-    return Partition(f"split of {which}", "", None, train, test)
+    return Partition(f"split of {which[1]}", "", None, train, test)
 
 
 def _named(

@@ -36,7 +36,9 @@ class ClassifyConfig(StageConfig):
         description="emotion, action_units or intensity; auto: the first that has labels",
     )
     labels: tuple[str, ...] = Field(
-        (), description="classes or action units to predict; empty: all in the labels"
+        (),
+        description="classes or action units to predict; empty: all in the labels, or with "
+        "folds = bp4d or disfa those of the protocol",
     )
     views: Views = Field("original+normalized", description="views of a face that the network gets")
     variant: str = Field("", description="which normalized faces; empty: the only ones")
