@@ -22,6 +22,7 @@ from .options import (
     WRITTEN_FILE,
     WRITTEN_FOLDER,
     AgainOptions,
+    ByLabel,
     DataArgument,
     FaceOptions,
     FacesArgument,
@@ -45,6 +46,7 @@ def classify(
         typer.Option(metavar="DIR", help="for model and scores; default: DATA/classify"),
         WRITTEN_FOLDER,
     ] = None,
+    by: ByLabel = None,
     set: Settings = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -66,6 +68,7 @@ def classify(
             "folds": protocol.folds or None,
             "test_split": None if test else split or None,
         },
+        "evaluate": {"by": by or None},
     }
     job = load_job(job_file, given, set or [], CONFIGS, _saved(data, job_file))
     config, scoring = settings = job.stage("classify"), job.stage("evaluate")
@@ -93,6 +96,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder for the scores"), WRITTEN_FOLDER
     ] = None,
+    by: ByLabel = None,
     set: Settings = None,
 ) -> None:
     """Score a classifier on another dataset.
@@ -108,7 +112,8 @@ def evaluate(
     start_logging()
     found = open_classifier(model)
     folder = output or model / f"scores-{data.resolve().name}"
-    job = load_job(None, {"output": folder}, set or [], CONFIGS, _saved(data))
+    given = {"output": folder, "evaluate": {"by": by or None}}
+    job = load_job(None, given, set or [], CONFIGS, _saved(data))
     listing = scoring.list_for(found, opened(data), views=job.stage("evaluate").views)
     rows = all_of(listing, found.task, split)
     words = f"split {split} of {listing.name}" if split else f"all of {listing.name}"

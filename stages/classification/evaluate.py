@@ -27,7 +27,8 @@ from .classifiers import (
 from .listing import Listing, list_faces
 from .protocol import Partition, all_of
 from .scores.expert_use import ExpertUse, write_experts
-from .scores.score_files import SCORES, ScoreCard, read_scores, write_scores
+from .scores.groups import group_columns
+from .scores.score_files import SCHEMA_VERSION, SCORES, ScoreCard, read_scores, write_scores
 from .scores.score_page import write_report
 from .scores.scoring import FALLBACK, MODEL, score, table_columns
 from .settings import EvaluateConfig, Views
@@ -66,6 +67,7 @@ def evaluate(
     about = json.loads((model_folder / CARD_FILE).read_bytes())
     digest = sha256_file(model_folder / MODEL_FILE)
     faces = listing.take(rows)
+    groups = group_columns(faces.labels, config.by)
     data_digest = faces.digest(model.task)
     done = _done(output, digest, data_digest, config, views)
     if done is not None:
@@ -80,6 +82,8 @@ def evaluate(
     table = prediction_table(
         model.task, faces, usable, predictions, about["fallback"], about["fold"]
     )
+    for name, column in groups.items():
+        table = table.append_column(name, column)
     recipe = about["recipe"]
     found = score(model.task, table, config.threshold)
     use = ExpertUse(model.task.names, predictions.input_load, predictions.output_gates)
@@ -212,6 +216,9 @@ def _done(
     if not (output / SCORES).is_file():
         return None
     card = read_scores(output).card
+    if card.schema_version < SCHEMA_VERSION or not {*config.by} <= {*card.groups}:
+        log.info("%s: scored again, for what the scores there lack", output)
+        return None
     same = (card.model_sha256, card.data_sha256, card.threshold, card.camera or "", card.views)
     wanted = (model_sha256, data_sha256, config.threshold, config.camera, views)
     return card if same == wanted else None

@@ -126,6 +126,9 @@ class EvaluateConfig(StageConfig):
         None, description="views to use; unset: those it was trained on. original or normalized: "
         "one view of a model of both"
     )  # fmt: skip
+    by: tuple[str, ...] = free(
+        (), description="labels, such as source: also score the faces of each of their values"
+    )
     memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="cpu or cuda; auto: a GPU where there is one"

@@ -146,6 +146,8 @@ def protocol_task(
         task = Task(task.kind, protocol.names)
     which = of_protocol(task, protocol)
     lines = [f"{description.name}: scored on {', '.join(task.names)}: {which}", *notes]
+    if not protocol.canonical:
+        lines.append(f"{description.name}: {protocol.note}")
     if protocol.whole_rows and not names:
         labels, count = _whole_rows(labels, task)
         lines += [f"{count} faces lack one of these and are left out, as is usual"] * (count > 0)

@@ -19,12 +19,12 @@ _COUNT = _Unit(1, 0, "")
 
 #: Every figure of a score: its title, and its unit. Tables have them in this order.
 _FIGURES: dict[str, tuple[str, _Unit]] = {
-    "accuracy": ("accuracy", _SHARE),
-    "mean_class_accuracy": ("mean class accuracy", _SHARE),
-    "macro_f1": ("macro F1", _SHARE),
     "f1": ("F1", _SHARE),
     "precision": ("precision", _SHARE),
     "recall": ("recall", _SHARE),
+    "accuracy": ("accuracy", _SHARE),
+    "mean_class_accuracy": ("mean class accuracy", _SHARE),
+    "macro_f1": ("macro F1", _SHARE),
     "icc": ("ICC(3,1)", _PLAIN),
     "mae": ("MAE", _Unit(1, 3, " levels")),
     "mse": ("MSE", _Unit(1, 3, " levels²")),
@@ -39,13 +39,13 @@ _FIGURES: dict[str, tuple[str, _Unit]] = {
 
 
 def figure_text(
-    name: str, value: float | None, sign: str = "", unit: bool = True, more: int = 0
+    name: str, value: float | str | None, sign: str = "", unit: bool = True, more: int = 0
 ) -> str:
     """Return a figure as text: ``66.7 %``, ``1.669 levels``, ``-0.003``, ``12``.
 
     Args:
         name: of the figure, as in score files; also ``best_epoch_f1`` and the like.
-        value: as in score files: a share is in [0, 1].
+        value: as in score files: a share is in [0, 1]; text stays as it is.
         sign: ``+`` also shows the sign of positive numbers.
         unit: whether the unit stands behind the number.
         more: decimals beyond the usual.
@@ -57,6 +57,8 @@ def figure_text(
         ValueError: no such figure.
     """
     factor, decimals, suffix = _unit_of(name)
+    if isinstance(value, str):
+        return value
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{factor * value:{sign}.{decimals + (more if decimals else 0)}f}"
@@ -85,7 +87,7 @@ def in_unit(name: str) -> str:
     return f" in {suffix}" if suffix else ""
 
 
-def scale_of(name: str) -> float:
+def text_scale(name: str) -> float:
     """Return what a figure of a score file is multiplied with in texts and plots: 100, or 1."""
     return _unit_of(name).factor
 

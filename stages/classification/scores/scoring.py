@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ....manifests.arrays import Numbers
 from ....pipeline.errors import InputError
-from ...metrics import action_units, emotion, intensity
+from ...metrics import action_units, calibration, emotion, intensity
 from ..tasks import Kind, Task
+from .groups import group_figures
 
 Figures = dict[str, float | None]
 
@@ -120,7 +121,8 @@ def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str
 
     Returns:
         ``scores`` and ``per_label`` (each ``full`` and ``kept``), ``confusion`` (of the full set,
-        emotions only), ``coverage`` and ``warnings``. Undefined figures are None.
+        emotions only), ``reliability`` (of the full set), ``groups`` (for each column of
+        ``group_columns``), ``coverage`` and ``warnings``. Undefined figures are None.
 
     Raises:
         InputError: no row has a known truth.
@@ -144,6 +146,12 @@ def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str
         "scores": {"full": full, "kept": part},
         "per_label": {"full": labels, "kept": part_labels},
         "confusion": confusion,
+        "reliability": _reliability(task, truth, predicted),
+        "groups": group_figures(
+            predictions,
+            kept,
+            lambda rows: _measure(task, truth[rows], predicted[rows], threshold)[0],
+        ),
         "coverage": {
             "test_rows": predictions.num_rows,
             "kept": int(kept.sum()),
@@ -204,7 +212,8 @@ def _measure(
     if task.kind == "action_units":
         units = action_units.unit_scores(truth, predicted, threshold)
         known, odd = units.known, units.without_positives
-        figures = {"f1": units.f1, "accuracy": units.accuracy, "auc": units.auc}
+        names = ("f1", "precision", "recall", "accuracy", "auc", "ece", "prevalence")
+        figures = {name: getattr(units, name) for name in names}
         counts = {"known": known, "positives": units.positives}
         what = "occurs in no test picture: its F1 is 0 for any prediction"
     else:
@@ -231,6 +240,9 @@ def _measure_emotion(
         "accuracy": _plain(scores.accuracy),
         "mean_class_accuracy": _plain(scores.mean_class_accuracy),
         "macro_f1": _plain(scores.macro_f1),
+        "ece": _plain(
+            calibration.expected_calibration_error(*calibration.top_label(truth, predicted))
+        ),
     }
     absent = [n for n, count in zip(task.names, scores.known, strict=True) if not count]
     notes = [f"no test picture shows {name}: excluded from mean class accuracy" for name in absent]
@@ -238,8 +250,31 @@ def _measure_emotion(
         name: dict(zip(task.names, map(int, row), strict=True))
         for name, row in zip(task.names, scores.confusion, strict=True)
     }
-    labels = _by_label(task, {"recall": scores.recall, "f1": scores.f1, "known": scores.known})
-    return figures, labels, notes, confusion
+    columns = {name: getattr(scores, name) for name in ("f1", "precision", "recall", "known")}
+    return figures, _by_label(task, columns), notes, confusion
+
+
+def _reliability(task: Task, truth: Numbers, predicted: Numbers) -> dict[str, dict[str, Any]]:
+    """Return the numbers of a reliability diagram: of the predicted class, or of each unit."""
+    if task.kind == "intensity":
+        return {}
+    if task.kind == "emotion":
+        pairs = {"predicted class": calibration.top_label(truth, predicted)}
+    else:
+        known = ~np.isnan(truth)
+        pairs = {
+            name: (predicted[known[:, k], k], truth[known[:, k], k])
+            for k, name in enumerate(task.names)
+        }
+    diagrams = {name: calibration.reliability(*pair) for name, pair in pairs.items()}
+    return {
+        name: {
+            "counts": [int(count) for count in one.counts],
+            "confidence": [_plain(value) for value in one.confidence],
+            "observed": [_plain(value) for value in one.observed],
+        }
+        for name, one in diagrams.items()
+    }
 
 
 def _by_label(task: Task, columns: dict[str, Numbers]) -> dict[str, Figures]:
