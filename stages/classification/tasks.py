@@ -125,7 +125,8 @@ def protocol_task(
         InputError: the labels lack names of the protocol, or what ``find_task`` raises.
     """
     if kind == "auto":  # by what is given: levels mean intensity
-        kind = next((k for k in KINDS if k in description.tasks and _available(labels, k)), kind)
+        known: list[Kind] = [k for k in KINDS if k in description.tasks and _available(labels, k)]
+        kind = known[0] if known else "auto"
     protocol = description.tasks.get(kind)
     notes: list[str] = []
     if protocol is not None and protocol.present_from is not None:

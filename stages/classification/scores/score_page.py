@@ -27,9 +27,7 @@ def write_report(output: Path, card: ScoreCard) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["title"] = figure_title
-    environment.filters["heading"] = lambda name: figure_title(name) + in_unit(name)
-    environment.globals["figure"] = figure_text
+    environment.filters.update(title=figure_title, heading=_heading)
     drawn = output / "reliability.png"
     if card.reliability:
         draw_reliability(card.reliability, drawn)
@@ -38,6 +36,7 @@ def write_report(output: Path, card: ScoreCard) -> None:
     figures = in_order(next(iter(card.per_label["full"].values()), {}))
     page = environment.get_template("scores.html").render(
         card=card,
+        figure=figure_text,
         facts=_facts(card),
         overall=in_order(card.scores["full"]),
         figures=figures,
@@ -45,6 +44,10 @@ def write_report(output: Path, card: ScoreCard) -> None:
         experts=_embedded(output / "experts.png"),
     )
     write_bytes(output / "index.html", page.encode())
+
+
+def _heading(name: str) -> str:
+    return figure_title(name) + in_unit(name)
 
 
 def _embedded(picture: Path) -> str:
