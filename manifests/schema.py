@@ -94,6 +94,13 @@ PAIRS = schema(
     ]
 )
 
+#: Pairs with pictures: what classifiers must know of both. Named as an index offers them.
+ORIGINS: list[tuple[str, pa.DataType]] = [
+    ("source_sha256", pa.string()),
+    ("face_size_px", pa.float32()),
+    ("normalized_weights_sha256", pa.string()),
+]
+
 
 class Reference(NamedTuple):
     """Columns that locate a row's image in another dataset of the same job.

@@ -3,6 +3,7 @@
 from ..pipeline.config import Job
 from ..pipeline.errors import InputError
 from ..pipeline.stage import Stage, StageConfig
+from ..pipeline.store.shards import ShardFolder
 from .align import Align, AlignConfig
 from .classification.settings import ClassifyConfig, EvaluateConfig
 from .ingest import Ingest, IngestConfig
@@ -37,6 +38,10 @@ def build_flow(job: Job) -> list[Stage]:
         pair_config = pair_config.model_copy(
             update={"variants": (job.stage("normalize").variant_name,)}
         )
+    if pair_config.materialize and pair_config.origins is None:
+        begun = ShardFolder(job.output / Pair.writes).description()
+        if begun is None or begun.get("settings", {}).get("origins"):
+            pair_config = pair_config.model_copy(update={"origins": True})
     return [
         ingest,
         Align(job.stage("align"), ingest.root, job.run.threads, job.stage("ingest").allow_urls),

@@ -27,17 +27,17 @@ from ..pipeline.errors import InputError, OutputError
 from ..pipeline.stage import sha256_file
 from ..pipeline.store.commit import write_json
 from .classification.classifier_losses import ClassifierObjective, class_weights
-from .classification.classifiers import CARD_FILE, MODEL_FILE, Classifier, save_classifier
-from .classification.listing import Listing, list_faces
-from .classification.protocol import (
-    Partition,
-    all_of,
-    check_partition,
-    check_training,
-    folds,
-    held_out,
-    task_of,
+from .classification.classifiers import (
+    CARD_FILE,
+    MODEL_FILE,
+    Classifier,
+    add_origins,
+    save_classifier,
+    save_pictures,
 )
+from .classification.early_checks import planned_parts
+from .classification.listing import Listing, list_faces, photographs
+from .classification.protocol import Partition, task_of
 from .classification.scores.scoring import fallback
 from .classification.settings import ClassifyConfig
 from .classification.tasks import Task
@@ -84,36 +84,25 @@ class TrainResult:
 
 
 def plan_partitions(
-    config: ClassifyConfig, data: ShardDataset, crossed: bool = False
+    config: ClassifyConfig,
+    data: ShardDataset,
+    crossed: tuple[ShardDataset, str] | None = None,
 ) -> tuple[Listing, Task, list[Partition]]:
     """List the faces and choose which are for training and which for testing.
 
     Args:
         data: output of ``normpipe run``, opened as ``list_faces`` requires.
-        crossed: test on another dataset only; train on all of ``data`` except its own test split,
-            if it has one.
+        crossed: test on another dataset only, opened likewise, and on a split of it (empty: all);
+            train on all of ``data`` except its own test split, if it has one.
 
     Raises:
         InputError: no labels for the task, or data that ``check_partition`` refuses.
     """
-    listing = list_faces(data, PLANS[config.views].reads, config.variant)
+    views = PLANS[config.views].reads
+    listing = list_faces(data, views, config.variant)
     listing, task = task_of(listing, config.task, config.labels, config.folds)
-    if crossed:
-        if config.folds:
-            raise InputError("folds and another test dataset exclude each other: give only one")
-        splits = {name for name in listing.column("split") if name}
-        split = config.train_split if config.train_split in splits else ""
-        rows = all_of(listing, task, split)
-        parts = [Partition("cross-dataset", "", None, rows, rows[:0])]
-        check_training(task, listing, parts[0])
-        return listing, task, parts
-    if config.folds:
-        parts = folds(listing, task, config.folds, config.seed)
-    else:
-        parts = [held_out(listing, task, config.train_split, config.test_split, config.seed)]
-    for part in parts:
-        for warning in check_partition(task, listing, part, config.shared_subjects):
-            log.warning("%s: %s", part.name, warning)
+    other = list_faces(crossed[0], views) if crossed else None
+    parts = planned_parts(config, listing, task, other, crossed[1] if crossed else "")
     return listing, task, parts
 
 
@@ -145,6 +134,7 @@ def train(
     about = _about(config, task, faces)
     if _finished(folder, about, overwrite):
         log.info("%s: already trained: %s", part.name, folder)
+        add_origins(folder, faces)
         return TrainResult(folder, True)
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
@@ -182,8 +172,8 @@ def train(
         return TrainResult(folder, False)
     if fabric.is_global_zero:
         model = replace(model, network=_averaged(trainer).cpu().eval())
-        left_out = len(part.train) - len(rows)
-        known = {"part": part.name, "fold": part.fold, "about": about, "left_out": left_out}
+        known = {"part": part.name, "fold": part.fold, "about": about}
+        known |= {"left_out": len(part.train) - len(rows), "dropped": part.dropped}
         _write(model, trainer, config, faces, known)
     return TrainResult(folder, True, fabric.is_global_zero)
 
@@ -229,11 +219,13 @@ def _write(
 
     Args:
         faces: the training faces.
-        known: ``part``, ``fold``, ``about`` and how many faces were ``left_out``.
+        known: ``part``, ``fold``, ``about``, how many faces were ``left_out`` as unusable, and
+            ``dropped`` as duplicates of the test part.
     """
     folder, task = trainer.state_file.parent, model.task
     made_by = normalizer_weights(config.views, faces, config.normalizer) or ()
     save_classifier(replace(model, normalized_by=made_by), folder / MODEL_FILE)
+    unknown = save_pictures(folder, photographs(faces))
     card = {
         **{name: known[name] for name in ("part", "fold", "about")},
         "sha256": sha256_file(folder / MODEL_FILE),
@@ -242,6 +234,8 @@ def _write(
             "dataset": faces.name,
             "faces": len(faces),
             "left_out": known["left_out"],
+            "dropped_duplicates": known["dropped"],
+            "pictures_unknown": unknown,
             "subjects": len({*faces.subjects()} - {None}),
             "normalized_by": [*made_by],
         },

@@ -14,15 +14,18 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from ..manifests.keys import pair_key
-from ..manifests.schema import COMMON, IMAGE, PAIRS, schema
+from ..manifests.schema import COMMON, IMAGE, ORIGINS, PAIRS, schema
 from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError
-from ..pipeline.stage import JoinStage, Row, StageConfig
+from ..pipeline.stage import JoinStage, Row, StageConfig, added
 from ..pipeline.store.labels import LABELS_METADATA, label_rows, labels_digest, read_labels
 from ..pipeline.store.shards import ROW_GROUP_ROWS
 
 _COMMON = [name for name, _ in COMMON]
 _PLACE = ("shard", "row_group", "row")
+# Column of ORIGINS → the same in the aligned and in the normalized rows.
+_OF_ALIGNED = {"source_sha256": "source_sha256", "face_size_px": "face_size_px"}
+_OF_NORMALIZED = {"normalized_weights_sha256": "weights_sha256"}
 
 
 class PairConfig(StageConfig):
@@ -33,6 +36,11 @@ class PairConfig(StageConfig):
     )
     materialize: bool = Field(
         False, description="write shards with both pictures and the labels, for use on their own"
+    )
+    origins: bool | None = added(
+        None,
+        description="with materialize, also write the photograph's sha256, the face's size and the "
+        "weights' sha256; unset: yes, unless the shards were begun without",
     )
 
     @field_validator("variants", mode="before")
@@ -71,7 +79,7 @@ class Pair(JoinStage):
     ===========================  =========================  ==================
 
     Args:
-        config: settings; its variants must be set.
+        config: settings; its variants must be set, and ``origins`` unset means without.
         labels: what ingest found, by ``key``, or the file with them, which ``open`` reads and which
             may be missing; used with ``materialize`` only.
     """
@@ -86,19 +94,22 @@ class Pair(JoinStage):
         self.config = config
         self._variants = config.variants
         self._materialize = config.materialize
+        self._origins = config.materialize and bool(config.origins)
         self._labels_file = labels if isinstance(labels, Path) else None
         self._labels: pa.Table | None = None
         if config.materialize and not isinstance(labels, Path):
             self._labels = labels
         self.reads = ("aligned", *(f"normalized/{variant}" for variant in config.variants))
         self.columns = [*_COMMON, "image"] if config.materialize else _COMMON
-        self.schema = _materialized(self._labels) if config.materialize else PAIRS
+        if self._origins:
+            self.columns = [*self.columns, *_OF_ALIGNED.values(), *_OF_NORMALIZED.values()]
+        self.schema = _materialized(self._labels, self._origins) if config.materialize else PAIRS
 
     def open(self) -> None:
         """Read the labels if they go into the shards. Raises InputError for any other file."""
         if self._materialize and self._labels_file is not None and self._labels_file.is_file():
             self._labels = read_labels(self._labels_file)
-            self.schema = _materialized(self._labels)
+            self.schema = _materialized(self._labels, self._origins)
 
     def digests(self) -> dict[str, str]:
         """Return the digest of the labels if they are written into the shards."""
@@ -173,11 +184,8 @@ class Pair(JoinStage):
             parents = pa.array([row["parent_key"] for row in rows], pa.string())
             places = label_rows(keys, parents, labels)
             labels = labels.drop_columns("key")
-        originals = inputs[0]["image"]
-        pictures = {
-            variant: table["image"]
-            for variant, table in zip(self._variants, inputs[1:], strict=True)
-        }
+        original = inputs[0]
+        variants = dict(zip(self._variants, inputs[1:], strict=True))
         # At least one table, so that an empty shard still has its columns.
         for start in range(0, max(1, len(rows)), ROW_GROUP_ROWS):
             part = rows[start : start + ROW_GROUP_ROWS]
@@ -185,10 +193,14 @@ class Pair(JoinStage):
                 name: pa.array([row.get(name) for row in part], pa.string())
                 for name in [*_COMMON, "variant"]
             }
-            columns["image"] = _pictures([(originals, row.get("_aligned")) for row in part])
-            columns["normalized"] = _pictures(
-                [(pictures[row["variant"]], row.get("_normalized")) for row in part]
-            )
+            aligned = [(original, row.get("_aligned")) for row in part]
+            normalized = [(variants[row["variant"]], row.get("_normalized")) for row in part]
+            cells = {"image": (aligned, "image"), "normalized": (normalized, "image")}
+            if self._origins:
+                cells |= {name: (aligned, own) for name, own in _OF_ALIGNED.items()}
+                cells |= {name: (normalized, own) for name, own in _OF_NORMALIZED.items()}
+            for name, (places_of, own) in cells.items():
+                columns[name] = _cells(places_of, own, self.schema.field(name).type)
             if labels is not None:
                 known = labels.take(places.slice(start, len(part)))
                 columns.update({name: known[name] for name in known.column_names})
@@ -196,10 +208,11 @@ class Pair(JoinStage):
             yield pa.Table.from_arrays(arrays, schema=self.schema)
 
 
-def _materialized(labels: pa.Table | None) -> pa.Schema:
+def _materialized(labels: pa.Table | None, origins: bool) -> pa.Schema:
     """Return the schema of shards with pictures and labels."""
     fields = [] if labels is None else [f for f in labels.schema if f.name != "key"]
     columns = [("variant", pa.string()), ("image", IMAGE), ("normalized", IMAGE)]
+    columns += ORIGINS if origins else []
     return schema(
         [*columns, *((f.name, f.type) for f in fields)],
         {LABELS_METADATA: json.dumps([f.name for f in fields])},
@@ -218,10 +231,12 @@ def _decision(row: Row) -> Row:
     return {name: row[name] for name in ("status", "reason", "decided_by")}
 
 
-def _pictures(places: list[tuple[pa.ChunkedArray, int | None]]) -> pa.Array:
-    """Gather pictures by column and position; null if there is no position."""
+def _cells(places: list[tuple[pa.Table, int | None]], name: str, kind: pa.DataType) -> pa.Array:
+    """Gather a column's cells by table and position; null without a position, or a column."""
     pieces = [
-        pa.nulls(1, IMAGE) if position is None else column.slice(position, 1).chunk(0)
-        for column, position in places
+        pa.nulls(1, kind)
+        if position is None or name not in table.column_names
+        else table[name].slice(position, 1).chunk(0)
+        for table, position in places
     ]
-    return pa.concat_arrays(pieces) if pieces else pa.array([], IMAGE)
+    return pa.concat_arrays(pieces) if pieces else pa.array([], kind)

@@ -67,16 +67,17 @@ def classify(
             "task": protocol.task or None,
             "folds": protocol.folds or None,
             "test_split": None if test else split or None,
+            "drop_duplicates": protocol.drop_duplicates or None,
         },
         "evaluate": {"by": by or None},
     }
     job = load_job(job_file, given, set or [], CONFIGS, _saved(data, job_file))
     config, scoring = settings = job.stage("classify"), job.stage("evaluate")
-    planned = plan_partitions(config, opened(data), bool(test))
+    other = (opened(test), split or "") if test else None
+    planned = plan_partitions(config, opened(data), other)
     keep_settings(
         data, job.output, settings, lambda: overwrite or settings_match(config, planned, job.output)
     )
-    other = (opened(test), split or "") if test else None
     outcome = run_protocol(config, scoring, planned, job.output, other, overwrite)
     report_scores(outcome, job.output)
 
@@ -105,7 +106,6 @@ def evaluate(
     """
     from ...stages.classification import evaluate as scoring
     from ...stages.classification.classifiers import open_classifier
-    from ...stages.classification.protocol import all_of
     from ...stages.classification.protocol_run import ProtocolResult
     from ...stages.classification.scores.score_files import read_scores
 
@@ -115,9 +115,8 @@ def evaluate(
     given = {"output": folder, "evaluate": {"by": by or None}}
     job = load_job(None, given, set or [], CONFIGS, _saved(data))
     listing = scoring.list_for(found, opened(data), views=job.stage("evaluate").views)
-    rows = all_of(listing, found.task, split)
-    words = f"split {split} of {listing.name}" if split else f"all of {listing.name}"
-    scoring.evaluate(job.stage("evaluate"), model, listing, rows, folder, words)
+    part = scoring.part_elsewhere(job.stage("evaluate"), model, listing, split)
+    scoring.evaluate(job.stage("evaluate"), model, listing, part, folder)
     report_scores(ProtocolResult([read_scores(folder)], None, True), folder)
 
 
@@ -153,10 +152,12 @@ def predict(
     from ...stages.classification.views import PLANS
 
     start_logging()
-    ResultTable(output, "predict").check_path()
+    table = ResultTable(output, "predict")
+    table.check_path()
     made = holds_dataset(input)
     stages, defaults = select(None, None, "pair"), {"normalize": {"device": reading.device}}
     job = faces_job(input, output, faces.work, set or [], made, stages, defaults)
+    table.check_replaceable(again.overwrite)
     chosen = {
         "variant": faces.variant,
         "any_normalizer": faces.any_normalizer,

@@ -229,6 +229,10 @@ class ProtocolOptions:
     test_split: Annotated[
         str | None, typer.Option(metavar="SPLIT", help="the split to test on")
     ] = None
+    drop_duplicates: Annotated[
+        bool,
+        typer.Option("--drop-duplicates", help="do not train on pictures that are also tested"),
+    ] = False
 
 
 ByLabel = Annotated[

@@ -157,9 +157,11 @@ def measure(
     from ...stages.review.face_reader import open_face_reader
 
     start_logging()
-    ResultTable(output, "measure").check_path()
+    table = ResultTable(output, "measure")
+    table.check_path()
     made = holds_dataset(input)
     job = faces_job(input, output, work, set or [], made, select(None, None, "align"))
+    table.check_replaceable(again.overwrite)
     chosen = {"batch_size": batch_size, "threads": job.run.threads}
     config = validate_settings(measuring.MeasureConfig, chosen, "measure")
     reader = open_face_reader(weights, device)

@@ -59,25 +59,48 @@ class ResultTable:
 
         Args:
             about: what it is made from, ready for JSON.
-            overwrite: accept a file that the command did not write, for ``write`` to replace.
+            overwrite: as ``check_replaceable``.
 
         Raises:
-            OutputError: the file exists, and the command did not write it.
+            OutputError: as ``check_replaceable``.
         """
-        if not self.path.exists():
+        self.check_replaceable(overwrite)
+        card = self._card()
+        if not card or not self.path.exists():
             return None
+        same = card["about"] == json.loads(json.dumps(about))
+        return card if same and sha256_file(self.path) == card.get("sha256") else None
+
+    def check_replaceable(self, overwrite: bool) -> None:
+        """Check, before any work, that the file may be replaced.
+
+        Args:
+            overwrite: accept a file that the command did not write, or that was changed since.
+
+        Raises:
+            OutputError: the file exists, and is not as the command wrote it.
+        """
+        if overwrite or not self.path.exists():
+            return
+        card = self._card()
+        what = f"normpipe {self.command} did not write it"
+        if card:
+            # After a kill between card and table, the table is still the one that was replaced.
+            if sha256_file(self.path) in (card.get("sha256"), card.get("replaces")):
+                return
+            what = f"was changed since normpipe {self.command} wrote it"
+        raise OutputError(
+            f"{self.path} exists and {what}: choose another --output, or give --overwrite"
+        )
+
+    def _card(self) -> dict[str, Any]:
+        """Return the card that the command wrote; empty if there is none."""
         try:
             card = json.loads(self.card_path.read_bytes())
             ours = "about" in card and card.get("command", _FIRST_COMMAND) == self.command
         except (OSError, ValueError, AttributeError, TypeError):
-            card, ours = {}, False
-        if not ours and not overwrite:
-            raise OutputError(
-                f"{self.path} exists and normpipe {self.command} did not write it: choose another "
-                "--output, or give --overwrite"
-            )
-        same = ours and card["about"] == json.loads(json.dumps(about))
-        return card if same and sha256_file(self.path) == card.get("sha256") else None
+            return {}
+        return card if ours else {}
 
     def write(
         self,
@@ -99,6 +122,8 @@ class ResultTable:
                 write(table)
         digest = sha256_file(temporary(self.path))
         card = {**more, "command": self.command, "about": about, "sha256": digest}
+        if self.path.exists():
+            card["replaces"] = sha256_file(self.path)
         # The card first: its digest does not match until the table is there, so a retry starts
         # again.
         write_json(self.card_path, card)

@@ -21,9 +21,10 @@ from ...pipeline.store.commit import write_json
 from ...pipeline.store.lock import locked
 from ..classify import plan_partitions, train
 from ..metrics.resampling import Draws, percentiles
+from .early_checks import check_partition
 from .evaluate import evaluate_partition
 from .listing import Listing
-from .protocol import Partition, check_partition
+from .protocol import Partition
 from .scores.figure_text import in_unit, interval_text, text_scale
 from .scores.score_files import ScoreFile, read_scores
 from .scores.scoring import HEADLINE, MODEL, headline_of, row_statistics

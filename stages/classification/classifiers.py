@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ...manifests.arrays import Floats
 from ...pipeline.errors import InputError
+from ...pipeline.stage import sha256_file
+from ...pipeline.store.commit import write_bytes, write_json
 from ..networks.classifier import MixtureClassifier, probabilities
 from ..networks.files.checkpoint import load_weights, read_notes, save_tensors
+from .listing import Listing, photographs
 from .tasks import Task
-from .views import Batch, ClassifierView, ViewData, batches_in_order
+from .views import Batch, ClassifierView, ViewData, batches_in_order, normalizer_weights
 
 _BATCH = 64
 
@@ -25,6 +31,9 @@ _BATCH = 64
 MODEL_FILE = "classifier.safetensors"
 CARD_FILE = "classifier.json"
 EPOCHS_FILE = "epochs.json"
+#: The photographs that trained the model, sorted, uint64: 64 bits of the sha256 of the
+#: ``source_sha256`` of each.
+PICTURES_FILE = "training_pictures.npy"
 
 
 @dataclass(frozen=True)
@@ -123,11 +132,14 @@ def check_normalizer(model: Classifier, weights: Collection[str] | None, unless:
         return
     way = f"or give {unless} to skip this check"
     if weights is None:
-        raise InputError(f"the shards do not say which weights normalized them: pair again, {way}")
+        raise InputError(
+            "the shards do not say which weights normalized them: give the whole output of "
+            f"normpipe run, {way}"
+        )
     if not model.normalized_by:
         raise InputError(
-            f"the classifier does not say which normalizer made what it was trained on: train it "
-            f"again, {way}"
+            "the classifier does not say which normalizer made what it was trained on: run its "
+            f"normpipe classify again, which adds it without training, {way}"
         )
     unknown = sorted({*weights} - {*model.normalized_by})
     if unknown:
@@ -136,6 +148,62 @@ def check_normalizer(model: Classifier, weights: Collection[str] | None, unless:
             f"{', '.join(name[:12] for name in model.normalized_by)}… and these faces by "
             f"{unknown[0][:12]}…: use the same weights (--set normalize.weights=FILE), {way}"
         )
+
+
+def save_pictures(folder: Path, sources: Sequence[str | None]) -> int:
+    """Write which photographs trained a model, 8 bytes each; return how many do not say it.
+
+    Args:
+        sources: sha256 of the photographs' files; None where the shards do not record it.
+    """
+    known = [one for one in sources if one]
+    (folder / PICTURES_FILE).unlink(missing_ok=True)  # of a model that is replaced
+    if known:
+        buffer = io.BytesIO()
+        np.save(buffer, np.unique(_marks(known)), allow_pickle=False)
+        write_bytes(folder / PICTURES_FILE, buffer.getvalue())
+    return len(sources) - len(known)
+
+
+def add_origins(folder: Path, faces: Listing) -> None:
+    """Add to a finished model what an earlier release did not record: normalizer and pictures.
+
+    Args:
+        faces: those that trained it.
+    """
+    before = (folder / CARD_FILE).read_bytes()
+    card = json.loads(before)
+    about = card["trained_on"]
+    if not about.get("normalized_by"):
+        model = open_classifier(folder)
+        made_by = normalizer_weights(model.views, faces, model.normalizer) or ()
+        if made_by:
+            save_classifier(replace(model, normalized_by=made_by), folder / MODEL_FILE)
+            about["normalized_by"] = [*made_by]
+            card["sha256"] = sha256_file(folder / MODEL_FILE)
+    if "pictures_unknown" not in about:
+        about["pictures_unknown"] = save_pictures(folder, photographs(faces))
+    if card != json.loads(before):
+        write_json(folder / CARD_FILE, card)
+
+
+def trained_by(folder: Path, sources: Sequence[str | None]) -> list[bool | None]:
+    """Return which photographs also trained the model of a folder; None where that is unknown.
+
+    A photograph is taken for another with a probability of (number of training pictures) / 2^64.
+    """
+    file = folder / PICTURES_FILE
+    if not file.is_file():
+        return [None] * len(sources)
+    held = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
+    seen = np.isin(_marks([one or "" for one in sources]), held)
+    return [bool(one) if source else None for one, source in zip(seen, sources, strict=True)]
+
+
+def _marks(sources: Sequence[str]) -> NDArray[np.uint64]:
+    # Hashed once more, as foreign shards may name their pictures in any way.
+    digests = (hashlib.sha256(one.encode()).digest()[:8] for one in sources)
+    return np.asarray([int.from_bytes(one, "big") for one in digests], np.uint64)
 
 
 def predict_faces(

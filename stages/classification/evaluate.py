@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,11 @@ from .classifiers import (
     check_normalizer,
     open_classifier,
     predict_faces,
+    trained_by,
 )
-from .listing import Listing, list_faces
-from .protocol import Partition, all_of
+from .listing import Listing, list_faces, photographs
+from .protocol import Partition, foreign_part
+from .scores.coverage import TRAINED, left_out_notes, unscored_units
 from .scores.expert_use import ExpertUse, write_experts
 from .scores.groups import group_columns
 from .scores.score_files import SCHEMA_VERSION, SCORES, ScoreCard, read_scores, write_scores
@@ -45,16 +48,14 @@ def evaluate(
     config: EvaluateConfig,
     model_folder: Path,
     listing: Listing,
-    rows: Rows,
+    part: Partition,
     output: Path,
-    split: str,
     pool: ViewPool | None = None,
 ) -> ScoreCard:
-    """Score a model on the rows of a listing, including inputs without a usable face.
+    """Score a model on the test rows of a listing, including inputs without a usable face.
 
     Args:
-        rows: (N,) the full test set; unusable inputs get the training set's means.
-        split: how these rows were chosen, for the score file.
+        part: its ``test`` is the full test set; unusable inputs get the training set's means.
         pool: pictures that were read already.
 
     Raises:
@@ -66,6 +67,7 @@ def evaluate(
     _require_trained(model, views)
     about = json.loads((model_folder / CARD_FILE).read_bytes())
     digest = sha256_file(model_folder / MODEL_FILE)
+    rows, split = part.test, part.name
     faces = listing.take(rows)
     groups = group_columns(faces.labels, config.by)
     data_digest = faces.digest(model.task)
@@ -82,12 +84,18 @@ def evaluate(
     table = prediction_table(
         model.task, faces, usable, predictions, about["fallback"], about["fold"]
     )
+    trained = trained_by(model_folder, photographs(faces))
+    table = table.append_column(TRAINED, pa.array(trained, pa.bool_()))
     for name, column in groups.items():
         table = table.append_column(name, column)
     recipe = about["recipe"]
     found = score(model.task, table, config.threshold)
+    found["coverage"]["left_out"] = dict(part.left_out)
+    notes = [*part.notes, *left_out_notes(part.left_out)]
+    if not recipe["labels"]:
+        notes += unscored_units(model.task, faces.labels)
     use = ExpertUse(model.task.names, predictions.input_load, predictions.output_gates)
-    found["warnings"] = [*found["warnings"], *use.warnings()]
+    found["warnings"] = [*notes, *found["warnings"], *use.warnings()]
     card = ScoreCard(
         kind=model.task.kind,
         names=model.task.names,
@@ -131,6 +139,7 @@ def prediction_table(
     values[usable] = predictions.values
     predicted_by = np.full(len(faces), FALLBACK, object)
     predicted_by[usable] = MODEL
+    truth = task.truth(faces.labels)
     columns = {
         "key": pa.array(faces.column("key"), pa.string()),
         "subject": pa.array(faces.subjects(), pa.string()),
@@ -139,7 +148,11 @@ def prediction_table(
         "reason": pa.array(faces.column("reason"), pa.string()),
         "predicted_by": pa.array(predicted_by.tolist(), pa.string()),
     }
-    return pa.table(columns | table_columns(task, task.truth(faces.labels), values))
+    columns |= table_columns(task, truth, values)
+    if task.kind == "emotion":  # classes that the model does not know keep their names
+        names = zip(columns["truth"].to_pylist(), faces.column("emotion"), strict=True)
+        columns["truth"] = pa.array([known or name or None for known, name in names], pa.string())
+    return pa.table(columns)
 
 
 def paper_style(model_folder: Path) -> dict[str, float | str | None] | None:
@@ -173,12 +186,26 @@ def evaluate_partition(
     """
     folder = output / part.folder if part.folder else output
     if test is None:
-        return evaluate(config, folder, listing, part.test, folder / "scores", part.name, pool)
+        return evaluate(config, folder, listing, part, folder / "scores", pool)
     other, split = test
-    model = open_classifier(folder)
-    rows = all_of(other, model.task, split)
-    chosen = f"cross-dataset, {f'split {split}' if split else 'all'} of {other.name}"
-    return evaluate(config, folder, other, rows, folder / f"scores-{other.name}", chosen)
+    there = part_elsewhere(config, folder, other, split)
+    there = replace(there, name=f"cross-dataset, {there.name}")
+    return evaluate(config, folder, other, there, folder / f"scores-{other.name}")
+
+
+def part_elsewhere(
+    config: EvaluateConfig, model_folder: Path, data: Listing, split: str
+) -> Partition:
+    """Return the partition that tests a model on another dataset, or on its split.
+
+    Raises:
+        InputError: no model, or no input has a label that the model knows.
+    """
+    model = open_classifier(model_folder)
+    recipe = json.loads((model_folder / CARD_FILE).read_bytes())["recipe"]
+    chosen = config.other_classes
+    leave_out = bool(recipe["labels"]) if chosen == "auto" else chosen == "leave_out"
+    return foreign_part(data, model.task, split, leave_out)
 
 
 def list_for(

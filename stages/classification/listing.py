@@ -35,8 +35,8 @@ COLUMNS = {"original": "image", "normalized": "normalized"}
 #: Columns of a listing that are not labels.
 _COMMON = ("key", "parent_key", "status", "reason", "decided_by")
 _OWN = (*_COMMON, "variant")
-#: Columns of pairs: what made a normalized face, and how large the original is.
-_WEIGHTS, _SIZE = "normalized_weights_sha256", "face_size_px"
+#: Columns of pairs: what made a normalized face, how large the original is, and its photograph.
+_WEIGHTS, _SIZE, _SOURCE = "normalized_weights_sha256", "face_size_px", "source_sha256"
 _CHUNK = 256
 
 
@@ -203,17 +203,40 @@ def input_paths(listing: Listing) -> pa.Array:
 
 def normalized_by(listing: Listing) -> tuple[str, ...] | None:
     """Return the sha256 of the weights behind a listing's normalized faces; None if unknown."""
-    if _WEIGHTS not in listing.dataset.opened.offered:
+    usable = listing.take(np.flatnonzero(listing.usable))
+    found = stored_column(usable, _WEIGHTS)
+    if found is None:
+        found = _weights_of_job(usable)
+    if not all(found):
         return None
-    dataset = listing.dataset.select([_WEIGHTS])
-    items = listing.items[listing.usable].tolist()
-    found: set[str] = set()
-    for start in range(0, len(items), _CHUNK):
-        rows = dataset.__getitems__(items[start : start + _CHUNK])
-        found.update(row[_WEIGHTS] or "" for row in rows)
-    if "" in found:
+    return tuple(sorted({str(digest) for digest in found}))
+
+
+def _weights_of_job(listing: Listing) -> list[str | None]:
+    """Return the weights of each variant, as its description beside the pairs has them.
+
+    Pairs with pictures that were begun before ``pair.origins`` do not say it themselves.
+    """
+    job = listing.dataset.opened.folder.resolve().parent
+    variants = sorted({*listing.column("variant")} - {None})
+    if not variants or not holds_job(job):
+        return [None]
+    made = [ShardFolder(job / "normalized" / variant).description() for variant in variants]
+    return [(one or {}).get("digests", {}).get("weights") for one in made]
+
+
+def photographs(listing: Listing) -> list[str | None]:
+    """Return the sha256 of each input's file; None where the shards do not record it."""
+    return stored_column(listing, _SOURCE) or [None] * len(listing)
+
+
+def stored_column(listing: Listing, name: str) -> list[Any] | None:
+    """Return a column of the shards, of each input; None if the dataset does not have it."""
+    if name not in listing.dataset.opened.offered:
         return None
-    return tuple(sorted(found))
+    dataset, items = listing.dataset.select([name]), listing.items.tolist()
+    chunks = (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
+    return [row[name] for chunk in chunks for row in dataset.__getitems__(chunk)]
 
 
 def _of_variant(table: pa.Table, variant: str, path: Path) -> tuple[Rows, tuple[str, ...]]:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...manifests.arrays import Floats, Rows
+from ...manifests.arrays import Mask, Rows
 from ...manifests.datasets import Description, described, load_description, seeded_folds
 from ...pipeline.errors import InputError, nearest
 from .listing import Listing
+from .scores.coverage import UNLABELLED
 from .tasks import Kind, Task, find_task, of_protocol, people_of, protocol_task
 
 log = logging.getLogger(__name__)
 
 #: Without splits in the labels, one of so many parts of the subjects is for testing.
 _PARTS = 5
+#: Folders that datasets keep their parts in, by part.
+_PART_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "publictest"), "valid"),
+    **dict.fromkeys(("test", "testing", "privatetest"), "test"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,9 @@ class Partition:
         folder: of its model, within the output folder; empty for the output folder itself.
         fold: its number, from 1; None without folds.
         train, test: rows of the listing with known truth; ``test`` includes unusable inputs.
+        left_out: inputs of the test part that are not in ``test``, see ``Coverage``.
+        dropped: pictures that do not train, as they are in the test part, too.
+        notes: warnings for the score.
     """
 
     name: str
@@ -38,6 +49,9 @@ class Partition:
     fold: int | None
     train: Rows
     test: Rows
+    left_out: Mapping[str, int] = field(default_factory=lambda: dict[str, int]())
+    dropped: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def held_out(
@@ -56,9 +70,10 @@ def held_out(
                 f"the labels have no column 'split', and fewer than {_PARTS} subjects to hold "
                 "some out: add the column, or cross-validate with classify.folds"
             )
-        folds = _seeded(listing, _PARTS, seed)
-        test, name = known & (folds == 1), f"a fifth of the subjects, seed {seed}"
-        return Partition(name, "", None, np.flatnonzero(known & (folds != 1)), np.flatnonzero(test))
+        test = _seeded(listing, _PARTS, seed) == 1
+        what = "subjects" if any(listing.subjects()) else "inputs"
+        part = _divided(listing, task, f"a fifth of the {what}, seed {seed}", ~test, test)
+        return replace(part, notes=_random(listing, part, f"a fifth tests, drawn by seed {seed}"))
     found = sorted({str(name) for name in splits[known] if name})
     for wanted in (train_split, test_split):
         if wanted not in found:
@@ -68,26 +83,96 @@ def held_out(
             )
     if train_split == test_split:
         raise InputError(f"the split '{test_split}' cannot both train and test: name two splits")
-    train, test = (
-        np.flatnonzero(known & (splits == train_split)),
-        np.flatnonzero(known & (splits == test_split)),
-    )
-    return Partition(f"split {test_split}", "", None, train, test)
+    train, test = splits == train_split, splits == test_split
+    return _divided(listing, task, f"split {test_split}", train, test)
 
 
-def all_of(listing: Listing, task: Task, split: str = "") -> Rows:
-    """Return (N,) the labelled inputs of a split, or all: for training or testing on one dataset.
+def all_of(listing: Listing, task: Task, split: str = "") -> Partition:
+    """Return a partition whose ``train`` and ``test`` are all inputs that a model of a task knows.
+
+    For training or testing on one dataset.
+
+    Args:
+        split: only inputs of this split; empty: all.
 
     Raises:
         InputError: there are none.
     """
-    rows = _known(listing, task)
+    rows = np.ones(len(listing), np.bool_)
     if split:
         rows &= np.asarray([name == split for name in listing.column("split")])
-    if not rows.any():
+    part = _divided(listing, task, f"split {split}" if split else "all", rows, rows)
+    if not len(part.test):
         where = f" in split '{split}'" if split else ""
-        raise InputError(f"{listing.path} has no input with a known label{where} to test on")
-    return np.flatnonzero(rows)
+        there = [name for name in part.left_out if name != UNLABELLED]
+        hint = f"; there are {', '.join(there)}" if there else ""
+        raise InputError(
+            f"{listing.path} has no input with a known label{where} to test on: the model knows "
+            f"{', '.join(task.names)}{hint}"
+        )
+    return part
+
+
+def foreign_part(listing: Listing, task: Task, split: str, leave_out: bool) -> Partition:
+    """Return a partition that tests all labelled inputs of another dataset, or of its split.
+
+    Args:
+        leave_out: leave out inputs of classes that the model does not know; else they are tested,
+            and are always wrong.
+
+    Raises:
+        InputError: no input has a label that the model knows.
+    """
+    part = all_of(listing, task, split)
+    if not leave_out:
+        unlabelled = part.left_out.get(UNLABELLED, 0)
+        emotions = np.asarray([bool(name) for name in listing.column("emotion")], np.bool_)
+        if task.kind == "emotion":
+            if split:
+                emotions &= np.asarray([name == split for name in listing.column("split")])
+            left_out = {UNLABELLED: unlabelled} if unlabelled else {}
+            part = replace(part, test=np.flatnonzero(emotions), left_out=left_out)
+    where = f"split {split}" if split else "all"
+    return replace(part, name=f"{where} of {listing.name}", train=part.train[:0])
+
+
+def _divided(
+    listing: Listing, task: Task, name: str, train: Mask, test: Mask, fold: int | None = None
+) -> Partition:
+    """Return the partition of the inputs (N,) of two parts, of those with known truth."""
+    known = _known(listing, task)
+    lost = np.flatnonzero(test & ~known)
+    column = listing.column("emotion") if task.kind == "emotion" else [None] * len(listing)
+    left_out = Counter(str(column[row] or UNLABELLED) for row in lost)
+    return Partition(
+        name, f"fold-{fold}" if fold is not None else "", fold,
+        np.flatnonzero(known & train), np.flatnonzero(known & test), dict(left_out.most_common()),
+    )  # fmt: skip
+
+
+def _random(listing: Listing, part: Partition, how: str) -> tuple[str, ...]:
+    """Return what to know of parts that are drawn at random."""
+    faces = listing.take(np.union1d(part.train, part.test))
+    people = [name for name in faces.subjects() if name is not None]
+    without = len(faces) - len(people)
+    if not people:
+        who = (
+            "people are unknown, so one may be in both parts and the score too good: give a list "
+            "with a column 'subject' or 'split'"
+        )
+    elif without:
+        who = f"{len({*people})} people, and {without} inputs without a subject, a person each"
+    else:
+        who = f"{len({*people})} people"
+    notes = [f"parts drawn at random ({how}): {len(faces)} inputs; {who}"]
+    folders = {one for key in faces.column("key") for one in str(key).split("/")[1:-1]}
+    found = {_PART_FOLDERS[one.lower()]: one for one in folders if one.lower() in _PART_FOLDERS}
+    if len(found) > 1:
+        notes.append(
+            f"inputs of the folders {', '.join(sorted(found.values()))} are mixed, as folders are "
+            "not read as splits: give a list with the columns path, emotion and split"
+        )
+    return tuple(notes)
 
 
 def task_of(
@@ -124,7 +209,8 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Partition
     if which.isdecimal():
         if int(which) < 2:
             raise InputError(f"folds = {which}: at least two are needed")
-        numbers, source = _seeded(listing, int(which), seed), f"subjects dealt out, seed {seed}"
+        what = "subjects" if any(listing.subjects()) else "inputs"
+        numbers, source = _seeded(listing, int(which), seed), f"{what} dealt out, seed {seed}"
     elif which == "labels":
         column = listing.column("fold")
         if not any(value is not None for value in column):
@@ -135,21 +221,24 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Partition
         description, fold_of = _published(task, which)
         source = f"{which}, {of_protocol(task, description.protocol(task.kind))}"
         if not isinstance(next(iter(fold_of.values())), int):
-            return [_published_split(listing, known, fold_of, (which, source))]
+            return [_published_split(listing, task, fold_of, which, source)]
         people = _named(listing, known, fold_of, which)
         numbers = np.asarray([fold_of.get(name, -1) for name in people], np.int64)
     names = sorted({int(n) for n in numbers[known] if n >= 0})
     if len(names) < 2:
         raise InputError(f"folds = {which}: fewer than two folds have labelled inputs")
-    inside = known & (numbers >= 0)
-    return [
-        Partition(
-            f"fold {number} of {len(names)} ({source})", f"fold-{number}", number,
-            np.flatnonzero(inside & (numbers != number)),
-            np.flatnonzero(inside & (numbers == number)),
+    inside = numbers >= 0
+    parts = [
+        _divided(
+            listing, task, f"fold {number} of {len(names)} ({source})",
+            inside & (numbers != number), inside & (numbers == number), number,
         )
         for number in names
     ]  # fmt: skip
+    if not which.isdecimal():
+        return parts
+    notes = _random(listing, parts[0], f"{which} folds, seed {seed}")
+    return [replace(part, notes=notes) for part in parts]
 
 
 def _published(task: Task, which: str) -> tuple[Description, dict[str, int] | dict[str, str]]:
@@ -166,21 +255,14 @@ def _published(task: Task, which: str) -> tuple[Description, dict[str, int] | di
 
 
 def _published_split(
-    listing: Listing,
-    known: NDArray[np.bool_],
-    part_of: Mapping[str, Any],
-    which: tuple[str, str],
+    listing: Listing, task: Task, part_of: Mapping[str, Any], which: str, source: str
 ) -> Partition:
-    """``which``: the dataset, and its name for score files."""
-    names = _named(listing, known, part_of, which[0])
+    names = _named(listing, _known(listing, task), part_of, which)
     parts = np.asarray([part_of.get(name, "") for name in names], object)
-    train, test = (np.flatnonzero(known & (parts == side)) for side in ("train", "test"))
-    return Partition(f"split of {which[1]}", "", None, train, test)
+    return _divided(listing, task, f"split of {source}", parts == "train", parts == "test")
 
 
-def _named(
-    listing: Listing, known: NDArray[np.bool_], part_of: Mapping[str, Any], which: str
-) -> list[str]:
+def _named(listing: Listing, known: Mask, part_of: Mapping[str, Any], which: str) -> list[str]:
     """Return the subjects of all rows. Raises InputError for labelled ones without a fold.
 
     Unlabelled pictures may show other subjects.
@@ -196,7 +278,7 @@ def _named(
     return [str(name) for name in subjects]
 
 
-def _known(listing: Listing, task: Task) -> NDArray[np.bool_]:
+def _known(listing: Listing, task: Task) -> Mask:
     truth = np.isfinite(task.truth(listing.labels))
     return np.asarray(truth.reshape(len(listing), -1).any(axis=1), np.bool_)
 
@@ -213,64 +295,3 @@ def _seeded(listing: Listing, count: int, seed: int) -> NDArray[np.int64]:
 
 def _people(listing: Listing) -> list[str]:
     return people_of(listing.subjects(), listing.column("parent_key"))
-
-
-def check_partition(
-    task: Task, listing: Listing, part: Partition, shared_subjects: bool
-) -> list[str]:
-    """Check labels and subjects before hours of training.
-
-    Args:
-        part: training and test rows of ``listing``.
-        shared_subjects: allow a subject on both sides.
-
-    Returns:
-        Warnings: labels without an example in the test set.
-
-    Raises:
-        InputError: nothing to learn from, a label that never occurs in training, or subjects on
-            both sides.
-    """
-    check_training(task, listing, part)
-    if not len(part.test):
-        raise InputError(f"{part.name}: no labelled input to test on: see 'normpipe status'")
-    if not shared_subjects:
-        _refuse_shared(listing.subjects(), part)
-    tested = _counts(task, task.truth(listing.labels)[part.test])
-    absent = [name for name, count in zip(task.names, tested, strict=True) if not count]
-    return [f"the test set has no example of {', '.join(absent)}"] if absent else []
-
-
-def check_training(task: Task, listing: Listing, part: Partition) -> None:
-    """Raise InputError if there is nothing to learn from, or a label never occurs."""
-    train = part.train[listing.usable[part.train]]
-    if not len(train):
-        raise InputError(
-            f"{part.name}: no usable labelled input to train on: see 'normpipe status'"
-        )
-    seen = _counts(task, task.truth(listing.labels)[train])
-    never = [name for name, count in zip(task.names, seen, strict=True) if not count]
-    if never:
-        raise InputError(
-            f"{part.name}: no example of {', '.join(never)} among the {len(train)} training "
-            "inputs: leave it out with classify.labels, or split differently"
-        )
-
-
-def _refuse_shared(subjects: Sequence[Any], part: Partition) -> None:
-    on_both = {subjects[i] for i in part.train} & {subjects[i] for i in part.test} - {None}
-    if on_both:
-        some = ", ".join(sorted(map(str, on_both))[:3])
-        raise InputError(
-            f"{part.name}: {len(on_both)} subjects are in both training and test ({some} …): the "
-            "score would measure how well they are recognized; split by subject, or set "
-            "classify.shared_subjects=true"
-        )
-
-
-def _counts(task: Task, truth: Floats) -> NDArray[np.int64]:
-    """Return (L,) how often each label occurs."""
-    if task.kind == "emotion":
-        known = truth[np.isfinite(truth)].astype(np.int64)
-        return np.bincount(known, minlength=len(task.names))
-    return np.asarray((np.nan_to_num(truth) > 0).sum(0), np.int64)

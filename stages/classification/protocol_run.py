@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from .classifiers import EPOCHS_FILE, Classifier, predict_faces
 from .evaluate import evaluate_partition, prediction_table
 from .listing import Listing, list_faces
 from .protocol import Partition
+from .scores.coverage import left_out_notes
 from .scores.figure_text import figure_text, in_order
 from .scores.groups import group_columns
 from .scores.pooling import pool
@@ -132,11 +134,27 @@ def _run(
         scores.append(read_scores(folder / name))
     pooled = None
     if len(scores) > 1:
-        pooled = pool(scores)
+        pooled = _with_notes(pool(scores), scores)
         write_report(output / "scores", pooled.card)
         write_scores(output / "scores", pooled.card, pooled.predictions)
         pooled = read_scores(output / "scores")
     return ProtocolResult(scores, pooled, True)
+
+
+def _with_notes(pooled: ScoreFile, folds: list[ScoreFile]) -> ScoreFile:
+    """Add what rows do not tell: inputs that are left out, and warnings that all folds share."""
+    left_out = sum((Counter(one.card.coverage.left_out) for one in folds), Counter[str]())
+    card = pooled.card
+    shared = [
+        note
+        for note in folds[0].card.warnings
+        if note not in card.warnings and all(note in one.card.warnings for one in folds)
+    ]
+    changes = {
+        "coverage": card.coverage.model_copy(update={"left_out": dict(left_out.most_common())}),
+        "warnings": (*dict.fromkeys([*shared, *left_out_notes(left_out)]), *card.warnings),
+    }
+    return replace(pooled, card=card.model_copy(update=changes))
 
 
 def _epoch_scorer(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ...pipeline.stage import StageConfig, free
+from ...pipeline.stage import StageConfig, added, free
 
 Views = Literal[
     "original",
@@ -51,6 +51,9 @@ class ClassifyConfig(StageConfig):
         "", description="a number, labels (the column fold), bp4d or disfa; empty: a held-out split"
     )
     shared_subjects: bool = Field(False, description="allow subjects in both training and test")
+    drop_duplicates: bool = added(
+        False, description="do not train on pictures that are also in the test part"
+    )
     preset: Preset = Field("small", description="small (64 px, for a CPU) or norface (ViT, 224 px)")
     size: str = Field("B", description="size of norface's vision transformer: S or B")
     image_size: int = Field(224, ge=16, description="side of norface's pictures, pixels")
@@ -136,6 +139,11 @@ class EvaluateConfig(StageConfig):
     threads: int = Field(1, ge=1, description="threads that decode pictures")
     any_normalizer: bool = Field(
         False, description="accept faces normalized by other weights than in training"
+    )
+    other_classes: Literal["auto", "wrong", "leave_out"] = added(
+        "auto",
+        description="faces of another dataset whose class the model does not know: wrong, or "
+        "leave_out; auto: leave_out if classify.labels chose the classes, else wrong",
     )
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute
 
 from ...manifests.arrays import Floats
 from ...manifests.datasets import Description, Protocol
-from ...manifests.vocabularies import EMOTIONS
+from ...manifests.vocabularies import EMOTIONS, emotion_name
 from ...pipeline.errors import InputError, nearest
 
 # pyarrow makes these functions at run time; type checkers cannot see them.
@@ -55,14 +55,19 @@ class Task:
         """Return the truth of a label table's rows, float32, NaN where unknown.
 
         Returns:
-            ``emotion``: (N,) index of the class, NaN also for classes not in ``names``.
+            ``emotion``: (N,) index of the class, NaN also for classes not in ``names``. Other
+            spellings of a name are the same class (``happy``, ``happiness``).
             Else (N, L): 0 or 1, or 0 to 5.
         """
         if self.kind == "emotion":
             if "emotion" not in labels.column_names:
                 return np.full(labels.num_rows, np.nan, np.float32)
-            places = {name: float(place) for place, name in enumerate(self.names)}
-            found = [places.get(name, np.nan) for name in labels["emotion"].to_pylist()]
+            own = {name: float(place) for place, name in enumerate(self.names)}
+            # An own spelling comes first, so that labels with two of them stay two classes.
+            places = {emotion_name(name): place for name, place in own.items()} | own
+            spellings = {name for name in labels["emotion"].unique().to_pylist() if name}
+            place_of = {n: places.get(n, places.get(emotion_name(n), np.nan)) for n in spellings}
+            found = [place_of.get(name, np.nan) for name in labels["emotion"].to_pylist()]
             return np.asarray(found, np.float32)
         columns = [_numbers(labels, name) for name in self.columns]
         return np.stack(columns, axis=1) if columns else np.empty((labels.num_rows, 0), np.float32)
@@ -97,6 +102,12 @@ def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[st
     if not offered:
         held = [k for k, found in available.items() if found]
         hint = f"; they have {', '.join(held)}" if held else ""
+        empty = _empty(labels, KINDS if kind == "auto" else (kind,))
+        if empty:
+            raise InputError(
+                f"nothing to learn: every label in {', '.join(empty)} is missing: see "
+                f"ingest.{'emotion_names' if empty[0] == 'emotion' else 'au_missing'}{hint}"
+            )
         raise InputError(
             f"nothing to learn for task '{chosen}': the labels have no known values in a column "
             f"{_COLUMN_OF[chosen]}{hint}"
@@ -209,13 +220,26 @@ def _available(labels: pa.Table, kind: str) -> list[str]:
             return []
         found = {name for name in labels["emotion"].unique().to_pylist() if name}
         return [*(n for n in EMOTIONS if n in found), *sorted(found - {*EMOTIONS})]
-    units: list[str] = []
+    offered = units_of(labels, kind).items()
+    units = [unit for unit, name in offered if labels[name].null_count < labels.num_rows]
+    return sorted(units, key=lambda unit: int(unit[2:]))
+
+
+def units_of(labels: pa.Table, kind: str) -> dict[str, str]:
+    """Return action unit → its column, in the order of the columns; ``kind`` as of ``Task``."""
+    found: dict[str, str] = {}
     for name in labels.column_names:
         match = _UNIT.match(name)
-        right = match is not None and bool(match[2]) == (kind == "intensity")
-        if match and right and labels[name].null_count < labels.num_rows:
-            units.append(f"AU{match[1]}")
-    return sorted(units, key=lambda unit: int(unit[2:]))
+        if match and bool(match[2]) == (kind == "intensity"):
+            found[f"AU{match[1]}"] = name
+    return found
+
+
+def _empty(labels: pa.Table, kinds: Sequence[Kind]) -> list[str]:
+    """Return the label columns of some kinds, none of which has a value."""
+    if "emotion" in kinds and "emotion" in labels.column_names:
+        return ["emotion"]
+    return [name for kind in kinds if kind != "emotion" for name in units_of(labels, kind).values()]
 
 
 def _numbers(labels: pa.Table, name: str) -> Floats:

@@ -12,7 +12,14 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute
 
-from ...manifests.schema import ALIGNED, LABEL_COLUMNS, MANIFEST, NORMALIZED, PAIRS
+from ...manifests.schema import (
+    ALIGNED,
+    LABEL_COLUMNS,
+    MANIFEST,
+    NORMALIZED,
+    ORIGINS,
+    PAIRS,
+)
 from ...manifests.vocabularies import ACTION_UNITS, EMOTIONS, emotion_name
 from ...pipeline.errors import InputError, nearest
 from .table import Columns
@@ -25,7 +32,7 @@ log = logging.getLogger("normpipe")
 #: Names that a label may not have, because data columns have them.
 RESERVED = frozenset(
     {*MANIFEST.names, *ALIGNED.names, *NORMALIZED.names, *PAIRS.names}
-    | {"normalized", "shard", "row_group", "row"}
+    | {"normalized", "shard", "row_group", "row", *dict(ORIGINS)}
 )
 
 _TYPES = dict(LABEL_COLUMNS)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.stages import classify as module
-from normpipe.stages.classification.classifiers import open_classifier
+from normpipe.stages.classification.classifiers import open_classifier, save_classifier
 from normpipe.stages.classification.evaluate import evaluate_partition
 from normpipe.stages.classification.protocol_run import run_protocol
 from normpipe.stages.classification.scores.score_files import read_scores
@@ -24,8 +25,8 @@ from normpipe.stages.networks.files.checkpoint import read_notes, read_tensors, 
 from normpipe.stages.networks.vit import Vit
 from normpipe.stages.training.logs import read_log
 
-from .classification.faces import opened
-from .classification.training import EMOTIONS, TINY, planned, run, settings
+from .classification.faces import Face, opened, write_faces
+from .classification.training import EMOTIONS, TINY, easy_faces, planned, run, settings
 
 ROOT = Path(__file__).parents[2]
 LEG = {"least_steps": 12, "save_every": 2}
@@ -52,6 +53,7 @@ def test_it_leaves_a_model_and_a_card(whole, easy):
     assert found["classes"] == [*EMOTIONS] and found["steps"] == 12
     assert found["trained_on"] == {
         "dataset": "d", "faces": 38, "left_out": 2, "subjects": 10, "normalized_by": ["w"],
+        "dropped_duplicates": 0, "pictures_unknown": 38,
     }  # fmt: skip
     listing, task, part = planned(settings(), easy)
     truth = task.truth(listing.labels)[part.train][listing.usable[part.train]]
@@ -272,6 +274,49 @@ def test_labels_that_differ_are_another_training(whole, easy, tmp_path):
         train(settings(**LEG), listing, task, fewer, tmp_path)
 
 
+def test_pictures_of_the_test_part_can_be_dropped_from_training(tmp_path):
+    faces = [Face(key, labels, original=one, normalized=two)
+             for key, labels, one, two in easy_faces(9)]  # fmt: skip
+    for number, face in enumerate(faces):
+        face.source = f"s{number}"
+    for number in (0, 5, 11):  # train; the last twelve test
+        faces[number].source = f"s{number + 24}"
+    folder = write_faces(tmp_path / "data", faces)
+    found = run_all(settings(least_steps=2), folder, tmp_path / "kept")
+    assert found.card.coverage.trained == 3
+    assert any(
+        note.startswith("3 of 12 test pictures also trained") for note in found.card.warnings
+    )
+    dropping = settings(least_steps=2, drop_duplicates=True)
+    found = run_all(dropping, folder, tmp_path / "dropped")
+    assert found.card.coverage.trained == 0
+    assert not any("trained" in note for note in found.card.warnings)
+    about = card(tmp_path / "dropped")["trained_on"]
+    assert (about["faces"], about["dropped_duplicates"]) == (21, 3)
+    assert about["pictures_unknown"] == 0
+    with pytest.raises(OutputError, match=r"other (labels|settings)"):
+        run_all(dropping, folder, tmp_path / "kept")
+    # A model of an earlier release learns what it was trained on, and is not trained anew.
+    old = tmp_path / "kept/classifier.json"
+    about = json.loads(old.read_text())
+    del about["trained_on"]["pictures_unknown"]
+    about["trained_on"]["normalized_by"] = []
+    old.write_text(json.dumps(about))
+    (tmp_path / "kept/training_pictures.npy").unlink()
+    model = open_classifier(tmp_path / "kept")
+    save_classifier(replace(model, normalized_by=()), tmp_path / "kept/classifier.safetensors")
+    again = run_all(settings(least_steps=2), folder, tmp_path / "kept")
+    assert again.card.coverage.trained == 3
+    assert open_classifier(tmp_path / "kept").normalized_by == ("w",)
+    assert card(tmp_path / "kept")["trained_on"]["normalized_by"] == ["w"]
+
+
+def run_all(config, folder, output):
+    planned = plan_partitions(config, opened(folder))
+    (scores,) = run_protocol(config, EvaluateConfig(device="cpu"), planned, output).scores
+    return scores
+
+
 def test_the_real_job_is_classified_in_folds(samples_job, tmp_path):
     """Three classes of the package's own faces, through the real stages."""
     config = settings(
@@ -296,8 +341,9 @@ def test_the_real_job_is_classified_in_folds(samples_job, tmp_path):
 def test_cross_dataset(easy, samples_job, tmp_path):
     config = settings(labels=("neutral", "happiness"), least_steps=2)
     scoring = EvaluateConfig(device="cpu", any_normalizer=True)  # drawn faces, real faces
-    planned = plan_partitions(config, opened(easy), crossed=True)
-    found = run_protocol(config, scoring, planned, tmp_path, (opened(samples_job), ""))
+    other = (opened(samples_job), "")
+    planned = plan_partitions(config, opened(easy), other)
+    found = run_protocol(config, scoring, planned, tmp_path, other)
     (scored,) = found.scores
     assert scored.card.train_dataset == "d" and scored.card.test_dataset == "samples"
     assert scored.card.coverage.test_rows == 12 and found.pooled is None
@@ -305,9 +351,9 @@ def test_cross_dataset(easy, samples_job, tmp_path):
     assert {listing.column("split")[row] for row in parts[0].train} == {"train"}
     never = settings(labels=("neutral", "fear"))
     with pytest.raises(InputError, match="never name 'fear'"):
-        plan_partitions(never, opened(easy), crossed=True)
+        plan_partitions(never, opened(easy), other)
     with pytest.raises(InputError, match="exclude each other"):
-        plan_partitions(settings(folds="3"), opened(easy), crossed=True)
+        plan_partitions(settings(folds="3"), opened(easy), other)
 
 
 def test_notes_of_a_state_say_what_it_belongs_to(easy, tmp_path):

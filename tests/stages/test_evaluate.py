@@ -10,12 +10,18 @@ import torch
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification import evaluate as module
-from normpipe.stages.classification.classifiers import open_classifier, save_classifier
+from normpipe.stages.classification.classifiers import (
+    open_classifier,
+    save_classifier,
+    save_pictures,
+    trained_by,
+)
 from normpipe.stages.classification.evaluate import (
     evaluate,
     evaluate_partition,
     list_for,
     paper_style,
+    part_elsewhere,
 )
 from normpipe.stages.classification.listing import list_faces
 from normpipe.stages.classification.protocol import all_of
@@ -56,6 +62,7 @@ def test_unusable_faces_get_the_fallback(model, plan):
     assert card == read_scores(model / "scores").card
     assert card.coverage.model_dump() == {
         "test_rows": 20, "kept": 18, "without_truth": 0, "by_reason": {"no_face": 2},
+        "unknown_classes": {}, "trained": 0, "left_out": {},
     }  # fmt: skip
     predictions = read_scores(model / "scores").predictions
     lost = np.array([status != "ok" for status in predictions["status"].to_pylist()])
@@ -80,7 +87,7 @@ def test_predictions_do_not_depend_on_memory_or_company(model, plan):
     evaluate_partition(CPU, listing, part, model)
     whole = predicted(read_scores(model / "scores").predictions)
     few = EvaluateConfig(device="cpu", memory_gb=0.0)
-    evaluate(few, model, listing, part.test[:3], model / "few", "three")
+    evaluate(few, model, listing, replace(part, test=part.test[:3]), model / "few")
     some = predicted(read_scores(model / "few").predictions)
     assert some == pytest.approx(whole[:3], abs=1e-5)
 
@@ -215,7 +222,7 @@ def test_a_collapsed_mixture_is_reported(model, plan):
 def test_a_test_set_without_a_usable_face(model, plan):
     listing, _, part = plan
     lost = part.test[~listing.usable[part.test]]
-    card = evaluate(CPU, model, listing, lost, model / "lost", "lost")
+    card = evaluate(CPU, model, listing, replace(part, test=lost), model / "lost")
     assert card.coverage.kept == 0 and card.scores["kept"]["accuracy"] is None
     assert card.scores["full"]["accuracy"] is not None
 
@@ -226,6 +233,86 @@ def test_a_dataset_without_such_labels_is_one_line(model, tmp_path):
     listing = list_faces(opened(folder), ("original", "normalized"))
     with pytest.raises(InputError, match="no input with a known label"):
         all_of(listing, open_classifier(model).task)
+
+
+def elsewhere(folder, names, sources=None):
+    faces = [
+        Face(f"e/{n}.png", {"emotion": name}, source=sources[n] if sources else None)
+        for n, name in enumerate(names)
+    ]
+    return list_for_all(write_faces(folder, faces))
+
+
+def list_for_all(folder):
+    return list_faces(opened(folder), ("original", "normalized"))
+
+
+def test_classes_that_the_model_does_not_know_stay_in_the_test(model, tmp_path):
+    names = ["neutral", "happiness", "fear", "Surprised", None, "contempt", "fear", "happiness"]
+    other = elsewhere(tmp_path / "other", names)
+    card = evaluate(CPU, model, other, part_elsewhere(CPU, model, other, ""), model / "other")
+    assert (card.coverage.test_rows, card.coverage.kept) == (7, 7)
+    assert card.coverage.unknown_classes == {"fear": 2, "contempt": 1}
+    assert card.coverage.left_out == {"without a label": 1}
+    predictions = read_scores(model / "other").predictions
+    guess = [EMOTIONS[n] for n in predicted(predictions).argmax(1)]
+    truth = ["neutral", "happiness", "fear", "surprise", "contempt", "fear", "happiness"]
+    assert predictions["truth"].to_pylist() == truth
+    right = [one == two for one, two in zip(guess, truth, strict=True)]
+    assert card.scores["full"]["accuracy"] == pytest.approx(np.mean(right))
+    said = [
+        "1 inputs of the test part are not scored: 1 without a label for this task",
+        "3 of 7 labelled test faces show fear (2), contempt (1), which the model does not know: "
+        "they count as wrong; on the other 4: accuracy",
+    ]
+    page = (model / "other/index.html").read_text()
+    for note in said:
+        assert any(one.startswith(note) for one in card.warnings) and note in page
+    # Left out on request, or where the classes were chosen; and said all the same.
+    leave_out = EvaluateConfig(device="cpu", other_classes="leave_out")
+    about = json.loads((model / "classifier.json").read_text())
+    some = part_elsewhere(leave_out, model, other, "")
+    about["recipe"]["labels"] = [*EMOTIONS]
+    (model / "classifier.json").write_text(json.dumps(about))
+    assert part_elsewhere(CPU, model, other, "").left_out == some.left_out
+    card = evaluate(leave_out, model, other, some, model / "other")
+    assert card.coverage.test_rows == 4 and not card.coverage.unknown_classes
+    assert card.warnings[0] == (
+        "4 inputs of the test part are not scored: fear (2), contempt (1), by choice of the "
+        "classes; 1 without a label for this task"
+    )
+    wrong = EvaluateConfig(device="cpu", other_classes="wrong")
+    assert len(part_elsewhere(wrong, model, other, "").test) == 7
+
+
+def test_pictures_that_trained_the_model_are_told(model, tmp_path):
+    other = elsewhere(tmp_path / "other", ["neutral", "happiness", "surprise"], ["a", "b", "c"])
+    part = part_elsewhere(CPU, model, other, "")
+    card = evaluate(CPU, model, other, part, model / "unknown")
+    assert any(n.startswith("whether 3 of 3 test pictures also trained") for n in card.warnings)
+    assert save_pictures(model, ["b", "z", None, "b"]) == 1
+    assert (model / "training_pictures.npy").stat().st_size == 128 + 2 * 8
+    assert trained_by(model, ["a", "b", None, "z"]) == [False, True, None, True]
+    card = evaluate(CPU, model, other, part, model / "known")
+    assert card.coverage.trained == 1
+    assert card.warnings[0].startswith("1 of 3 test pictures also trained the model")
+    trained = read_scores(model / "known").predictions["trained"].to_pylist()
+    assert trained == [False, True, False]
+
+
+def test_action_units_of_one_side_only_are_told(easy, tmp_path):
+    config = settings(least_steps=2, task="action_units")
+    run(config, easy, tmp_path / "model")
+    faces = [Face(f"u/{n}.png", {"AU12": float(n % 2), "AU5": 1.0}) for n in range(4)]
+    faces.append(Face("u/4.png", {"AU12": None, "AU5": 1.0}))
+    other = list_for_all(write_faces(tmp_path / "other", faces))
+    part = part_elsewhere(CPU, tmp_path / "model", other, "")
+    card = evaluate(CPU, tmp_path / "model", other, part, tmp_path / "scores")
+    assert card.coverage.test_rows == 4 and card.coverage.left_out == {"without a label": 1}
+    assert [note for note in card.warnings if "AU" in note] == [
+        "not scored, as the model does not predict them: AU5 (4)",
+        "the means are over 1 of 2 action units: no test face has a known AU1",
+    ]
 
 
 def test_figures_chosen_on_the_test_stand_apart(model):

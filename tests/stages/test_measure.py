@@ -230,8 +230,12 @@ def test_the_same_command_does_nothing_twice(
     assert measured("measure", photographs, "--output", output) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == stamps
     monkeypatch.undo()
-    # One that is torn, or of before more photographs came, is made anew.
-    output.write_bytes(b"torn")
+    # One that was edited is somebody's work.
+    output.write_bytes(b"mine")
+    refused(call("measure", photographs, "--output", output), "was changed since", "--overwrite")
+    assert output.read_bytes() == b"mine"
+    # One that is gone, or of before more photographs came, is made anew.
+    output.unlink()
     assert measured("measure", photographs, "--output", output) == first
     assert output.read_bytes() == data
     shutil.copy(photographs / PEOPLE[0], photographs / "zzz.jpg")

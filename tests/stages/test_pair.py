@@ -5,9 +5,12 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from normpipe.manifests.schema import ALIGNED, IMAGE, NORMALIZED, PAIRS
+from normpipe.manifests.schema import ALIGNED, IMAGE, NORMALIZED, ORIGINS, PAIRS
+from normpipe.pipeline.config import load_job
 from normpipe.pipeline.errors import InputError
+from normpipe.pipeline.store.commit import write_json
 from normpipe.pipeline.store.shards import ShardFolder, ShardWriter, write_table
+from normpipe.stages import CONFIGS, build_flow
 from normpipe.stages.pair import Pair, PairConfig
 
 
@@ -35,13 +38,15 @@ def write(root, name, rows, schema, number=0):
     return folder.read(number)
 
 
-def join(tmp_path, originals, *variants, names=("compact",), labels=None, materialize=False):
-    stage = Pair(PairConfig(variants=names, materialize=materialize), labels)
+def join(tmp_path, originals, *variants, names=("compact",), labels=None, **settings):
+    stage = Pair(PairConfig(variants=names, **settings), labels)
     inputs = [write(tmp_path, "aligned", originals, ALIGNED)]
     for name, rows in zip(names, variants, strict=True):
         inputs.append(write(tmp_path, f"normalized/{name}", rows, NORMALIZED))
-    wanted = None if stage.columns is None else [*stage.columns, "shard", "row_group", "row"]
-    tables = list(stage.join(0, [table.select(wanted) for table in inputs]))
+    wanted = {*stage.columns, "shard", "row_group", "row"}
+    # As the engine reads them: what a dataset does not have is left out.
+    read = [table.select([n for n in table.column_names if n in wanted]) for table in inputs]
+    tables = list(stage.join(0, read))
     # As the engine does: schema, unique keys and row groups are checked by the writer.
     writer = ShardWriter(ShardFolder(tmp_path / "pairs"), 0, stage.schema)
     for table in tables:
@@ -185,6 +190,39 @@ def test_materialized_shards_stand_on_their_own(tmp_path):
     assert found.schema.field("normalized").type == IMAGE
     features = json.loads(found.schema.metadata[b"huggingface"])["info"]["features"]
     assert set(features) == {"image", "normalized"}
+
+
+def test_materialized_shards_say_what_their_pictures_came_from(tmp_path):
+    originals = aligned(("d/a",), ("d/b",), ("d/noface", "rejected", "no_face"))
+    for number, found in enumerate(originals[:2]):
+        found |= {"source_sha256": f"s{number}", "face_size_px": 90.0 + number}
+    faces = [row("d/b", by="normalize"), row("d/a", "rejected", "flat_output", "normalize")]
+    faces[0]["weights_sha256"] = "w"
+    found = join(tmp_path, originals, faces, materialize=True, origins=True)
+    assert found["source_sha256"].to_pylist() == ["s0", "s1", None]
+    assert found["face_size_px"].to_pylist() == [90.0, 91.0, None]
+    assert found["normalized_weights_sha256"].to_pylist() == [None, "w", None]
+    plain = join(tmp_path, originals, faces, materialize=True)
+    assert plain.column_names == [n for n in found.column_names if n not in dict(ORIGINS)]
+
+
+def test_materialized_shards_that_were_begun_without_origins_go_on_without(tmp_path):
+    """Neither their fingerprints nor their columns change: a release made them."""
+    given = {"input": tmp_path, "output": tmp_path / "out", "dataset": "d"}
+
+    def pairing(**settings):
+        sets = ["pair.materialize=true", *(f"pair.{n}={v}" for n, v in settings.items())]
+        return build_flow(load_job(None, given, sets, CONFIGS))[-1]
+
+    new = pairing()
+    assert new.config.shaping()["origins"] and {*dict(ORIGINS)} <= {*new.schema.names}
+    folder = ShardFolder(tmp_path / "out/pairs")
+    for begun, there in (({"materialize": True}, False), (new.config.shaping(), True)):
+        write_json(folder.stage_path, {"settings": begun})
+        stage = pairing()
+        assert stage.config.shaping().get("origins", False) == there
+        assert ("source_sha256" in stage.schema.names) == there
+    assert "source_sha256" not in pairing(origins="false").schema.names
 
 
 def test_materialized_row_groups_are_small(tmp_path):

@@ -259,8 +259,15 @@ def test_the_same_command_does_nothing_twice(
     assert predicted(made.both, photographs, "--output", output) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == stamps
     monkeypatch.undo()
-    # A prediction that is gone, torn or of before more photographs came is made anew.
-    output.write_bytes(b"torn")
+    # One that was edited is somebody's work; refused before any.
+    output.write_bytes(b"mine")
+    shutil.rmtree(tmp_path / "predicted.work")
+    line = refused(made.both, photographs, "--output", output)
+    assert "was changed since" in line and "--overwrite" in line
+    assert output.read_bytes() == b"mine" and not (tmp_path / "predicted.work").exists()
+    assert predicted(made.both, photographs, "--output", output, "--overwrite") == first
+    # One that is gone, or of before more photographs came, is made anew.
+    output.unlink()
     assert predicted(made.both, photographs, "--output", output) == first
     assert pq.read_table(output).num_rows == 4
     shutil.copy(photographs / PEOPLE[0], photographs / "zzz.jpg")

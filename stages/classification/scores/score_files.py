@@ -43,12 +43,19 @@ class Coverage(_Frozen):
         kept: of these, rows that the model predicted.
         without_truth: rows without a known truth, which no figure includes.
         by_reason: counts of the other rows, by the reason for their fallback prediction.
+        unknown_classes: rows of classes that the model does not know, which count as wrong.
+        trained: rows whose picture also trained the model, as far as that can be checked.
+        left_out: inputs of the test part that are not in the test set, by class or
+            ``without a label``.
     """
 
     test_rows: int
     kept: int
     without_truth: int = 0
     by_reason: dict[str, int] = {}
+    unknown_classes: dict[str, int] = {}
+    trained: int = 0
+    left_out: dict[str, int] = {}
 
 
 class FoldSummary(_Frozen):

@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ....manifests.arrays import Numbers
+from ....manifests.arrays import Mask, Numbers
 from ....pipeline.errors import InputError
 from ...metrics import action_units, calibration, emotion, intensity
 from ..tasks import Kind, Task
+from .coverage import coverage_of, unknown_classes, unknown_units
+from .figure_text import figure_text
 from .groups import group_figures
 
 Figures = dict[str, float | None]
@@ -79,9 +81,13 @@ def check_predictions(task: Task, predictions: pa.Table) -> None:
 
 
 def truth_of(task: Task, predictions: pa.Table) -> Numbers:
-    """Return the truth of predictions, float64, NaN where unknown: (N,) index, or (N, L)."""
+    """Return the truth of predictions, float64, NaN where unknown: (N,) index, or (N, L).
+
+    Classes that the model does not know come after its own.
+    """
     if task.kind == "emotion":
-        places = {name: float(place) for place, name in enumerate(task.names)}
+        every = (*task.names, *unknown_classes(task, predictions))
+        places = {name: float(place) for place, name in enumerate(every)}
         names = predictions["truth"].to_pylist()
         return np.array([places.get(name, np.nan) for name in names], np.float64)
     return _matrix(predictions, truth_columns(task))
@@ -122,7 +128,8 @@ def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str
     Returns:
         ``scores`` and ``per_label`` (each ``full`` and ``kept``), ``confusion`` (of the full set,
         emotions only), ``reliability`` (of the full set), ``groups`` (for each column of
-        ``group_columns``), ``coverage`` and ``warnings``. Undefined figures are None.
+        ``group_columns``), ``coverage`` and ``warnings``. Undefined figures are None. Classes that
+        the model does not know count as wrong.
 
     Raises:
         InputError: no row has a known truth.
@@ -137,11 +144,22 @@ def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str
             "nothing to score"
         )
     kept = np.array([by == MODEL for by in predictions["predicted_by"].to_pylist()], bool)
-    full, labels, notes, confusion = _measure(task, truth, predicted, threshold)
-    part, part_labels, *_ = _measure(task, truth[kept], predicted[kept], threshold)
+    # A class that the model does not know is one that it never predicts.
+    others = unknown_classes(task, predictions)
+    every = Task(task.kind, (*task.names, *others))
+    predicted = np.pad(predicted, ((0, 0), (0, len(others))))
+    full, labels, notes, confusion = _measure(every, truth, predicted, threshold)
+    part, part_labels, *_ = _measure(every, truth[kept], predicted[kept], threshold)
+    statistics = row_statistics(task, predictions, threshold)
+
+    def headline(rows: Mask) -> str:
+        value = float(headline_of(task.kind, statistics[rows].sum(axis=0)))
+        return f"{HEADLINE[task.kind]} {figure_text(HEADLINE[task.kind], value)}"
+
+    covered, more = coverage_of(task, predictions, headline)
     unknown = int((~known).sum())
     if unknown:
-        notes.insert(0, f"{unknown} test rows have no known truth and are not scored")
+        more.append(f"{unknown} test rows have no known truth and are not scored")
     return {
         "scores": {"full": full, "kept": part},
         "per_label": {"full": labels, "kept": part_labels},
@@ -150,15 +168,16 @@ def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str
         "groups": group_figures(
             predictions,
             kept,
-            lambda rows: _measure(task, truth[rows], predicted[rows], threshold)[0],
+            lambda rows: _measure(every, truth[rows], predicted[rows], threshold)[0],
         ),
         "coverage": {
             "test_rows": predictions.num_rows,
             "kept": int(kept.sum()),
             "without_truth": unknown,
             "by_reason": _reasons(predictions, ~kept),
+            **covered,
         },
-        "warnings": notes,
+        "warnings": [*more, *notes],
     }
 
 
@@ -216,19 +235,22 @@ def _measure(
         figures = {name: getattr(units, name) for name in names}
         counts = {"known": known, "positives": units.positives}
         what = "occurs in no test picture: its F1 is 0 for any prediction"
+        one_sided = (known > 0) & (units.positives == known)
+        why = "occurs in every test picture: a model that always says so has an F1 of 1"
     else:
         levels = intensity.intensity_scores(truth, predicted)
         known, odd = levels.known, levels.undefined
         figures = {"icc": levels.icc, "mae": levels.mae, "mse": levels.mse}
         counts = {"known": known}
         what = "is constant in truth and prediction: its ICC is set to 0"
+        highest = np.nan_to_num(truth, nan=-np.inf).max(0, initial=-np.inf)
+        spread = highest > np.nan_to_num(truth, nan=np.inf).min(0, initial=np.inf)
+        one_sided = (known > 1) & ~spread & ~odd
+        why = "has one level in all test pictures: its ICC is 0 for any prediction"
     means = {name: _plain(action_units.mean_known(values)) for name, values in figures.items()}
     notes = [f"{name} {what}" for name, flag in zip(task.names, odd, strict=True) if flag]
-    notes += [
-        f"{name} has no known truth: excluded from the mean"
-        for name, count in zip(task.names, known, strict=True)
-        if not count
-    ]
+    notes += [f"{name} {why}" for name, flag in zip(task.names, one_sided, strict=True) if flag]
+    notes += unknown_units(task, known.tolist())
     return means, _by_label(task, {**figures, **counts}), notes, None
 
 
@@ -246,6 +268,9 @@ def _measure_emotion(
     }
     absent = [n for n, count in zip(task.names, scores.known, strict=True) if not count]
     notes = [f"no test picture shows {name}: excluded from mean class accuracy" for name in absent]
+    if len(absent) == len(task.names) - 1:
+        (only,) = {*task.names} - {*absent}
+        notes.append(f"all test pictures show {only}: an answer that is always the same is perfect")
     confusion = {
         name: dict(zip(task.names, map(int, row), strict=True))
         for name, row in zip(task.names, scores.confusion, strict=True)

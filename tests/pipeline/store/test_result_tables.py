@@ -43,8 +43,6 @@ def test_the_rows_come_in_order_and_their_card_vouches_for_them(
     assert card == {"command": "toy", "about": about, "rows": 5, "sha256": sha256_file(table.path)}
     assert table.finished(about, overwrite=False) == card
     assert table.finished({"from": "y"}, overwrite=False) is None
-    table.path.write_bytes(b"torn")
-    assert table.finished(about, overwrite=False) is None
     assert {path.name for path in table.path.parent.iterdir()} == {name, f"{name}.json"}
 
 
@@ -59,6 +57,42 @@ def test_what_is_stopped_leaves_nothing_and_harms_nothing(tmp_path: Path, name: 
     with pytest.raises(KeyboardInterrupt):
         table.write(SCHEMA, tables(broken=True), {"other": 1}, {})
     assert table.path.read_bytes() == before and table.finished({}, overwrite=False)
+
+
+def test_a_table_that_was_edited_is_not_replaced_unasked(tmp_path: Path) -> None:
+    table = ResultTable(tmp_path / "a.csv", "toy")
+    table.write(SCHEMA, tables(), {"from": "x"}, {})
+    table.path.write_text(table.path.read_text() + "d/mine,1\n")
+    for about in ({"from": "x"}, {"from": "y"}):
+        with pytest.raises(OutputError, match=r"changed since normpipe toy wrote .*--overwrite"):
+            table.finished(about, overwrite=False)
+        assert table.finished(about, overwrite=True) is None
+    table.write(SCHEMA, tables(), {"from": "x"}, {})
+    assert table.finished({"from": "x"}, overwrite=False)
+
+
+def test_a_kill_between_card_and_table_is_no_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is then the one before, which the new card still knows."""
+    table = ResultTable(tmp_path / "a.csv", "toy")
+    table.write(SCHEMA, tables(2), {"rows": 2}, {})
+    before = table.path.read_bytes()
+
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(result_tables, "commit_file", killed)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                table.write(SCHEMA, tables(3), {"rows": 3}, {})
+            assert table.path.read_bytes() == before
+            assert table.finished({"rows": 3}, overwrite=False) is None
+    table.write(SCHEMA, tables(3), {"rows": 3}, {})
+    assert table.finished({"rows": 3}, overwrite=False)
+    table.path.write_bytes(before)  # restored by hand: still ours
+    assert table.finished({"rows": 3}, overwrite=False) is None
 
 
 @pytest.mark.parametrize("card", [None, "no JSON", "[]", "3", '{"command": "other", "about": {}}'])

@@ -31,6 +31,7 @@ class Face:
     original: Any = 90
     normalized: Any = 160
     size: float = 100.0
+    source: str | None = None
 
 
 def picture(value: Any, key: str) -> dict[str, Any]:
@@ -42,19 +43,24 @@ def picture(value: Any, key: str) -> dict[str, Any]:
 
 
 def write_faces(
-    folder: Path, faces: list[Face], variants: tuple[str, ...] = ("compact",), inside: bool = False
+    folder: Path,
+    faces: list[Face],
+    variants: tuple[str, ...] = ("compact",),
+    inside: bool = False,
+    origins: bool | None = None,
 ) -> Path:
     """Write a job's folder: aligned, normalized, pairs, and labels (``inside``: in the pairs)."""
     datasets = [("aligned", "original", ALIGNED)]
     datasets += [(f"normalized/{name}", "normalized", NORMALIZED) for name in variants]
     labels = label_table(faces)
-    stage = Pair(PairConfig(variants=variants, materialize=inside), labels)
+    stage = Pair(PairConfig(variants=variants, materialize=inside, origins=origins), labels)
     inputs = []
     for name, view, schema in datasets:
         rows = [row(face, view, schema) for face in faces]
         inputs.append(write_shard(folder / name, rows, schema))
-    wanted = None if stage.columns is None else [*stage.columns, "shard", "row_group", "row"]
-    tables = stage.join(0, [table.select(wanted) for table in inputs])
+    wanted = {*stage.columns, "shard", "row_group", "row"}
+    read = [table.select([n for n in table.column_names if n in wanted]) for table in inputs]
+    tables = stage.join(0, read)
     writer = ShardWriter(ShardFolder(folder / "pairs"), 0, stage.schema)
     for table in tables:
         writer.add_table(table)
@@ -75,7 +81,11 @@ def row(face: Face, view: str, schema: pa.Schema) -> dict[str, Any]:
         "decided_by": "align",
         "image": picture(getattr(face, view), face.key) if good else None,
     }
-    more = {"face_size_px": face.size, "weights_sha256": "w" if good else None}
+    more = {
+        "face_size_px": face.size,
+        "weights_sha256": "w" if good else None,
+        "source_sha256": face.source,
+    }
     return found | {name: value for name, value in more.items() if name in schema.names}
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.read.dataset import open_dataset
+from normpipe.pipeline.store.commit import write_json
 from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages.classification.listing import (
     ViewStore,
@@ -15,6 +16,7 @@ from normpipe.stages.classification.listing import (
     list_faces,
     list_rows,
     normalized_by,
+    photographs,
 )
 from normpipe.stages.classification.tasks import Task
 from normpipe.stages.training.pictures import Form
@@ -93,6 +95,35 @@ def test_labels_may_stand_in_the_shards(tmp_path):
     assert listing.usable.tolist() == [True, True, False, True]
     assert originals(listing) == [10, 20, None, 50]
     assert listing.variants == ("compact",)
+
+
+def test_pairs_with_pictures_know_what_those_came_from(tmp_path):
+    """So the largest face is taken, and a classifier knows normalizer and photographs."""
+    faces = several()
+    for number, face in enumerate(faces):
+        face.source = f"s{number}"
+    write_faces(tmp_path, faces, inside=True, origins=True)
+    alone = (tmp_path / "pairs").rename(tmp_path / "alone")  # away from its job
+    listing = list_faces(opened(alone), BOTH)
+    assert listing.column("key")[1] == "d/b.jpg#2" and originals(listing) == [10, 30, None, 50]
+    assert normalized_by(listing) == ("w",)
+    usable = listing.take(np.flatnonzero(listing.usable))
+    assert photographs(usable) == [
+        next(face.source for face in faces if face.key == key) for key in usable.column("key")
+    ]
+    index = list_faces(opened(write_faces(tmp_path / "index", faces)), BOTH)
+    assert photographs(index.take(np.flatnonzero(index.usable))) == photographs(usable)
+
+
+def test_pairs_with_pictures_of_before_learn_their_weights_from_the_job(tmp_path):
+    write_faces(tmp_path, several(), inside=True)
+    listing = list_faces(opened(tmp_path / "pairs"), BOTH)
+    assert normalized_by(listing) is None and photographs(listing) == [None] * 4
+    made = ShardFolder(tmp_path / "normalized/compact").stage_path
+    write_json(made, {"digests": {"weights": "w"}})
+    assert normalized_by(listing) == ("w",)
+    (tmp_path / "job.json").unlink()  # who knows what that is beside them
+    assert normalized_by(listing) is None
 
 
 def test_variants(tmp_path):

@@ -1,16 +1,23 @@
 """Who trains and who tests: no subject on both sides, the same for a seed, as published."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from normpipe.manifests.datasets import load_description
 from normpipe.pipeline.errors import InputError
+from normpipe.stages.classification.early_checks import (
+    check_partition,
+    check_training,
+    without_duplicates,
+)
 from normpipe.stages.classification.protocol import (
     Partition,
     all_of,
-    check_partition,
-    check_training,
     folds,
+    foreign_part,
     held_out,
     task_of,
 )
@@ -123,7 +130,7 @@ def test_published_folds(name, count):
     description = load_description(name)
     names = [who for group in description.groups.values() for who in group.subjects]
     assert len(names) == count
-    labels = [{"subject": who, "AU1": 1.0, "AU12": float(k)} for who in names for k in range(2)]
+    labels = [{"subject": who, "AU1": 1.0 - k, "AU12": float(k)} for who in names for k in (0, 1)]
     labels.append({"subject": None, "AU1": None, "AU12": None})  # nobody asks who this is
     listing = listed(labels)
     parts = folds(listing, task, name, 7)
@@ -196,16 +203,100 @@ def test_a_label_that_never_occurs_is_refused():
 def test_a_label_that_the_test_lacks_is_said():
     listing = listed(people(4))
     found = check_partition(TWO, listing, part(range(4), [4, 6]), False)
-    assert found == ["the test set has no example of happiness"]
+    assert found == [
+        "the test set has no example of happiness",
+        "neutral is the only class in the test set: its score says nothing",
+    ]
 
 
 def test_all_of():
     labels = [{**found, "split": "a" if n % 2 else None} for n, found in enumerate(people(2))]
     labels[1]["emotion"] = None
     listing = listed(labels)
-    assert all_of(listing, TWO).tolist() == [0, 2, 3, 4, 5, 6, 7]
-    assert all_of(listing, TWO, "a").tolist() == [3, 5, 7]
+    whole = all_of(listing, TWO)
+    assert whole.train.tolist() == whole.test.tolist() == [0, 2, 3, 4, 5, 6, 7]
+    assert whole.left_out == {"without a label": 1}
+    assert all_of(listing, TWO, "a").test.tolist() == [3, 5, 7]
     refused("no input with a known label in split 'b'", all_of, listing, TWO, "b")
+
+
+def test_classes_that_the_model_does_not_know_are_tested_or_counted():
+    names = ["neutral", "happiness", "fear", "Happy", None, "contempt", "fear"]
+    listing = listed(
+        [{"emotion": name, "split": "a" if n else "b"} for n, name in enumerate(names)]
+    )
+    asked = foreign_part(listing, TWO, "", leave_out=True)
+    assert asked.test.tolist() == [0, 1, 3] and not len(asked.train)
+    assert asked.left_out == {"fear": 2, "without a label": 1, "contempt": 1}
+    every = foreign_part(listing, TWO, "", leave_out=False)
+    assert every.test.tolist() == [0, 1, 2, 3, 5, 6] and every.left_out == {"without a label": 1}
+    assert every.name == "all of d"
+    some = foreign_part(listing, TWO, "a", leave_out=False)
+    assert some.test.tolist() == [1, 2, 3, 5, 6] and some.name == "split a of d"
+    three = Task("emotion", ("sadness", "anger", "surprise"))
+    refused("knows sadness, anger, surprise; there are", foreign_part, listing, three, "", False)
+
+
+def test_one_class_or_a_label_that_is_always_there_teaches_nothing():
+    smiles = listed([{"emotion": "happiness"} for _ in range(4)])
+    only = Task("emotion", ("happiness",))
+    refused("happiness is the only class among the 3 training", check_training, only, smiles,
+            part(range(3), [3]))  # fmt: skip
+    units = Task("action_units", ("AU1", "AU12"))
+    coded = listed([{"AU1": float(n % 2), "AU12": 1.0 if n < 4 else n - 4.0} for n in range(6)])
+    refused("AU12 occurs in every input that codes it among the 4.*classify.labels",
+            check_training, units, coded, part(range(4), [4, 5]))  # fmt: skip
+    assert check_partition(units, coded, part([2, 3, 4, 5], [0, 1]), True) == [
+        "AU12 occurs in every input that codes it in the test set: its score says nothing"
+    ]
+    levels = Task("intensity", ("AU6",))
+    flat = listed([{"AU6_intensity": 2.0}, {"AU6_intensity": 2.0}, {"AU6_intensity": None}])
+    refused("AU6 has one level", check_training, levels, flat, part([0, 1, 2], []))
+
+
+def test_random_parts_say_so_and_whether_people_are_known():
+    (note,) = held_out(listed(people(10, 2)), TWO, "train", "test", 3).notes
+    assert "drawn at random (a fifth tests, drawn by seed 3): 20 inputs; 10 people" in note
+    strangers = listed([{"emotion": TWO.names[n % 2]} for n in range(10)])
+    found = held_out(strangers, TWO, "train", "test", 0)
+    assert found.name == "a fifth of the inputs, seed 0"
+    assert "people are unknown" in found.notes[0] and "'subject' or 'split'" in found.notes[0]
+    for one in folds(strangers, TWO, "2", 0):
+        assert "inputs dealt out" in one.name and "people are unknown" in one.notes[0]
+    some = listed([{"subject": f"p{n}" if n < 8 else None, "emotion": TWO.names[n % 2]}
+                   for n in range(10)])  # fmt: skip
+    assert "8 people, and 2 inputs without a subject" in held_out(some, TWO, "a", "b", 0).notes[0]
+    split = listed([{"split": ("train", "test")[n % 2], "emotion": TWO.names[n // 2 % 2]}
+                    for n in range(8)])  # fmt: skip
+    assert held_out(split, TWO, "train", "test", 0).notes == ()
+
+
+def test_folders_that_are_named_like_splits_are_not_mixed_without_a_word():
+    keys = [f"d/{('train', 'Test')[n % 2]}/{TWO.names[n % 2]}/{n}.jpg" for n in range(10)]
+    listing = listed([{"emotion": TWO.names[n % 2]} for n in range(10)])
+    place = listing.labels.column_names.index("key")
+    labels = listing.labels.set_column(place, "key", pa.array(keys))
+    notes = held_out(replace(listing, labels=labels), TWO, "train", "test", 0).notes
+    assert len(notes) == 2 and "the folders Test, train are mixed" in notes[1]
+    alone = pa.array([key.replace("Test", "train") for key in keys])
+    listing = replace(listing, labels=listing.labels.set_column(place, "key", alone))
+    assert len(held_out(listing, TWO, "train", "test", 0).notes) == 1
+
+
+def test_pictures_of_both_parts_are_counted_and_dropped():
+    both = part([0, 1, 2, 3], [4, 5])
+    sources = ["a", "b", None, "c", "b", "x"]
+    test = [sources[row] for row in both.test]
+    same, warnings = without_duplicates(both, sources, test, drop=False)
+    assert same == both and "1 training inputs have pictures that are also" in warnings[0]
+    assert "--drop-duplicates" in warnings[0]
+    fewer, warnings = without_duplicates(both, sources, test, drop=True)
+    assert fewer.train.tolist() == [0, 2, 3] and fewer.dropped == 1
+    assert "1 training inputs are dropped" in warnings[0]
+    assert without_duplicates(both, sources, ["y"], drop=True) == (both, [])
+    unknown = without_duplicates(both, [None] * 6, [None] * 2, drop=False)
+    assert unknown[0] == both and "cannot be checked" in unknown[1][0]
+    refused("do not record source_sha256", without_duplicates, both, [None] * 6, [None] * 2, True)
 
 
 def coded(names, units, **more):

@@ -186,3 +186,16 @@ def test_groups_are_labels_with_few_values():
     many = pa.table({"frame": [*range(60)]})
     with pytest.raises(InputError, match="'frame' has 60 values: group by one with at most 50"):
         grouping.group_columns(many, ["frame"])
+
+
+def test_a_class_that_the_model_does_not_know_is_a_row_and_a_warning(tmp_path):
+    predictions = table(EMOTIONS, np.array([0, 1.0, 2.0]), np.eye(3))
+    names = pa.array(["neutral", "happiness", "contempt"])
+    place = predictions.column_names.index("truth")
+    predictions = predictions.set_column(place, "truth", names)
+    found = shown(tmp_path, EMOTIONS, predictions)
+    assert found.tables["confusion"][-1] == ["contempt", "0", "0", "1"]
+    assert found.tables["confusion"][0] == ["", *EMOTIONS.names]
+    assert columns(found.tables["labels"])["contempt"]["recall in %"] == "0.0"
+    assert "1 of 3 labelled test faces show contempt (1), which the model does not" in found.dom
+    assert columns(found.tables["figures"])["accuracy"]["all faces"] == "66.7 %"

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification.scores.figure_text import (
@@ -67,6 +68,8 @@ def test_nothing_kept_has_no_figure():
     truth, predicted = drawn(UNITS, 2)
     found = score(UNITS, table(UNITS, truth, predicted, lost={0: "no_face", 1: "truncated"}))
     assert found["scores"]["kept"]["f1"] is None and found["scores"]["full"]["f1"] is not None
+    levels = score(LEVELS, table(LEVELS, *drawn(LEVELS, 2), lost={0: "no_face", 1: "no_face"}))
+    assert levels["scores"]["kept"]["icc"] is None
 
 
 def test_warnings_name_what_is_set_by_definition():
@@ -74,7 +77,7 @@ def test_warnings_name_what_is_set_by_definition():
     truth[:, 0], truth[:, 1] = 0, NAN
     notes = score(UNITS, table(UNITS, truth, predicted))["warnings"]
     assert any("AU1 occurs in no test picture" in note for note in notes)
-    assert any("AU12 has no known truth" in note for note in notes)
+    assert any("over 1 of 2 action units: no test face has a known AU12" in n for n in notes)
     levels = score(LEVELS, table(LEVELS, np.zeros((4, 2)), np.zeros((4, 2))))
     assert levels["scores"]["full"]["icc"] == 0
     assert any("AU6 is constant" in note for note in levels["warnings"])
@@ -85,6 +88,62 @@ def test_warnings_name_what_is_set_by_definition():
         "no test picture shows anger: excluded from mean class accuracy",
     ]
     assert emotions["coverage"]["without_truth"] == 1
+
+
+def test_an_emotion_that_the_model_does_not_know_counts_as_wrong():
+    """As scikit-learn has it, for which a class without a prediction is a class."""
+    rng = np.random.default_rng(3)
+    truth, predicted = drawn(EMOTIONS, 40)
+    names = np.array([EMOTIONS.names[int(n)] for n in truth], object)
+    names[:15] = rng.choice(["contempt", "fear"], 15)
+    predictions = put(table(EMOTIONS, truth, predicted), "truth", pa.array(names.tolist()))
+    found = score(EMOTIONS, predictions)
+    said = [EMOTIONS.names[n] for n in predicted.argmax(1)]
+    full = found["scores"]["full"]
+    assert full["accuracy"] == pytest.approx(accuracy_score(names, said))
+    assert full["mean_class_accuracy"] == pytest.approx(balanced_accuracy_score(names, said))
+    assert full["macro_f1"] == pytest.approx(f1_score(names, said, average="macro"))
+    sums = row_statistics(EMOTIONS, predictions, 0.5).sum(axis=0)
+    assert headline_of("emotion", sums) == pytest.approx(full["accuracy"])
+    coverage = found["coverage"]
+    fear = int((names == "fear").sum())
+    assert coverage["without_truth"] == 0
+    assert coverage["unknown_classes"] == {"fear": fear, "contempt": 15 - fear}
+    assert sum(found["confusion"]["fear"].values()) == fear
+    known = accuracy_score(names[15:], said[15:])
+    assert found["warnings"][0].startswith("15 of 40 labelled test faces show ")
+    assert found["warnings"][0].endswith(f"on the other 25: accuracy {100 * known:.1f} %")
+
+
+def test_pictures_that_trained_the_model_are_counted():
+    truth, predicted = np.array([0, 1, 2, 1, 0.0]), np.eye(3)[[0, 1, 0, 0, 0]]
+    predictions = table(EMOTIONS, truth, predicted, lost={4: "no_face"})
+    trained = pa.array([True, True, False, None, None])
+    found = score(EMOTIONS, predictions.append_column("trained", trained))
+    assert found["coverage"]["trained"] == 2
+    assert found["warnings"][:2] == [
+        "2 of 5 test pictures also trained the model, so the score is too good for new faces; on "
+        "the other 3: accuracy 33.3 %",
+        "whether 1 of 5 test pictures also trained the model cannot be checked: the shards, or the "
+        "model, do not record source_sha256",
+    ]
+    whole = score(EMOTIONS, predictions.append_column("trained", pa.array([True] * 5)))
+    assert "there are no others" in whole["warnings"][0]
+
+
+def test_scores_that_cannot_fail_are_told():
+    notes = score(EMOTIONS, table(EMOTIONS, np.ones(3), np.eye(3)))["warnings"]
+    assert any("all test pictures show happiness" in note for note in notes)
+    truth, predicted = drawn(UNITS, 10)
+    truth[:, 1] = 1
+    notes = score(UNITS, table(UNITS, truth, predicted))["warnings"]
+    assert notes == [
+        "AU12 occurs in every test picture: a model that always says so has an F1 of 1"
+    ]
+    truth, predicted = drawn(LEVELS, 10)
+    truth[:, 0], truth[0, 0] = 3, NAN
+    notes = score(LEVELS, table(LEVELS, truth, predicted))["warnings"]
+    assert notes == ["AU6 has one level in all test pictures: its ICC is 0 for any prediction"]
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -127,13 +186,6 @@ def test_intervals_and_headings_have_the_unit_too():
     assert (in_unit("mae"), in_unit("f1"), in_unit("icc")) == (" in levels", " in %", "")
     with pytest.raises(ValueError, match="no figure is called 'beauty'"):
         figure_text("beauty", 1.0)
-
-
-def test_an_emotion_outside_the_task_is_not_scored():
-    predictions = table(EMOTIONS, np.array([0, 1.0]), np.eye(3)[:2])
-    names = pa.array(["neutral", "contempt"])
-    predictions = predictions.set_column(predictions.column_names.index("truth"), "truth", names)
-    assert score(EMOTIONS, predictions)["coverage"]["without_truth"] == 1
 
 
 @pytest.mark.parametrize("kind", TASKS)

@@ -57,7 +57,15 @@ def test_truth():
     [
         (LABELS.select(["key"]), "auto", (), "nothing to learn for task 'emotion'"),
         (LABELS.select(["key", "AU2"]), "emotion", (), "they have action_units"),
-        (LABELS.select(["key", "AU4"]), "action_units", (), "no known values"),
+        (
+            LABELS.select(["key", "AU4"]),
+            "action_units",
+            (),
+            "every label in AU4 is missing.*au_mis",
+        ),
+        (LABELS.select(["key", "AU4"]), "auto", (), "every label in AU4 is missing.*au_missing"),
+        (LABELS.select(["key", "AU4"]), "intensity", (), "in a column 'AU1_intensity'"),
+        (LABELS.select(["key", "AU2", "AU4"]), "emotion", (), "column 'emotion'; they have action"),
         (LABELS, "emotion", ("happyness",), "never name 'happyness'.*'happiness'"),
         (LABELS, "action_units", ("AU4",), "never name 'AU4'"),
     ],
@@ -66,3 +74,13 @@ def test_what_labels_do_not_allow_is_one_line(labels, kind, names, words):
     with pytest.raises(InputError, match=words) as caught:
         find_task(labels, kind, names)
     assert "\n" not in str(caught.value)
+
+
+def test_other_spellings_are_the_same_class():
+    """Labels from elsewhere are not always through ingest, which spells them our way."""
+    labels = pa.table({"emotion": ["Happy", "happiness", " sad", "fear", None]})
+    truth = Task("emotion", ("happiness", "sadness")).truth(labels)
+    assert np.array_equal(truth, [0, 0, 1, np.nan, np.nan], equal_nan=True)
+    assert Task("emotion", ("sad", "happy")).truth(labels)[:3].tolist() == [1, 1, 0]
+    both = Task("emotion", ("happy", "happiness"))  # two classes, if somebody trained them so
+    assert both.truth(pa.table({"emotion": ["happiness", "happy"]})).tolist() == [1, 0]
