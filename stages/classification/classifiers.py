@@ -160,7 +160,7 @@ def save_pictures(folder: Path, sources: Sequence[str | None]) -> int:
     (folder / PICTURES_FILE).unlink(missing_ok=True)  # of a model that is replaced
     if known:
         buffer = io.BytesIO()
-        np.save(buffer, np.unique(_marks(known)), allow_pickle=False)
+        np.save(buffer, np.unique(_marks(known)))
         write_bytes(folder / PICTURES_FILE, buffer.getvalue())
     return len(sources) - len(known)
 
