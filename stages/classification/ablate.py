@@ -92,7 +92,13 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The whole table."""
+    """The whole table.
+
+    Attributes:
+        people: of the test set; an input without a subject counts as one.
+        without_subject: such inputs.
+        warnings: those that the scores of all runs have.
+    """
 
     headline: str
     names: tuple[str, ...]
@@ -101,21 +107,26 @@ class Ablation:
     cells: tuple[Cell, ...]
     contrasts: tuple[Contrast, ...]
     groups: dict[str, Ablation]
+    without_subject: int = 0
+    warnings: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """Return the table as Markdown, followed by those of the groups."""
-        parts = [self._table()]
+        """Return the table as Markdown, after its warnings, followed by those of the groups."""
+        parts = [*(f"warning: {warning}" for warning in self.warnings), self._table()]
         parts += [f"**{name}**\n\n{table.text()}" for name, table in self.groups.items()]
         return "\n\n".join(parts)
 
     def _table(self) -> str:
         lines: list[str] = []
+        who = f"{self.people} people"
+        if self.without_subject:
+            who += f", of whom {self.without_subject} are inputs without a subject"
         for size in sorted({cell.size for cell in self.cells}):
             here = [cell for cell in self.cells if cell.size == size]
             heads = list(dict.fromkeys(cell.head for cell in here))
             lines += [
                 f"{size} training faces; {self.headline}{in_unit(self.headline)} on "
-                f"{self.test_rows} faces of {self.people} people:",
+                f"{self.test_rows} faces of {who}:",
                 "",
                 "| views | " + " | ".join(heads) + " |",
                 "|---|" + "---|" * len(heads),
@@ -251,7 +262,7 @@ def tabulate(
                 key: replace(run, predictions=run.predictions.take(rows))
                 for key, run in found.items()
             }
-            inner[name] = tabulate(config, task, some)
+            inner[name] = replace(tabulate(config, task, some), warnings=())
         return replace(tabulate(config, task, found), groups=inner)
     who, keys = (first.predictions[name].to_pylist() for name in ("subject", "key"))
     draws = Draws(np.asarray(people_of(who, keys)), config.resamples)
@@ -267,6 +278,8 @@ def tabulate(
         low, high = percentiles(drawn[size, arm, head])
         mean, kept_mean = float(np.mean(each)), float(np.mean(kept))
         cells.append(Cell(size, arm, head, mean, low, high, tuple(each), kept_mean))
+    cards = [run.card for run in found.values()]
+    shared = [note for note in cards[0].warnings if all(note in one.warnings for one in cards)]
     return Ablation(
         HEADLINE[task.kind],
         task.names,
@@ -275,6 +288,8 @@ def tabulate(
         tuple(cells),
         tuple(_contrasts(cells, drawn)),
         {},
+        first.predictions["subject"].null_count,
+        tuple(shared),
     )
 
 

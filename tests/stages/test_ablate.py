@@ -141,7 +141,8 @@ def test_every_kind_is_tabled_and_drawn(kind, tmp_path):
     assert (tmp_path / "ablation.png").stat().st_size > 5000
     text = (tmp_path / "ablation.md").read_text()
     assert text == result.text() + "\n"
-    assert "10 training faces" in text and "20 training faces" in text and "of 30 people" in text
+    assert "10 training faces" in text and "20 training faces" in text
+    assert "of 30 people, of whom 30 are inputs without a subject:" in text
     best = "1.000 [1.000, 1.000]" if kind == "intensity" else "100.0 [100.0, 100.0]"
     assert "| the original alone | " in text and best in text
     unit = {"emotion": "accuracy in % on", "action_units": "f1 in % on", "intensity": "icc on"}
@@ -186,7 +187,9 @@ def test_a_tiny_run_and_nothing_twice(easy, tmp_path):
     assert {(cell.size, cell.arm) for cell in found.cells} == {
         (size, arm) for size in (20, 38) for arm in ("original", "original+normalized")
     }
-    assert found.test_rows == 20 and found.people == 5
+    assert found.test_rows == 20 and found.people == 5 and not found.without_subject
+    assert any("cannot be checked" in note for note in found.warnings)  # of the toys' shards
+    assert found.text().startswith("warning: ")
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {
         f"{cell.size}-{cell.arm}-mixture-seed0" for cell in found.cells
     }

@@ -261,7 +261,7 @@ def test_classes_that_the_model_does_not_know_stay_in_the_test(model, tmp_path):
     right = [one == two for one, two in zip(guess, truth, strict=True)]
     assert card.scores["full"]["accuracy"] == pytest.approx(np.mean(right))
     said = [
-        "1 inputs of the test part are not scored: 1 without a label for this task",
+        "not scored, of the test part: 1 without a label for this task",
         "3 of 7 labelled test faces show fear (2), contempt (1), which the model does not know: "
         "they count as wrong; on the other 4: accuracy",
     ]
@@ -278,7 +278,7 @@ def test_classes_that_the_model_does_not_know_stay_in_the_test(model, tmp_path):
     card = evaluate(leave_out, model, other, some, model / "other")
     assert card.coverage.test_rows == 4 and not card.coverage.unknown_classes
     assert card.warnings[0] == (
-        "4 inputs of the test part are not scored: fear (2), contempt (1), by choice of the "
+        "not scored, of the test part: fear (2), contempt (1), by choice of the "
         "classes; 1 without a label for this task"
     )
     wrong = EvaluateConfig(device="cpu", other_classes="wrong")

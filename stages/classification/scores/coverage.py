@@ -90,8 +90,7 @@ def left_out_notes(left_out: Mapping[str, int]) -> list[str]:
     parts = [f"{_counted(classes)}, by choice of the classes"] if classes else []
     if UNLABELLED in left_out:
         parts.append(f"{left_out[UNLABELLED]} {UNLABELLED} for this task")
-    total = sum(left_out.values())
-    return [f"{total} inputs of the test part are not scored: {'; '.join(parts)}"]
+    return [f"not scored, of the test part: {'; '.join(parts)}"]
 
 
 def unscored_units(task: Task, labels: pa.Table) -> list[str]:
