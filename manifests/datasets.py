@@ -41,6 +41,7 @@ class Protocol(_Facts):
         train, test: the subjects of a fixed split; empty if there is none.
         canonical: whether publications agree on these folds.
         present_from: the lowest intensity that counts as present, if labels are intensities.
+        whole_rows: whether a picture counts only if all of ``names`` are coded.
         train_rows, test_rows: published counts.
         test_counts: published counts of the test set by class.
         verified: False if the counts are only as usually quoted; ``sources`` says what was read.
@@ -54,6 +55,7 @@ class Protocol(_Facts):
     test: tuple[str, ...] = ()
     canonical: bool = True
     present_from: float | None = None
+    whole_rows: bool = False
     train_rows: int | None = None
     test_rows: int | None = None
     test_counts: dict[str, int] = {}
@@ -125,8 +127,13 @@ class Description(_Facts):
         """
         protocol = self.protocol(task)
         if not protocol.folds:
-            other = "use its fixed split (split_of)" if protocol.test else "give folds, or a seed"
-            raise ValueError(f"{self.title} has no folds for task '{task}': {other}")
+            other = (
+                "use its fixed split (split_of)"
+                if protocol.test
+                else "give a number to deal people out, a column 'fold' and folds = labels, or a "
+                "column 'split' and no folds"
+            )
+            raise ValueError(f"no folds of {self.title} are published for task '{task}': {other}")
         return {
             subject: fold
             for fold, group in enumerate(protocol.folds, 1)

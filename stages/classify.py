@@ -41,10 +41,10 @@ from .classification.classifiers import (
 )
 from .classification.early_checks import planned_parts
 from .classification.listing import Listing, class_shares, list_faces, photographs
-from .classification.protocol import Partition
+from .classification.protocol import Partition, task_of
 from .classification.scores.scoring import fallback
 from .classification.settings import ClassifyConfig
-from .classification.tasks import Task, find_task
+from .classification.tasks import Task
 from .classification.views import (
     PLANS,
     BatchOrder,
@@ -102,7 +102,7 @@ def plan_partitions(
     """
     views = PLANS[config.views].reads
     listing = list_faces(data, views, config.variant)
-    task = find_task(listing.labels, config.task, config.labels)
+    listing, task = task_of(listing, config.task, config.labels, config.folds)
     other = list_faces(crossed[0], views) if crossed else None
     parts = planned_parts(config, listing, task, other, crossed[1] if crossed else "")
     return listing, task, parts

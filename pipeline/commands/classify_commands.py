@@ -22,6 +22,7 @@ from .options import (
     WRITTEN_FILE,
     WRITTEN_FOLDER,
     AgainOptions,
+    ByLabel,
     DataArgument,
     FaceOptions,
     FacesArgument,
@@ -45,6 +46,7 @@ def classify(
         typer.Option(metavar="DIR", help="for model and scores; default: DATA/classify"),
         WRITTEN_FOLDER,
     ] = None,
+    by: ByLabel = None,
     set: Settings = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -67,6 +69,7 @@ def classify(
             "test_split": None if test else split or None,
             "drop_duplicates": protocol.drop_duplicates or None,
         },
+        "evaluate": {"by": by or None},
     }
     job = load_job(job_file, given, set or [], CONFIGS, _saved(data, job_file))
     config, scoring = settings = job.stage("classify"), job.stage("evaluate")
@@ -94,6 +97,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder for the scores"), WRITTEN_FOLDER
     ] = None,
+    by: ByLabel = None,
     set: Settings = None,
 ) -> None:
     """Score a classifier on another dataset.
@@ -108,7 +112,8 @@ def evaluate(
     start_logging()
     found = open_classifier(model)
     folder = output or model / f"scores-{data.resolve().name}"
-    job = load_job(None, {"output": folder}, set or [], CONFIGS, _saved(data))
+    given = {"output": folder, "evaluate": {"by": by or None}}
+    job = load_job(None, given, set or [], CONFIGS, _saved(data))
     listing = scoring.list_for(found, opened(data), views=job.stage("evaluate").views)
     part = scoring.part_elsewhere(job.stage("evaluate"), model, listing, split)
     scoring.evaluate(job.stage("evaluate"), model, listing, part, folder)

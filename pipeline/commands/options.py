@@ -235,6 +235,12 @@ class ProtocolOptions:
     ] = False
 
 
+ByLabel = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN", help="also score each value of this label; may repeat"),
+]
+
+
 @dataclass(frozen=True)
 class FaceOptions:
     """Which faces to classify, and how to make them from photographs."""

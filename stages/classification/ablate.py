@@ -25,6 +25,7 @@ from .early_checks import check_partition
 from .evaluate import evaluate_partition
 from .listing import Listing
 from .protocol import Partition
+from .scores.figure_text import in_unit, interval_text, text_scale
 from .scores.score_files import ScoreFile, read_scores
 from .scores.scoring import HEADLINE, MODEL, headline_of, row_statistics
 from .settings import AblateConfig, ClassifyConfig, EvaluateConfig
@@ -124,18 +125,22 @@ class Ablation:
             here = [cell for cell in self.cells if cell.size == size]
             heads = list(dict.fromkeys(cell.head for cell in here))
             lines += [
-                f"{size} training faces; {self.headline} on {self.test_rows} faces of {who}:",
+                f"{size} training faces; {self.headline}{in_unit(self.headline)} on "
+                f"{self.test_rows} faces of {who}:",
                 "",
                 "| views | " + " | ".join(heads) + " |",
                 "|---|" + "---|" * len(heads),
             ]
             for arm in dict.fromkeys(cell.arm for cell in here):
                 found = {cell.head: cell for cell in here if cell.arm == arm}
-                values = " | ".join(_interval(found[h]) if h in found else "" for h in heads)
+                values = " | ".join(
+                    _interval(self.headline, found[h]) if h in found else "" for h in heads
+                )
                 lines.append(f"| {MEANINGS.get(arm, arm)} | {values} |")
-            lines += ["", "| difference | head | points |", "|---|---|---|"]
+            unit = "points" if text_scale(self.headline) == 100 else self.headline
+            lines += ["", f"| difference | head | {unit} |", "|---|---|---|"]
             lines += [
-                f"| {c.name} | {c.head} | {_interval(c, sign=True)} |"
+                f"| {c.name} | {c.head} | {_interval(self.headline, c, '+')} |"
                 for c in self.contrasts
                 if c.size == size
             ]
@@ -312,8 +317,5 @@ def _kept(task: Task, run: ScoreFile, statistics: Numbers) -> float:
     return float(headline_of(task.kind, statistics[by == MODEL].sum(0)))
 
 
-def _interval(value: Cell | Contrast, sign: bool = False) -> str:
-    plus = "+" if sign else ""
-    return (
-        f"{100 * value.value:{plus}.1f} [{100 * value.low:{plus}.1f}, {100 * value.high:{plus}.1f}]"
-    )
+def _interval(headline: str, value: Cell | Contrast, sign: str = "") -> str:
+    return interval_text(headline, value.value, (value.low, value.high), sign)

@@ -30,7 +30,8 @@ from .listing import Listing, list_faces, photographs
 from .protocol import Partition, foreign_part
 from .scores.coverage import TRAINED, left_out_notes, unscored_units
 from .scores.expert_use import ExpertUse, write_experts
-from .scores.score_files import SCORES, ScoreCard, read_scores, write_scores
+from .scores.groups import group_columns
+from .scores.score_files import SCHEMA_VERSION, SCORES, ScoreCard, read_scores, write_scores
 from .scores.score_page import write_report
 from .scores.scoring import FALLBACK, MODEL, score, table_columns
 from .settings import EvaluateConfig, Views
@@ -68,6 +69,7 @@ def evaluate(
     digest = sha256_file(model_folder / MODEL_FILE)
     rows, split = part.test, part.name
     faces = listing.take(rows)
+    groups = group_columns(faces.labels, config.by)
     data_digest = faces.digest(model.task)
     done = _done(output, digest, data_digest, config, views)
     if done is not None:
@@ -84,6 +86,8 @@ def evaluate(
     )
     trained = trained_by(model_folder, photographs(faces))
     table = table.append_column(TRAINED, pa.array(trained, pa.bool_()))
+    for name, column in groups.items():
+        table = table.append_column(name, column)
     recipe = about["recipe"]
     found = score(model.task, table, config.threshold)
     found["coverage"]["left_out"] = dict(part.left_out)
@@ -239,6 +243,9 @@ def _done(
     if not (output / SCORES).is_file():
         return None
     card = read_scores(output).card
+    if card.schema_version < SCHEMA_VERSION or not {*config.by} <= {*card.groups}:
+        log.info("%s: scored again, for what the scores there lack", output)
+        return None
     same = (card.model_sha256, card.data_sha256, card.threshold, card.camera or "", card.views)
     wanted = (model_sha256, data_sha256, config.threshold, config.camera, views)
     return card if same == wanted else None

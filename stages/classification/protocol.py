@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...manifests.arrays import Mask, Rows
-from ...manifests.datasets import load_description, seeded_folds
+from ...manifests.datasets import Description, described, load_description, seeded_folds
 from ...pipeline.errors import InputError, nearest
 from .listing import Listing
 from .scores.coverage import UNLABELLED
-from .tasks import Task, people_of
+from .tasks import Kind, Task, find_task, of_protocol, people_of, protocol_task
+
+log = logging.getLogger(__name__)
 
 #: Without splits in the labels, one of so many parts of the subjects is for testing.
 _PARTS = 5
@@ -172,6 +175,25 @@ def _random(listing: Listing, part: Partition, how: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def task_of(
+    listing: Listing, kind: Kind | Literal["auto"], names: Sequence[str], which: str
+) -> tuple[Listing, Task]:
+    """Return what is predicted, and the listing with its labels: see ``protocol_task``.
+
+    Args:
+        which: ``classify.folds``; the name of a dataset means its protocol.
+
+    Raises:
+        InputError: as ``find_task`` and ``protocol_task``.
+    """
+    if which not in described():
+        return listing, find_task(listing.labels, kind, names)
+    labels, task, lines = protocol_task(listing.labels, kind, names, load_description(which))
+    for line in lines:
+        log.info("%s", line)
+    return replace(listing, labels=labels), task
+
+
 def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Partition]:
     """Return the partitions of a cross-validation: each fold is tested once.
 
@@ -196,12 +218,12 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Partition
         numbers = np.asarray([-1 if value is None else int(value) for value in column])
         source = "the labels' own"
     else:
-        fold_of = _published(task, which)
+        description, fold_of = _published(task, which)
+        source = f"{which}, {of_protocol(task, description.protocol(task.kind))}"
         if not isinstance(next(iter(fold_of.values())), int):
-            return [_published_split(listing, task, fold_of, which)]
+            return [_published_split(listing, task, fold_of, which, source)]
         people = _named(listing, known, fold_of, which)
         numbers = np.asarray([fold_of.get(name, -1) for name in people], np.int64)
-        source = which
     names = sorted({int(n) for n in numbers[known] if n >= 0})
     if len(names) < 2:
         raise InputError(f"folds = {which}: fewer than two folds have labelled inputs")
@@ -219,24 +241,25 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Partition
     return [replace(part, notes=notes) for part in parts]
 
 
-def _published(task: Task, which: str) -> dict[str, int] | dict[str, str]:
-    """Return each subject's fold, or ``train`` or ``test``, as a dataset publishes them."""
+def _published(task: Task, which: str) -> tuple[Description, dict[str, int] | dict[str, str]]:
+    """Return a dataset and each subject's fold, or ``train`` or ``test``, as it publishes them."""
     try:
         description = load_description(which)
         protocol = description.protocol(task.kind)
         if protocol.test and not protocol.folds:
-            return {who: str(part) for who, part in description.split_of(task.kind).items()}
-        return description.fold_of(task.kind)
+            parts = description.split_of(task.kind)
+            return description, {who: str(part) for who, part in parts.items()}
+        return description, description.fold_of(task.kind)
     except (KeyError, ValueError) as error:
         raise InputError(str(error.args[0])) from None
 
 
 def _published_split(
-    listing: Listing, task: Task, part_of: Mapping[str, Any], which: str
+    listing: Listing, task: Task, part_of: Mapping[str, Any], which: str, source: str
 ) -> Partition:
     names = _named(listing, _known(listing, task), part_of, which)
     parts = np.asarray([part_of.get(name, "") for name in names], object)
-    return _divided(listing, task, f"split of {which}", parts == "train", parts == "test")
+    return _divided(listing, task, f"split of {source}", parts == "train", parts == "test")
 
 
 def _named(listing: Listing, known: Mask, part_of: Mapping[str, Any], which: str) -> list[str]:

@@ -22,8 +22,11 @@ from .evaluate import evaluate_partition, prediction_table
 from .listing import Listing, list_faces
 from .protocol import Partition
 from .scores.coverage import left_out_notes
+from .scores.figure_text import figure_text, in_order
+from .scores.groups import group_columns
 from .scores.pooling import pool
-from .scores.score_files import ScoreFile, read_scores, write_scores
+from .scores.score_files import ScoreCard, ScoreFile, read_scores, write_scores
+from .scores.score_page import write_report
 from .scores.scoring import HEADLINE, fallback, score, tuned_threshold
 from .settings import ClassifyConfig, EvaluateConfig
 from .tasks import Task
@@ -54,18 +57,23 @@ class ProtocolResult:
         lines: list[str] = []
         for found in [*self.scores, *([self.pooled] if self.pooled else [])]:
             card, cover = found.card, found.card.coverage
-            full, kept = (_percent(card.scores[part][card.headline]) for part in ("full", "kept"))
+            full, kept = (
+                figure_text(card.headline, card.scores[part][card.headline])
+                for part in ("full", "kept")
+            )
             lines.append(
                 f"{card.split}: {card.headline} {full} on all {cover.test_rows} test faces, {kept} "
                 f"on the {cover.kept} usable ones"
             )
             lines += [f"  warning: {warning}" for warning in card.warnings]
-            lines += _labels(found)
+            lines += _figures(card)
             if card.folds:
                 mean = card.folds["full"].mean_of_folds
-                lines.append(f"  mean of the folds: {_percent(mean)}")
+                lines.append(f"  mean of the folds: {figure_text(card.headline, mean)}")
             if card.paper_style:
-                figures = ", ".join(f"{name} {value}" for name, value in card.paper_style.items())
+                figures = ", ".join(
+                    f"{name} {figure_text(name, value)}" for name, value in card.paper_style.items()
+                )
                 lines.append(f"  paper-style (chosen on the test set): {figures}")
         return "\n".join(lines)
 
@@ -105,6 +113,7 @@ def _run(
 ) -> ProtocolResult:
     listing, task, parts = planned
     other = (list_faces(test[0], PLANS[config.views].reads), test[1]) if test else None
+    group_columns((other[0] if other else listing).labels, scoring.by)  # before hours of training
     scores: list[ScoreFile] = []
     began = time.monotonic()
     for part in parts:
@@ -126,6 +135,7 @@ def _run(
     pooled = None
     if len(scores) > 1:
         pooled = _with_notes(pool(scores), scores)
+        write_report(output / "scores", pooled.card)
         write_scores(output / "scores", pooled.card, pooled.predictions)
         pooled = read_scores(output / "scores")
     return ProtocolResult(scores, pooled, True)
@@ -180,17 +190,25 @@ def _epoch_scorer(
     return scored
 
 
-def _labels(found: ScoreFile) -> list[str]:
-    """Return the figures of each label, several per line."""
-    name = {"emotion": "recall", "action_units": "f1", "intensity": "icc"}[found.card.kind]
-    cells = [
-        f"{label} {_percent(figures[name])}"
-        for label, figures in found.card.per_label["full"].items()
-    ]
-    return [
-        f"  {name}: " + ", ".join(cells[start : start + 6]) for start in range(0, len(cells), 6)
-    ]
+def _figures(card: ScoreCard) -> list[str]:
+    """Return the other figures on all faces, that of each label, and those of groups."""
+    full, labels = card.scores["full"], card.per_label["full"]
+    others = [f"{n} {figure_text(n, full[n])}" for n in in_order(full) if n != card.headline]
+    name = "recall" if card.kind == "emotion" else card.headline
+    lines = ["  " + ", ".join(others)] if others else []
+    lines += _several(
+        name, [f"{label} {figure_text(name, labels[label][name])}" for label in labels]
+    )
+    for label, groups in card.groups.items():
+        figures = [
+            f"{group} {figure_text(card.headline, one.scores['full'][card.headline])} "
+            f"({one.rows} faces)"
+            for group, one in groups.items()
+        ]
+        lines += _several(f"{card.headline} by {label}", figures)
+    return lines
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+def _several(what: str, cells: list[str]) -> list[str]:
+    """Return lines of six cells each."""
+    return [f"  {what}: " + ", ".join(cells[at : at + 6]) for at in range(0, len(cells), 6)]

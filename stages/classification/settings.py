@@ -36,7 +36,9 @@ class ClassifyConfig(StageConfig):
         description="emotion, action_units or intensity; auto: the first that has labels",
     )
     labels: tuple[str, ...] = Field(
-        (), description="classes or action units to predict; empty: all in the labels"
+        (),
+        description="classes or action units to predict; empty: all in the labels, or with "
+        "folds = bp4d or disfa those of the protocol",
     )
     views: Views = Field("original+normalized", description="views of a face that the network gets")
     variant: str = Field("", description="which normalized faces; empty: the only ones")
@@ -153,6 +155,9 @@ class EvaluateConfig(StageConfig):
         None, description="views to use; unset: those it was trained on. original or normalized: "
         "one view of a model of both"
     )  # fmt: skip
+    by: tuple[str, ...] = free(
+        (), description="labels, such as source: also score the faces of each of their values"
+    )
     memory_gb: float = Field(8.0, ge=0, description="pictures beyond this are decoded as needed")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="cpu or cuda; auto: a GPU where there is one"

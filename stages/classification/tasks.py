@@ -9,14 +9,20 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 from ...manifests.arrays import Floats
+from ...manifests.datasets import Description, Protocol
 from ...manifests.vocabularies import EMOTIONS, emotion_name
 from ...pipeline.errors import InputError, nearest
+
+# pyarrow makes these functions at run time; type checkers cannot see them.
+pc: Any = pyarrow.compute
 
 Kind = Literal["emotion", "action_units", "intensity"]
 KINDS: tuple[Kind, ...] = ("emotion", "action_units", "intensity")
 _COLUMN_OF = {"emotion": "'emotion'", "action_units": "'AU1' …", "intensity": "'AU1_intensity' …"}
+_NOUN = {"emotion": "classes", "action_units": "action units", "intensity": "action units"}
 
 #: Levels of intensity: 0 (absent) to 5 (the letter E of FACS).
 MAX_LEVEL = 5.0
@@ -110,6 +116,101 @@ def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[st
         if name not in offered:
             raise InputError(f"the labels never name '{name}'{nearest(name, offered)}")
     return Task(chosen, tuple(names) or tuple(offered))
+
+
+def protocol_task(
+    labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[str], description: Description
+) -> tuple[pa.Table, Task, list[str]]:
+    """Return the task of a dataset's protocol: its names, from levels where it is about levels.
+
+    Args:
+        labels: a label table, as of ``find_task``.
+        kind: ``auto`` takes the first that both labels and description have.
+        names: to predict others than the protocol's; empty: those.
+
+    Returns:
+        The labels, with the occurrence of action units from ``present_from`` on where only their
+        levels are known, and without rows that the protocol leaves out; the task; lines about it.
+
+    Raises:
+        InputError: the labels lack names of the protocol, or what ``find_task`` raises.
+    """
+    if kind == "auto":  # by what is given: levels mean intensity
+        known: list[Kind] = [k for k in KINDS if k in description.tasks and _available(labels, k)]
+        kind = known[0] if known else "auto"
+    protocol = description.tasks.get(kind)
+    notes: list[str] = []
+    if protocol is not None and protocol.present_from is not None:
+        levels_of = [*(names or protocol.names)]
+        labels, notes = _occurrence(labels, protocol.present_from, levels_of)
+    task = find_task(labels, kind, names)
+    if protocol is None or not (protocol.folds or protocol.test):
+        return labels, task, []
+    if not names:
+        held = [name for name in protocol.names if name in task.names]
+        if lacking := [name for name in protocol.names if name not in held]:
+            alike = ",".join(f'"{name}"' for name in held or task.names)
+            raise InputError(
+                f"{description.title} is scored on {len(protocol.names)} {_NOUN[task.kind]}, and "
+                f"the labels never name {', '.join(lacking)}: to score those that they have, name "
+                f"them (--set 'classify.labels=[{alike}]')"
+            )
+        task = Task(task.kind, protocol.names)
+    which = of_protocol(task, protocol)
+    lines = [f"{description.name}: scored on {', '.join(task.names)}: {which}", *notes]
+    if not protocol.canonical:
+        lines.append(f"{description.name}: {protocol.note}")
+    if protocol.whole_rows and not names:
+        labels, count = _whole_rows(labels, task)
+        lines += [f"{count} faces lack one of these and are left out, as is usual"] * (count > 0)
+    return labels, task, lines
+
+
+def of_protocol(task: Task, protocol: Protocol) -> str:
+    """Return how the names of a task relate to those of a protocol, for lines and score files."""
+    own, noun = {*protocol.names}, _NOUN[task.kind]
+    if {*task.names} == own:
+        return f"its {len(own)} {noun}"
+    if {*task.names} < own:
+        return f"{len(task.names)} of its {len(own)} {noun}"
+    return f"{len(task.names)} {noun}, not its {len(own)}"
+
+
+def _occurrence(
+    labels: pa.Table, present_from: float, names: Sequence[str]
+) -> tuple[pa.Table, list[str]]:
+    """Return labels with occurrence where only a level is known, and lines about them."""
+    made: list[str] = []
+    odd = 0
+    for name in names:
+        levels = f"{name}_intensity"
+        if levels not in labels.column_names or labels[levels].null_count == labels.num_rows:
+            continue
+        present = pc.cast(pc.greater_equal(labels[levels], present_from), pa.float32())
+        if name not in labels.column_names:
+            labels = labels.append_column(name, pa.nulls(labels.num_rows, pa.float32()))
+        given = pc.cast(labels[name], pa.float32())
+        odd += pc.sum(pc.not_equal(given, present)).as_py() or 0
+        both = pc.coalesce(given, present)
+        labels = labels.set_column(labels.column_names.index(name), name, both)
+        made += [name] * (both.null_count < given.null_count)
+    lines = [f"occurs from level {present_from:g} on: {', '.join(made)}"] if made else []
+    if odd:
+        lines.append(
+            f"{odd} labels of occurrence differ from level {present_from:g} on and count as given: "
+            "leave their columns out of the list to follow the levels"
+        )
+    return labels, lines
+
+
+def _whole_rows(labels: pa.Table, task: Task) -> tuple[pa.Table, int]:
+    """Return labels that are unknown in rows where some are, and how many such rows there are."""
+    known = np.isfinite(task.truth(labels).reshape(labels.num_rows, -1))
+    partly = pa.array(known.any(axis=1) & ~known.all(axis=1))
+    for name in task.columns:
+        values = pc.if_else(partly, pa.scalar(None, labels[name].type), labels[name])
+        labels = labels.set_column(labels.column_names.index(name), name, values)
+    return labels, pc.sum(partly).as_py() or 0
 
 
 def _available(labels: pa.Table, kind: str) -> list[str]:

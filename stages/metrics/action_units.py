@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torchmetrics.functional.classification import binary_auroc
 
 from ...manifests.arrays import Numbers
+from .calibration import expected_calibration_error
 
 #: Indices of the counts that ``outcomes`` returns.
 TP, FP, TN, FN = range(4)
@@ -28,14 +29,20 @@ class UnitScores:
     Attributes:
         f1: see ``f1_of``; NaN if no truth is known.
         accuracy: share of known truths predicted correctly; NaN if none is known.
+        precision: share of detections that are right; NaN without detections.
+        recall: share of occurrences that are detected; NaN without occurrences.
         auc: area under the ROC curve; NaN if one class is missing.
+        ece: expected calibration error; NaN if no truth is known.
         known: number of pictures with a known truth.
         positives: number of pictures in which it occurs.
     """
 
     f1: Numbers
     accuracy: Numbers
+    precision: Numbers
+    recall: Numbers
     auc: Numbers
+    ece: Numbers
     known: Numbers
     positives: Numbers
 
@@ -43,6 +50,11 @@ class UnitScores:
     def mean_f1(self) -> float:
         """Return the mean F1 over action units with a known truth; NaN if there are none."""
         return mean_known(self.f1)
+
+    @property
+    def prevalence(self) -> Numbers:
+        """Return (L,) the share of known truths in which it occurs; NaN if none is known."""
+        return _ratio(self.positives, self.known)
 
     @property
     def without_positives(self) -> NDArray[np.bool_]:
@@ -111,11 +123,14 @@ def unit_scores(truth: Numbers, probability: Numbers, threshold: float = 0.5) ->
     """
     counts = outcomes(truth, probability, threshold).sum(axis=0)
     known = counts.sum(axis=-1)
-    right = counts[:, TP] + counts[:, TN]
+    each = [(truth[:, k], probability[:, k]) for k in range(truth.shape[1])]
     return UnitScores(
         f1=f1_of(counts),
-        accuracy=np.where(known > 0, right / np.maximum(known, 1), np.nan),
-        auc=np.array([_auc(truth[:, k], probability[:, k]) for k in range(truth.shape[1])]),
+        accuracy=_ratio(counts[:, TP] + counts[:, TN], known),
+        precision=_ratio(counts[:, TP], counts[:, TP] + counts[:, FP]),
+        recall=_ratio(counts[:, TP], counts[:, TP] + counts[:, FN]),
+        auc=np.array([_auc(*pair) for pair in each]),
+        ece=np.array([expected_calibration_error(*_known(*pair)) for pair in each]),
         known=known,
         positives=counts[:, TP] + counts[:, FN],
     )
@@ -159,10 +174,21 @@ def best_threshold(truth: Numbers, probability: Numbers) -> tuple[float, float]:
     return float(tried[best]), float(found[best])
 
 
-def _auc(truth: Numbers, probability: Numbers) -> float:
+def _ratio(part: Numbers, whole: Numbers) -> Numbers:
+    """Return part / whole, NaN where the whole is 0."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+
+def _known(truth: Numbers, probability: Numbers) -> tuple[Numbers, Numbers]:
+    """Return probabilities and truths where these are known."""
     known = ~np.isnan(truth)
-    labels = truth[known].astype(np.int64)
+    return probability[known].astype(np.float64), truth[known]
+
+
+def _auc(truth: Numbers, probability: Numbers) -> float:
+    told, known = _known(truth, probability)
+    labels = known.astype(np.int64)
     if len(np.unique(labels)) < 2:
         return float("nan")
-    scores = torch.from_numpy(probability[known].astype(np.float64))
+    scores = torch.from_numpy(told)
     return float(binary_auroc(scores, torch.from_numpy(labels)))

@@ -42,6 +42,12 @@ class EmotionScores:
         return np.where(self.known > 0, right / np.maximum(self.known, 1), np.nan)
 
     @property
+    def precision(self) -> Numbers:
+        """Return (C,) the share of predictions of each class that are right; NaN without any."""
+        told = self.confusion.sum(axis=0)
+        return np.where(told > 0, np.diagonal(self.confusion) / np.maximum(told, 1), np.nan)
+
+    @property
     def mean_class_accuracy(self) -> float:
         """Return the mean ``recall`` of classes that occur (scikit-learn's balanced accuracy)."""
         return float(mean_known(self.recall))

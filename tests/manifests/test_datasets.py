@@ -71,7 +71,7 @@ def test_bp4d_plus_has_no_folds():
     plus = load_description("bp4d_plus")
     assert plus.subject_count == 140 and plus.missing is None  # not confirmed
     assert len(plus.protocol("action_units").names) == 34
-    with pytest.raises(ValueError, match="give folds, or a seed"):
+    with pytest.raises(ValueError, match="give a number"):
         plus.fold_of("action_units")
 
 

@@ -143,7 +143,10 @@ def test_every_kind_is_tabled_and_drawn(kind, tmp_path):
     assert text == result.text() + "\n"
     assert "10 training faces" in text and "20 training faces" in text
     assert "of 30 people, of whom 30 are inputs without a subject:" in text
-    assert "| the original alone | " in text and "100.0 [100.0, 100.0]" in text
+    best = "1.000 [1.000, 1.000]" if kind == "intensity" else "100.0 [100.0, 100.0]"
+    assert "| the original alone | " in text and best in text
+    unit = {"emotion": "accuracy in % on", "action_units": "f1 in % on", "intensity": "icc on"}
+    assert f"10 training faces; {unit[kind]} 30 faces" in text
 
 
 def test_a_value_outside_its_interval_is_drawn(result, tmp_path):

@@ -99,7 +99,7 @@ def test_what_cannot_be_compared_is_refused_and_the_rest_stands(tmp_path):
     assert [line.refused for line in found.rows] == [
         "",
         "its task is intensity, that of the first is action_units",
-        "its labels differ (AU12, AU2 only on one side)",
+        "its labels differ (AU2, AU12 only on one side)",
         "60 of 60 common rows have other labels",
         "",
     ]
@@ -125,7 +125,8 @@ def test_pooled_folds_show_the_mean_beside(tmp_path):
     write_scores(tmp_path / "pooled", merged.card, merged.predictions)
     found = compare([tmp_path / "pooled"], 50)
     assert found.rows[0].mean_of_folds == merged.card.folds["full"].mean_of_folds
-    assert "mean of folds 0." in found.table()
+    mean = 100 * merged.card.folds["full"].mean_of_folds
+    assert f"mean of folds {mean:.2f} %" in found.table()
 
 
 def test_fallback_rows_count_in_the_headline(tmp_path):

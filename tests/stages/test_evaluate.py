@@ -115,6 +115,34 @@ def test_a_second_call_does_nothing(model, plan, monkeypatch):
     assert other.per_label["kept"]["surprise"]["recall"] == 1
 
 
+def test_groups_and_older_scores_are_scored_again(model, plan):
+    listing, _, part = plan
+    card = evaluate_partition(CPU, listing, part, model)
+    assert not card.groups
+    by = EvaluateConfig(device="cpu", by=("subject", "AU12"))
+    grouped = evaluate_partition(by, listing, part, model)
+    assert grouped.scores == card.scores
+    people = grouped.groups["subject"]
+    names = sorted({*listing.take(part.test).subjects()})
+    assert [*people] == names and all(one.people == 1 for one in people.values())
+    assert sum(one.rows for one in people.values()) == 20
+    assert sum(one.kept for one in people.values()) == 18
+    right = sum(one.scores["full"]["accuracy"] * one.rows for one in people.values())
+    assert right / 20 == pytest.approx(card.scores["full"]["accuracy"])
+    assert [*grouped.groups["AU12"]] == ["0", "1"]
+    smiles = grouped.groups["AU12"]["1"]
+    assert smiles.scores["full"]["accuracy"] == card.per_label["full"]["happiness"]["recall"]
+    # Without groups asked for, those that are there are enough.
+    assert evaluate_partition(CPU, listing, part, model) == grouped
+    assert read_scores(model / "scores").card == grouped
+    path = model / "scores/scores.json"
+    older = {**json.loads(path.read_text()), "schema_version": 1}
+    path.write_text(json.dumps({name: older[name] for name in older if name != "reliability"}))
+    assert evaluate_partition(CPU, listing, part, model).reliability == card.reliability
+    with pytest.raises(InputError, match="no column 'subjct' to group by; did you mean 'subject'"):
+        evaluate_partition(EvaluateConfig(device="cpu", by=("subjct",)), listing, part, model)
+
+
 def test_one_view_of_a_model_of_both(model, plan, easy):
     listing, _, part = plan
     both = evaluate_partition(CPU, listing, part, model)

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from natsort import natsorted
 from numpy.typing import NDArray
 
 from ....pipeline.errors import InputError
 from ...metrics.resampling import RESAMPLES, Draws, paired_difference, percentiles
 from ..tasks import Task
+from .figure_text import figure_text, in_unit, interval_text
 from .score_files import ScoreFile, read_scores
 from .scoring import HEADLINE, headline_of, row_statistics, truth_of
 
@@ -38,9 +40,9 @@ class Interval:
         """Return a dictionary for JSON: no NaN."""
         return {name: _plain(value) for name, value in vars(self).items()}
 
-    def text(self, sign: str = "") -> str:
-        """Return ``0.693 [0.671, 0.715]``; ``sign='+'`` also shows the sign of positive numbers."""
-        return f"{self.value:{sign}.4f} [{self.low:{sign}.4f}, {self.high:{sign}.4f}]"
+    def text(self, measure: str, sign: str = "") -> str:
+        """Return ``69.30 [67.10, 71.50]``, in the unit of the measure; see ``interval_text``."""
+        return interval_text(measure, self.value, (self.low, self.high), sign, more=1)
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class Comparison:
             if line.people < FEW_PEOPLE:
                 own.append(f"the interval is based on {line.people} people only")
             if line.mean_of_folds is not None:
-                own.append(f"mean of folds {line.mean_of_folds:.4f}")
+                mean = figure_text(line.measure, line.mean_of_folds, more=1)
+                own.append(f"mean of folds {mean}")
             notes += [f"{line.name}: {note}" for note in own]
         return notes
 
@@ -225,7 +228,7 @@ def _other_task(first: Task, other: Task) -> str:
     """Return why two tasks cannot be compared, in one line; empty where they can."""
     if first.kind != other.kind:
         return f"its task is {other.kind}, that of the first is {first.kind}"
-    if missing := sorted({*first.names} ^ {*other.names}):
+    if missing := natsorted({*first.names} ^ {*other.names}):
         return f"its labels differ ({', '.join(missing[:5])} only on one side)"
     return ""
 
@@ -256,13 +259,13 @@ def _people(predictions: pa.Table) -> NDArray[np.int64]:
 
 
 def _cells(line: ComparisonRow) -> tuple[str, ...]:
-    kept = "-" if line.kept is None else f"{line.kept:.4f}"
-    difference = line.difference.text("+") if line.difference else "-"
+    kept = figure_text(line.measure, line.kept, unit=False, more=1)
+    difference = line.difference.text(line.measure, "+") if line.difference else "–"
     if line.refused:
         difference = "refused"
     return (
-        *(line.name, line.measure, str(line.rows), str(line.people)),
-        *(line.full.text(), kept, difference),
+        *(line.name, line.measure + in_unit(line.measure), str(line.rows), str(line.people)),
+        *(line.full.text(line.measure), kept, difference),
     )
 
 

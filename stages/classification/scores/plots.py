@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ....pipeline.store.commit import write_bytes
+from .figure_text import figure_title, in_unit, text_scale
 
 if TYPE_CHECKING:
     from ..ablate import Ablation
     from .expert_use import ExpertUse
+    from .score_files import ReliabilityBins
 
 _COLOURS = ("#1f5f8b", "#e08e2b", "#5b8c5a", "#8c4a5b")
 
@@ -35,22 +38,46 @@ def draw_experts(use: ExpertUse, path: Path) -> None:
     _save(figure, path)
 
 
+def draw_reliability(diagrams: Mapping[str, ReliabilityBins], path: Path) -> None:
+    """Plot how often what was predicted happened, over its probability; bars show how many."""
+    columns = min(4, len(diagrams))
+    lines = -(-len(diagrams) // columns)
+    figure = Figure((2.4 * columns + 0.6, 2.4 * lines + 0.4), layout="constrained")
+    for place, (name, bins) in enumerate(diagrams.items()):
+        axes: Any = figure.add_subplot(lines, columns, place + 1)
+        width, most = 1 / len(bins.counts), max(1, *bins.counts)
+        edges = [k * width for k in range(len(bins.counts))]
+        shares = [count / most for count in bins.counts]
+        axes.bar(edges, shares, width, align="edge", color="#d7e3ec")
+        axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
+        pairs = zip(bins.confidence, bins.observed, strict=True)
+        told = [(c, o) for c, o in pairs if c is not None and o is not None]
+        axes.plot(*zip(*told, strict=True), "o-", color=_COLOURS[0], markersize=3, linewidth=1)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+    figure.supxlabel("probability", fontsize=9)
+    figure.supylabel("share that happened", fontsize=9)
+    _save(figure, path)
+
+
 def draw_ablation(table: Ablation, path: Path) -> None:
     """Plot the headline of each arm with its interval, one panel per size."""
     sizes = sorted({cell.size for cell in table.cells})
     arms = list(dict.fromkeys(cell.arm for cell in table.cells))
     heads = list(dict.fromkeys(cell.head for cell in table.cells))
+    scale = text_scale(table.headline)
     figure = Figure((1.5 + 3.2 * len(sizes), 1.2 + 0.5 * len(arms)), layout="constrained")
     for place, size in enumerate(sizes):
         axes: Any = figure.add_subplot(1, len(sizes), place + 1)
         for shift, head in enumerate(heads):
             found = [c for c in table.cells if c.size == size and c.head == head]
             lines = [arms.index(cell.arm) + 0.18 * (shift - (len(heads) - 1) / 2) for cell in found]
-            values = [100 * cell.value for cell in found]
+            values = [scale * cell.value for cell in found]
             # Rounding can put the value outside its interval; the bar then has no length.
             errors = [
-                [max(0.0, 100 * (cell.value - cell.low)) for cell in found],
-                [max(0.0, 100 * (cell.high - cell.value)) for cell in found],
+                [max(0.0, scale * (cell.value - cell.low)) for cell in found],
+                [max(0.0, scale * (cell.high - cell.value)) for cell in found],
             ]
             colour = _COLOURS[shift % len(_COLOURS)]
             axes.errorbar(values, lines, xerr=errors, fmt="o", color=colour, label=head, capsize=2)
@@ -58,7 +85,7 @@ def draw_ablation(table: Ablation, path: Path) -> None:
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
         axes.set_title(f"{size} training faces", fontsize=9)
-        axes.set_xlabel(f"{table.headline}, %")
+        axes.set_xlabel(figure_title(table.headline) + in_unit(table.headline))
         if place == 0:
             axes.legend(fontsize=8)
     _save(figure, path)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from ....pipeline.errors import InputError
 from ...metrics.folds import over_folds
 from ..tasks import Kind
+from .groups import GROUPED
 from .score_files import FoldSummary, ScoreCard, ScoreFile
 from .scoring import MODEL, check_predictions, headline_of, row_statistics, score
 
@@ -37,6 +38,10 @@ def pool(folds: Sequence[ScoreFile]) -> ScoreFile:
     ordered = _require_folds(folds)
     numbers = [int(run.card.fold or 0) for run in ordered]
     tables = [_with_fold(run.predictions, n) for run, n in zip(ordered, numbers, strict=True)]
+    columns = set[str].intersection(*({*table.column_names} for table in tables))
+    tables = [
+        table.select([c for c in table.column_names if _stays(c, columns)]) for table in tables
+    ]
     try:
         predictions = pa.concat_tables(tables, promote_options="permissive")
         check_predictions(ordered[0].card.task, predictions)
@@ -49,7 +54,7 @@ def pool(folds: Sequence[ScoreFile]) -> ScoreFile:
     card = ScoreCard(
         **facts,
         **score(first.task, predictions, first.threshold),
-        split=f"folds {', '.join(map(str, numbers))} pooled",
+        split=_pooled_split([run.card.split for run in ordered], numbers),
         seed=first.seed if len(seeds) == 1 else None,
         model_sha256=_digest([run.card.model_sha256 for run in ordered]),
         data_sha256=_digest([run.card.data_sha256 for run in ordered]),
@@ -76,6 +81,18 @@ def _require_folds(folds: Sequence[ScoreFile]) -> list[ScoreFile]:
         if one.card.fold == other.card.fold:
             raise InputError(f"fold {one.card.fold} is given twice: give each fold once")
     return ordered
+
+
+def _stays(column: str, shared: set[str]) -> bool:
+    """Return whether to pool a column: groups only if all folds have them."""
+    return column in shared or not column.startswith(GROUPED)
+
+
+def _pooled_split(splits: Sequence[str], numbers: Sequence[int]) -> str:
+    """Return ``folds 1, 2, 3 pooled (bp4d, …)``: with what all folds say in brackets."""
+    notes = {split.partition(" (")[2] for split in splits}
+    note = f" ({notes.pop()}" if len(notes) == 1 and notes != {""} else ""
+    return f"folds {', '.join(map(str, numbers))} pooled{note}"
 
 
 def _with_fold(predictions: pa.Table, fold: int) -> pa.Table:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from natsort import natsort_keygen
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ....pipeline.errors import InputError
 from ....pipeline.store.commit import write_bytes, write_json
 from ..tasks import Kind, Task
 from .scoring import HEADLINE, Figures, check_predictions
 
-#: Incremented with every incompatible change; readers refuse a newer one.
-SCHEMA_VERSION = 1
+log = logging.getLogger(__name__)
+natsort_key: Any = natsort_keygen()
+
+#: Incremented with every incompatible change; readers refuse a newer one. 2: ``reliability``,
+#: ``groups`` and more figures, which older files lack.
+SCHEMA_VERSION = 2
 SCORES, PREDICTIONS = "scores.json", "predictions.parquet"
 
 Parts = dict[Literal["full", "kept"], Figures]
@@ -66,6 +72,36 @@ class FoldSummary(_Frozen):
     each: dict[int, float | None]
 
 
+class ReliabilityBins(_Frozen):
+    """A reliability diagram: bins of equal width from 0 to 1.
+
+    Attributes:
+        counts: predictions in each bin.
+        confidence: their mean probability; None in an empty bin.
+        observed: the share of them that happened; None in an empty bin.
+    """
+
+    counts: tuple[int, ...]
+    confidence: tuple[float | None, ...]
+    observed: tuple[float | None, ...]
+
+
+class GroupScores(_Frozen):
+    """The figures of the rows that have one value of a label.
+
+    Attributes:
+        rows: of the test set.
+        kept: of these, rows that the model predicted.
+        people: subjects among them; None if unknown.
+        scores: as on the card.
+    """
+
+    rows: int
+    kept: int
+    people: int | None
+    scores: Parts
+
+
 class ScoreCard(_Frozen):
     """One score and its origin.
 
@@ -89,6 +125,9 @@ class ScoreCard(_Frozen):
         scores: by name, on the ``full`` test set and on the ``kept`` rows; None if undefined.
         per_label: the same for each class or action unit.
         confusion: truth → prediction → rows of the full set; emotions only.
+        reliability: of the full set: of the predicted class, or of each action unit; empty for
+            intensities.
+        groups: label → value → figures of these rows; empty unless asked for.
         warnings: caveats for readers of the figures.
         folds: the headline over folds, where several were pooled.
         paper_style: figures that were chosen on the test set (best epoch, tuned threshold), as in
@@ -117,10 +156,30 @@ class ScoreCard(_Frozen):
     scores: Parts
     per_label: dict[Literal["full", "kept"], dict[str, Figures]]
     confusion: dict[str, dict[str, int]] | None = None
+    reliability: dict[str, ReliabilityBins] = {}
+    groups: dict[str, dict[str, GroupScores]] = {}
     warnings: tuple[str, ...] = ()
     folds: dict[Literal["full", "kept"], FoldSummary] | None = None
     paper_style: dict[str, float | str | None] | None = None
     predictions_sha256: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_order(cls, found: Any) -> Any:
+        """Restore the order of names, which JSON with sorted keys has lost: AU2 before AU10."""
+        if not isinstance(found, dict) or not isinstance(found.get("names"), list | tuple):
+            return found
+        places = {name: place for place, name in enumerate(found["names"])}
+
+        def ordered(values: Any) -> Any:
+            if not isinstance(values, dict):
+                return values
+            last = len(places)
+            known = sorted(values, key=lambda name: (places.get(name, last), natsort_key(name)))
+            return {name: ordered(values[name]) for name in known}
+
+        named = ("per_label", "confusion", "reliability", "groups")
+        return {**found, **{name: ordered(found[name]) for name in named if name in found}}
 
     @property
     def task(self) -> Task:
@@ -195,6 +254,8 @@ def read_scores(folder: Path) -> ScoreFile:
         raise InputError(
             f"{path} is not a valid score file: '{where}': {first['msg']}; make the scores again"
         ) from None
+    if version < SCHEMA_VERSION:
+        log.info("%s is of an older release: it lacks calibration, precision and groups", path)
     return ScoreFile(card, _read_predictions(folder / PREDICTIONS, card))
 
 

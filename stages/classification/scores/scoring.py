@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from ....manifests.arrays import Mask, Numbers
 from ....pipeline.errors import InputError
-from ...metrics import action_units, emotion, intensity
+from ...metrics import action_units, calibration, emotion, intensity
 from ..tasks import Kind, Task
 from .coverage import coverage_of, unknown_classes, unknown_units
+from .figure_text import figure_text
+from .groups import group_figures
 
 Figures = dict[str, float | None]
 
@@ -125,8 +127,9 @@ def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str
 
     Returns:
         ``scores`` and ``per_label`` (each ``full`` and ``kept``), ``confusion`` (of the full set,
-        emotions only), ``coverage`` and ``warnings``. Undefined figures are None. Classes that the
-        model does not know count as wrong.
+        emotions only), ``reliability`` (of the full set), ``groups`` (for each column of
+        ``group_columns``), ``coverage`` and ``warnings``. Undefined figures are None. Classes that
+        the model does not know count as wrong.
 
     Raises:
         InputError: no row has a known truth.
@@ -151,8 +154,7 @@ def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str
 
     def headline(rows: Mask) -> str:
         value = float(headline_of(task.kind, statistics[rows].sum(axis=0)))
-        figure = f"{value:.3f}" if task.kind == "intensity" else f"{100 * value:.1f} %"
-        return f"{HEADLINE[task.kind]} {figure}"
+        return f"{HEADLINE[task.kind]} {figure_text(HEADLINE[task.kind], value)}"
 
     covered, more = coverage_of(task, predictions, headline)
     unknown = int((~known).sum())
@@ -162,6 +164,12 @@ def score(task: Task, predictions: pa.Table, threshold: float = 0.5) -> dict[str
         "scores": {"full": full, "kept": part},
         "per_label": {"full": labels, "kept": part_labels},
         "confusion": confusion,
+        "reliability": _reliability(task, truth, predicted),
+        "groups": group_figures(
+            predictions,
+            kept,
+            lambda rows: _measure(every, truth[rows], predicted[rows], threshold)[0],
+        ),
         "coverage": {
             "test_rows": predictions.num_rows,
             "kept": int(kept.sum()),
@@ -223,7 +231,8 @@ def _measure(
     if task.kind == "action_units":
         units = action_units.unit_scores(truth, predicted, threshold)
         known, odd = units.known, units.without_positives
-        figures = {"f1": units.f1, "accuracy": units.accuracy, "auc": units.auc}
+        names = ("f1", "precision", "recall", "accuracy", "auc", "ece", "prevalence")
+        figures = {name: getattr(units, name) for name in names}
         counts = {"known": known, "positives": units.positives}
         what = "occurs in no test picture: its F1 is 0 for any prediction"
         one_sided = (known > 0) & (units.positives == known)
@@ -234,7 +243,8 @@ def _measure(
         figures = {"icc": levels.icc, "mae": levels.mae, "mse": levels.mse}
         counts = {"known": known}
         what = "is constant in truth and prediction: its ICC is set to 0"
-        spread = np.nan_to_num(truth, nan=-np.inf).max(0) > np.nan_to_num(truth, nan=np.inf).min(0)
+        highest = np.nan_to_num(truth, nan=-np.inf).max(0, initial=-np.inf)
+        spread = highest > np.nan_to_num(truth, nan=np.inf).min(0, initial=np.inf)
         one_sided = (known > 1) & ~spread & ~odd
         why = "has one level in all test pictures: its ICC is 0 for any prediction"
     means = {name: _plain(action_units.mean_known(values)) for name, values in figures.items()}
@@ -252,6 +262,9 @@ def _measure_emotion(
         "accuracy": _plain(scores.accuracy),
         "mean_class_accuracy": _plain(scores.mean_class_accuracy),
         "macro_f1": _plain(scores.macro_f1),
+        "ece": _plain(
+            calibration.expected_calibration_error(*calibration.top_label(truth, predicted))
+        ),
     }
     absent = [n for n, count in zip(task.names, scores.known, strict=True) if not count]
     notes = [f"no test picture shows {name}: excluded from mean class accuracy" for name in absent]
@@ -262,8 +275,31 @@ def _measure_emotion(
         name: dict(zip(task.names, map(int, row), strict=True))
         for name, row in zip(task.names, scores.confusion, strict=True)
     }
-    labels = _by_label(task, {"recall": scores.recall, "f1": scores.f1, "known": scores.known})
-    return figures, labels, notes, confusion
+    columns = {name: getattr(scores, name) for name in ("f1", "precision", "recall", "known")}
+    return figures, _by_label(task, columns), notes, confusion
+
+
+def _reliability(task: Task, truth: Numbers, predicted: Numbers) -> dict[str, dict[str, Any]]:
+    """Return the numbers of a reliability diagram: of the predicted class, or of each unit."""
+    if task.kind == "intensity":
+        return {}
+    if task.kind == "emotion":
+        pairs = {"predicted class": calibration.top_label(truth, predicted)}
+    else:
+        known = ~np.isnan(truth)
+        pairs = {
+            name: (predicted[known[:, k], k], truth[known[:, k], k])
+            for k, name in enumerate(task.names)
+        }
+    diagrams = {name: calibration.reliability(*pair) for name, pair in pairs.items()}
+    return {
+        name: {
+            "counts": [int(count) for count in one.counts],
+            "confidence": [_plain(value) for value in one.confidence],
+            "observed": [_plain(value) for value in one.observed],
+        }
+        for name, one in diagrams.items()
+    }
 
 
 def _by_label(task: Task, columns: dict[str, Numbers]) -> dict[str, Figures]:

@@ -1,6 +1,7 @@
 """classify and evaluate in the flow of the real job, and the commands around them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -147,6 +148,9 @@ def test_folds_another_dataset_and_evaluate_each_by_one_flag(job: Path, tmp_path
     folds = call("classify", job, "--output", tmp_path / "folds", "--folds", "2", *short)
     assert folds.exit_code == 0, folds.output
     assert "mean of the folds" in folds.stdout
+    assert f"with a page each: {tmp_path / 'folds'}" in folds.stdout
+    for page in ("scores", "fold-1/scores", "fold-2/scores"):
+        assert (tmp_path / "folds" / page / "index.html").is_file()
     pooled = read_scores(tmp_path / "folds/scores")
     assert pooled.card.folds is not None and set(pooled.card.folds["full"].each) == {1, 2}
     keys = pooled.predictions["key"].to_pylist()
@@ -154,8 +158,13 @@ def test_folds_another_dataset_and_evaluate_each_by_one_flag(job: Path, tmp_path
     cross = call("classify", job, "--output", tmp_path / "cross", "--test", job, *short)
     assert cross.exit_code == 0, cross.output
     assert "cross-dataset" in cross.stdout
-    done = call("evaluate", tmp_path / "cross", "--data", job, "--output", tmp_path / "scores")
+    done = call("evaluate", tmp_path / "cross", "--data", job, "--output", tmp_path / "scores",
+                "--by", "split")  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert re.search(r"accuracy by split: test .* % \(\d faces\), train ", done.stdout)
+    wrong = call("classify", job, "--output", tmp_path / "none", "--by", "spilt", *short)
+    refused(wrong, "no column 'spilt' to group by", "did you mean 'split'")
+    assert not (tmp_path / "none/classifier.safetensors").exists()
     table = call("compare", tmp_path / "scores", tmp_path / "scores")
     assert table.exit_code == 0, table.output
 

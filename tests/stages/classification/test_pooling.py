@@ -1,6 +1,7 @@
 """Folds into one score."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from normpipe.pipeline.errors import InputError
@@ -8,7 +9,7 @@ from normpipe.stages.classification.scores.pooling import pool
 from normpipe.stages.classification.scores.score_files import ScoreFile, read_scores, write_scores
 from normpipe.stages.classification.scores.scoring import score
 
-from .toys import EMOTIONS, LEVELS, TASKS, card, drawn, table
+from .toys import EMOTIONS, LEVELS, TASKS, UNITS, card, drawn, table
 
 
 def folds(task, sizes=(10, 20, 30), **facts):
@@ -44,6 +45,33 @@ def test_pooled_and_mean(kind, tmp_path):
     assert again["scores"] == found.scores
     write_scores(tmp_path, found, pooled.predictions)
     assert read_scores(tmp_path).card.folds == found.folds
+
+
+def test_what_all_folds_say_in_brackets_stays():
+    note = "(bp4d, its 12 action units)"
+    runs = [
+        ScoreFile(
+            run.card.model_copy(update={"split": f"{run.card.split} {note}"}), run.predictions
+        )
+        for run in folds(UNITS)
+    ]
+    assert pool(runs).card.split == f"folds 1, 2, 3 pooled {note}"
+
+
+def test_groups_are_pooled_if_all_folds_have_them():
+    runs = folds(UNITS)
+    for place, run in enumerate(runs):
+        count = run.predictions.num_rows
+        table = run.predictions.append_column("by_sex", pa.array(["f", "m"] * (count // 2)))
+        if place:
+            table = table.append_column("by_source", pa.array(["x"] * count))
+        runs[place] = ScoreFile(run.card, table)
+    pooled = pool(runs)
+    assert [*pooled.card.groups] == ["sex"]
+    found = pooled.card.groups["sex"]
+    assert {name: one.rows for name, one in found.items()} == {"f": 30, "m": 30}
+    rows = pooled.predictions.filter(pa.array([n % 2 == 0 for n in range(60)]))
+    assert found["f"].scores == score(UNITS, rows)["scores"]
 
 
 def test_the_order_of_folds_does_not_matter():

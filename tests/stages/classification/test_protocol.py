@@ -13,11 +13,19 @@ from normpipe.stages.classification.early_checks import (
     check_training,
     without_duplicates,
 )
-from normpipe.stages.classification.protocol import Partition, all_of, folds, foreign_part, held_out
+from normpipe.stages.classification.protocol import (
+    Partition,
+    all_of,
+    folds,
+    foreign_part,
+    held_out,
+    task_of,
+)
 from normpipe.stages.classification.tasks import Task
 
 from .faces import listed
 
+NAN = float("nan")
 TWO = Task("emotion", ("neutral", "happiness"))
 
 
@@ -289,3 +297,112 @@ def test_pictures_of_both_parts_are_counted_and_dropped():
     unknown = without_duplicates(both, [None] * 6, [None] * 2, drop=False)
     assert unknown[0] == both and "cannot be checked" in unknown[1][0]
     refused("do not record source_sha256", without_duplicates, both, [None] * 6, [None] * 2, True)
+
+
+def coded(names, units, **more):
+    """Two rows a subject: the first has every unit, the second none."""
+    return [
+        {"subject": who, **dict.fromkeys(units, level), **more}
+        for who in names
+        for level in (1.0, 0.0)
+    ]
+
+
+def whole(name):
+    description = load_description(name)
+    return description, [who for group in description.groups.values() for who in group.subjects]
+
+
+def test_published_folds_score_the_units_of_the_protocol(caplog):
+    """Fifteen are coded, in another order; the protocol has twelve."""
+    caplog.set_level("INFO", "normpipe")
+    description, names = whole("bp4d")
+    twelve = description.protocol("action_units").names
+    listing = listed(coded(names, ["AU28", *twelve[::-1], "AU9", "AU20"], emotion="neutral"))
+    for kind in ("action_units", "auto"):  # BP4D has no protocol for emotions
+        found, task = task_of(listing, kind, (), "bp4d")
+        assert task == Task("action_units", twelve) and found.labels.equals(listing.labels)
+    (line,) = {record.getMessage() for record in caplog.records}
+    assert line.startswith("bp4d: scored on AU1, AU2, AU4") and "its 12 action units" in line
+    parts = folds(listing, task, "bp4d", 0)
+    assert parts[0].name == "fold 1 of 3 (bp4d, its 12 action units)"
+    _, named = task_of(listing, "action_units", ("AU9", "AU1"), "bp4d")
+    assert named.names == ("AU9", "AU1")
+    assert "2 action units, not its 12" in folds(listing, named, "bp4d", 0)[0].name
+    _, fewer = task_of(listing, "auto", ("AU1", "AU4"), "bp4d")
+    assert "2 of its 12 action units" in folds(listing, fewer, "bp4d", 0)[0].name
+    # Without a protocol, all that is coded.
+    assert len(task_of(listing, "action_units", (), "3")[1].names) == 15
+    assert len(task_of(listing, "action_units", (), "")[1].names) == 15
+
+
+def test_units_of_the_protocol_that_nobody_coded_are_asked_about():
+    description, names = whole("bp4d")
+    twelve = description.protocol("action_units").names
+    listing = listed(coded(names, twelve[:-2]))
+    refused(r"scored on 12 .*never name AU23, AU24.*classify\.labels=\[\"AU1\",.*\"AU17\"\]",
+            task_of, listing, "auto", (), "bp4d")  # fmt: skip
+    assert len(task_of(listing, "auto", twelve[:-2], "bp4d")[1].names) == 10
+    other = listed(coded(names, ["AU5", "AU20"]))
+    refused(r"never name AU1, .*labels=\[\"AU5\",\"AU20\"\]", task_of, other, "auto", (), "bp4d")
+
+
+def test_occurrence_follows_the_levels_of_disfa(caplog):
+    caplog.set_level("INFO", "normpipe")
+    description, names = whole("disfa")
+    twelve = description.protocol("intensity").names
+    levels = [0.0, 1.0, 2.0, 5.0, None]
+    labels = [
+        {"subject": who, **{f"{u}_intensity": level for u in twelve}}
+        for who in names
+        for level in levels
+    ]
+    listing = listed(labels)
+    found, task = task_of(listing, "action_units", (), "disfa")
+    assert task.names == description.protocol("action_units").names
+    assert task.truth(found.labels)[:5, 0].tolist() == pytest.approx([0, 0, 1, 1, NAN], nan_ok=True)
+    assert "occurs from level 2 on: AU1, AU2" in caplog.text
+    parts = folds(found, task, "disfa", 0)
+    assert [len(part.test) for part in parts] == [9 * 4] * 3
+    assert "its 8 action units" in parts[0].name
+    assert task_of(listing, "auto", (), "disfa")[1] == Task("intensity", twelve)
+    # Other folds know of no level that counts as present.
+    refused("nothing to learn for task 'action_units'", task_of, listing, "action_units", (), "3")
+
+
+def test_occurrence_that_is_given_counts_and_a_difference_is_said(caplog):
+    caplog.set_level("INFO", "normpipe")
+    rows = [{"AU1": 1.0, "AU1_intensity": 1.0}, {"AU1": 0.0, "AU1_intensity": 0.0},
+            {"AU1": None, "AU1_intensity": 3.0}, {"AU1": 1.0, "AU1_intensity": None}]  # fmt: skip
+    found, task = task_of(listed(rows), "action_units", ("AU1",), "disfa")
+    assert task.truth(found.labels)[:, 0].tolist() == [1, 0, 1, 1]
+    assert "1 labels of occurrence differ from level 2 on and count as given" in caplog.text
+
+
+def test_a_level_that_is_not_coded_leaves_the_picture_out(caplog):
+    """As the protocol of BP4D's levels has it."""
+    caplog.set_level("INFO", "normpipe")
+    description, names = whole("bp4d")
+    five = description.protocol("intensity").names
+    coded_all = {f"{unit}_intensity": 2.0 for unit in five}
+    labels = [{"subject": who, **coded_all} for who in [*names, *names]]
+    labels[0]["AU17_intensity"] = None
+    found, task = task_of(listed(labels), "intensity", (), "bp4d")
+    assert task.names == five and np.isnan(task.truth(found.labels)[0]).all()
+    assert np.isfinite(task.truth(found.labels)[1:]).all()
+    (only,) = folds(found, task, "bp4d", 0)
+    assert len(only.train) + len(only.test) == 2 * 41 - 1
+    assert "1 faces lack one of these" in caplog.text
+    kept, _ = task_of(listed(labels), "intensity", ("AU6",), "bp4d")
+    assert np.isfinite(Task("intensity", ("AU6",)).truth(kept.labels)).all()
+
+
+def test_a_dataset_without_folds_says_what_to_do():
+    plus = load_description("bp4d_plus").protocol("action_units").names
+    listing = listed(coded(["F001", "F002"], plus[:20]))
+    _, task = task_of(listing, "auto", (), "bp4d_plus")
+    refused("no folds of BP4D. are published.*give a number.*folds = labels", folds, listing, task,
+            "bp4d_plus", 0)  # fmt: skip
+    faces = listed(people(4))
+    _, task = task_of(faces, "auto", (), "raf_db")
+    refused("no folds of RAF-DB are published.*column 'split'", folds, faces, task, "raf_db", 0)

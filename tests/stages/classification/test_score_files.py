@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification.scores.score_files import ScoreCard, read_scores, write_scores
+from normpipe.stages.classification.scores.score_page import write_report
+from normpipe.stages.classification.tasks import Task
 
 from .toys import TASKS, UNITS, card, drawn, table
 
@@ -75,6 +77,35 @@ def test_missing(tmp_path, written):
 def test_newer(written):
     change(written, schema_version=99)
     refused(written, "schema 99", "upgrade")
+
+
+def test_older(tmp_path, caplog):
+    """What schema 1 lacks is empty, and a line says so; AU2 stands before AU10 again."""
+    caplog.set_level("INFO", "normpipe")
+    task = Task("action_units", ("AU1", "AU2", "AU10"))
+    predictions = table(task, *drawn(task, 9))
+    made = card(task, predictions)
+    write_scores(tmp_path, made, predictions)
+    path = tmp_path / "scores.json"
+    found = json.loads(path.read_text())
+    assert [*found["per_label"]["full"]] == ["AU1", "AU10", "AU2"]  # as JSON is sorted
+    new = {"precision", "recall", "ece", "prevalence"}
+    for part in ("full", "kept"):
+        for figures in (found["scores"][part], *found["per_label"][part].values()):
+            for name in new & figures.keys():
+                del figures[name]
+    del found["reliability"], found["groups"]
+    path.write_text(json.dumps({**found, "schema_version": 1}, sort_keys=True))
+    old = read_scores(tmp_path).card
+    assert [line.getMessage() for line in caplog.records] == [
+        f"{path} is of an older release: it lacks calibration, precision and groups"
+    ]
+    assert old.schema_version == 1 and not old.reliability and not old.groups
+    assert [*old.per_label["full"]] == [*task.names]
+    assert old.scores["full"]["f1"] == made.scores["full"]["f1"]
+    write_report(tmp_path, old)
+    page = (tmp_path / "index.html").read_text()
+    assert "Calibration" not in page and page.index(">AU2<") < page.index(">AU10<")
 
 
 def test_damaged(written):

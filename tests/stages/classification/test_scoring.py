@@ -6,6 +6,13 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from normpipe.pipeline.errors import InputError
+from normpipe.stages.classification.scores.figure_text import (
+    figure_text,
+    figure_title,
+    in_order,
+    in_unit,
+    interval_text,
+)
 from normpipe.stages.classification.scores.scoring import (
     HEADLINE,
     fallback,
@@ -61,6 +68,8 @@ def test_nothing_kept_has_no_figure():
     truth, predicted = drawn(UNITS, 2)
     found = score(UNITS, table(UNITS, truth, predicted, lost={0: "no_face", 1: "truncated"}))
     assert found["scores"]["kept"]["f1"] is None and found["scores"]["full"]["f1"] is not None
+    levels = score(LEVELS, table(LEVELS, *drawn(LEVELS, 2), lost={0: "no_face", 1: "no_face"}))
+    assert levels["scores"]["kept"]["icc"] is None
 
 
 def test_warnings_name_what_is_set_by_definition():
@@ -135,6 +144,48 @@ def test_scores_that_cannot_fail_are_told():
     truth[:, 0], truth[0, 0] = 3, NAN
     notes = score(LEVELS, table(LEVELS, truth, predicted))["warnings"]
     assert notes == ["AU6 has one level in all test pictures: its ICC is 0 for any prediction"]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_figure_has_a_unit(kind):
+    found = score(TASKS[kind], table(TASKS[kind], *drawn(TASKS[kind], 40)))
+    figures = {**found["scores"]["full"], **found["per_label"]["full"][TASKS[kind].names[0]]}
+    for name, value in figures.items():
+        assert figure_text(name, value) != "–" and figure_title(name)
+    assert in_order(reversed(figures)) == in_order(figures)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("mae", 1.669, "1.669 levels"),
+        ("mse", 3.302, "3.302 levels²"),
+        ("icc", -0.0031, "-0.003"),
+        ("icc", -0.0001, "0.000"),
+        ("auc", 0.91249, "0.912"),
+        ("known", 1.0, "1"),
+        ("positives", 1234.0, "1234"),
+        ("accuracy", 1.0, "100.0 %"),
+        ("ece", 0.0416, "4.2 %"),
+        ("prevalence", 0.5, "50.0 %"),
+        ("best_epoch", 7.0, "7"),
+        ("best_epoch_icc", 0.5, "0.500"),
+        ("tuned_threshold", 0.35, "0.350"),
+        ("tuned_threshold_f1", 0.5, "50.0 %"),
+        ("f1", None, "–"),
+        ("f1", NAN, "–"),
+    ],
+)
+def test_a_figure_is_written_in_its_unit(name, value, text):
+    assert figure_text(name, value) == text
+
+
+def test_intervals_and_headings_have_the_unit_too():
+    assert interval_text("f1", 0.693, (0.671, 0.7149)) == "69.3 [67.1, 71.5]"
+    assert interval_text("icc", 0.1, (-0.2, 0.3), "+") == "+0.100 [-0.200, +0.300]"
+    assert (in_unit("mae"), in_unit("f1"), in_unit("icc")) == (" in levels", " in %", "")
+    with pytest.raises(ValueError, match="no figure is called 'beauty'"):
+        figure_text("beauty", 1.0)
 
 
 @pytest.mark.parametrize("kind", TASKS)

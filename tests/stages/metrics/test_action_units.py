@@ -5,8 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
-from torchmetrics.functional.classification import multilabel_f1_score
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
+from torchmetrics.functional.classification import binary_calibration_error, multilabel_f1_score
 
 from normpipe.stages.metrics.action_units import (
     au_f1,
@@ -30,6 +36,11 @@ def test_by_hand():
     assert scores.accuracy == pytest.approx([3 / 5, 3 / 4])
     assert scores.auc == pytest.approx([5 / 6, 1])
     assert scores.known.tolist() == [5, 4] and scores.positives.tolist() == [3, 2]
+    assert scores.precision == pytest.approx([2 / 3, 2 / 3])
+    assert scores.recall == pytest.approx([2 / 3, 1])
+    assert scores.prevalence == pytest.approx([3 / 5, 1 / 2])
+    # The gaps 0.1, 0.6, 0.7, 0.1 and 0.2 of five bins; then 0.6, 0.1, and 0.2 and 0.1 of two.
+    assert scores.ece == pytest.approx([1.7 / 5, (0.6 + 0.1 + 0.2 + 0.1) / 4])
 
 
 def test_exactly_at_the_threshold_is_not_detected():
@@ -65,6 +76,14 @@ def test_as_scikit_learn(seed, rate, unknown, threshold):
         expected = f1_score(label, told > threshold, zero_division=0)
         assert scores.f1[k] == pytest.approx(expected, abs=1e-6)
         assert scores.accuracy[k] == pytest.approx(accuracy_score(label, told > threshold))
+        for figure, wanted in (("precision", precision_score), ("recall", recall_score)):
+            value = wanted(label, told > threshold, zero_division=NAN)
+            assert getattr(scores, figure)[k] == pytest.approx(value, abs=1e-6, nan_ok=True)
+        assert scores.prevalence[k] == pytest.approx(label.mean())
+        error = binary_calibration_error(
+            torch.from_numpy(told), torch.from_numpy(label.astype(int)), n_bins=15
+        )
+        assert scores.ece[k] == pytest.approx(float(error), abs=1e-6)
         if len({*label}) == 2:
             assert scores.auc[k] == pytest.approx(roc_auc_score(label, told), abs=1e-6)
 

@@ -11,6 +11,7 @@ from sklearn.metrics import (
     balanced_accuracy_score,
     confusion_matrix,
     f1_score,
+    precision_score,
     recall_score,
 )
 
@@ -30,6 +31,7 @@ def test_by_hand():
     assert scores.accuracy == pytest.approx(4 / 6)
     assert scores.recall[:2] == pytest.approx([3 / 4, 1 / 2]) and np.isnan(scores.recall[2])
     assert scores.mean_class_accuracy == pytest.approx(5 / 8)
+    assert scores.precision == pytest.approx([1, 1 / 2, 0])
     assert scores.macro_f1 == pytest.approx((6 / 7 + 2 / 4 + 0) / 3)
 
 
@@ -54,6 +56,8 @@ def test_as_scikit_learn(seed, n, classes, unknown):
         assert scores.macro_f1 == pytest.approx(macro, abs=1e-6)
         recall = recall_score(label, told, labels=range(classes), average=None, zero_division=NAN)
         assert scores.recall == pytest.approx(recall, abs=1e-6, nan_ok=True)
+        right = precision_score(label, told, labels=range(classes), average=None, zero_division=NAN)
+        assert scores.precision == pytest.approx(right, abs=1e-6, nan_ok=True)
     sums = hits(truth, probability).sum(axis=0)
     assert accuracy_of(sums) == pytest.approx(scores.accuracy)
 
