@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,25 +134,22 @@ def _run(
         scores.append(read_scores(folder / name))
     pooled = None
     if len(scores) > 1:
-        pooled = _with_notes(pool(scores), scores)
+        pooled = _with_notes(pool(scores), scores, parts)
         write_report(output / "scores", pooled.card)
         write_scores(output / "scores", pooled.card, pooled.predictions)
         pooled = read_scores(output / "scores")
     return ProtocolResult(scores, pooled, True)
 
 
-def _with_notes(pooled: ScoreFile, folds: list[ScoreFile]) -> ScoreFile:
-    """Add what rows do not tell: inputs that are left out, and warnings that all folds share."""
+def _with_notes(pooled: ScoreFile, folds: list[ScoreFile], parts: Sequence[Partition]) -> ScoreFile:
+    """Add what rows do not tell: inputs that are left out, and notes that all parts share."""
     left_out = sum((Counter(one.card.coverage.left_out) for one in folds), Counter[str]())
     card = pooled.card
-    shared = [
-        note
-        for note in folds[0].card.warnings
-        if note not in card.warnings and all(note in one.card.warnings for one in folds)
-    ]
+    shared = [note for note in parts[0].notes if all(note in part.notes for part in parts)]
+    more = (note for note in (*shared, *left_out_notes(left_out)) if note not in card.warnings)
     changes = {
         "coverage": card.coverage.model_copy(update={"left_out": dict(left_out.most_common())}),
-        "warnings": (*dict.fromkeys([*shared, *left_out_notes(left_out)]), *card.warnings),
+        "warnings": (*dict.fromkeys(more), *card.warnings),
     }
     return replace(pooled, card=card.model_copy(update=changes))
 

@@ -405,6 +405,10 @@ def test_the_real_job_is_classified_in_folds(samples_job, tmp_path):
     people = [{*run.predictions["subject"].to_pylist()} for run in found.scores]
     assert not people[0] & people[1]
     assert "fold 1 of 2" in found.table()
+    # The pooled score repeats what holds for all folds, and nothing that counts one fold's rows.
+    notes = found.pooled.card.warnings
+    assert len({*notes}) == len(notes) and {*parts[0].notes} & {*parts[1].notes} <= {*notes}
+    assert not any(f" of {len(parts[0].test)} " in note for note in notes)
     model = weights(tmp_path / "fold-1")
     again = run_protocol(config, EvaluateConfig(device="cpu"), planned, tmp_path)
     assert again.pooled.card == found.pooled.card and weights(tmp_path / "fold-1") == model
