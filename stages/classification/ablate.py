@@ -1,7 +1,8 @@
 """ablate: measures whether normalizing helps, and which part of it does, in one table.
 
-All runs share recipe, faces and steps; they differ in the views, the head, the seed and the number
-of training faces. Finished runs are kept, so after a kill the same command resumes.
+All runs share recipe, faces and steps; they differ in the views, the head, the seed, the number of
+training faces and the weights that the encoder starts from. Finished runs are kept, so after a
+kill the same command resumes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +22,12 @@ from ...pipeline.store.commit import write_json
 from ...pipeline.store.lock import locked
 from ..classify import plan_partitions, train
 from ..metrics.resampling import Draws, percentiles
+from .classifiers import start_digest
 from .early_checks import check_partition
 from .evaluate import evaluate_partition
 from .listing import Listing
 from .protocol import Partition
-from .scores.figure_text import in_unit, interval_text, text_scale
+from .scores.figure_text import from_start, in_unit, interval_text, text_scale
 from .scores.score_files import ScoreFile, read_scores
 from .scores.scoring import HEADLINE, MODEL, headline_of, row_statistics
 from .settings import AblateConfig, ClassifyConfig, EvaluateConfig
@@ -62,6 +64,7 @@ class Cell:
     Attributes:
         size: number of training faces.
         arm, head: the configuration.
+        start: value of ``classify.encoder``.
         value: mean over the seeds of the headline on the full test set.
         low, high: 95 % interval of that mean, over people.
         each: the headline of each seed.
@@ -76,11 +79,27 @@ class Cell:
     high: float
     each: tuple[float, ...]
     kept: float
+    start: str = ""
+
+
+class Run(NamedTuple):
+    """What one training differs in; ``start`` is a value of ``classify.encoder``."""
+
+    size: int
+    arm: str
+    head: str
+    seed: int
+    start: str = ""
+
+    @property
+    def cell(self) -> Run:
+        """Return the same with seed 0, for what is averaged over the seeds."""
+        return self._replace(seed=0)
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The difference between two cells of one size, paired by person and by seed."""
+    """The difference between two cells of one size and start, paired by person and by seed."""
 
     size: int
     name: str
@@ -88,6 +107,7 @@ class Contrast:
     value: float
     low: float
     high: float
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,22 +131,39 @@ class Ablation:
     warnings: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """Return the table as Markdown, after its warnings, followed by those of the groups."""
-        parts = [*(f"warning: {warning}" for warning in self.warnings), self._table()]
+        """Return the table as Markdown: what the second view gains, warnings, table, groups."""
+        warnings = (f"warning: {warning}" for warning in self.warnings)
+        parts = [*self._gain(), *warnings, self._table()]
         parts += [f"**{name}**\n\n{table.text()}" for name, table in self.groups.items()]
         return "\n\n".join(parts)
+
+    def _gain(self) -> list[str]:
+        """Return a line on both views against the original twice, if both are there."""
+        name = CONTRASTS[0][0]
+        found = [c for c in self.contrasts if c.name == name and c.head == self.cells[0].head]
+        if not found:
+            return []
+        better, worse = sum(c.low > 0 for c in found), sum(c.high < 0 for c in found)
+        each = "; ".join(
+            f"{_interval(self.headline, c, '+')} with {c.size} faces{from_start(c.start)}"
+            for c in found
+        )
+        return [
+            f"Both views are better than the original twice in {better} of {len(found)} "
+            f"comparisons, worse in {worse} (95 % intervals without 0): {each}."
+        ]
 
     def _table(self) -> str:
         lines: list[str] = []
         who = f"{self.people} people"
         if self.without_subject:
             who += f", of whom {self.without_subject} are inputs without a subject"
-        for size in sorted({cell.size for cell in self.cells}):
-            here = [cell for cell in self.cells if cell.size == size]
+        for size, start in sorted({(cell.size, cell.start) for cell in self.cells}):
+            here = [cell for cell in self.cells if (cell.size, cell.start) == (size, start)]
             heads = list(dict.fromkeys(cell.head for cell in here))
             lines += [
-                f"{size} training faces; {self.headline}{in_unit(self.headline)} on "
-                f"{self.test_rows} faces of {who}:",
+                f"{size} training faces{from_start(start)}; "
+                f"{self.headline}{in_unit(self.headline)} on {self.test_rows} faces of {who}:",
                 "",
                 "| views | " + " | ".join(heads) + " |",
                 "|---|" + "---|" * len(heads),
@@ -142,7 +179,7 @@ class Ablation:
             lines += [
                 f"| {c.name} | {c.head} | {_interval(self.headline, c, '+')} |"
                 for c in self.contrasts
-                if c.size == size
+                if (c.size, c.start) == (size, start)
             ]
             lines.append("")
         return "\n".join(lines).rstrip()
@@ -198,25 +235,46 @@ def ablate(
     threads = recipe.threads or 1
     held = np.concatenate([candidates, part.test[usable[part.test]]])
     pool = ViewPool(listing, np.unique(held), recipe.memory_gb, threads)
-    plan = [
-        (size, arm, head, seed)
-        for size in sizes
-        for seed in config.seeds
-        for arm in config.arms
-        for head in config.heads
-    ]
+    plan = _plan(config, recipe, sizes)
+    for start in {run.start for run in plan}:  # before hours of training
+        start_digest(recipe.model_copy(update={"encoder": start}))
     with locked(output):
-        found: dict[tuple[int, str, str, int], ScoreFile] = {}
-        for place, (size, arm, head, seed) in enumerate(plan, 1):
-            log.info("%d of %d: %d faces, %s, %s, seed %d", place, len(plan), size, arm, head, seed)
-            one = recipe.model_copy(update={"views": arm, "head": head, "seed": seed})
+        found: dict[Run, ScoreFile] = {}
+        for place, run in enumerate(plan, 1):
+            size, arm, head, seed, start = run
+            log.info(
+                "%d of %d: %d faces%s, %s, %s, seed %d",
+                place, len(plan), size, from_start(start), arm, head, seed,
+            )  # fmt: skip
+            change = {"views": arm, "head": head, "seed": seed, "encoder": start}
+            one = recipe.model_copy(update=change)
             some = replace(part, train=subset(candidates, size, seed))
-            folder = output / "runs" / f"{size}-{arm}-{head}-seed{seed}"
-            found[size, arm, head, seed] = _run(one, (listing, task, some), folder, pool, overwrite)
+            name = f"{size}-{arm}-{head}-seed{seed}"
+            if start != recipe.encoder:
+                name += f"-{Path(start).stem or 'default'}"
+            found[run] = _run(one, (listing, task, some), output / "runs" / name, pool, overwrite)
         groups = listing.take(part.test).column(config.by) if config.by else None
         result = tabulate(config, task, found, groups)
         result.write(output)
     return result
+
+
+def _plan(config: AblateConfig, recipe: ClassifyConfig, sizes: Sequence[int]) -> list[Run]:
+    """Return all runs; sizes that are not to be full have the first seed and head alone."""
+    if strange := {*config.full_sizes} - {*sizes}:
+        raise InputError(f"ablate.full_sizes names {min(strange)}, which ablate.sizes does not")
+    found: list[Run] = []
+    for size in sizes:
+        full = not config.full_sizes or size in config.full_sizes
+        count = None if full else 1
+        found += [
+            Run(size, arm, head, seed, start)
+            for start in config.starts or (recipe.encoder,)
+            for seed in config.seeds[:count]
+            for arm in config.arms
+            for head in config.heads[:count]
+        ]
+    return found
 
 
 def subset(rows: Rows, size: int, seed: int) -> Rows:
@@ -243,13 +301,13 @@ def _run(
 def tabulate(
     config: AblateConfig,
     task: Task,
-    found: dict[tuple[int, str, str, int], ScoreFile],
+    found: dict[Run, ScoreFile],
     groups: Sequence[Any] | None = None,
 ) -> Ablation:
     """Average over seeds, with intervals over the people of the test set.
 
     Args:
-        found: (size, arm, head, seed) → scores, all of the same test rows in the same order.
+        found: scores of each run, all of the same test rows in the same order.
         groups: group of each test row, each also tabulated alone; None for no groups.
     """
     first = next(iter(found.values()))
@@ -266,18 +324,19 @@ def tabulate(
         return replace(tabulate(config, task, found), groups=inner)
     who, keys = (first.predictions[name].to_pylist() for name in ("subject", "key"))
     draws = Draws(np.asarray(people_of(who, keys)), config.resamples)
-    drawn: dict[tuple[int, str, str], Numbers] = {}
+    drawn: dict[Run, Numbers] = {}
     cells: list[Cell] = []
-    for size, arm, head in dict.fromkeys((s, a, h) for s, a, h, _ in found):
-        runs = [found[size, arm, head, seed] for seed in config.seeds]
+    for cell in dict.fromkeys(run.cell for run in found):
+        runs = [scores for run, scores in found.items() if run.cell == cell]
         statistics = [row_statistics(task, run.predictions, run.card.threshold) for run in runs]
         each = [float(headline_of(task.kind, rows.sum(0))) for rows in statistics]
         over = [headline_of(task.kind, draws.sums(rows)) for rows in statistics]
-        drawn[size, arm, head] = np.mean(over, axis=0)
+        drawn[cell] = np.mean(over, axis=0)
         kept = [_kept(task, run, rows) for run, rows in zip(runs, statistics, strict=True)]
-        low, high = percentiles(drawn[size, arm, head])
+        low, high = percentiles(drawn[cell])
         mean, kept_mean = float(np.mean(each)), float(np.mean(kept))
-        cells.append(Cell(size, arm, head, mean, low, high, tuple(each), kept_mean))
+        names = (cell.size, cell.arm, cell.head)
+        cells.append(Cell(*names, mean, low, high, tuple(each), kept_mean, cell.start))
     cards = [run.card for run in found.values()]
     shared = [note for note in cards[0].warnings if all(note in one.warnings for one in cards)]
     return Ablation(
@@ -293,22 +352,23 @@ def tabulate(
     )
 
 
-def _contrasts(cells: Sequence[Cell], drawn: dict[tuple[int, str, str], Numbers]) -> list[Contrast]:
-    values = {(cell.size, cell.arm, cell.head): cell.value for cell in cells}
-    pairs: list[tuple[int, str, str, tuple[int, str, str], tuple[int, str, str]]] = []
-    for size, head in dict.fromkeys((cell.size, cell.head) for cell in cells):
+def _contrasts(cells: Sequence[Cell], drawn: dict[Run, Numbers]) -> list[Contrast]:
+    values = {Run(cell.size, cell.arm, cell.head, 0, cell.start): cell.value for cell in cells}
+    pairs: list[tuple[str, str, Run, Run]] = []
+    for size, head, start in dict.fromkeys((run.size, run.head, run.start) for run in values):
         pairs += [
-            (size, name, head, (size, ours, head), (size, other, head))
+            (name, head, Run(size, ours, head, 0, start), Run(size, other, head, 0, start))
             for name, ours, other in CONTRASTS
         ]
-    for size in dict.fromkeys(cell.size for cell in cells):
-        ours = (size, "original+normalized", "mixture")
-        pairs.append((size, "mixture - dense, both views", "", ours, (*ours[:2], "dense")))
+    for size, start in dict.fromkeys((run.size, run.start) for run in values):
+        ours = Run(size, "original+normalized", "mixture", 0, start)
+        pairs.append(("mixture - dense, both views", "", ours, ours._replace(head="dense")))
     found: list[Contrast] = []
-    for size, name, head, ours, other in pairs:
+    for name, head, ours, other in pairs:
         if ours in drawn and other in drawn:
             low, high = percentiles(drawn[ours] - drawn[other])
-            found.append(Contrast(size, name, head, values[ours] - values[other], low, high))
+            value = values[ours] - values[other]
+            found.append(Contrast(ours.size, name, head, value, low, high, ours.start))
     return found
 
 

@@ -32,7 +32,7 @@ from ..networks.files.mae_checkpoints import load_encoder
 from ..networks.files.normalizer_file import open_normalizer
 from ..networks.norface import NorfaceNormalizer
 from .listing import Listing, photographs
-from .settings import ClassifyConfig
+from .settings import RANDOM, ClassifyConfig
 from .tasks import Task
 from .views import (
     PLANS,
@@ -54,9 +54,6 @@ EPOCHS_FILE = "epochs.json"
 #: The photographs that trained the model, sorted, uint64: 64 bits of the sha256 of the
 #: ``source_sha256`` of each.
 PICTURES_FILE = "training_pictures.npy"
-
-
-_RANDOM = "random"
 
 
 def build_classifier(config: ClassifyConfig, task: Task) -> MixtureClassifier:
@@ -83,20 +80,20 @@ def build_classifier(config: ClassifyConfig, task: Task) -> MixtureClassifier:
             encoder.body.load_state_dict(start.get_submodule("encoder.body").state_dict())
         elif isinstance(encoder, VitEncoder):
             encoder.vit.load_state_dict(start.get_submodule("encoder").state_dict())
-    elif isinstance(encoder, VitEncoder) and start_of(config) != _RANDOM:
+    elif isinstance(encoder, VitEncoder) and start_of(config) != RANDOM:
         load_encoder(encoder.vit, Path(config.encoder))
     return network
 
 
 def start_of(config: ClassifyConfig) -> str:
     """Return the weights that a classifier starts from, a path or a shipped name, or ``random``."""
-    return config.encoder or ("compact" if config.preset == "compact" else _RANDOM)
+    return config.encoder or ("compact" if config.preset == "compact" else RANDOM)
 
 
 def start_digest(config: ClassifyConfig) -> str:
     """Return the sha256 of the weights that a classifier starts from; empty for random ones."""
     wanted = start_of(config)
-    if wanted == _RANDOM:
+    if wanted == RANDOM:
         return ""
     path = Path(wanted)
     if path.suffix and not path.is_file():
@@ -107,7 +104,7 @@ def start_digest(config: ClassifyConfig) -> str:
 def _normalizer_to_start_from(config: ClassifyConfig) -> Normalizer | None:
     """Return the normalizer whose encoder starts; None for an MAE checkpoint or random weights."""
     wanted, preset = start_of(config), config.preset
-    if wanted == _RANDOM:
+    if wanted == RANDOM:
         for name, kept in (
             ("freeze_encoder", config.freeze_encoder),
             ("batch_norm = 'frozen'", config.batch_norm == "frozen"),

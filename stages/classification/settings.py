@@ -18,6 +18,8 @@ Views = Literal[
 ]
 Preset = Literal["compact", "small", "norface"]
 Head = Literal["mixture", "dense"]
+#: A value of ``classify.encoder``: start from random weights.
+RANDOM = "random"
 ARMS: tuple[Views, ...] = (
     "original",
     "normalized",
@@ -183,6 +185,15 @@ class AblateConfig(StageConfig):
     )
     sizes: tuple[int, ...] = Field(
         (), description="numbers of training faces, nested sets; empty: all faces"
+    )
+    starts: tuple[str, ...] = added(
+        (),
+        description="weights that encoders start from, values of classify.encoder such as random "
+        "and compact; empty: the recipe's alone",
+    )
+    full_sizes: tuple[int, ...] = added(
+        (),
+        description="sizes that get all seeds and heads, the others the first of each; empty: all",
     )
     by: str = Field("", description="also tabulate each value of this label, such as source")
     resamples: int = Field(1000, ge=10, description="bootstrap draws of people")

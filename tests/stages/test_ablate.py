@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.stages.classification import ablate as module
-from normpipe.stages.classification.ablate import ablate, subset, tabulate
+from normpipe.stages.classification.ablate import Run, ablate, subset, tabulate
 from normpipe.stages.classification.scores.score_files import ScoreFile
 from normpipe.stages.classification.settings import AblateConfig
 from normpipe.stages.classification.tasks import people_of
@@ -48,7 +48,7 @@ def made():
                     share, 10 * place + seed + 100 * (head == "dense")
                 )
                 lost = {0: "no_face"} if head == "dense" else None
-                found[40, arm, head, seed] = run_with(EMOTIONS, truth, predicted, lost=lost)
+                found[Run(40, arm, head, seed)] = run_with(EMOTIONS, truth, predicted, lost=lost)
                 right[40, arm, head, seed] = rows
     return found, right
 
@@ -115,7 +115,7 @@ def test_contrasts_are_paired_differences(made, result):
 def test_equal_predictions_differ_by_nothing():
     truth, predicted, _ = right_in(0.6, 0)
     run = run_with(EMOTIONS, truth, predicted)
-    found = {(9, arm, "dense", 0): run for arm in ("normalized", "original")}
+    found = {Run(9, arm, "dense", 0): run for arm in ("normalized", "original")}
     config = AblateConfig(seeds=(0,), resamples=50)
     (contrast,) = tabulate(config, EMOTIONS, found).contrasts
     assert (contrast.value, contrast.low, contrast.high) == (0, 0, 0)
@@ -131,7 +131,9 @@ def test_every_kind_is_tabled_and_drawn(kind, tmp_path):
                 truth, predicted = drawn(task, 30, seed=3)
                 if arm != "original":
                     predicted = np.eye(3)[truth.astype(int)] if kind == "emotion" else truth
-                found[size, arm, "mixture", seed] = run_with(task, truth, predicted, people=None)
+                found[Run(size, arm, "mixture", seed)] = run_with(
+                    task, truth, predicted, people=None
+                )
     result = tabulate(AblateConfig(resamples=30), task, found)
     assert result.people == 30
     result.write(tmp_path)
@@ -147,6 +149,25 @@ def test_every_kind_is_tabled_and_drawn(kind, tmp_path):
     assert "| the original alone | " in text and best in text
     unit = {"emotion": "accuracy in % on", "action_units": "f1 in % on", "intensity": "icc on"}
     assert f"10 training faces; {unit[kind]} 30 faces" in text
+
+
+def test_starts_are_tables_of_their_own(made):
+    """The first line says what the second view gains from each, as the contrasts do."""
+    found = {run._replace(start=start): scores for start in ("random", "a/own.safetensors")
+             for run, scores in made[0].items()}  # fmt: skip
+    swap = {"original+normalized": "original+original", "original+original": "original+normalized"}
+    for run in [run for run in found if run.start == "random" and run.arm in swap]:
+        found[run] = made[0][run._replace(arm=swap[run.arm], start="")]
+    both = tabulate(AblateConfig(resamples=200), EMOTIONS, found)
+    first, *rest = both.text().split("\n\n")
+    gain = next(c for c in both.contrasts if (c.head, c.start) == ("mixture", "random"))
+    assert gain.name == "both views - the original twice" and gain.high < 0
+    assert first.startswith("Both views are better than the original twice in 1 of 2 comparisons, "
+                            "worse in 1 (95 % intervals without 0): ")  # fmt: skip
+    words = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    assert f"{words} with 40 faces from random weights" in first
+    assert "40 training faces from own; accuracy" in rest[0]
+    assert len(both.cells) == 16 and "faces from random weights; accuracy" in both.text()
 
 
 def test_a_value_outside_its_interval_is_drawn(result, tmp_path):
@@ -217,6 +238,28 @@ def test_what_cannot_be_is_said_before_anything_is_trained(easy, tmp_path, monke
         with pytest.raises(InputError, match=words) as caught:
             ablate(AblateConfig(**config), recipe, opened(easy), tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_starts_and_full_sizes(easy, tmp_path):
+    recipe = settings(least_steps=2, preset="compact")
+    config = AblateConfig(
+        arms=("original",), heads=("mixture", "dense"), seeds=(0, 1), sizes=(20, 38),
+        full_sizes=(20,), starts=("random", "compact"), resamples=20,
+    )  # fmt: skip
+    found = ablate(config, recipe, opened(easy), tmp_path)
+    assert {(cell.size, cell.start, cell.head, len(cell.each)) for cell in found.cells} == {
+        *((20, start, head, 2) for start in config.starts for head in config.heads),
+        *((38, start, "mixture", 1) for start in config.starts),
+    }
+    for path in (tmp_path / "runs").rglob("classifier.json"):
+        start = json.loads(path.read_text())["started_from"]["weights"]
+        assert path.parent.name.endswith(f"-{start}")
+    for change, words in (
+        ({"full_sizes": (30,)}, "full_sizes names 30, which ablate.sizes does not"),
+        ({"starts": ("random", "x.safetensors")}, r"no encoder weights x\.safetensors"),
+    ):
+        with pytest.raises(InputError, match=words):
+            ablate(config.model_copy(update=change), recipe, opened(easy), tmp_path)
 
 
 def test_two_at_once_are_refused(easy, tmp_path):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
+
+from ..settings import RANDOM
 
 
 class _Unit(NamedTuple):
@@ -108,3 +111,8 @@ def _split(name: str) -> str:
         if name.startswith(prefix) and name.removeprefix(prefix) in _FIGURES:
             return name.removeprefix(prefix)
     raise ValueError(f"no figure is called '{name}'")
+
+
+def from_start(start: str) -> str:
+    """Return words on where an encoder starts; none for the preset's own start."""
+    return f" from {'random weights' if start == RANDOM else Path(start).stem}" if start else ""

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ....pipeline.store.commit import write_bytes
-from .figure_text import figure_title, in_unit, text_scale
+from .figure_text import figure_title, from_start, in_unit, text_scale
 
 if TYPE_CHECKING:
     from ..ablate import Ablation
@@ -62,16 +62,16 @@ def draw_reliability(diagrams: Mapping[str, ReliabilityBins], path: Path) -> Non
 
 
 def draw_ablation(table: Ablation, path: Path) -> None:
-    """Plot the headline of each arm with its interval, one panel per size."""
-    sizes = sorted({cell.size for cell in table.cells})
+    """Plot the headline of each arm with its interval, one panel per size and start."""
+    panels = sorted({(cell.size, cell.start) for cell in table.cells})
     arms = list(dict.fromkeys(cell.arm for cell in table.cells))
     heads = list(dict.fromkeys(cell.head for cell in table.cells))
     scale = text_scale(table.headline)
-    figure = Figure((1.5 + 3.2 * len(sizes), 1.2 + 0.5 * len(arms)), layout="constrained")
-    for place, size in enumerate(sizes):
-        axes: Any = figure.add_subplot(1, len(sizes), place + 1)
+    figure = Figure((1.5 + 3.2 * len(panels), 1.2 + 0.5 * len(arms)), layout="constrained")
+    for place, panel in enumerate(panels):
+        axes: Any = figure.add_subplot(1, len(panels), place + 1)
         for shift, head in enumerate(heads):
-            found = [c for c in table.cells if c.size == size and c.head == head]
+            found = [c for c in table.cells if (c.size, c.start) == panel and c.head == head]
             lines = [arms.index(cell.arm) + 0.18 * (shift - (len(heads) - 1) / 2) for cell in found]
             values = [scale * cell.value for cell in found]
             # Rounding can put the value outside its interval; the bar then has no length.
@@ -84,7 +84,7 @@ def draw_ablation(table: Ablation, path: Path) -> None:
         axes.set_yticks(range(len(arms)), arms if place == 0 else [""] * len(arms))
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
-        axes.set_title(f"{size} training faces", fontsize=9)
+        axes.set_title(f"{panel[0]} training faces{from_start(panel[1])}", fontsize=9)
         axes.set_xlabel(figure_title(table.headline) + in_unit(table.headline))
         if place == 0:
             axes.legend(fontsize=8)
