@@ -43,7 +43,8 @@ def test_identity_leaks_all(faces: Faces) -> None:
 
 def test_expression_only_passes(faces: Faces) -> None:
     found = measured(faces, expression_only(faces))
-    assert found[EXCESS].met
+    # 160 faces: chance alone is worth a few points, other ones on every kind of CPU.
+    assert found[EXCESS].low <= 0.02 and found[EXCESS].value < 0.06
     assert found[MORE].value < 0.05
     assert found["normalized"].value < 0.2
 
