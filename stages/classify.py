@@ -158,7 +158,7 @@ def train(
     training = _training(config, task, network, data, (truth, shares), about, fabric)
     schedule = _schedule(config, len(rows))
     trainer = Trainer(training, schedule, fabric, folder)
-    started = start_digest(config)
+    started = about["files"].get("encoder", "")
     model = Classifier(network, task, config.views, config.normalizer, (), started)
     log.info("%s: starts from %s", part.name, start_of(config))
     log.info("%s: %d faces train, %d steps", part.name, len(rows), schedule.steps)

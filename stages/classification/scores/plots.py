@@ -51,8 +51,8 @@ def draw_reliability(diagrams: Mapping[str, ReliabilityBins], path: Path) -> Non
         axes.bar(edges, shares, width, align="edge", color="#d7e3ec")
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
         pairs = zip(bins.confidence, bins.observed, strict=True)
-        told = [(c, o) for c, o in pairs if c is not None and o is not None]
-        axes.plot(*zip(*told, strict=True), "o-", color=_COLOURS[0], markersize=3, linewidth=1)
+        known = [(c, o) for c, o in pairs if c is not None and o is not None]
+        axes.plot(*zip(*known, strict=True), "o-", color=_COLOURS[0], markersize=3, linewidth=1)
         axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
