@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 
@@ -27,7 +26,7 @@ from ..pipeline.config import bracketed, differences
 from ..pipeline.errors import InputError, OutputError
 from ..pipeline.stage import sha256_file
 from ..pipeline.store.commit import write_json
-from .classification.classifier_losses import ClassifierObjective, class_weights
+from .classification.classifier_losses import ClassifierObjective, class_targets, class_weights
 from .classification.classifiers import (
     CARD_FILE,
     MODEL_FILE,
@@ -103,6 +102,7 @@ def plan_partitions(
     views = PLANS[config.views].reads
     listing = list_faces(data, views, config.variant)
     listing, task = task_of(listing, config.task, config.labels, config.folds)
+    task = replace(task, votes=config.votes)
     other = list_faces(crossed[0], views) if crossed else None
     parts = planned_parts(config, listing, task, other, crossed[1] if crossed else "")
     return listing, task, parts
@@ -134,7 +134,7 @@ def train(
     rows = part.train[usable[part.train]]
     faces = listing.take(rows)
     truth = task.truth(faces.labels)
-    shares = class_shares(task, faces.labels) if config.votes else None
+    shares = class_shares(task, faces.labels) if task.votes else None
     about = _about(config, task, faces)
     if _finished(folder, about, overwrite):
         log.info("%s: already trained: %s", part.name, folder)
@@ -271,7 +271,9 @@ def _training(
             raise InputError(
                 "imbalance = sampling works for emotions only: use weights for action units"
             )
-        found = class_weights(truth, len(task.names))[truth.astype(np.int64)].astype(np.float64)
+        found = class_targets(truth, shares, len(task.names)) @ class_weights(
+            truth, len(task.names)
+        )
         weights = found / found.sum()
     parts = config.accumulate * fabric.world_size
     order = BatchOrder(config.batch_size, parts, config.seed, config.view_dropout, weights)

@@ -40,6 +40,20 @@ def class_weights(truth: Floats, classes: int) -> Floats:
     return np.where(counts > 0, weights, 0).astype(np.float32)
 
 
+def class_targets(truth: Floats, shares: Floats | None, classes: int) -> Floats:
+    """(N,) class, NaN unknown, and (N, C) shares, NaN without votes → (N, C) what is learnt.
+
+    The shares of a row that has them, else 1 for its class; each known row has the sum 1.
+    """
+    found = np.zeros((len(truth), classes), np.float64)
+    known = np.flatnonzero(np.isfinite(truth))
+    found[known, truth[known].astype(np.int64)] = 1
+    if shares is not None:
+        voted = np.isfinite(shares).all(1)
+        found[voted] = shares[voted]
+    return found
+
+
 def weighted_asymmetric(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     """−mean over known labels of w · [y · log p + (1 − y) · p̄ · log(1 − p)], p̄ detached p.
 
@@ -65,9 +79,10 @@ def cross_entropy(
     shares: Tensor | None = None,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Weighted cross-entropy of classes: Σ w_y · (−Σ q_c · log p_c) / Σ w_y, known rows alone.
+    """Weighted cross-entropy: Σ w · (−Σ_c q_c · log p_c) / Σ w, w = Σ_c w_c · q_c, of known rows.
 
     q is the raters' shares of a row that has them, else its class, smoothed (Szegedy et al. 2016).
+    A row with shares needs no class.
 
     Args:
         logits: (B, C).
@@ -79,12 +94,13 @@ def cross_entropy(
     known = torch.isfinite(truth)
     wanted = torch.where(known, truth, torch.zeros_like(truth)).long()
     each = functional.cross_entropy(logits, wanted, reduction="none", label_smoothing=smoothing)
+    weight = weights[wanted] * known
     if shares is not None:
         voted = torch.isfinite(shares).all(1)
         # Not NaN where unused: its gradient would be NaN, too.
         targets = torch.where(voted[:, None], shares, torch.zeros_like(shares))
         each = torch.where(voted, functional.cross_entropy(logits, targets, reduction="none"), each)
-    weight = weights[wanted] * known
+        weight = torch.where(voted, targets @ weights, weight)
     return (each * weight).sum() / weight.sum().clamp(min=_EPSILON)
 
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from ...manifests.arrays import Floats, Pixels, Rows
-from ...manifests.vocabularies import EMOTIONS
+from ...manifests.arrays import Floats, Mask, Pixels, Rows
+from ...manifests.vocabularies import EMOTIONS, vote_columns
 from ...pipeline.errors import InputError, nearest
 from ...pipeline.store.labels import holds_job, vote_shares
 from ...pipeline.store.shards import ShardFolder
@@ -142,6 +142,23 @@ def class_shares(task: Task, labels: pa.Table) -> Floats:
             "such as happiness_votes, or set it to false"
         )
     return found.astype(np.float32)
+
+
+def learnt_from_votes(task: Task, labels: pa.Table) -> Mask:
+    """Return (N,) which inputs without an emotion have votes to learn: over half for its classes.
+
+    So an input whose raters mostly chose another emotion, or none, does not train.
+    """
+    every, own = np.zeros(labels.num_rows), np.zeros(labels.num_rows)
+    for name in vote_columns(labels.column_names):
+        found: Any = labels[name].cast(pa.float64())
+        votes = np.nan_to_num(found.to_numpy())
+        every += votes
+        own += votes * (name.removesuffix("_votes") in task.names)
+    named = np.zeros(labels.num_rows, np.bool_)
+    if "emotion" in labels.column_names:
+        named = np.asarray([bool(name) for name in labels["emotion"].to_pylist()], np.bool_)
+    return ~named & (own > every / 2)
 
 
 def list_rows(dataset: ShardDataset, views: Sequence[str], variant: str = "") -> Listing:

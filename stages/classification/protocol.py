@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...manifests.arrays import Mask, Rows
 from ...manifests.datasets import Description, described, load_description, seeded_folds
 from ...pipeline.errors import InputError, nearest
-from .listing import Listing
+from .listing import Listing, learnt_from_votes
 from .scores.coverage import UNLABELLED
 from .tasks import Kind, Task, find_task, of_protocol, people_of, protocol_task
 
@@ -38,7 +38,8 @@ class Partition:
         name: for score files: ``split test``, ``fold 1 of 3 (bp4d)``.
         folder: of its model, within the output folder; empty for the output folder itself.
         fold: its number, from 1; None without folds.
-        train, test: rows of the listing with known truth; ``test`` includes unusable inputs.
+        train, test: rows of the listing with known truth (of ``train``: or with votes that are
+            learnt); ``test`` includes unusable inputs.
         left_out: inputs of the test part that are not in ``test``, see ``Coverage``.
         dropped: pictures that do not train, as they are in the test part, too.
         notes: warnings for the score.
@@ -139,14 +140,20 @@ def foreign_part(listing: Listing, task: Task, split: str, leave_out: bool) -> P
 def _divided(
     listing: Listing, task: Task, name: str, train: Mask, test: Mask, fold: int | None = None
 ) -> Partition:
-    """Return the partition of the inputs (N,) of two parts, of those with known truth."""
+    """Return the partition of the inputs (N,) of two parts, of those with known truth.
+
+    With ``task.votes`` those with votes but without a majority train, too.
+    """
     known = _known(listing, task)
+    learnt = known
+    if task.votes:
+        learnt = known | learnt_from_votes(task, listing.labels)
     lost = np.flatnonzero(test & ~known)
     column = listing.column("emotion") if task.kind == "emotion" else [None] * len(listing)
     left_out = Counter(str(column[row] or UNLABELLED) for row in lost)
     return Partition(
         name, f"fold-{fold}" if fold is not None else "", fold,
-        np.flatnonzero(known & train), np.flatnonzero(known & test), dict(left_out.most_common()),
+        np.flatnonzero(learnt & train), np.flatnonzero(known & test), dict(left_out.most_common()),
     )  # fmt: skip
 
 

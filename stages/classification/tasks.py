@@ -37,10 +37,12 @@ class Task:
         kind: ``emotion`` (one of several classes), ``action_units`` (each occurs or not) or
             ``intensity`` (each from 0 to 5).
         names: the classes, or the action units (``AU12``), in the order of all arrays.
+        votes: learn the raters' shares of each class; inputs without a majority train, too.
     """
 
     kind: Kind
     names: tuple[str, ...]
+    votes: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:

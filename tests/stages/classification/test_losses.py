@@ -73,23 +73,33 @@ def test_cross_entropy_of_votes_is_the_formula(drawn):
     """Rows with votes learn their shares; the others their class, smoothed."""
     logits, _, rng = drawn
     truth = rng.integers(0, 3, 12).astype(float)
-    truth[2] = NAN
+    truth[[2, 9]] = NAN  # one with votes and one without
     shares = rng.dirichlet([1, 1, 1], 12)
-    shares[[4, 7]] = NAN
+    shares[[2, 4, 7]] = NAN
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     total, weight = 0.0, 0.0
     for row in range(12):
         if row == 2:
             continue
-        smooth = np.full(3, 0.1 / 3) + 0.9 * np.eye(3)[int(truth[row])]
-        q = smooth if row in (4, 7) else shares[row]
-        w = float(WEIGHTS[int(truth[row])])
+        q = one = shares[row]
+        if row in (4, 7):
+            one = np.eye(3)[int(truth[row])]
+            q = np.full(3, 0.1 / 3) + 0.9 * one
+        w = float(one @ WEIGHTS.numpy())
         total, weight = total - w * (q * log_p[row]).sum(), weight + w
     given = tensor(logits).requires_grad_()
     found = losses.cross_entropy(given, tensor(truth), WEIGHTS, tensor(shares), 0.1)
     assert float(found.detach()) == pytest.approx(total / weight, rel=1e-5)
     found.backward()
     assert given.grad.isfinite().all() and not given.grad[2].any()
+
+
+def test_class_targets_are_shares_or_the_class():
+    shares = np.array([[NAN, NAN], [0.25, 0.75], [0.5, 0.5], [NAN, NAN]])
+    found = losses.class_targets(np.array([1, 0, NAN, NAN]), shares, 2)
+    np.testing.assert_array_equal(found, [[0, 1], [0.25, 0.75], [0.5, 0.5], [0, 0]])
+    one_hot = losses.class_targets(np.array([1.0, 0.0]), None, 2)
+    np.testing.assert_array_equal(one_hot, [[0, 1], [1, 0]])
 
 
 def test_squared_and_huber_are_the_formulas(drawn):

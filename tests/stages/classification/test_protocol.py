@@ -61,6 +61,23 @@ def test_held_out_by_split():
     assert subjects(listing, other.test) == {"p02", "p05"}
 
 
+def test_inputs_without_a_majority_train_on_their_votes_and_are_not_tested():
+    rows = people(6)
+    for row, found in enumerate(rows):
+        found["split"] = ["train", "test"][row // 4 % 2]
+        found |= {"neutral_votes": 9, "happiness_votes": 1}
+    rows[0] |= {"emotion": None, "neutral_votes": 4, "happiness_votes": 3, "unknown_votes": 3}
+    rows[1] |= {"emotion": None, "neutral_votes": 2, "happiness_votes": 2, "unknown_votes": 6}
+    rows[2] |= {"emotion": None, "neutral_votes": 4, "happiness_votes": 0, "contempt_votes": 4}
+    rows[3] |= {"emotion": "contempt"}  # of another class, whatever its votes
+    rows[4] |= {"emotion": None}
+    listing = listed(rows)
+    for votes, trained in ((False, []), (True, [0])):
+        part = held_out(listing, replace(TWO, votes=votes), "train", "test", 0)
+        assert [row for row in part.train if row < 4] == trained
+        assert 4 not in part.test and len(part.test) == 11
+
+
 def test_a_split_that_is_not_there_is_named():
     listing = listed([{**found, "split": "train"} for found in people(2)])
     refused("no labelled input has the split 'test'.*train", held_out, listing, TWO, "train",
