@@ -31,6 +31,8 @@ from .options import (
     ProtocolOptions,
     ReadingOptions,
     Settings,
+    TestData,
+    TestSplit,
     grouped,
 )
 
@@ -194,24 +196,32 @@ def ablate(
         typer.Option(metavar="DIR", help="for trainings and table; default: DATA/ablate"),
         WRITTEN_FOLDER,
     ] = None,
+    test: TestData = None,
+    test_split: TestSplit = None,
     set: Settings = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train with and without normalizing, and compare.
 
     Each is trained with three seeds, unless ablate.seeds says otherwise.
+    Trainings are kept: with --test they are scored on another dataset, too.
     """
     from ...stages.classification.ablate import ablate as run_ablation
     from ...stages.classification.settings import AblateConfig
 
     start_logging()
     known = {**CONFIGS, "ablate": AblateConfig}
-    given = {"output": output or data / "ablate"}
+    given = {
+        "output": output or data / "ablate",
+        "classify": {"test_split": None if test else test_split or None},
+    }
     job = load_job(job_file, given, set or [], known, _saved(data, job_file))
     recipe: Any = job.stage("classify")
-    table = run_ablation(job.stage("ablate"), recipe, opened(data), job.output, overwrite)
+    other = (opened(test), test_split or "") if test else None
+    table = run_ablation(job.stage("ablate"), recipe, opened(data), job.output, overwrite, other)
     typer.echo(table.text())
-    typer.echo(f"table: {job.output / 'ablation.json'}, picture: {job.output / 'ablation.png'}")
+    name = job.output / table.name
+    typer.echo(f"table: {name}.json, picture: {name}.png")
 
 
 @handled

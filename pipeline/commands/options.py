@@ -208,6 +208,14 @@ class RenderOptions:
     ] = None
 
 
+TestData = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="test on another dataset: this output of normpipe run"),
+    READ_FOLDER,
+]
+TestSplit = Annotated[str | None, typer.Option(metavar="SPLIT", help="the split to test on")]
+
+
 @dataclass(frozen=True)
 class ProtocolOptions:
     """What a classifier learns, and what it is tested on."""
@@ -221,14 +229,8 @@ class ProtocolOptions:
         str | None,
         typer.Option(metavar="FOLDS", help="cross-validate: a number, labels, bp4d or disfa"),
     ] = None
-    test: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="test on another dataset: this output of normpipe run"),
-        READ_FOLDER,
-    ] = None
-    test_split: Annotated[
-        str | None, typer.Option(metavar="SPLIT", help="the split to test on")
-    ] = None
+    test: TestData = None
+    test_split: TestSplit = None
     drop_duplicates: Annotated[
         bool,
         typer.Option("--drop-duplicates", help="do not train on pictures that are also tested"),

@@ -9,188 +9,51 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
-from ...manifests.arrays import Numbers, Rows
+from ...manifests.arrays import Rows
 from ...pipeline.errors import InputError
-from ...pipeline.store.commit import write_json
 from ...pipeline.store.lock import locked
 from ..classify import plan_partitions, train
-from ..metrics.resampling import Draws, percentiles
 from .classifiers import start_digest
-from .early_checks import check_partition
+from .early_checks import check_partition, check_training
 from .evaluate import evaluate_partition
-from .listing import Listing
-from .protocol import Partition
-from .scores.figure_text import from_start, in_unit, interval_text, text_scale
+from .listing import Listing, list_faces
+from .protocol import Partition, foreign_part
+from .scores.ablation import Ablation, Run, tabulate
+from .scores.figure_text import from_start
 from .scores.score_files import ScoreFile, read_scores
-from .scores.scoring import HEADLINE, MODEL, headline_of, row_statistics
 from .settings import AblateConfig, ClassifyConfig, EvaluateConfig
-from .tasks import Task, people_of
-from .views import ViewPool
+from .tasks import Task
+from .views import PLANS, ViewPool
 
 if TYPE_CHECKING:
     from ...pipeline.read.dataset import ShardDataset
 
 log = logging.getLogger(__name__)
 
-#: Descriptions of the arms, for reports.
-MEANINGS = {
-    "original": "the original alone",
-    "normalized": "the normalized face alone",
-    "original+original": "the original twice, augmented independently",
-    "original+normalized": "both",
-    "original+code": "the original and the normalizer's expression code",
-    "original+features": "the original and the normalizer's encoder features of it",
-}
-#: The differences that show whether normalizing helps: (name, ours, other).
-CONTRASTS = (
-    ("both views - the original twice", "original+normalized", "original+original"),
-    ("normalized - original", "normalized", "original"),
-    ("both views - original and code", "original+normalized", "original+code"),
-    ("both views - original and encoder", "original+normalized", "original+features"),
-)
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One configuration, over several seeds.
+class _Tested(NamedTuple):
+    """What all runs are scored on.
 
     Attributes:
-        size: number of training faces.
-        arm, head: the configuration.
-        start: value of ``classify.encoder``.
-        value: mean over the seeds of the headline on the full test set.
-        low, high: 95 % interval of that mean, over people.
-        each: the headline of each seed.
-        kept: the mean on the usable test faces.
+        elsewhere: another dataset and its split; None for the test part of the same one.
+        faces: all that are tested.
+        pool: their pictures.
     """
 
-    size: int
-    arm: str
-    head: str
-    value: float
-    low: float
-    high: float
-    each: tuple[float, ...]
-    kept: float
-    start: str = ""
-
-
-class Run(NamedTuple):
-    """What one training differs in; ``start`` is a value of ``classify.encoder``."""
-
-    size: int
-    arm: str
-    head: str
-    seed: int
-    start: str = ""
+    elsewhere: tuple[Listing, str] | None
+    faces: Listing
+    pool: ViewPool
 
     @property
-    def cell(self) -> Run:
-        """Return the same with seed 0, for what is averaged over the seeds."""
-        return self._replace(seed=0)
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """The difference between two cells of one size and start, paired by person and by seed."""
-
-    size: int
-    name: str
-    head: str
-    value: float
-    low: float
-    high: float
-    start: str = ""
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """The whole table.
-
-    Attributes:
-        people: of the test set; an input without a subject counts as one.
-        without_subject: such inputs.
-        warnings: those that the scores of all runs have.
-    """
-
-    headline: str
-    names: tuple[str, ...]
-    test_rows: int
-    people: int
-    cells: tuple[Cell, ...]
-    contrasts: tuple[Contrast, ...]
-    groups: dict[str, Ablation]
-    without_subject: int = 0
-    warnings: tuple[str, ...] = ()
-
-    def text(self) -> str:
-        """Return the table as Markdown: what the second view gains, warnings, table, groups."""
-        warnings = (f"warning: {warning}" for warning in self.warnings)
-        parts = [*self._gain(), *warnings, self._table()]
-        parts += [f"**{name}**\n\n{table.text()}" for name, table in self.groups.items()]
-        return "\n\n".join(parts)
-
-    def _gain(self) -> list[str]:
-        """Return a line on both views against the original twice, if both are there."""
-        name = CONTRASTS[0][0]
-        found = [c for c in self.contrasts if c.name == name and c.head == self.cells[0].head]
-        if not found:
-            return []
-        better, worse = sum(c.low > 0 for c in found), sum(c.high < 0 for c in found)
-        each = "; ".join(
-            f"{_interval(self.headline, c, '+')} with {c.size} faces{from_start(c.start)}"
-            for c in found
-        )
-        return [
-            f"Both views are better than the original twice in {better} of {len(found)} "
-            f"comparisons, worse in {worse} (95 % intervals without 0): {each}."
-        ]
-
-    def _table(self) -> str:
-        lines: list[str] = []
-        who = f"{self.people} people"
-        if self.without_subject:
-            who += f", of whom {self.without_subject} are inputs without a subject"
-        for size, start in sorted({(cell.size, cell.start) for cell in self.cells}):
-            here = [cell for cell in self.cells if (cell.size, cell.start) == (size, start)]
-            heads = list(dict.fromkeys(cell.head for cell in here))
-            lines += [
-                f"{size} training faces{from_start(start)}; "
-                f"{self.headline}{in_unit(self.headline)} on {self.test_rows} faces of {who}:",
-                "",
-                "| views | " + " | ".join(heads) + " |",
-                "|---|" + "---|" * len(heads),
-            ]
-            for arm in dict.fromkeys(cell.arm for cell in here):
-                found = {cell.head: cell for cell in here if cell.arm == arm}
-                values = " | ".join(
-                    _interval(self.headline, found[h]) if h in found else "" for h in heads
-                )
-                lines.append(f"| {MEANINGS.get(arm, arm)} | {values} |")
-            unit = "points" if text_scale(self.headline) == 100 else self.headline
-            lines += ["", f"| difference | head | {unit} |", "|---|---|---|"]
-            lines += [
-                f"| {c.name} | {c.head} | {_interval(self.headline, c, '+')} |"
-                for c in self.contrasts
-                if (c.size, c.start) == (size, start)
-            ]
-            lines.append("")
-        return "\n".join(lines).rstrip()
-
-    def write(self, output: Path) -> None:
-        """Write ``ablation.json``, ``ablation.md`` and ``ablation.png``."""
-        from .scores.plots import draw_ablation
-
-        write_json(output / "ablation.json", asdict(self))
-        (output / "ablation.md").write_text(self.text() + "\n", encoding="utf-8")
-        draw_ablation(self, output / "ablation.png")
+    def name(self) -> str:
+        """Return the name of another dataset, or an empty string."""
+        return self.elsewhere[0].name if self.elsewhere else ""
 
 
 def ablate(
@@ -199,14 +62,18 @@ def ablate(
     data: ShardDataset,
     output: Path,
     overwrite: bool = False,
+    test: tuple[ShardDataset, str] | None = None,
 ) -> Ablation:
     """Train and score all combinations, and write the table.
+
+    The same trainings can be scored on several datasets: those that are finished are kept.
 
     Args:
         recipe: settings that all runs share.
         data: output of ``normpipe run``, opened as ``list_faces`` requires.
         output: for models and table.
         overwrite: replace models made with other settings or data.
+        test: another dataset to test on, opened likewise, and its split (empty: all of it).
 
     Raises:
         InputError: as ``classify``, or a size larger than the training set.
@@ -214,7 +81,7 @@ def ablate(
     """
     # All arms use the same faces: those with both views.
     both = recipe.model_copy(update={"views": "original+normalized"})
-    listing, task, parts = plan_partitions(both, data)
+    listing, task, parts = plan_partitions(both, data, test)
     if len(parts) > 1:
         raise InputError("ablate takes one split: leave classify.folds empty")
     part = parts[0]
@@ -231,10 +98,20 @@ def ablate(
     for size in sizes:  # before hours of training
         for seed in config.seeds:
             some = replace(part, train=subset(candidates, size, seed))
-            check_partition(task, listing, some, recipe.shared_subjects)
+            if test is None:
+                check_partition(task, listing, some, recipe.shared_subjects)
+            else:
+                check_training(task, listing, some)
     threads = recipe.threads or 1
     held = np.concatenate([candidates, part.test[usable[part.test]]])
     pool = ViewPool(listing, np.unique(held), recipe.memory_gb, threads)
+    tested = _Tested(None, listing.take(part.test), pool)
+    if test is not None:
+        other, split = list_faces(test[0], PLANS[both.views].reads), test[1]
+        rows = foreign_part(other, task, split, bool(recipe.labels)).test
+        shown = rows[other.usable[rows]]
+        seen = ViewPool(other, shown, recipe.memory_gb, threads)
+        tested = _Tested((other, split), other.take(rows), seen)
     plan = _plan(config, recipe, sizes)
     for start in {run.start for run in plan}:  # before hours of training
         start_digest(recipe.model_copy(update={"encoder": start}))
@@ -252,9 +129,10 @@ def ablate(
             name = f"{size}-{arm}-{head}-seed{seed}"
             if start != recipe.encoder:
                 name += f"-{Path(start).stem or 'default'}"
-            found[run] = _run(one, (listing, task, some), output / "runs" / name, pool, overwrite)
-        groups = listing.take(part.test).column(config.by) if config.by else None
-        result = tabulate(config, task, found, groups)
+            folder = output / "runs" / name
+            found[run] = _run(one, (listing, task, some), folder, pool, tested, overwrite)
+        groups = tested.faces.column(config.by) if config.by else None
+        result = tabulate(config, task, found, groups, tested.name)
         result.write(output)
     return result
 
@@ -288,94 +166,13 @@ def _run(
     what: tuple[Listing, Task, Partition],
     folder: Path,
     pool: ViewPool,
+    tested: _Tested,
     overwrite: bool,
 ) -> ScoreFile:
     listing, task, part = what
     # A time limit would stop a run early, and the table needs them all.
     recipe = recipe.model_copy(update={"minutes": None, "paper_style": False})
     train(recipe, listing, task, part, folder, pool=pool, overwrite=overwrite)
-    evaluate_partition(EvaluateConfig.model_validate({}), listing, part, folder, pool=pool)
-    return read_scores(folder / "scores")
-
-
-def tabulate(
-    config: AblateConfig,
-    task: Task,
-    found: dict[Run, ScoreFile],
-    groups: Sequence[Any] | None = None,
-) -> Ablation:
-    """Average over seeds, with intervals over the people of the test set.
-
-    Args:
-        found: scores of each run, all of the same test rows in the same order.
-        groups: group of each test row, each also tabulated alone; None for no groups.
-    """
-    first = next(iter(found.values()))
-    if groups is not None:
-        names = sorted({str(name) for name in groups if name is not None})
-        inner = {}
-        for name in names:
-            rows = pa.array([place for place, own in enumerate(groups) if str(own) == name])
-            some = {
-                key: replace(run, predictions=run.predictions.take(rows))
-                for key, run in found.items()
-            }
-            inner[name] = replace(tabulate(config, task, some), warnings=())
-        return replace(tabulate(config, task, found), groups=inner)
-    who, keys = (first.predictions[name].to_pylist() for name in ("subject", "key"))
-    draws = Draws(np.asarray(people_of(who, keys)), config.resamples)
-    drawn: dict[Run, Numbers] = {}
-    cells: list[Cell] = []
-    for cell in dict.fromkeys(run.cell for run in found):
-        runs = [scores for run, scores in found.items() if run.cell == cell]
-        statistics = [row_statistics(task, run.predictions, run.card.threshold) for run in runs]
-        each = [float(headline_of(task.kind, rows.sum(0))) for rows in statistics]
-        over = [headline_of(task.kind, draws.sums(rows)) for rows in statistics]
-        drawn[cell] = np.mean(over, axis=0)
-        kept = [_kept(task, run, rows) for run, rows in zip(runs, statistics, strict=True)]
-        low, high = percentiles(drawn[cell])
-        mean, kept_mean = float(np.mean(each)), float(np.mean(kept))
-        names = (cell.size, cell.arm, cell.head)
-        cells.append(Cell(*names, mean, low, high, tuple(each), kept_mean, cell.start))
-    cards = [run.card for run in found.values()]
-    shared = [note for note in cards[0].warnings if all(note in one.warnings for one in cards)]
-    return Ablation(
-        HEADLINE[task.kind],
-        task.names,
-        first.predictions.num_rows,
-        draws.people,
-        tuple(cells),
-        tuple(_contrasts(cells, drawn)),
-        {},
-        first.predictions["subject"].null_count,
-        tuple(shared),
-    )
-
-
-def _contrasts(cells: Sequence[Cell], drawn: dict[Run, Numbers]) -> list[Contrast]:
-    values = {Run(cell.size, cell.arm, cell.head, 0, cell.start): cell.value for cell in cells}
-    pairs: list[tuple[str, str, Run, Run]] = []
-    for size, head, start in dict.fromkeys((run.size, run.head, run.start) for run in values):
-        pairs += [
-            (name, head, Run(size, ours, head, 0, start), Run(size, other, head, 0, start))
-            for name, ours, other in CONTRASTS
-        ]
-    for size, start in dict.fromkeys((run.size, run.start) for run in values):
-        ours = Run(size, "original+normalized", "mixture", 0, start)
-        pairs.append(("mixture - dense, both views", "", ours, ours._replace(head="dense")))
-    found: list[Contrast] = []
-    for name, head, ours, other in pairs:
-        if ours in drawn and other in drawn:
-            low, high = percentiles(drawn[ours] - drawn[other])
-            value = values[ours] - values[other]
-            found.append(Contrast(ours.size, name, head, value, low, high, ours.start))
-    return found
-
-
-def _kept(task: Task, run: ScoreFile, statistics: Numbers) -> float:
-    by = np.asarray(run.predictions["predicted_by"].to_pylist(), object)
-    return float(headline_of(task.kind, statistics[by == MODEL].sum(0)))
-
-
-def _interval(headline: str, value: Cell | Contrast, sign: str = "") -> str:
-    return interval_text(headline, value.value, (value.low, value.high), sign)
+    scoring = EvaluateConfig.model_validate({})
+    evaluate_partition(scoring, listing, part, folder, tested.elsewhere, tested.pool)
+    return read_scores(folder / (f"scores-{tested.name}" if tested.name else "scores"))

@@ -182,7 +182,7 @@ def evaluate_partition(
     Args:
         output: the model's folder; scores go into its subfolder ``scores``.
         test: another dataset and its split (empty: all of it).
-        pool: pictures of ``listing`` that were read already.
+        pool: pictures of the tested dataset that were read already.
     """
     folder = output / part.folder if part.folder else output
     if test is None:
@@ -190,7 +190,7 @@ def evaluate_partition(
     other, split = test
     there = part_elsewhere(config, folder, other, split)
     there = replace(there, name=f"cross-dataset, {there.name}")
-    return evaluate(config, folder, other, there, folder / f"scores-{other.name}")
+    return evaluate(config, folder, other, there, folder / f"scores-{other.name}", pool)
 
 
 def part_elsewhere(

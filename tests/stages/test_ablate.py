@@ -9,13 +9,14 @@ from filelock import FileLock
 
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.stages.classification import ablate as module
-from normpipe.stages.classification.ablate import Run, ablate, subset, tabulate
-from normpipe.stages.classification.scores.score_files import ScoreFile
+from normpipe.stages.classification.ablate import ablate, subset
+from normpipe.stages.classification.scores.ablation import Run, tabulate
+from normpipe.stages.classification.scores.score_files import ScoreFile, read_scores
 from normpipe.stages.classification.settings import AblateConfig
 from normpipe.stages.classification.tasks import people_of
 from normpipe.stages.metrics.resampling import Draws
 
-from .classification.faces import opened
+from .classification.faces import Face, opened, write_faces
 from .classification.toys import EMOTIONS, TASKS, card, drawn, table
 from .classification.training import settings
 
@@ -221,6 +222,34 @@ def test_a_tiny_run_and_nothing_twice(easy, tmp_path):
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
     assert ablate(config, QUICK, opened(easy), tmp_path) == found
     assert {p: p.stat().st_mtime_ns for p in times} == times
+
+
+def test_the_same_trainings_are_scored_elsewhere(easy, tmp_path, monkeypatch):
+    """On all faces of another dataset, by a table that names it; nothing is trained again."""
+    config = AblateConfig(
+        arms=("original", "original+normalized"), heads=("mixture",), seeds=(0,), sizes=(20,),
+        resamples=20,
+    )  # fmt: skip
+    here = ablate(config, QUICK, opened(easy), tmp_path)
+    models = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*.safetensors")}
+    faces = [Face(f"other/{n}.png", {"emotion": name}) for n, name in enumerate(ELSEWHERE)]
+    faces[1].status, faces[1].reason = "rejected", "no_face"
+    other = write_faces(tmp_path / "other", faces)
+    there = ablate(config, QUICK, opened(easy), tmp_path, test=(opened(other), ""))
+    assert {p: p.stat().st_mtime_ns for p in models} == models
+    assert there.tested == "other" and there.test_rows == there.people == 4
+    assert "20 training faces; accuracy in % on 4 faces of other of 4 people" in there.text()
+    for arm in config.arms:
+        scores = read_scores(tmp_path / "runs" / f"20-{arm}-mixture-seed0" / "scores-other")
+        assert scores.predictions["key"].to_pylist() == [face.key for face in faces]
+        (cell,) = [cell for cell in there.cells if cell.arm == arm]
+        assert cell.value == scores.card.scores["full"]["accuracy"] <= 0.75  # contempt is wrong
+    saved = json.loads((tmp_path / "ablation-other.json").read_text())
+    assert saved["tested"] == "other"
+    assert (tmp_path / "ablation.md").read_text() == here.text() + "\n"
+
+
+ELSEWHERE = ("neutral", "happiness", "surprise", "contempt")
 
 
 def test_what_cannot_be_is_said_before_anything_is_trained(easy, tmp_path, monkeypatch):

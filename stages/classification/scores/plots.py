@@ -14,7 +14,7 @@ from ....pipeline.store.commit import write_bytes
 from .figure_text import figure_title, from_start, in_unit, text_scale
 
 if TYPE_CHECKING:
-    from ..ablate import Ablation
+    from .ablation import Ablation
     from .expert_use import ExpertUse
     from .score_files import ReliabilityBins
 
