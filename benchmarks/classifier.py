@@ -49,7 +49,7 @@ def main() -> None:
     truth = task.truth(listing.take(rows).labels)
     network = build_classifier(config, task).to(args.device)
     view = ClassifierView(network).to(args.device).train()
-    objective = ClassifierObjective(task, truth, {"labels": 1.0}, True, False).to(args.device)
+    objective = ClassifierObjective(task, truth, {"labels": 1.0}, 1.0, False).to(args.device)
     optimizer = torch.optim.AdamW(view.parameters())
 
     def step(batch: dict[str, torch.Tensor]) -> None:

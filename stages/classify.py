@@ -271,9 +271,9 @@ def _training(
             raise InputError(
                 "imbalance = sampling works for emotions only: use weights for action units"
             )
-        found = class_targets(truth, shares, len(task.names)) @ class_weights(
-            truth, len(task.names)
-        )
+        classes = len(task.names)
+        rare = class_weights(truth, classes, config.imbalance_power)
+        found = class_targets(truth, shares, classes) @ rare
         weights = found / found.sum()
     parts = config.accumulate * fabric.world_size
     order = BatchOrder(config.batch_size, parts, config.seed, config.view_dropout, weights)
@@ -286,7 +286,7 @@ def _training(
         task,
         truth,
         terms,
-        config.imbalance == "weights",
+        config.imbalance_power if config.imbalance == "weights" else 0.0,
         config.intensity_loss == "huber",
         config.label_smoothing,
     )

@@ -18,25 +18,26 @@ from .tasks import Task
 _EPSILON = 1e-6
 
 
-def label_weights(truth: Floats) -> Floats:
+def label_weights(truth: Floats, power: float = 1.0) -> Floats:
     """(N, L) occurrence, NaN unknown → (L,) weights, larger for rare labels, mean 1.
 
-    w_i = L · (1 / r_i) / Σ_j (1 / r_j), r the share of rows in which label i occurs (ME-GraphAU,
-    Luo et al. 2022, arXiv 2205.01782). A label that never occurs counts as occurring once.
+    w_i = L · r_i^-power / Σ_j r_j^-power, r the share of rows in which label i occurs (ME-GraphAU,
+    Luo et al. 2022, arXiv 2205.01782, power 1). A label that never occurs counts as occurring once.
     """
     known = np.isfinite(truth).sum(0)
     rate = np.maximum(np.nansum(truth, 0), 1) / np.maximum(known, 1)
-    return (len(rate) / rate / (1 / rate).sum()).astype(np.float32)
+    weights = rate**-power
+    return (len(rate) * weights / weights.sum()).astype(np.float32)
 
 
-def class_weights(truth: Floats, classes: int) -> Floats:
-    """(N,) class, NaN unknown → (C,) N / (C · n_c), as scikit-learn's ``balanced``.
+def class_weights(truth: Floats, classes: int, power: float = 1.0) -> Floats:
+    """(N,) class, NaN unknown → (C,) (N / (C · n_c))^power; power 1: scikit-learn's ``balanced``.
 
     A class that never occurs has weight 0: it is never the truth.
     """
     known = truth[np.isfinite(truth)].astype(np.int64)
     counts = np.bincount(known, minlength=classes)
-    weights = len(known) / (classes * np.maximum(counts, 1))
+    weights = (len(known) / (classes * np.maximum(counts, 1))) ** power
     return np.where(counts > 0, weights, 0).astype(np.float32)
 
 
@@ -151,7 +152,7 @@ class ClassifierObjective(nn.Module):
         task: what is predicted.
         truth: of all training rows, to weight rare labels.
         weights: of the losses by name: ``labels``, ``icc``, ``balance``; 0 turns one off.
-        weigh: whether to give rare labels or classes more weight.
+        power: rare labels or classes get more weight, see ``class_weights``; 0: all alike.
         robust: use Huber instead of squared errors.
         smoothing: of classes without votes, see ``cross_entropy``.
     """
@@ -163,7 +164,7 @@ class ClassifierObjective(nn.Module):
         task: Task,
         truth: Floats,
         weights: dict[str, float],
-        weigh: bool,
+        power: float,
         robust: bool,
         smoothing: float = 0.0,
     ) -> None:
@@ -174,10 +175,10 @@ class ClassifierObjective(nn.Module):
         self.smoothing = smoothing
         size = len(task.names)
         found = np.ones(size, np.float32)
-        if weigh and task.kind == "action_units":
-            found = label_weights(truth)
-        elif weigh and task.kind == "emotion":
-            found = class_weights(truth, size)
+        if power and task.kind == "action_units":
+            found = label_weights(truth, power)
+        elif power and task.kind == "emotion":
+            found = class_weights(truth, size, power)
         self.register_buffer("rare", torch.from_numpy(found))
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:

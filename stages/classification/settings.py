@@ -96,6 +96,12 @@ class ClassifyConfig(StageConfig):
         "weights",
         description="rare labels get more weight, are drawn more often (emotion), or neither",
     )
+    imbalance_power: float = added(
+        1.0,
+        ge=0,
+        le=1,
+        description="power of their inverse frequency: 1: all labels weigh alike; 0.5 is milder",
+    )
     votes: bool = added(
         False, description="learn the raters' shares of each emotion where the labels have votes"
     )

@@ -212,18 +212,22 @@ def test_class_weights_are_scikit_learns():
     # Of three classes that occur; a fourth one makes each weigh 3 / 4.
     assert found == pytest.approx([*(expected * 3 / 4), 0])
     assert losses.class_weights(truth.astype(float), 3) == pytest.approx(expected)
+    assert losses.class_weights(truth, 3, 0.5) == pytest.approx(np.sqrt(expected))
 
 
 def test_label_weights_are_the_formula():
     truth = np.array([[1, 0, NAN], [0, 0, 1], [0, 1, 1], [1, 0, NAN]], np.float32)
     inverse = np.array([2, 4, 1.0])
     assert losses.label_weights(truth) == pytest.approx(3 * inverse / inverse.sum())
+    assert losses.label_weights(truth, 0.5) == pytest.approx(
+        3 * np.sqrt(inverse) / np.sqrt(inverse).sum()
+    )
     never = losses.label_weights(np.array([[1, 0], [1, 0.0]]))
     assert np.isfinite(never).all() and never.mean() == pytest.approx(1)
 
 
-def objective(task, truth, weights=None, weigh=True, robust=False):
-    return ClassifierObjective(task, truth, weights or {"labels": 1.0}, weigh, robust)
+def objective(task, truth, weights=None, power=1.0, robust=False):
+    return ClassifierObjective(task, truth, weights or {"labels": 1.0}, power, robust)
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -244,7 +248,7 @@ def test_rare_labels_weigh_more_only_where_asked_for():
     assert objective(EMOTIONS, truth).rare.tolist() == pytest.approx(
         losses.class_weights(truth, 3).tolist()
     )
-    assert objective(EMOTIONS, truth, weigh=False).rare.tolist() == [1, 1, 1]
+    assert objective(EMOTIONS, truth, power=0.0).rare.tolist() == [1, 1, 1]
     units = np.array([[1, 0], [0, 0], [0, 1], [1, 0]], np.float32)
     assert objective(UNITS, units).rare.tolist() == pytest.approx([2 / 3, 4 / 3])
     assert objective(LEVELS, units).rare.tolist() == [1, 1]
