@@ -362,7 +362,13 @@ def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:
     wanted = {**json.loads(json.dumps(about)), "data": found.get("about", {}).get("data")}
     same = found.get("about") == wanted
     kind, what = (TrainingDataChanged, "labels or pictures") if same else (OutputError, "settings")
-    lines = differences(found.get("about", {}).get("settings", {}), wanted["settings"], "classify.")
+    before, files = (found.get("about", {}).get(name, {}) for name in ("settings", "files"))
+    lines = differences(before, wanted["settings"], "classify.")
+    lines += [  # the same name or path, but what it names has changed
+        f"the weights of classify.{name} are others"
+        for name, digest in sorted(wanted["files"].items())
+        if files.get(name) != digest and before.get(name) == wanted["settings"][name]
+    ]
     raise kind(
         f"{folder} holds a classifier with other {what}{bracketed(lines)}: redo it with "
         "--overwrite, or choose another --output"

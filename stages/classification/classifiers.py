@@ -28,7 +28,7 @@ from ..networks.classifier import (
 )
 from ..networks.compact import CompactNormalizer
 from ..networks.files.checkpoint import find_weights, load_weights, read_notes, save_tensors
-from ..networks.files.mae_checkpoints import load_encoder
+from ..networks.files.mae_checkpoints import PICKLES, load_encoder
 from ..networks.files.normalizer_file import open_normalizer
 from ..networks.norface import NorfaceNormalizer
 from .listing import Listing, photographs
@@ -45,6 +45,8 @@ from .views import (
 )
 
 _BATCH = 64
+# What a file of weights that an encoder starts from is called.
+_FILES = (".safetensors", *PICKLES)
 
 #: Files in a model's folder: the weights, their card and, with ``paper_style``, the scores of each
 #: epoch on the test set.
@@ -96,9 +98,11 @@ def start_digest(config: ClassifyConfig) -> str:
     if wanted == RANDOM:
         return ""
     path = Path(wanted)
-    if path.suffix and not path.is_file():
-        raise InputError(f"no encoder weights {path}: correct classify.encoder")
-    return sha256_file(path if path.is_file() else find_weights(wanted))
+    if path.suffix in _FILES:  # not a shipped name, though it may have dots: compact-0.1.0
+        if not path.is_file():
+            raise InputError(f"no encoder weights {path}: correct classify.encoder")
+        return sha256_file(path)
+    return sha256_file(find_weights(wanted))
 
 
 def _normalizer_to_start_from(config: ClassifyConfig) -> Normalizer | None:
@@ -133,8 +137,7 @@ def _normalizer_to_start_from(config: ClassifyConfig) -> Normalizer | None:
 
 def _is_normalizer(wanted: str) -> bool:
     """Return whether weights are a normalizer's, rather than an MAE checkpoint's."""
-    path = Path(wanted)
-    if path.suffix and (path.suffix != ".safetensors" or not path.is_file()):
+    if Path(wanted).suffix in PICKLES:
         return False  # load_encoder reads it, or says what is wrong
     return "network" in read_notes(find_weights(wanted))
 
