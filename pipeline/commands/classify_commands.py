@@ -65,13 +65,14 @@ def classify(
         "output": output or data / "classify",
         "classify": {
             "task": protocol.task or None,
-            "folds": protocol.folds or None,
+            "folds": protocol.folds,
             "test_split": None if test else split or None,
             "drop_duplicates": protocol.drop_duplicates or None,
         },
         "evaluate": {"by": by or None},
     }
-    job = load_job(job_file, given, set or [], CONFIGS, _saved(data, job_file))
+    saved = _saved(data, job_file, one_split=test is not None)
+    job = load_job(job_file, given, set or [], CONFIGS, saved)
     config, scoring = settings = job.stage("classify"), job.stage("evaluate")
     other = (opened(test), split or "") if test else None
     planned = plan_partitions(config, opened(data), other)
@@ -84,7 +85,7 @@ def classify(
 
 @handled
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="folder that normpipe classify wrote"), READ],
+    model: Annotated[Path, typer.Argument(help="folder that normpipe classify wrote"), READ_FOLDER],
     data: Annotated[
         Path, typer.Option(metavar="DIR", help="output of normpipe run, with labels"), READ_FOLDER
     ],
@@ -207,7 +208,8 @@ def ablate(
     start_logging()
     known = {**CONFIGS, "ablate": AblateConfig}
     given = {"output": output or data / "ablate"}
-    job = load_job(job_file, given, set or [], known, _saved(data, job_file))
+    saved = _saved(data, job_file, one_split=True)
+    job = load_job(job_file, given, set or [], known, saved)
     recipe: Any = job.stage("classify")
     table = run_ablation(job.stage("ablate"), recipe, opened(data), job.output, overwrite)
     typer.echo(table.text())
@@ -242,6 +244,14 @@ def compare(
         write_json(json_file, found.as_json())
 
 
-def _saved(data: Path, job_file: Path | None = None) -> dict[str, Any]:
-    """Return the saved classifier settings of ``data``'s job; none if a job file is given."""
-    return {} if job_file else begun_with(data, {name: CONFIGS[name] for name in SINKS})
+def _saved(data: Path, job_file: Path | None = None, one_split: bool = False) -> dict[str, Any]:
+    """Return the saved classifier settings of ``data``'s job; none if a job file is given.
+
+    ``one_split``: the command takes no folds, so those of an earlier ``classify`` do not count.
+    """
+    if job_file:
+        return {}
+    found = begun_with(data, {name: CONFIGS[name] for name in SINKS})
+    if one_split:
+        found.get("classify", {}).pop("folds", None)
+    return found

@@ -242,6 +242,20 @@ def open_classifier(path: Path) -> Classifier:
     return Classifier(network, task, notes["views"], notes["normalizer"], made_by, start)
 
 
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return the card of a finished model. Raises InputError if there is none."""
+    path = folder / CARD_FILE
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} has no {CARD_FILE}, which a finished model has: give the folder that "
+            "normpipe classify wrote, or run that command again"
+        ) from None
+    except ValueError:
+        raise InputError(f"{path} is damaged: train the model anew (--overwrite)") from None
+
+
 def check_normalizer(model: Classifier, weights: Collection[str] | None, unless: str) -> None:
     """Refuse faces made by a normalizer other than the one a model was trained on.
 

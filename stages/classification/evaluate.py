@@ -16,7 +16,6 @@ from ...pipeline.errors import InputError
 from ...pipeline.stage import sha256_file
 from ..networks.devices import resolve_device
 from .classifiers import (
-    CARD_FILE,
     EPOCHS_FILE,
     MODEL_FILE,
     Classifier,
@@ -24,6 +23,7 @@ from .classifiers import (
     check_normalizer,
     open_classifier,
     predict_faces,
+    read_card,
     trained_by,
 )
 from .listing import Listing, list_faces, photographs
@@ -65,7 +65,7 @@ def evaluate(
     model = open_classifier(model_folder)
     views = config.views or model.views
     _require_trained(model, views)
-    about = json.loads((model_folder / CARD_FILE).read_bytes())
+    about = read_card(model_folder)
     digest = sha256_file(model_folder / MODEL_FILE)
     rows, split = part.test, part.name
     faces = listing.take(rows)
@@ -202,7 +202,7 @@ def part_elsewhere(
         InputError: no model, or no input has a label that the model knows.
     """
     model = open_classifier(model_folder)
-    recipe = json.loads((model_folder / CARD_FILE).read_bytes())["recipe"]
+    recipe = read_card(model_folder)["recipe"]
     chosen = config.other_classes
     leave_out = bool(recipe["labels"]) if chosen == "auto" else chosen == "leave_out"
     return foreign_part(data, model.task, split, leave_out)
