@@ -21,7 +21,7 @@ from ...pipeline.errors import InputError, nearest
 from ...pipeline.store.labels import holds_job, vote_shares
 from ...pipeline.store.shards import ShardFolder
 from ..training.pictures import Form, decode_picture
-from .tasks import Task
+from .tasks import Task, check_labels, places_of
 
 if TYPE_CHECKING:
     from ...pipeline.read.dataset import ShardDataset
@@ -110,7 +110,8 @@ def list_faces(dataset: ShardDataset, views: Sequence[str], variant: str = "") -
         variant: which normalized faces; empty: the only ones.
 
     Raises:
-        InputError: no labels, a missing view, or several variants.
+        InputError: no labels, or such as ``check_labels`` refuses, a missing view, or several
+            variants.
     """
     listing = list_rows(dataset, views, variant)
     if not {*listing.labels.column_names} - {*_OWN}:
@@ -118,6 +119,7 @@ def list_faces(dataset: ShardDataset, views: Sequence[str], variant: str = "") -
             f"{listing.path} has no labels: give them when it is made (--input faces.csv, or "
             "ingest.class_per_folder), or add a labels.parquet with a column 'key' next to it"
         )
+    check_labels(listing.labels, listing.path)
     return listing.take(_one_per_input(listing, dataset))
 
 
@@ -131,9 +133,9 @@ def class_shares(task: Task, labels: pa.Table) -> Floats:
         raise InputError("classify.votes = true works for emotions only: set it to false")
     votes = np.zeros((labels.num_rows, len(task.names)), np.float64)
     given = vote_shares(labels)
-    for place, name in enumerate(task.names):
-        if name in EMOTIONS:
-            votes[:, place] = given[:, EMOTIONS.index(name)]
+    for place, name in enumerate(EMOTIONS):
+        if name in (own := places_of(task)):
+            votes[:, own[name]] = given[:, place]
     total = votes.sum(1, keepdims=True)
     found = np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
     if not np.isfinite(found).any():
@@ -150,11 +152,12 @@ def learnt_from_votes(task: Task, labels: pa.Table) -> Mask:
     So an input whose raters mostly chose another emotion, or none, does not train.
     """
     every, own = np.zeros(labels.num_rows), np.zeros(labels.num_rows)
+    classes = places_of(task)
     for name in vote_columns(labels.column_names):
         found: Any = labels[name].cast(pa.float64())
         votes = np.nan_to_num(found.to_numpy())
         every += votes
-        own += votes * (name.removesuffix("_votes") in task.names)
+        own += votes * (name.removesuffix("_votes") in classes)
     named = np.zeros(labels.num_rows, np.bool_)
     if "emotion" in labels.column_names:
         named = np.asarray([bool(name) for name in labels["emotion"].to_pylist()], np.bool_)

@@ -85,7 +85,8 @@ def held_out(
     if train_split == test_split:
         raise InputError(f"the split '{test_split}' cannot both train and test: name two splits")
     train, test = splits == train_split, splits == test_split
-    return _divided(listing, task, f"split {test_split}", train, test)
+    part = _divided(listing, task, f"split {test_split}", train, test)
+    return replace(part, notes=_unused(int((known & (splits == "")).sum()), "split"))
 
 
 def all_of(listing: Listing, task: Task, split: str = "") -> Partition:
@@ -155,6 +156,13 @@ def _divided(
         name, f"fold-{fold}" if fold is not None else "", fold,
         np.flatnonzero(learnt & train), np.flatnonzero(known & test), dict(left_out.most_common()),
     )  # fmt: skip
+
+
+def _unused(count: int, column: str) -> tuple[str, ...]:
+    """Return the warning about labelled inputs that are in no part."""
+    if not count:
+        return ()
+    return (f"{count} labelled inputs have no {column}: they neither train nor test",)
 
 
 def _random(listing: Listing, part: Partition, how: str) -> tuple[str, ...]:
@@ -243,7 +251,8 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Partition
         for number in names
     ]  # fmt: skip
     if not which.isdecimal():
-        return parts
+        notes = _unused(int((known & ~inside).sum()), "fold")
+        return [replace(part, notes=notes) for part in parts]
     notes = _random(listing, parts[0], f"{which} folds, seed {seed}")
     return [replace(part, notes=notes) for part in parts]
 
@@ -276,6 +285,11 @@ def _named(listing: Listing, known: Mask, part_of: Mapping[str, Any], which: str
     """
     subjects = listing.subjects()
     labelled = [name for name, is_known in zip(subjects, known, strict=True) if is_known]
+    if without := sum(name is None for name in labelled):
+        raise InputError(
+            f"{without} labelled inputs have no subject, and the folds of {which} are of people: "
+            "give each a subject in the list, or leave its labels empty"
+        )
     unknown = sorted({str(name) for name in labelled if name not in part_of})
     if unknown:
         raise InputError(

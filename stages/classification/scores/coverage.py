@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ....manifests.arrays import Mask
-from ..tasks import Task, units_of
+from ..tasks import Task, count_known, units_of
 
 #: A column that tables of predictions may have: whether the row's picture also trained the model;
 #: null if that cannot be checked.
@@ -98,9 +98,9 @@ def unscored_units(task: Task, labels: pa.Table) -> list[str]:
     if task.kind == "emotion":
         return []
     other = {
-        name: labels.num_rows - labels[column].null_count
+        name: count
         for name, column in units_of(labels, task.kind).items()
-        if name not in task.names
+        if name not in task.names and (count := count_known(labels, column))
     }
     if not other:
         return []
