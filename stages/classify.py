@@ -40,9 +40,9 @@ from .classification.classifiers import (
 )
 from .classification.early_checks import planned_parts
 from .classification.listing import Listing, class_shares, list_faces, photographs
-from .classification.protocol import Partition, task_of
+from .classification.protocol import Partition, list_elsewhere, task_of
 from .classification.scores.scoring import fallback
-from .classification.settings import ClassifyConfig
+from .classification.settings import ClassifyConfig, EvaluateConfig
 from .classification.tasks import Task
 from .classification.views import (
     PLANS,
@@ -88,13 +88,15 @@ def plan_partitions(
     config: ClassifyConfig,
     data: ShardDataset,
     crossed: tuple[ShardDataset, str] | None = None,
+    scoring: EvaluateConfig | None = None,
 ) -> tuple[Listing, Task, list[Partition]]:
     """List the faces and choose which are for training and which for testing.
 
     Args:
         data: output of ``normpipe run``, opened as ``list_faces`` requires.
         crossed: test on another dataset only, opened likewise, and on a split of it (empty: all);
-            train on all of ``data`` except its own test split, if it has one.
+            train on the training split of ``data``, or on all of it if it has none.
+        scoring: how that one is read; None: by the defaults.
 
     Raises:
         InputError: no labels for the task, or data that ``check_partition`` refuses.
@@ -103,7 +105,11 @@ def plan_partitions(
     listing = list_faces(data, views, config.variant)
     listing, task = task_of(listing, config.task, config.labels, config.folds)
     task = replace(task, votes=config.votes)
-    other = list_faces(crossed[0], views) if crossed else None
+    other = None
+    if crossed:
+        scoring = scoring or EvaluateConfig.model_validate({})
+        reads = PLANS[scoring.views or config.views].reads
+        other = list_elsewhere(crossed[0], reads, task, scoring)
     parts = planned_parts(config, listing, task, other, crossed[1] if crossed else "")
     return listing, task, parts
 

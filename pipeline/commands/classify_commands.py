@@ -75,7 +75,7 @@ def classify(
     job = load_job(job_file, given, set or [], CONFIGS, saved)
     config, scoring = settings = job.stage("classify"), job.stage("evaluate")
     other = (opened(test), split or "") if test else None
-    planned = plan_partitions(config, opened(data), other)
+    planned = plan_partitions(config, opened(data), other, scoring)
     keep_settings(
         data, job.output, settings, lambda: overwrite or settings_match(config, planned, job.output)
     )
@@ -115,7 +115,7 @@ def evaluate(
     folder = output or model / f"scores-{data.resolve().name}"
     given = {"output": folder, "evaluate": {"by": by or None}}
     job = load_job(None, given, set or [], CONFIGS, _saved(data))
-    listing = scoring.list_for(found, opened(data), views=job.stage("evaluate").views)
+    listing = scoring.list_for(job.stage("evaluate"), found, opened(data))
     part = scoring.part_elsewhere(job.stage("evaluate"), model, listing, split)
     scoring.evaluate(job.stage("evaluate"), model, listing, part, folder)
     report_scores(ProtocolResult([read_scores(folder)], None, True), folder)

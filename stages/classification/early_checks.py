@@ -25,7 +25,7 @@ def planned_parts(
     """Choose which inputs train and which test, check them, and log what is odd about them.
 
     Args:
-        other: another dataset to test on; then all of ``listing`` trains but its own test split.
+        other: another dataset to test on; then the training split of ``listing`` trains, or all.
         split: of ``other``; empty: all.
 
     Raises:

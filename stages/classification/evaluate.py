@@ -26,15 +26,15 @@ from .classifiers import (
     read_card,
     trained_by,
 )
-from .listing import Listing, list_faces, photographs
-from .protocol import Partition, foreign_part
+from .listing import Listing, photographs
+from .protocol import Partition, foreign_part, list_elsewhere
 from .scores.coverage import TRAINED, left_out_notes, unscored_units
 from .scores.expert_use import ExpertUse, write_experts
 from .scores.groups import group_columns
 from .scores.score_files import SCHEMA_VERSION, SCORES, ScoreCard, read_scores, write_scores
 from .scores.score_page import write_report
 from .scores.scoring import FALLBACK, MODEL, score, table_columns
-from .settings import EvaluateConfig, Views
+from .settings import EvaluateConfig
 from .tasks import Task
 from .views import PLANS, ViewData, ViewPool, normalizer_weights
 
@@ -91,7 +91,7 @@ def evaluate(
     recipe = about["recipe"]
     found = score(model.task, table, config.threshold)
     found["coverage"]["left_out"] = dict(part.left_out)
-    notes = [*part.notes, *left_out_notes(part.left_out)]
+    notes = [*part.notes, *faces.notes, *left_out_notes(part.left_out)]
     if not recipe["labels"]:
         notes += unscored_units(model.task, faces.labels)
     use = ExpertUse(model.task.names, predictions.input_load, predictions.output_gates)
@@ -208,14 +208,9 @@ def part_elsewhere(
     return foreign_part(data, model.task, split, leave_out)
 
 
-def list_for(
-    model: Classifier, data: ShardDataset, variant: str = "", views: Views | None = None
-) -> Listing:
-    """List a dataset with the views that a model needs; arguments and errors as ``list_faces``.
-
-    ``views``: None for those that the model was trained on.
-    """
-    return list_faces(data, PLANS[views or model.views].reads, variant)
+def list_for(config: EvaluateConfig, model: Classifier, data: ShardDataset) -> Listing:
+    """List another dataset with the views that a model needs; errors as ``list_faces``."""
+    return list_elsewhere(data, PLANS[config.views or model.views].reads, model.task, config)
 
 
 def _require_trained(model: Classifier, views: str) -> None:

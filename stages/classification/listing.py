@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,8 @@ class Listing:
         dataset: its rows, with the encoded pictures of the views.
         labels: ``key``, ``parent_key``, ``status``, ``reason`` and all labels of each row.
         items: (N,) its row in ``dataset``.
-        variants: normalized variants that the dataset holds.
+        variants: normalized variants of its rows.
+        notes: what was done to the labels, for scores on them.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Listing:
     labels: pa.Table
     items: Rows
     variants: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -87,7 +89,7 @@ class Listing:
         """Return some of the inputs; ``rows`` (M,) are their indices."""
         places = np.asarray(rows, np.int64)
         labels = self.labels.take(pa.array(places))
-        return Listing(self.path, self.dataset, labels, self.items[places], self.variants)
+        return replace(self, labels=labels, items=self.items[places])
 
     def digest(self, task: Task, further: Sequence[str] = ()) -> str:
         """Return the sha256 of keys, pictures and truth: all that training on them depends on.
@@ -292,11 +294,14 @@ def _of_variant(table: pa.Table, variant: str, path: Path) -> tuple[Rows, tuple[
     names = np.asarray(table["variant"].to_pylist(), object)
     found = sorted({name for name in names if name})
     if not variant and len(found) > 1:
-        raise InputError(f"{path} has several variants: choose one of {', '.join(found)}")
+        raise InputError(
+            f"{path} has several variants: choose one of {', '.join(found)} (classify.variant; for "
+            "a dataset to test on evaluate.variant; --variant of predict)"
+        )
     if variant and variant not in found:
         raise InputError(f"{path} has no variant '{variant}'{nearest(variant, found)}")
     rows = np.flatnonzero(names == variant) if variant else np.arange(table.num_rows)
-    return rows, tuple(found)
+    return rows, (variant,) if variant else tuple(found)
 
 
 def _one_per_input(listing: Listing, dataset: ShardDataset) -> Rows:

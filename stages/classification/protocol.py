@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,22 @@ from numpy.typing import NDArray
 from ...manifests.arrays import Mask, Rows
 from ...manifests.datasets import Description, described, load_description, seeded_folds
 from ...pipeline.errors import InputError, nearest
-from .listing import Listing, learnt_from_votes
+from .listing import Listing, learnt_from_votes, list_faces
 from .scores.coverage import UNLABELLED
-from .tasks import Kind, Task, find_task, of_protocol, people_of, protocol_task
+from .settings import EvaluateConfig
+from .tasks import (
+    Kind,
+    Task,
+    find_task,
+    occurrence_from,
+    of_protocol,
+    people_of,
+    protocol_task,
+    units_of,
+)
+
+if TYPE_CHECKING:
+    from ...pipeline.read.dataset import ShardDataset
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +121,12 @@ def all_of(listing: Listing, task: Task, split: str = "") -> Partition:
         where = f" in split '{split}'" if split else ""
         there = [name for name in part.left_out if name != UNLABELLED]
         hint = f"; there are {', '.join(there)}" if there else ""
+        levels = units_of(listing.labels, "intensity")
+        if task.kind == "action_units" and any(name in levels for name in task.names):
+            hint = (
+                ", and there are levels alone: say from which one on a unit occurs, such as "
+                "--set evaluate.present_from=2 (DISFA)"
+            )
         raise InputError(
             f"{listing.path} has no input with a known label{where} to test on: the model knows "
             f"{', '.join(task.names)}{hint}"
@@ -136,6 +155,22 @@ def foreign_part(listing: Listing, task: Task, split: str, leave_out: bool) -> P
             part = replace(part, test=np.flatnonzero(emotions), left_out=left_out)
     where = f"split {split}" if split else "all"
     return replace(part, name=f"{where} of {listing.name}", train=part.train[:0])
+
+
+def list_elsewhere(
+    data: ShardDataset, views: Sequence[str], task: Task, config: EvaluateConfig
+) -> Listing:
+    """List another dataset to test on, with the occurrence of action units where it is asked for.
+
+    Args:
+        data, views: as of ``list_faces``, which says what it raises.
+        task: of the model.
+    """
+    listing = list_faces(data, views, config.variant)
+    if config.present_from is None or task.kind != "action_units":
+        return listing
+    labels, lines = occurrence_from(listing.labels, config.present_from, task.names)
+    return replace(listing, labels=labels, notes=tuple(lines))
 
 
 def _divided(

@@ -184,7 +184,7 @@ def protocol_task(
     notes: list[str] = []
     if protocol is not None and protocol.present_from is not None:
         levels_of = [*(names or protocol.names)]
-        labels, notes = _occurrence(labels, protocol.present_from, levels_of)
+        labels, notes = occurrence_from(labels, protocol.present_from, levels_of)
     task = find_task(labels, kind, names)
     if protocol is None or not (protocol.folds or protocol.test):
         return labels, task, []
@@ -218,10 +218,16 @@ def of_protocol(task: Task, protocol: Protocol) -> str:
     return f"{len(task.names)} {noun}, not its {len(own)}"
 
 
-def _occurrence(
+def occurrence_from(
     labels: pa.Table, present_from: float, names: Sequence[str]
 ) -> tuple[pa.Table, list[str]]:
-    """Return labels with occurrence where only a level is known, and lines about them."""
+    """Return labels with occurrence where only a level is known, and lines about them.
+
+    Args:
+        labels: a label table, as of ``find_task``.
+        present_from: the lowest level that counts as present.
+        names: of action units; others stay as they are.
+    """
     made: list[str] = []
     odd = 0
     for name in names:
