@@ -8,6 +8,7 @@ kill the same command resumes.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from natsort import natsorted
 
 from ...manifests.arrays import Numbers, Rows
 from ...pipeline.errors import InputError
@@ -22,12 +24,13 @@ from ...pipeline.store.commit import write_json
 from ...pipeline.store.lock import locked
 from ..classify import plan_partitions, train
 from ..metrics.resampling import Draws, percentiles
-from .classifiers import start_digest
+from .classifiers import build_classifier
 from .early_checks import check_partition
 from .evaluate import evaluate_partition
 from .listing import Listing
 from .protocol import Partition
-from .scores.figure_text import from_start, in_unit, interval_text, text_scale
+from .scores.figure_text import from_start, in_unit, interval_text, start_name, text_scale
+from .scores.groups import GROUPED, group_columns
 from .scores.score_files import ScoreFile, read_scores
 from .scores.scoring import HEADLINE, MODEL, headline_of, row_statistics
 from .settings import AblateConfig, ClassifyConfig, EvaluateConfig
@@ -237,7 +240,11 @@ def ablate(
     pool = ViewPool(listing, np.unique(held), recipe.memory_gb, threads)
     plan = _plan(config, recipe, sizes)
     for start in {run.start for run in plan}:  # before hours of training
-        start_digest(recipe.model_copy(update={"encoder": start}))
+        build_classifier(recipe.model_copy(update={"encoder": start, "views": "original"}), task)
+    groups = None
+    if config.by:
+        found_groups = group_columns(listing.take(part.test).labels, [config.by])
+        groups = found_groups[GROUPED + config.by].to_pylist()
     with locked(output):
         found: dict[Run, ScoreFile] = {}
         for place, run in enumerate(plan, 1):
@@ -251,9 +258,8 @@ def ablate(
             some = replace(part, train=subset(candidates, size, seed))
             name = f"{size}-{arm}-{head}-seed{seed}"
             if start != recipe.encoder:
-                name += f"-{Path(start).stem or 'default'}"
+                name += f"-{start_name(start) or 'default'}"
             found[run] = _run(one, (listing, task, some), output / "runs" / name, pool, overwrite)
-        groups = listing.take(part.test).column(config.by) if config.by else None
         result = tabulate(config, task, found, groups)
         result.write(output)
     return result
@@ -263,6 +269,9 @@ def _plan(config: AblateConfig, recipe: ClassifyConfig, sizes: Sequence[int]) ->
     """Return all runs; sizes that are not to be full have the first seed and head alone."""
     if strange := {*config.full_sizes} - {*sizes}:
         raise InputError(f"ablate.full_sizes names {min(strange)}, which ablate.sizes does not")
+    names = Counter(map(start_name, dict.fromkeys(config.starts)))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise InputError(f"ablate.starts has several files '{twice[0]}': name them differently")
     found: list[Run] = []
     for size in sizes:
         full = not config.full_sizes or size in config.full_sizes
@@ -312,7 +321,7 @@ def tabulate(
     """
     first = next(iter(found.values()))
     if groups is not None:
-        names = sorted({str(name) for name in groups if name is not None})
+        names = natsorted({str(name) for name in groups if name is not None})
         inner = {}
         for name in names:
             rows = pa.array([place for place, own in enumerate(groups) if str(own) == name])

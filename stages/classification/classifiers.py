@@ -32,7 +32,7 @@ from ..networks.files.mae_checkpoints import PICKLES, load_encoder
 from ..networks.files.normalizer_file import open_normalizer
 from ..networks.norface import NorfaceNormalizer
 from .listing import Listing, photographs
-from .settings import RANDOM, ClassifyConfig
+from .settings import RANDOM, WEIGHT_SUFFIXES, ClassifyConfig
 from .tasks import Task
 from .views import (
     PLANS,
@@ -45,8 +45,6 @@ from .views import (
 )
 
 _BATCH = 64
-# What a file of weights that an encoder starts from is called.
-_FILES = (".safetensors", *PICKLES)
 
 #: Files in a model's folder: the weights, their card and, with ``paper_style``, the scores of each
 #: epoch on the test set.
@@ -98,7 +96,7 @@ def start_digest(config: ClassifyConfig) -> str:
     if wanted == RANDOM:
         return ""
     path = Path(wanted)
-    if path.suffix in _FILES:  # not a shipped name, though it may have dots: compact-0.1.0
+    if path.suffix in WEIGHT_SUFFIXES:  # else a shipped name
         if not path.is_file():
             raise InputError(f"no encoder weights {path}: correct classify.encoder")
         return sha256_file(path)

@@ -20,6 +20,9 @@ Preset = Literal["compact", "small", "norface"]
 Head = Literal["mixture", "dense"]
 #: A value of ``classify.encoder``: start from random weights.
 RANDOM = "random"
+#: Suffixes of files that ``classify.encoder`` may name; the last three are MAE checkpoints alone. A
+#: shipped name may have dots, too: compact-0.1.0.
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 ARMS: tuple[Views, ...] = (
     "original",
     "normalized",

@@ -11,8 +11,13 @@ import pytest
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification.scores import groups as grouping
+from normpipe.stages.classification.scores import plots
 from normpipe.stages.classification.scores.pooling import pool
-from normpipe.stages.classification.scores.score_files import read_scores, write_scores
+from normpipe.stages.classification.scores.score_files import (
+    ReliabilityBins,
+    read_scores,
+    write_scores,
+)
 from normpipe.stages.classification.scores.score_page import write_report
 from normpipe.stages.classification.tasks import Task
 
@@ -173,6 +178,22 @@ def test_another_task_in_the_same_folder_leaves_no_diagram(tmp_path):
 def decoded(source):
     data = base64.b64decode(source.removeprefix("data:image/png;base64,"))
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_a_unit_that_nobody_coded_has_an_empty_diagram(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    counts = {"counts": (0, 2), "confidence": (None, 0.75), "observed": (None, 0.5)}
+    none = {"counts": (0, 0), "confidence": (None, None), "observed": (None, None)}
+    bins = {name: ReliabilityBins(**found) for name, found in (("AU1", counts), ("AU2", none))}
+    plots.draw_reliability(bins, tmp_path / "drawn.png")
+    one, two = drawn[0].axes
+    assert one.get_title() == "AU1" and two.get_title() == "AU2: no label"
+    assert one.lines[-1].get_xydata().tolist() == [[0.75, 0.5]] and not len(
+        two.lines[-1].get_xdata()
+    )
+    ticks = [[label.get_text() for label in axes.get_yticklabels()] for axes in (one, two)]
+    assert ticks[0] == ticks[1]
 
 
 def test_groups_are_labels_with_few_values():
