@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,8 +72,14 @@ def evaluate(
     faces = listing.take(rows)
     groups = group_columns(faces.labels, config.by)
     data_digest = faces.digest(model.task)
+    recipe = about["recipe"]
+    notes = [*part.notes, *faces.notes, *left_out_notes(part.left_out)]
+    if not recipe["labels"]:
+        notes += unscored_units(model.task, faces.labels)
+    trained = pa.array(trained_by(model_folder, photographs(faces)), pa.bool_())
+    facts = {"subject": pa.array(faces.subjects(), pa.string()), TRAINED: trained, **groups}
     done = _done(output, digest, data_digest, config, views)
-    if done is not None:
+    if done is not None and {*notes} <= {*done.warnings} and _still(output, facts):
         log.info("%s: already scored: %s", split, output)
         return done
     if not config.any_normalizer:
@@ -84,16 +91,10 @@ def evaluate(
     table = prediction_table(
         model.task, faces, usable, predictions, about["fallback"], about["fold"]
     )
-    trained = trained_by(model_folder, photographs(faces))
-    table = table.append_column(TRAINED, pa.array(trained, pa.bool_()))
-    for name, column in groups.items():
-        table = table.append_column(name, column)
-    recipe = about["recipe"]
+    for name in (TRAINED, *groups):
+        table = table.append_column(name, facts[name])
     found = score(model.task, table, config.threshold)
     found["coverage"]["left_out"] = dict(part.left_out)
-    notes = [*part.notes, *faces.notes, *left_out_notes(part.left_out)]
-    if not recipe["labels"]:
-        notes += unscored_units(model.task, faces.labels)
     use = ExpertUse(model.task.names, predictions.input_load, predictions.output_gates)
     found["warnings"] = [*notes, *found["warnings"], *use.warnings()]
     card = ScoreCard(
@@ -229,6 +230,15 @@ def _check_normalizer(model: Classifier, views: str, faces: Listing) -> None:
     # Shards not made by normpipe record no weights; accept them if training had none either.
     if weights is not None or model.normalized_by:
         check_normalizer(model, weights, "--set evaluate.any_normalizer=true")
+
+
+def _still(output: Path, facts: Mapping[str, pa.Array]) -> bool:
+    """Return whether scores have these columns: they may change while pictures and truth do not."""
+    held = read_scores(output).predictions
+    return all(
+        name in held.column_names and held[name].to_pylist() == column.to_pylist()
+        for name, column in facts.items()
+    )
 
 
 def _done(

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -137,6 +138,13 @@ def test_groups_and_older_scores_are_scored_again(model, plan):
     # Without groups asked for, those that are there are enough.
     assert evaluate_partition(CPU, listing, part, model) == grouped
     assert read_scores(model / "scores").card == grouped
+    # Other people, groups or warnings are no longer what was scored.
+    names = pa.array(["p"] * len(listing))
+    place = listing.labels.column_names.index("subject")
+    changed = replace(listing, labels=listing.labels.set_column(place, "subject", names))
+    assert [*evaluate_partition(by, changed, part, model).groups["subject"]] == ["p"]
+    noted = replace(part, notes=("drawn at random",))
+    assert "drawn at random" in evaluate_partition(by, listing, noted, model).warnings
     path = model / "scores/scores.json"
     older = {**json.loads(path.read_text()), "schema_version": 1}
     path.write_text(json.dumps({name: older[name] for name in older if name != "reliability"}))
