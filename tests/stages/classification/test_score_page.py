@@ -202,6 +202,9 @@ def test_groups_are_labels_with_few_values():
     assert {name: one.to_pylist() for name, one in found.items()} == {
         "by_AU1": ["1", "0"], "by_sex": ["f", "unknown"],
     }  # fmt: skip
+    numbers = pa.table({"id": [1234567.0, 1234568.0, 2.5, NAN]})
+    made = grouping.group_columns(numbers, ["id"])["by_id"].to_pylist()
+    assert made == ["1234567", "1234568", "2.5", "unknown"]
     with pytest.raises(InputError, match="no column 'sexx' to group by; did you mean 'sex'"):
         grouping.group_columns(labels, ["sexx"])
     many = pa.table({"frame": [*range(60)]})
