@@ -320,6 +320,10 @@ def test_pictures_of_both_parts_are_counted_and_dropped():
     fewer, warnings = without_duplicates(both, sources, test, drop=True)
     assert fewer.train.tolist() == [0, 2, 3] and fewer.dropped == 1
     assert "1 training inputs are dropped" in warnings[0]
+    none, _ = without_duplicates(both, ["a"] * 6, ["a"] * 2, drop=True)
+    refused(
+        "all usable training inputs have pictures", check_training, TWO, listed(people(2)), none
+    )
     assert without_duplicates(both, sources, ["y"], drop=True) == (both, [])
     unknown = without_duplicates(both, [None] * 6, [None] * 2, drop=False)
     assert unknown[0] == both and "cannot be checked" in unknown[1][0]
