@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ....manifests.arrays import Mask
+from ....manifests.arrays import Mask, Numbers
 from ..tasks import Task, count_known, units_of
 
 #: A column that tables of predictions may have: whether the row's picture also trained the model;
@@ -18,6 +18,12 @@ TRAINED = "trained"
 #: Why a row of the test part is not in the test set.
 UNLABELLED = "without a label"
 _MOST_NAMES = 6
+# Figure → its title, and why an action unit with known truths lacks it; others are defined then.
+_UNDEFINED = {
+    "precision": ("precision", "never predicted"),
+    "recall": ("recall", "never occurs"),
+    "auc": ("AUC", "never or always occurs"),
+}
 
 #: Rows (N,) → the headline on them, in words.
 Headline = Callable[[Mask], str]
@@ -121,6 +127,26 @@ def unknown_units(task: Task, known: Sequence[Any]) -> list[str]:
         f"the means are over {left} of {len(task.names)} action units: no test face has a known "
         f"{_listed(none)}"
     ]
+
+
+def partial_means(task: Task, known: Numbers, figures: Mapping[str, Numbers]) -> list[str]:
+    """Return the warnings about means that lack action units although their truth is known.
+
+    Args:
+        known: (L,) count of known truths of each.
+        figures: by name, (L,) of each; NaN where undefined.
+    """
+    notes: list[str] = []
+    for name, (title, why) in _UNDEFINED.items():
+        gaps = (known > 0) & ~np.isfinite(figures.get(name, np.zeros(len(known))))
+        units = [unit for unit, flag in zip(task.names, gaps, strict=True) if flag]
+        left = int((known > 0).sum()) - len(units)
+        if units and left:  # without any, there is no mean
+            notes.append(
+                f"the mean {title} is over {left} of {len(task.names)} action units, "
+                f"without {_listed(units)} ({why})"
+            )
+    return notes
 
 
 def _counted(counts: Mapping[str, int]) -> str:
