@@ -40,9 +40,9 @@ from .classification.classifiers import (
 )
 from .classification.early_checks import planned_parts
 from .classification.listing import Listing, class_shares, list_faces, photographs
-from .classification.protocol import Partition, task_of
+from .classification.protocol import Partition, list_elsewhere, task_of
 from .classification.scores.scoring import fallback
-from .classification.settings import ClassifyConfig
+from .classification.settings import ClassifyConfig, EvaluateConfig
 from .classification.tasks import Task
 from .classification.views import (
     PLANS,
@@ -88,13 +88,15 @@ def plan_partitions(
     config: ClassifyConfig,
     data: ShardDataset,
     crossed: tuple[ShardDataset, str] | None = None,
+    scoring: EvaluateConfig | None = None,
 ) -> tuple[Listing, Task, list[Partition]]:
     """List the faces and choose which are for training and which for testing.
 
     Args:
         data: output of ``normpipe run``, opened as ``list_faces`` requires.
         crossed: test on another dataset only, opened likewise, and on a split of it (empty: all);
-            train on all of ``data`` except its own test split, if it has one.
+            train on the training split of ``data``, or on all of it if it has none.
+        scoring: how that one is read; None: by the defaults.
 
     Raises:
         InputError: no labels for the task, or data that ``check_partition`` refuses.
@@ -103,7 +105,11 @@ def plan_partitions(
     listing = list_faces(data, views, config.variant)
     listing, task = task_of(listing, config.task, config.labels, config.folds)
     task = replace(task, votes=config.votes)
-    other = list_faces(crossed[0], views) if crossed else None
+    other = None
+    if crossed:
+        scoring = scoring or EvaluateConfig.model_validate({})
+        reads = PLANS[scoring.views or config.views].reads
+        other = list_elsewhere(crossed[0], reads, task, scoring)
     parts = planned_parts(config, listing, task, other, crossed[1] if crossed else "")
     return listing, task, parts
 
@@ -362,7 +368,13 @@ def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:
     wanted = {**json.loads(json.dumps(about)), "data": found.get("about", {}).get("data")}
     same = found.get("about") == wanted
     kind, what = (TrainingDataChanged, "labels or pictures") if same else (OutputError, "settings")
-    lines = differences(found.get("about", {}).get("settings", {}), wanted["settings"], "classify.")
+    before, files = (found.get("about", {}).get(name, {}) for name in ("settings", "files"))
+    lines = differences(before, wanted["settings"], "classify.")
+    lines += [  # the same name or path, but what it names has changed
+        f"the weights of classify.{name} are others"
+        for name, digest in sorted(wanted["files"].items())
+        if files.get(name) != digest and before.get(name) == wanted["settings"][name]
+    ]
     raise kind(
         f"{folder} holds a classifier with other {what}{bracketed(lines)}: redo it with "
         "--overwrite, or choose another --output"

@@ -148,7 +148,7 @@ class Ingest(SourceStage):
                 raise InputError("ingest.root is for lists: remove it, the input is a folder")
             return self._scan_folder()
         if not self.source.exists():
-            raise InputError(f"no folder or list {self.source}: give an existing one with --input")
+            raise InputError(f"no folder or list {self.source}: give an existing one")
         if self._is_archive:
             return self._scan_archive()
         if self.source.suffix.lower() in SOLID_SUFFIXES:

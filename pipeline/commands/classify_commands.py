@@ -67,16 +67,17 @@ def classify(
         "output": output or data / "classify",
         "classify": {
             "task": protocol.task or None,
-            "folds": protocol.folds or None,
+            "folds": protocol.folds,
             "test_split": None if test else split or None,
             "drop_duplicates": protocol.drop_duplicates or None,
         },
         "evaluate": {"by": by or None},
     }
-    job = load_job(job_file, given, set or [], CONFIGS, _saved(data, job_file))
+    saved = _saved(data, job_file, one_split=test is not None)
+    job = load_job(job_file, given, set or [], CONFIGS, saved)
     config, scoring = settings = job.stage("classify"), job.stage("evaluate")
     other = (opened(test), split or "") if test else None
-    planned = plan_partitions(config, opened(data), other)
+    planned = plan_partitions(config, opened(data), other, scoring)
     keep_settings(
         data, job.output, settings, lambda: overwrite or settings_match(config, planned, job.output)
     )
@@ -86,7 +87,7 @@ def classify(
 
 @handled
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="folder that normpipe classify wrote"), READ],
+    model: Annotated[Path, typer.Argument(help="folder that normpipe classify wrote"), READ_FOLDER],
     data: Annotated[
         Path, typer.Option(metavar="DIR", help="output of normpipe run, with labels"), READ_FOLDER
     ],
@@ -116,7 +117,7 @@ def evaluate(
     folder = output or model / f"scores-{data.resolve().name}"
     given = {"output": folder, "evaluate": {"by": by or None}}
     job = load_job(None, given, set or [], CONFIGS, _saved(data))
-    listing = scoring.list_for(found, opened(data), views=job.stage("evaluate").views)
+    listing = scoring.list_for(job.stage("evaluate"), found, opened(data))
     part = scoring.part_elsewhere(job.stage("evaluate"), model, listing, split)
     scoring.evaluate(job.stage("evaluate"), model, listing, part, folder)
     report_scores(ProtocolResult([read_scores(folder)], None, True), folder)
@@ -215,10 +216,12 @@ def ablate(
         "output": output or data / "ablate",
         "classify": {"test_split": None if test else test_split or None},
     }
-    job = load_job(job_file, given, set or [], known, _saved(data, job_file))
+    saved = _saved(data, job_file, one_split=True)
+    job = load_job(job_file, given, set or [], known, saved)
     recipe: Any = job.stage("classify")
     other = (opened(test), test_split or "") if test else None
-    table = run_ablation(job.stage("ablate"), recipe, opened(data), job.output, overwrite, other)
+    config, scoring = job.stage("ablate"), job.stage("evaluate")
+    table = run_ablation(config, recipe, opened(data), job.output, overwrite, other, scoring)
     typer.echo(table.text())
     name = job.output / table.name
     typer.echo(f"table: {name}.json, picture: {name}.png")
@@ -252,6 +255,14 @@ def compare(
         write_json(json_file, found.as_json())
 
 
-def _saved(data: Path, job_file: Path | None = None) -> dict[str, Any]:
-    """Return the saved classifier settings of ``data``'s job; none if a job file is given."""
-    return {} if job_file else begun_with(data, {name: CONFIGS[name] for name in SINKS})
+def _saved(data: Path, job_file: Path | None = None, one_split: bool = False) -> dict[str, Any]:
+    """Return the saved classifier settings of ``data``'s job; none if a job file is given.
+
+    ``one_split``: the command takes no folds, so those of an earlier ``classify`` do not count.
+    """
+    if job_file:
+        return {}
+    found = begun_with(data, {name: CONFIGS[name] for name in SINKS})
+    if one_split:
+        found.get("classify", {}).pop("folds", None)
+    return found

@@ -8,6 +8,7 @@ kill the same command resumes.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,14 @@ from ...manifests.arrays import Rows
 from ...pipeline.errors import InputError
 from ...pipeline.store.lock import locked
 from ..classify import plan_partitions, train
-from .classifiers import start_digest
+from .classifiers import build_classifier
 from .early_checks import check_partition, check_training
 from .evaluate import evaluate_partition
-from .listing import Listing, list_faces
-from .protocol import Partition, foreign_part
+from .listing import Listing
+from .protocol import Partition, foreign_part, list_elsewhere
 from .scores.ablation import Ablation, Run, tabulate
-from .scores.figure_text import from_start
+from .scores.figure_text import from_start, start_name
+from .scores.groups import GROUPED, group_columns
 from .scores.score_files import ScoreFile, read_scores
 from .settings import AblateConfig, ClassifyConfig, EvaluateConfig
 from .tasks import Task
@@ -63,6 +65,7 @@ def ablate(
     output: Path,
     overwrite: bool = False,
     test: tuple[ShardDataset, str] | None = None,
+    scoring: EvaluateConfig | None = None,
 ) -> Ablation:
     """Train and score all combinations, and write the table.
 
@@ -74,6 +77,8 @@ def ablate(
         output: for models and table.
         overwrite: replace models made with other settings or data.
         test: another dataset to test on, opened likewise, and its split (empty: all of it).
+        scoring: how that one is read, and how all are scored, but for ``views``; None: by the
+            defaults.
 
     Raises:
         InputError: as ``classify``, or a size larger than the training set.
@@ -81,7 +86,8 @@ def ablate(
     """
     # All arms use the same faces: those with both views.
     both = recipe.model_copy(update={"views": "original+normalized"})
-    listing, task, parts = plan_partitions(both, data, test)
+    scoring = (scoring or EvaluateConfig.model_validate({})).model_copy(update={"views": None})
+    listing, task, parts = plan_partitions(both, data, test, scoring)
     if len(parts) > 1:
         raise InputError("ablate takes one split: leave classify.folds empty")
     part = parts[0]
@@ -107,14 +113,18 @@ def ablate(
     pool = ViewPool(listing, np.unique(held), recipe.memory_gb, threads)
     tested = _Tested(None, listing.take(part.test), pool)
     if test is not None:
-        other, split = list_faces(test[0], PLANS[both.views].reads), test[1]
+        other, split = list_elsewhere(test[0], PLANS[both.views].reads, task, scoring), test[1]
         rows = foreign_part(other, task, split, bool(recipe.labels)).test
         shown = rows[other.usable[rows]]
         seen = ViewPool(other, shown, recipe.memory_gb, threads)
         tested = _Tested((other, split), other.take(rows), seen)
     plan = _plan(config, recipe, sizes)
     for start in {run.start for run in plan}:  # before hours of training
-        start_digest(recipe.model_copy(update={"encoder": start}))
+        build_classifier(recipe.model_copy(update={"encoder": start, "views": "original"}), task)
+    groups = None
+    if config.by:
+        columns = group_columns(tested.faces.labels, [config.by])
+        groups = columns[GROUPED + config.by].to_pylist()
     with locked(output):
         found: dict[Run, ScoreFile] = {}
         for place, run in enumerate(plan, 1):
@@ -128,10 +138,10 @@ def ablate(
             some = replace(part, train=subset(candidates, size, seed))
             name = f"{size}-{arm}-{head}-seed{seed}"
             if start != recipe.encoder:
-                name += f"-{Path(start).stem or 'default'}"
+                name += f"-{start_name(start) or 'default'}"
             folder = output / "runs" / name
-            found[run] = _run(one, (listing, task, some), folder, pool, tested, overwrite)
-        groups = tested.faces.column(config.by) if config.by else None
+            what = (listing, task, some)
+            found[run] = _run(one, scoring, what, folder, pool, tested, overwrite)
         result = tabulate(config, task, found, groups, tested.name)
         result.write(output)
     return result
@@ -141,6 +151,9 @@ def _plan(config: AblateConfig, recipe: ClassifyConfig, sizes: Sequence[int]) ->
     """Return all runs; sizes that are not to be full have the first seed and head alone."""
     if strange := {*config.full_sizes} - {*sizes}:
         raise InputError(f"ablate.full_sizes names {min(strange)}, which ablate.sizes does not")
+    names = Counter(map(start_name, dict.fromkeys(config.starts)))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise InputError(f"ablate.starts has several files '{twice[0]}': name them differently")
     found: list[Run] = []
     for size in sizes:
         full = not config.full_sizes or size in config.full_sizes
@@ -163,6 +176,7 @@ def subset(rows: Rows, size: int, seed: int) -> Rows:
 
 def _run(
     recipe: ClassifyConfig,
+    scoring: EvaluateConfig,
     what: tuple[Listing, Task, Partition],
     folder: Path,
     pool: ViewPool,
@@ -173,6 +187,5 @@ def _run(
     # A time limit would stop a run early, and the table needs them all.
     recipe = recipe.model_copy(update={"minutes": None, "paper_style": False})
     train(recipe, listing, task, part, folder, pool=pool, overwrite=overwrite)
-    scoring = EvaluateConfig.model_validate({})
     evaluate_partition(scoring, listing, part, folder, tested.elsewhere, tested.pool)
     return read_scores(folder / (f"scores-{tested.name}" if tested.name else "scores"))

@@ -28,11 +28,11 @@ from ..networks.classifier import (
 )
 from ..networks.compact import CompactNormalizer
 from ..networks.files.checkpoint import find_weights, load_weights, read_notes, save_tensors
-from ..networks.files.mae_checkpoints import load_encoder
+from ..networks.files.mae_checkpoints import PICKLES, load_encoder
 from ..networks.files.normalizer_file import open_normalizer
 from ..networks.norface import NorfaceNormalizer
 from .listing import Listing, photographs
-from .settings import RANDOM, ClassifyConfig
+from .settings import RANDOM, WEIGHT_SUFFIXES, ClassifyConfig
 from .tasks import Task
 from .views import (
     PLANS,
@@ -96,9 +96,11 @@ def start_digest(config: ClassifyConfig) -> str:
     if wanted == RANDOM:
         return ""
     path = Path(wanted)
-    if path.suffix and not path.is_file():
-        raise InputError(f"no encoder weights {path}: correct classify.encoder")
-    return sha256_file(path if path.is_file() else find_weights(wanted))
+    if path.suffix in WEIGHT_SUFFIXES:  # else a shipped name
+        if not path.is_file():
+            raise InputError(f"no encoder weights {path}: correct classify.encoder")
+        return sha256_file(path)
+    return sha256_file(find_weights(wanted))
 
 
 def _normalizer_to_start_from(config: ClassifyConfig) -> Normalizer | None:
@@ -133,8 +135,7 @@ def _normalizer_to_start_from(config: ClassifyConfig) -> Normalizer | None:
 
 def _is_normalizer(wanted: str) -> bool:
     """Return whether weights are a normalizer's, rather than an MAE checkpoint's."""
-    path = Path(wanted)
-    if path.suffix and (path.suffix != ".safetensors" or not path.is_file()):
+    if Path(wanted).suffix in PICKLES:
         return False  # load_encoder reads it, or says what is wrong
     return "network" in read_notes(find_weights(wanted))
 
@@ -237,6 +238,20 @@ def open_classifier(path: Path) -> Classifier:
     network.eval().requires_grad_(False)
     start = notes.get("started_from", "")
     return Classifier(network, task, notes["views"], notes["normalizer"], made_by, start)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return the card of a finished model. Raises InputError if there is none."""
+    path = folder / CARD_FILE
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} has no {CARD_FILE}, which a finished model has: give the folder that "
+            "normpipe classify wrote, or run that command again"
+        ) from None
+    except ValueError:
+        raise InputError(f"{path} is damaged: train the model anew (--overwrite)") from None
 
 
 def check_normalizer(model: Classifier, weights: Collection[str] | None, unless: str) -> None:

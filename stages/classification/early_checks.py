@@ -25,7 +25,7 @@ def planned_parts(
     """Choose which inputs train and which test, check them, and log what is odd about them.
 
     Args:
-        other: another dataset to test on; then all of ``listing`` trains but its own test split.
+        other: another dataset to test on; then the training split of ``listing`` trains, or all.
         split: of ``other``; empty: all.
 
     Raises:
@@ -94,6 +94,11 @@ def check_partition(
 def check_training(task: Task, listing: Listing, part: Partition) -> None:
     """Raise InputError if there is nothing to learn: a label never occurs, or always."""
     train = part.train[listing.usable[part.train]]
+    if not len(train) and part.dropped:
+        raise InputError(
+            f"{part.name}: all usable training inputs have pictures that are also in the test "
+            "part: test on others, or train without drop_duplicates"
+        )
     if not len(train):
         raise InputError(
             f"{part.name}: no usable labelled input to train on: see 'normpipe status'"

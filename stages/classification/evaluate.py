@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,6 @@ from ...pipeline.errors import InputError
 from ...pipeline.stage import sha256_file
 from ..networks.devices import resolve_device
 from .classifiers import (
-    CARD_FILE,
     EPOCHS_FILE,
     MODEL_FILE,
     Classifier,
@@ -24,17 +24,18 @@ from .classifiers import (
     check_normalizer,
     open_classifier,
     predict_faces,
+    read_card,
     trained_by,
 )
-from .listing import Listing, list_faces, photographs
-from .protocol import Partition, foreign_part
+from .listing import Listing, photographs
+from .protocol import Partition, foreign_part, list_elsewhere
 from .scores.coverage import TRAINED, left_out_notes, unscored_units
 from .scores.expert_use import ExpertUse, write_experts
 from .scores.groups import group_columns
 from .scores.score_files import SCHEMA_VERSION, SCORES, ScoreCard, read_scores, write_scores
 from .scores.score_page import write_report
 from .scores.scoring import FALLBACK, MODEL, score, table_columns
-from .settings import EvaluateConfig, Views
+from .settings import EvaluateConfig
 from .tasks import Task
 from .views import PLANS, ViewData, ViewPool, normalizer_weights
 
@@ -65,14 +66,20 @@ def evaluate(
     model = open_classifier(model_folder)
     views = config.views or model.views
     _require_trained(model, views)
-    about = json.loads((model_folder / CARD_FILE).read_bytes())
+    about = read_card(model_folder)
     digest = sha256_file(model_folder / MODEL_FILE)
     rows, split = part.test, part.name
     faces = listing.take(rows)
     groups = group_columns(faces.labels, config.by)
     data_digest = faces.digest(model.task)
+    recipe = about["recipe"]
+    notes = [*part.notes, *faces.notes, *left_out_notes(part.left_out)]
+    if not recipe["labels"]:
+        notes += unscored_units(model.task, faces.labels)
+    trained = pa.array(trained_by(model_folder, photographs(faces)), pa.bool_())
+    facts = {"subject": pa.array(faces.subjects(), pa.string()), TRAINED: trained, **groups}
     done = _done(output, digest, data_digest, config, views)
-    if done is not None:
+    if done is not None and {*notes} <= {*done.warnings} and _still(output, facts):
         log.info("%s: already scored: %s", split, output)
         return done
     if not config.any_normalizer:
@@ -84,16 +91,10 @@ def evaluate(
     table = prediction_table(
         model.task, faces, usable, predictions, about["fallback"], about["fold"]
     )
-    trained = trained_by(model_folder, photographs(faces))
-    table = table.append_column(TRAINED, pa.array(trained, pa.bool_()))
-    for name, column in groups.items():
-        table = table.append_column(name, column)
-    recipe = about["recipe"]
+    for name in (TRAINED, *groups):
+        table = table.append_column(name, facts[name])
     found = score(model.task, table, config.threshold)
     found["coverage"]["left_out"] = dict(part.left_out)
-    notes = [*part.notes, *left_out_notes(part.left_out)]
-    if not recipe["labels"]:
-        notes += unscored_units(model.task, faces.labels)
     use = ExpertUse(model.task.names, predictions.input_load, predictions.output_gates)
     found["warnings"] = [*notes, *found["warnings"], *use.warnings()]
     card = ScoreCard(
@@ -202,20 +203,15 @@ def part_elsewhere(
         InputError: no model, or no input has a label that the model knows.
     """
     model = open_classifier(model_folder)
-    recipe = json.loads((model_folder / CARD_FILE).read_bytes())["recipe"]
+    recipe = read_card(model_folder)["recipe"]
     chosen = config.other_classes
     leave_out = bool(recipe["labels"]) if chosen == "auto" else chosen == "leave_out"
     return foreign_part(data, model.task, split, leave_out)
 
 
-def list_for(
-    model: Classifier, data: ShardDataset, variant: str = "", views: Views | None = None
-) -> Listing:
-    """List a dataset with the views that a model needs; arguments and errors as ``list_faces``.
-
-    ``views``: None for those that the model was trained on.
-    """
-    return list_faces(data, PLANS[views or model.views].reads, variant)
+def list_for(config: EvaluateConfig, model: Classifier, data: ShardDataset) -> Listing:
+    """List another dataset with the views that a model needs; errors as ``list_faces``."""
+    return list_elsewhere(data, PLANS[config.views or model.views].reads, model.task, config)
 
 
 def _require_trained(model: Classifier, views: str) -> None:
@@ -234,6 +230,15 @@ def _check_normalizer(model: Classifier, views: str, faces: Listing) -> None:
     # Shards not made by normpipe record no weights; accept them if training had none either.
     if weights is not None or model.normalized_by:
         check_normalizer(model, weights, "--set evaluate.any_normalizer=true")
+
+
+def _still(output: Path, facts: Mapping[str, pa.Array]) -> bool:
+    """Return whether scores have these columns: they may change while pictures and truth do not."""
+    held = read_scores(output).predictions
+    return all(
+        name in held.column_names and held[name].to_pylist() == column.to_pylist()
+        for name, column in facts.items()
+    )
 
 
 def _done(

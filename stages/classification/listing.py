@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from ...pipeline.errors import InputError, nearest
 from ...pipeline.store.labels import holds_job, vote_shares
 from ...pipeline.store.shards import ShardFolder
 from ..training.pictures import Form, decode_picture
-from .tasks import Task
+from .tasks import Task, check_labels, places_of
 
 if TYPE_CHECKING:
     from ...pipeline.read.dataset import ShardDataset
@@ -50,7 +50,8 @@ class Listing:
         dataset: its rows, with the encoded pictures of the views.
         labels: ``key``, ``parent_key``, ``status``, ``reason`` and all labels of each row.
         items: (N,) its row in ``dataset``.
-        variants: normalized variants that the dataset holds.
+        variants: normalized variants of its rows.
+        notes: what was done to the labels, for scores on them.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Listing:
     labels: pa.Table
     items: Rows
     variants: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -87,7 +89,7 @@ class Listing:
         """Return some of the inputs; ``rows`` (M,) are their indices."""
         places = np.asarray(rows, np.int64)
         labels = self.labels.take(pa.array(places))
-        return Listing(self.path, self.dataset, labels, self.items[places], self.variants)
+        return replace(self, labels=labels, items=self.items[places])
 
     def digest(self, task: Task, further: Sequence[str] = ()) -> str:
         """Return the sha256 of keys, pictures and truth: all that training on them depends on.
@@ -110,7 +112,8 @@ def list_faces(dataset: ShardDataset, views: Sequence[str], variant: str = "") -
         variant: which normalized faces; empty: the only ones.
 
     Raises:
-        InputError: no labels, a missing view, or several variants.
+        InputError: no labels, or such as ``check_labels`` refuses, a missing view, or several
+            variants.
     """
     listing = list_rows(dataset, views, variant)
     if not {*listing.labels.column_names} - {*_OWN}:
@@ -118,6 +121,7 @@ def list_faces(dataset: ShardDataset, views: Sequence[str], variant: str = "") -
             f"{listing.path} has no labels: give them when it is made (--input faces.csv, or "
             "ingest.class_per_folder), or add a labels.parquet with a column 'key' next to it"
         )
+    check_labels(listing.labels, listing.path)
     return listing.take(_one_per_input(listing, dataset))
 
 
@@ -131,9 +135,9 @@ def class_shares(task: Task, labels: pa.Table) -> Floats:
         raise InputError("classify.votes = true works for emotions only: set it to false")
     votes = np.zeros((labels.num_rows, len(task.names)), np.float64)
     given = vote_shares(labels)
-    for place, name in enumerate(task.names):
-        if name in EMOTIONS:
-            votes[:, place] = given[:, EMOTIONS.index(name)]
+    for place, name in enumerate(EMOTIONS):
+        if name in (own := places_of(task)):
+            votes[:, own[name]] = given[:, place]
     total = votes.sum(1, keepdims=True)
     found = np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
     if not np.isfinite(found).any():
@@ -150,11 +154,12 @@ def learnt_from_votes(task: Task, labels: pa.Table) -> Mask:
     So an input whose raters mostly chose another emotion, or none, does not train.
     """
     every, own = np.zeros(labels.num_rows), np.zeros(labels.num_rows)
+    classes = places_of(task)
     for name in vote_columns(labels.column_names):
         found: Any = labels[name].cast(pa.float64())
         votes = np.nan_to_num(found.to_numpy())
         every += votes
-        own += votes * (name.removesuffix("_votes") in task.names)
+        own += votes * (name.removesuffix("_votes") in classes)
     named = np.zeros(labels.num_rows, np.bool_)
     if "emotion" in labels.column_names:
         named = np.asarray([bool(name) for name in labels["emotion"].to_pylist()], np.bool_)
@@ -289,11 +294,14 @@ def _of_variant(table: pa.Table, variant: str, path: Path) -> tuple[Rows, tuple[
     names = np.asarray(table["variant"].to_pylist(), object)
     found = sorted({name for name in names if name})
     if not variant and len(found) > 1:
-        raise InputError(f"{path} has several variants: choose one of {', '.join(found)}")
+        raise InputError(
+            f"{path} has several variants: choose one of {', '.join(found)} (classify.variant; for "
+            "a dataset to test on evaluate.variant; --variant of predict)"
+        )
     if variant and variant not in found:
         raise InputError(f"{path} has no variant '{variant}'{nearest(variant, found)}")
     rows = np.flatnonzero(names == variant) if variant else np.arange(table.num_rows)
-    return rows, tuple(found)
+    return rows, (variant,) if variant else tuple(found)
 
 
 def _one_per_input(listing: Listing, dataset: ShardDataset) -> Rows:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,22 @@ from numpy.typing import NDArray
 from ...manifests.arrays import Mask, Rows
 from ...manifests.datasets import Description, described, load_description, seeded_folds
 from ...pipeline.errors import InputError, nearest
-from .listing import Listing, learnt_from_votes
+from .listing import Listing, learnt_from_votes, list_faces
 from .scores.coverage import UNLABELLED
-from .tasks import Kind, Task, find_task, of_protocol, people_of, protocol_task
+from .settings import EvaluateConfig
+from .tasks import (
+    Kind,
+    Task,
+    find_task,
+    occurrence_from,
+    of_protocol,
+    people_of,
+    protocol_task,
+    units_of,
+)
+
+if TYPE_CHECKING:
+    from ...pipeline.read.dataset import ShardDataset
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +98,8 @@ def held_out(
     if train_split == test_split:
         raise InputError(f"the split '{test_split}' cannot both train and test: name two splits")
     train, test = splits == train_split, splits == test_split
-    return _divided(listing, task, f"split {test_split}", train, test)
+    part = _divided(listing, task, f"split {test_split}", train, test)
+    return replace(part, notes=_unused(int((known & (splits == "")).sum()), "split"))
 
 
 def all_of(listing: Listing, task: Task, split: str = "") -> Partition:
@@ -107,6 +121,12 @@ def all_of(listing: Listing, task: Task, split: str = "") -> Partition:
         where = f" in split '{split}'" if split else ""
         there = [name for name in part.left_out if name != UNLABELLED]
         hint = f"; there are {', '.join(there)}" if there else ""
+        levels = units_of(listing.labels, "intensity")
+        if task.kind == "action_units" and any(name in levels for name in task.names):
+            hint = (
+                ", and there are levels alone: say from which one on a unit occurs, such as "
+                "--set evaluate.present_from=2 (DISFA)"
+            )
         raise InputError(
             f"{listing.path} has no input with a known label{where} to test on: the model knows "
             f"{', '.join(task.names)}{hint}"
@@ -137,6 +157,22 @@ def foreign_part(listing: Listing, task: Task, split: str, leave_out: bool) -> P
     return replace(part, name=f"{where} of {listing.name}", train=part.train[:0])
 
 
+def list_elsewhere(
+    data: ShardDataset, views: Sequence[str], task: Task, config: EvaluateConfig
+) -> Listing:
+    """List another dataset to test on, with the occurrence of action units where it is asked for.
+
+    Args:
+        data, views: as of ``list_faces``, which says what it raises.
+        task: of the model.
+    """
+    listing = list_faces(data, views, config.variant)
+    if config.present_from is None or task.kind != "action_units":
+        return listing
+    labels, lines = occurrence_from(listing.labels, config.present_from, task.names)
+    return replace(listing, labels=labels, notes=tuple(lines))
+
+
 def _divided(
     listing: Listing, task: Task, name: str, train: Mask, test: Mask, fold: int | None = None
 ) -> Partition:
@@ -155,6 +191,13 @@ def _divided(
         name, f"fold-{fold}" if fold is not None else "", fold,
         np.flatnonzero(learnt & train), np.flatnonzero(known & test), dict(left_out.most_common()),
     )  # fmt: skip
+
+
+def _unused(count: int, column: str) -> tuple[str, ...]:
+    """Return the warning about labelled inputs that are in no part."""
+    if not count:
+        return ()
+    return (f"{count} labelled inputs have no {column}: they neither train nor test",)
 
 
 def _random(listing: Listing, part: Partition, how: str) -> tuple[str, ...]:
@@ -243,7 +286,8 @@ def folds(listing: Listing, task: Task, which: str, seed: int) -> list[Partition
         for number in names
     ]  # fmt: skip
     if not which.isdecimal():
-        return parts
+        notes = _unused(int((known & ~inside).sum()), "fold")
+        return [replace(part, notes=notes) for part in parts]
     notes = _random(listing, parts[0], f"{which} folds, seed {seed}")
     return [replace(part, notes=notes) for part in parts]
 
@@ -276,6 +320,11 @@ def _named(listing: Listing, known: Mask, part_of: Mapping[str, Any], which: str
     """
     subjects = listing.subjects()
     labelled = [name for name, is_known in zip(subjects, known, strict=True) if is_known]
+    if without := sum(name is None for name in labelled):
+        raise InputError(
+            f"{without} labelled inputs have no subject, and the folds of {which} are of people: "
+            "give each a subject in the list, or leave its labels empty"
+        )
     unknown = sorted({str(name) for name in labelled if name not in part_of})
     if unknown:
         raise InputError(

@@ -19,8 +19,8 @@ from ...pipeline.store.lock import locked
 from ..classify import train
 from .classifiers import EPOCHS_FILE, Classifier, predict_faces
 from .evaluate import evaluate_partition, prediction_table
-from .listing import Listing, list_faces
-from .protocol import Partition
+from .listing import Listing
+from .protocol import Partition, list_elsewhere
 from .scores.coverage import left_out_notes
 from .scores.figure_text import figure_text, in_order
 from .scores.groups import group_columns
@@ -112,7 +112,10 @@ def _run(
     overwrite: bool,
 ) -> ProtocolResult:
     listing, task, parts = planned
-    other = (list_faces(test[0], PLANS[config.views].reads), test[1]) if test else None
+    other = None
+    if test:
+        reads = PLANS[scoring.views or config.views].reads
+        other = list_elsewhere(test[0], reads, task, scoring), test[1]
     group_columns((other[0] if other else listing).labels, scoring.by)  # before hours of training
     scores: list[ScoreFile] = []
     began = time.monotonic()

@@ -20,6 +20,9 @@ Preset = Literal["compact", "small", "norface"]
 Head = Literal["mixture", "dense"]
 #: A value of ``classify.encoder``: start from random weights.
 RANDOM = "random"
+#: Suffixes of files that ``classify.encoder`` may name; the last three are MAE checkpoints alone. A
+#: shipped name may have dots, too: compact-0.1.0.
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 ARMS: tuple[Views, ...] = (
     "original",
     "normalized",
@@ -157,7 +160,7 @@ class EvaluateConfig(StageConfig):
 
     camera: str = Field("", description="camera of the test set; recorded with every score")
     threshold: float = Field(
-        0.5, gt=0, lt=1, description="an action unit occurs from this probability on"
+        0.5, gt=0, lt=1, description="an action unit occurs above this probability"
     )
     views: Views | None = Field(
         None, description="views to use; unset: those it was trained on. original or normalized: "
@@ -178,6 +181,16 @@ class EvaluateConfig(StageConfig):
         "auto",
         description="faces of another dataset whose class the model does not know: wrong, or "
         "leave_out; auto: leave_out if classify.labels chose the classes, else wrong",
+    )
+    variant: str = added(
+        "", description="which normalized faces of another dataset; empty: the only ones"
+    )
+    present_from: float | None = added(
+        None,
+        gt=0,
+        le=5,
+        description="in another dataset, action units without a label of occurrence occur from "
+        "this level on (DISFA: 2); unset: they are unknown",
     )
 
 

@@ -64,15 +64,55 @@ class Task:
         if self.kind == "emotion":
             if "emotion" not in labels.column_names:
                 return np.full(labels.num_rows, np.nan, np.float32)
-            own = {name: float(place) for place, name in enumerate(self.names)}
-            # An own spelling comes first, so that labels with two of them stay two classes.
-            places = {emotion_name(name): place for name, place in own.items()} | own
+            places = places_of(self)
             spellings = {name for name in labels["emotion"].unique().to_pylist() if name}
             place_of = {n: places.get(n, places.get(emotion_name(n), np.nan)) for n in spellings}
             found = [place_of.get(name, np.nan) for name in labels["emotion"].to_pylist()]
             return np.asarray(found, np.float32)
         columns = [_numbers(labels, name) for name in self.columns]
         return np.stack(columns, axis=1) if columns else np.empty((labels.num_rows, 0), np.float32)
+
+
+def places_of(task: Task) -> dict[str, int]:
+    """Return the index of each class, by its name and by its standard name."""
+    own = {name: place for place, name in enumerate(task.names)}
+    # An own spelling comes first, so that labels with two of them stay two classes.
+    return {emotion_name(name): place for name, place in own.items()} | own
+
+
+def check_labels(labels: pa.Table, where: object) -> None:
+    """Refuse labels that ``ingest`` would not have written: tables of users have any content.
+
+    Args:
+        labels: a label table, as ``labels.parquet``.
+        where: they are, for the message.
+
+    Raises:
+        InputError: emotions that are no names, action units that are no numbers, an occurrence
+            other than 0 and 1, or a level outside 0 to 5.
+    """
+    if "emotion" in labels.column_names:
+        kind = labels.schema.field("emotion").type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.null()):
+            raise InputError(
+                f"{where}: the label 'emotion' holds {kind}: name each emotion, as datasets number "
+                "them differently"
+            )
+    for levels in (False, True):
+        allowed = "a level is from 0 to 5" if levels else (
+            "occurrence is 0 or 1: name a column of levels 'AU12_intensity'"
+        )  # fmt: skip
+        for name in units_of(labels, "intensity" if levels else "action_units").values():
+            try:
+                values = _numbers(labels, name)
+            except pa.ArrowException:
+                raise InputError(f"{where}: the label '{name}' is no number") from None
+            known = values[np.isfinite(values)]
+            wrong = (known < 0) | (known > MAX_LEVEL) if levels else (known != 0) & (known != 1)
+            if wrong.any():
+                value = f"{known[wrong][0]:g}"
+                raise InputError(f"{where}: the label '{name}' is {value}, but {allowed}")
 
 
 def people_of(subjects: Sequence[str | None], keys: Sequence[str]) -> list[str]:
@@ -144,7 +184,7 @@ def protocol_task(
     notes: list[str] = []
     if protocol is not None and protocol.present_from is not None:
         levels_of = [*(names or protocol.names)]
-        labels, notes = _occurrence(labels, protocol.present_from, levels_of)
+        labels, notes = occurrence_from(labels, protocol.present_from, levels_of)
     task = find_task(labels, kind, names)
     if protocol is None or not (protocol.folds or protocol.test):
         return labels, task, []
@@ -178,20 +218,27 @@ def of_protocol(task: Task, protocol: Protocol) -> str:
     return f"{len(task.names)} {noun}, not its {len(own)}"
 
 
-def _occurrence(
+def occurrence_from(
     labels: pa.Table, present_from: float, names: Sequence[str]
 ) -> tuple[pa.Table, list[str]]:
-    """Return labels with occurrence where only a level is known, and lines about them."""
+    """Return labels with occurrence where only a level is known, and lines about them.
+
+    Args:
+        labels: a label table, as of ``find_task``.
+        present_from: the lowest level that counts as present.
+        names: of action units; others stay as they are.
+    """
     made: list[str] = []
     odd = 0
     for name in names:
         levels = f"{name}_intensity"
-        if levels not in labels.column_names or labels[levels].null_count == labels.num_rows:
+        if levels not in labels.column_names or not count_known(labels, levels):
             continue
-        present = pc.cast(pc.greater_equal(labels[levels], present_from), pa.float32())
+        known = pc.cast(known_numbers(labels, levels), pa.float32())
+        present = pc.cast(pc.greater_equal(known, present_from), pa.float32())
         if name not in labels.column_names:
             labels = labels.append_column(name, pa.nulls(labels.num_rows, pa.float32()))
-        given = pc.cast(labels[name], pa.float32())
+        given = pc.cast(known_numbers(labels, name), pa.float32())
         odd += pc.sum(pc.not_equal(given, present)).as_py() or 0
         both = pc.coalesce(given, present)
         labels = labels.set_column(labels.column_names.index(name), name, both)
@@ -223,8 +270,21 @@ def _available(labels: pa.Table, kind: str) -> list[str]:
         found = {name for name in labels["emotion"].unique().to_pylist() if name}
         return [*(n for n in EMOTIONS if n in found), *sorted(found - {*EMOTIONS})]
     offered = units_of(labels, kind).items()
-    units = [unit for unit, name in offered if labels[name].null_count < labels.num_rows]
+    units = [unit for unit, name in offered if count_known(labels, name)]
     return sorted(units, key=lambda unit: int(unit[2:]))
+
+
+def known_numbers(labels: pa.Table, name: str) -> pa.ChunkedArray:
+    """Return a column of numbers, null where unknown: tables of users also write NaN for it."""
+    found = labels[name]
+    if not pa.types.is_floating(found.type):
+        return found
+    return pc.if_else(pc.is_nan(found), pa.scalar(None, found.type), found)
+
+
+def count_known(labels: pa.Table, name: str) -> int:
+    """Return in how many rows a column of numbers is known."""
+    return labels.num_rows - known_numbers(labels, name).null_count
 
 
 def units_of(labels: pa.Table, kind: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.stages.classification import ablate as module
 from normpipe.stages.classification.ablate import ablate, subset
 from normpipe.stages.classification.scores.ablation import Run, tabulate
+from normpipe.stages.classification.scores.figure_text import from_start
 from normpipe.stages.classification.scores.score_files import ScoreFile, read_scores
 from normpipe.stages.classification.settings import AblateConfig
 from normpipe.stages.classification.tasks import people_of
@@ -168,6 +169,7 @@ def test_starts_are_tables_of_their_own(made):
     words = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
     assert f"{words} with 40 faces from random weights" in first
     assert "40 training faces from own; accuracy" in rest[0]
+    assert from_start("a/compact-0.1.0") == from_start("compact-0.1.0.pth") == " from compact-0.1.0"
     assert len(both.cells) == 16 and "faces from random weights; accuracy" in both.text()
 
 
@@ -203,13 +205,15 @@ QUICK = settings(least_steps=2)
 def test_a_tiny_run_and_nothing_twice(easy, tmp_path):
     config = AblateConfig(
         arms=("original", "original+normalized"), heads=("mixture",), seeds=(0,), sizes=(20, 38),
-        resamples=20,
+        resamples=20, by="emotion",
     )  # fmt: skip
     found = ablate(config, QUICK, opened(easy), tmp_path)
     assert {(cell.size, cell.arm) for cell in found.cells} == {
         (size, arm) for size in (20, 38) for arm in ("original", "original+normalized")
     }
     assert found.test_rows == 20 and found.people == 5 and not found.without_subject
+    assert {*found.groups} == {"neutral", "happiness", "surprise"}
+    assert sum(group.test_rows for group in found.groups.values()) == 20
     assert any("cannot be checked" in note for note in found.warnings)  # of the toys' shards
     assert found.text().startswith("warning: ")
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {
@@ -261,6 +265,9 @@ def test_what_cannot_be_is_said_before_anything_is_trained(easy, tmp_path, monke
         ({"sizes": (39,)}, QUICK, "asks for 39 faces, but 38"),
         ({"sizes": (38, 0)}, QUICK, "asks for 0 faces"),
         ({"sizes": (38, 2)}, QUICK, "no example of"),
+        ({"by": "emotoin"}, QUICK, "no column 'emotoin' to group by; did you mean 'emotion'"),
+        ({"starts": ("a/one.pth", "b/one.safetensors")}, QUICK, "several files 'one'"),
+        ({"starts": ("compact",)}, QUICK, "preset = 'small' always starts from random weights"),
         ({}, settings(folds="2"), "one split"),
         ({}, settings(devices=2), "one process"),
     ):
@@ -285,7 +292,7 @@ def test_starts_and_full_sizes(easy, tmp_path):
         assert path.parent.name.endswith(f"-{start}")
     for change, words in (
         ({"full_sizes": (30,)}, "full_sizes names 30, which ablate.sizes does not"),
-        ({"starts": ("random", "x.safetensors")}, r"no encoder weights x\.safetensors"),
+        ({"starts": ("random", "x.safetensors")}, r"no weights 'x\.safetensors'"),
     ):
         with pytest.raises(InputError, match=words):
             ablate(config.model_copy(update=change), recipe, opened(easy), tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,22 @@ import torch
 
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.stages import classify as module
-from normpipe.stages.classification.classifiers import open_classifier, save_classifier
+from normpipe.stages.classification.classifiers import (
+    open_classifier,
+    save_classifier,
+    start_digest,
+)
 from normpipe.stages.classification.evaluate import evaluate_partition
 from normpipe.stages.classification.protocol_run import run_protocol
 from normpipe.stages.classification.scores.score_files import read_scores
 from normpipe.stages.classification.settings import EvaluateConfig
 from normpipe.stages.classify import plan_partitions, train
-from normpipe.stages.networks.files.checkpoint import read_notes, read_tensors, save_tensors
+from normpipe.stages.networks.files.checkpoint import (
+    find_weights,
+    read_notes,
+    read_tensors,
+    save_tensors,
+)
 from normpipe.stages.networks.files.normalizer_file import open_normalizer
 from normpipe.stages.networks.norface import NorfaceNormalizer
 from normpipe.stages.networks.vit import Vit
@@ -217,6 +227,18 @@ def test_it_starts_from_the_normalizers_encoder(easy, tmp_path):
     with pytest.raises(OutputError, match=r'classify\.encoder: "" → random'):
         run(settings(**{**change, "freeze_encoder": False, "encoder": "random"}), easy,
             tmp_path / "frozen")  # fmt: skip
+    # A shipped name may have dots. Weights that change under their name are another start.
+    encoder_file = tmp_path / "start.safetensors"
+    for name in ("compact-0.1.0", "compact"):
+        assert start_digest(settings(preset="compact", encoder=name)) == (
+            open_normalizer(name).digest
+        )
+    shutil.copy(find_weights("compact"), encoder_file)
+    named = settings(**{**change, "encoder": str(encoder_file), "least_steps": 2})
+    run(named, easy, tmp_path / "named")
+    shutil.copy(find_weights("compact-0.1.0"), encoder_file)
+    with pytest.raises(OutputError, match=r"\(the weights of classify\.encoder are others\)"):
+        run(named, easy, tmp_path / "named")
     run(settings(preset="compact", encoder="random"), easy, tmp_path / "random")
     other = open_classifier(tmp_path / "random")
     assert other.started_from == "" and card(tmp_path / "random")["started_from"]["sha256"] == ""
@@ -263,6 +285,7 @@ def test_encoders_that_do_not_fit_are_one_line(easy, tmp_path):
         ({**COMPACT, "encoder": "random", "batch_norm": "frozen"}, "'frozen' would keep random"),
         ({"encoder": "compact"}, "preset = 'compact' or 'norface'"),
         ({**NORFACE, "encoder": "x.pth"}, "no encoder weights x.pth"),
+        ({**NORFACE, "encoder": "compact-0.1.0"}, "is a compact normalizer: .* = 'compact'"),
         ({**NORFACE, "encoder": "compact"}, "is a compact normalizer: .* = 'compact'"),
         ({**COMPACT, "encoder": "compakt"}, r"no weights 'compakt': .*\(compact"),
         ({**COMPACT, "votes": True}, "no votes for these emotions"),

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -25,8 +26,10 @@ from normpipe.stages.classification.evaluate import (
 )
 from normpipe.stages.classification.listing import list_faces
 from normpipe.stages.classification.protocol import all_of
+from normpipe.stages.classification.protocol_run import run_protocol
 from normpipe.stages.classification.scores.score_files import read_scores
 from normpipe.stages.classification.settings import EvaluateConfig
+from normpipe.stages.classify import plan_partitions
 
 from .classification.faces import Face, opened, write_faces
 from .classification.training import EMOTIONS, planned, run, settings
@@ -135,6 +138,13 @@ def test_groups_and_older_scores_are_scored_again(model, plan):
     # Without groups asked for, those that are there are enough.
     assert evaluate_partition(CPU, listing, part, model) == grouped
     assert read_scores(model / "scores").card == grouped
+    # Other people, groups or warnings are no longer what was scored.
+    names = pa.array(["p"] * len(listing))
+    place = listing.labels.column_names.index("subject")
+    changed = replace(listing, labels=listing.labels.set_column(place, "subject", names))
+    assert [*evaluate_partition(by, changed, part, model).groups["subject"]] == ["p"]
+    noted = replace(part, notes=("drawn at random",))
+    assert "drawn at random" in evaluate_partition(by, listing, noted, model).warnings
     path = model / "scores/scores.json"
     older = {**json.loads(path.read_text()), "schema_version": 1}
     path.write_text(json.dumps({name: older[name] for name in older if name != "reliability"}))
@@ -155,10 +165,11 @@ def test_one_view_of_a_model_of_both(model, plan, easy):
         tables.append(predicted(read_scores(model / "scores").predictions))
     assert not any(np.allclose(tables[0], one) for one in tables[1:])
     # The originals alone need no normalized faces.
-    alone = list_for(open_classifier(model), opened(easy / "aligned"), views="original")
+    found = open_classifier(model)
+    alone = list_for(EvaluateConfig(views="original"), found, opened(easy / "aligned"))
     assert len(alone) == len(listing)
     with pytest.raises(InputError, match="side by side"):
-        list_for(open_classifier(model), opened(easy / "aligned"))
+        list_for(CPU, found, opened(easy / "aligned"))
 
 
 @pytest.mark.parametrize(
@@ -313,6 +324,54 @@ def test_action_units_of_one_side_only_are_told(easy, tmp_path):
         "not scored, as the model does not predict them: AU5 (4)",
         "the means are over 1 of 2 action units: no test face has a known AU1",
     ]
+
+
+def test_occurrence_follows_the_levels_of_another_dataset(easy, tmp_path):
+    """A list of levels, such as DISFA's, tests a model of occurrence without a second list."""
+    config = settings(least_steps=2, task="action_units")
+    run(config, easy, tmp_path / "model")
+    model = open_classifier(tmp_path / "model")
+    assert model.task.names == ("AU1", "AU12")
+    faces = [Face(f"l/{n}.png", {"AU12_intensity": float(n)}) for n in range(5)]
+    faces.append(Face("l/5.png", {"AU12_intensity": None}))
+    folder = write_faces(tmp_path / "other", faces)
+    with pytest.raises(InputError, match=r"levels alone: .* evaluate\.present_from=2") as caught:
+        plan_partitions(config, opened(easy), (opened(folder), ""))
+    assert "\n" not in str(caught.value)
+    truths = {}
+    for level in (2.0, 3.5):
+        scoring = EvaluateConfig(device="cpu", present_from=level)
+        other = list_for(scoring, model, opened(folder))
+        part = part_elsewhere(scoring, tmp_path / "model", other, "")
+        card = evaluate(scoring, tmp_path / "model", other, part, tmp_path / "scores")
+        assert card.coverage.test_rows == 5 and card.coverage.left_out == {"without a label": 1}
+        assert f"occurs from level {level:g} on: AU12" in card.warnings
+        assert card.per_label["full"]["AU12"]["positives"] == (3 if level == 2 else 1)
+        truths[level] = read_scores(tmp_path / "scores").predictions["truth_AU12"].to_pylist()
+    assert truths == {2: [0, 0, 1, 1, 1], 3.5: [0, 0, 0, 0, 1]}
+    # Training with --test counts the same.
+    scoring = EvaluateConfig(device="cpu", present_from=2)
+    crossed = (opened(folder), "")
+    planned = plan_partitions(config, opened(easy), crossed, scoring)
+    (scored,) = run_protocol(config, scoring, planned, tmp_path / "model", crossed).scores
+    assert scored.predictions["truth_AU12"].to_pylist() == truths[2]
+    assert "occurs from level 2 on: AU12" in scored.card.warnings
+
+
+def test_a_dataset_of_several_variants_is_tested_on_one(easy, tmp_path):
+    run(settings(least_steps=2), easy, tmp_path / "model")
+    faces = [Face(f"v/{n}.png", {"emotion": name}) for n, name in enumerate(EMOTIONS)]
+    folder = write_faces(tmp_path / "other", faces, variants=("one", "two"))
+    found = open_classifier(tmp_path / "model")
+    with pytest.raises(InputError, match="choose one of one, two"):
+        list_for(CPU, found, opened(folder))
+    scoring = EvaluateConfig(device="cpu", variant="two")
+    crossed = (opened(folder), "")
+    planned = plan_partitions(settings(least_steps=2), opened(easy), crossed, scoring)
+    (scored,) = run_protocol(
+        settings(least_steps=2), scoring, planned, tmp_path / "model", crossed
+    ).scores
+    assert scored.card.variant == "two" and scored.card.coverage.test_rows == 3
 
 
 def test_figures_chosen_on_the_test_stand_apart(model):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from natsort import natsorted
 
 from ....manifests.arrays import Numbers
 from ....pipeline.store.commit import write_json
@@ -199,7 +200,7 @@ def tabulate(
     """
     first = next(iter(found.values()))
     if groups is not None:
-        names = sorted({str(name) for name in groups if name is not None})
+        names = natsorted({str(name) for name in groups if name is not None})
         inner = {}
         for name in names:
             rows = pa.array([place for place, own in enumerate(groups) if str(own) == name])

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ....manifests.arrays import Mask
-from ..tasks import Task, units_of
+from ....manifests.arrays import Mask, Numbers
+from ..tasks import Task, count_known, units_of
 
 #: A column that tables of predictions may have: whether the row's picture also trained the model;
 #: null if that cannot be checked.
@@ -18,6 +18,12 @@ TRAINED = "trained"
 #: Why a row of the test part is not in the test set.
 UNLABELLED = "without a label"
 _MOST_NAMES = 6
+# Figure → its title, and why an action unit with known truths lacks it; others are defined then.
+_UNDEFINED = {
+    "precision": ("precision", "never predicted"),
+    "recall": ("recall", "never occurs"),
+    "auc": ("AUC", "never or always occurs"),
+}
 
 #: Rows (N,) → the headline on them, in words.
 Headline = Callable[[Mask], str]
@@ -98,9 +104,9 @@ def unscored_units(task: Task, labels: pa.Table) -> list[str]:
     if task.kind == "emotion":
         return []
     other = {
-        name: labels.num_rows - labels[column].null_count
+        name: count
         for name, column in units_of(labels, task.kind).items()
-        if name not in task.names
+        if name not in task.names and (count := count_known(labels, column))
     }
     if not other:
         return []
@@ -121,6 +127,26 @@ def unknown_units(task: Task, known: Sequence[Any]) -> list[str]:
         f"the means are over {left} of {len(task.names)} action units: no test face has a known "
         f"{_listed(none)}"
     ]
+
+
+def partial_means(task: Task, known: Numbers, figures: Mapping[str, Numbers]) -> list[str]:
+    """Return the warnings about means that lack action units although their truth is known.
+
+    Args:
+        known: (L,) count of known truths of each.
+        figures: by name, (L,) of each; NaN where undefined.
+    """
+    notes: list[str] = []
+    for name, (title, why) in _UNDEFINED.items():
+        gaps = (known > 0) & ~np.isfinite(figures.get(name, np.zeros(len(known))))
+        units = [unit for unit, flag in zip(task.names, gaps, strict=True) if flag]
+        left = int((known > 0).sum()) - len(units)
+        if units and left:  # without any, there is no mean
+            notes.append(
+                f"the mean {title} is over {left} of {len(task.names)} action units, "
+                f"without {_listed(units)} ({why})"
+            )
+    return notes
 
 
 def _counted(counts: Mapping[str, int]) -> str:

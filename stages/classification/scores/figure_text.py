@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..settings import RANDOM
+from ..settings import RANDOM, WEIGHT_SUFFIXES
 
 
 class _Unit(NamedTuple):
@@ -115,4 +115,10 @@ def _split(name: str) -> str:
 
 def from_start(start: str) -> str:
     """Return words on where an encoder starts; none for the preset's own start."""
-    return f" from {'random weights' if start == RANDOM else Path(start).stem}" if start else ""
+    return f" from {'random weights' if start == RANDOM else start_name(start)}" if start else ""
+
+
+def start_name(start: str) -> str:
+    """Return a start's name in tables and folders: of a file without its suffix."""
+    path = Path(start)
+    return path.stem if path.suffix in WEIGHT_SUFFIXES else path.name

@@ -76,4 +76,6 @@ def group_figures(
 def _group_of(value: Any) -> str:
     if value is None or value == "" or value != value:
         return NO_GROUP
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):  # all digits of whole numbers: 1234567 is not 1234568
+        return str(int(value)) if value.is_integer() else f"{value:g}"
+    return str(value)

@@ -52,9 +52,10 @@ def draw_reliability(diagrams: Mapping[str, ReliabilityBins], path: Path) -> Non
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
         pairs = zip(bins.confidence, bins.observed, strict=True)
         known = [(c, o) for c, o in pairs if c is not None and o is not None]
-        axes.plot(*zip(*known, strict=True), "o-", color=_COLOURS[0], markersize=3, linewidth=1)
+        told, happened = [c for c, _ in known], [o for _, o in known]
+        axes.plot(told, happened, "o-", color=_COLOURS[0], markersize=3, linewidth=1)
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name if known else f"{name}: no label", fontsize=9)
         axes.tick_params(labelsize=7)
     figure.supxlabel("probability", fontsize=9)
     figure.supylabel("share that happened", fontsize=9)

@@ -18,7 +18,7 @@ from ....manifests.arrays import Mask, Numbers
 from ....pipeline.errors import InputError
 from ...metrics import action_units, calibration, emotion, intensity
 from ..tasks import Kind, Task
-from .coverage import coverage_of, unknown_classes, unknown_units
+from .coverage import coverage_of, partial_means, unknown_classes, unknown_units
 from .figure_text import figure_text
 from .groups import group_figures
 
@@ -251,6 +251,7 @@ def _measure(
     notes = [f"{name} {what}" for name, flag in zip(task.names, odd, strict=True) if flag]
     notes += [f"{name} {why}" for name, flag in zip(task.names, one_sided, strict=True) if flag]
     notes += unknown_units(task, known.tolist())
+    notes += partial_means(task, known, figures)
     return means, _by_label(task, {**figures, **counts}), notes, None
 
 

@@ -120,7 +120,8 @@ def load_encoder(encoder: Vit, path: Path, interpolate: bool = False) -> str:
     elif any(name.startswith("patch_embed.steps.") for name in tensors):
         raise InputError(
             f"{path} was pretrained with stem = 'conv', and this encoder has stem = 'patch': set "
-            "fit_normalizer.network_settings.stem = 'conv', or give one pretrained with 'patch'"
+            "classify.stem or fit_normalizer.network_settings.stem to 'conv', or give one "
+            "pretrained with 'patch'"
         )
     else:
         layout = _layout_of(path, wrapper, tensors)

@@ -169,6 +169,24 @@ def test_folds_another_dataset_and_evaluate_each_by_one_flag(job: Path, tmp_path
     assert table.exit_code == 0, table.output
 
 
+def test_saved_folds_bind_no_command_that_takes_none(job: Path, tmp_path: Path) -> None:
+    """The commands of docs/classifying.md work one after the other."""
+    out = shutil.copytree(job, tmp_path / "out", ignore=shutil.ignore_patterns("classify"))
+    short = [*SHORT, "--set", 'classify.labels=["neutral","happiness"]']
+    assert call("classify", out, "--folds", "2", *short).exit_code == 0
+    assert saved(out)["classify"]["folds"] == "2"
+    arms = ['ablate.arms=["original"]', "ablate.seeds=[0]", 'ablate.heads=["mixture"]']
+    table = call("ablate", out, *(word for arm in arms for word in ("--set", arm)))
+    assert table.exit_code == 0 and "test faces" not in table.stdout, table.output
+    both = call("classify", out, "--folds", "2", "--test", job)
+    refused(both, "exclude each other")
+    cross = call("classify", out, "--test", job)
+    assert cross.exit_code == 0 and "cross-dataset" in cross.stdout, cross.output
+    assert call("classify", out, "--folds", "2").exit_code == 0
+    one = call("classify", out, "--output", tmp_path / "one", "--folds", "")
+    assert one.exit_code == 0 and "split test" in one.stdout, one.output
+
+
 def test_paper_style_stands_beside_and_never_as_the_headline(job: Path, tmp_path: Path) -> None:
     output = tmp_path / "model"
     style = ["--set", "classify.paper_style=true", "--set", "classify.epochs=3"]
@@ -193,6 +211,12 @@ def test_bad_input_is_one_line(job: Path, tmp_path: Path) -> None:
     refused(wrong, "happiness")
     refused(call("classify", job, *output, "--set", "classify.encoder=x.pth"), "weights x.pth")
     refused(call("evaluate", tmp_path, "--data", job), "no classifier")
+    weights = job / "classify/classifier.safetensors"
+    refused(call("evaluate", weights, "--data", job), "is not a folder")
+    shutil.copy(weights, tmp_path)
+    refused(call("evaluate", tmp_path, "--data", job), "no classifier.json", "classify wrote")
+    (tmp_path / "classifier.json").write_bytes(b"{")
+    refused(call("evaluate", tmp_path, "--data", job), "is damaged")
     labels = pq.read_table(job / "labels.parquet")
     same = pa.array(["one"] * labels.num_rows)
     place = labels.column_names.index("subject")

@@ -128,11 +128,12 @@ def test_pairs_with_pictures_of_before_learn_their_weights_from_the_job(tmp_path
 
 def test_variants(tmp_path):
     write_faces(tmp_path, several(), variants=("one", "two"))
-    refused("several variants: choose one of one, two", tmp_path, BOTH)
+    refused("several variants: choose one of one, two .*evaluate.variant", tmp_path, BOTH)
     refused("no variant 'tow'.*did you mean 'two'", tmp_path, BOTH, "tow")
     listing = list_faces(opened(tmp_path), BOTH, "two")
     assert listing.column("key")[1] == "d/b.jpg#2@two" and len(listing) == 4
-    assert listing.variants == ("one", "two") and listing.usable.sum() == 3
+    # A score says which of them it is about.
+    assert listing.variants == ("two",) and listing.usable.sum() == 3
 
 
 def test_what_is_not_there_is_one_line(job, tmp_path):

@@ -136,6 +136,14 @@ def test_folds_of_the_labels():
     one, two = folds(listing, TWO, "labels", 0)
     assert subjects(listing, one.test) == {"p00", "p03"} == subjects(listing, two.train)
     assert subjects(listing, two.test) == {"p01", "p04"}  # rows without a fold do nothing
+    said = ("8 labelled inputs have no fold: they neither train nor test",)
+    assert one.notes == two.notes == said
+    labels = [{**found, "split": ["train", "test", None][n // 4 % 3]} for n, found in
+              enumerate([*people(6), {"emotion": None}])]  # fmt: skip
+    part = held_out(listed(labels), TWO, "train", "test", 0)
+    assert part.notes == ("8 labelled inputs have no split: they neither train nor test",)
+    assert not held_out(listed(people(2, split="train") + people(2, split="test")), TWO, "train",
+                        "test", 0).notes  # fmt: skip
     refused("no column 'fold'", folds, listed(people(2)), TWO, "labels", 0)
     same = listed([{**found, "fold": 1} for found in people(2)])
     refused("fewer than two folds", folds, same, TWO, "labels", 0)
@@ -165,6 +173,8 @@ def test_published_folds_know_their_subjects():
     task = Task("action_units", ("AU1",))
     listing = listed([{"subject": who, "AU1": 1.0} for who in ("F001", "Anna", "Bert")])
     refused(r"no fold for the subject 'Anna' \(2 in all\)", folds, listing, task, "bp4d", 0)
+    nobody = listed([{"subject": who, "AU1": 1.0} for who in ("F001", None, None)])
+    refused("2 labelled inputs have no subject, .* bp4d", folds, nobody, task, "bp4d", 0)
     refused("no description of dataset 'bp5d'.*bp4d", folds, listing, task, "bp5d", 0)
     refused("has no task 'emotion'", folds, listing, Task("emotion", ("a",)), "bp4d", 0)
 
@@ -310,6 +320,10 @@ def test_pictures_of_both_parts_are_counted_and_dropped():
     fewer, warnings = without_duplicates(both, sources, test, drop=True)
     assert fewer.train.tolist() == [0, 2, 3] and fewer.dropped == 1
     assert "1 training inputs are dropped" in warnings[0]
+    none, _ = without_duplicates(both, ["a"] * 6, ["a"] * 2, drop=True)
+    refused(
+        "all usable training inputs have pictures", check_training, TWO, listed(people(2)), none
+    )
     assert without_duplicates(both, sources, ["y"], drop=True) == (both, [])
     unknown = without_duplicates(both, [None] * 6, [None] * 2, drop=False)
     assert unknown[0] == both and "cannot be checked" in unknown[1][0]
@@ -368,7 +382,7 @@ def test_occurrence_follows_the_levels_of_disfa(caplog):
     caplog.set_level("INFO", "normpipe")
     description, names = whole("disfa")
     twelve = description.protocol("intensity").names
-    levels = [0.0, 1.0, 2.0, 5.0, None]
+    levels = [0.0, 1.0, 2.0, 5.0, None, NAN]  # tables of users have NaN where unknown
     labels = [
         {"subject": who, **{f"{u}_intensity": level for u in twelve}}
         for who in names
@@ -377,7 +391,8 @@ def test_occurrence_follows_the_levels_of_disfa(caplog):
     listing = listed(labels)
     found, task = task_of(listing, "action_units", (), "disfa")
     assert task.names == description.protocol("action_units").names
-    assert task.truth(found.labels)[:5, 0].tolist() == pytest.approx([0, 0, 1, 1, NAN], nan_ok=True)
+    truth = task.truth(found.labels)[:6, 0].tolist()
+    assert truth == pytest.approx([0, 0, 1, 1, NAN, NAN], nan_ok=True)
     assert "occurs from level 2 on: AU1, AU2" in caplog.text
     parts = folds(found, task, "disfa", 0)
     assert [len(part.test) for part in parts] == [9 * 4] * 3

@@ -11,8 +11,13 @@ import pytest
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification.scores import groups as grouping
+from normpipe.stages.classification.scores import plots
 from normpipe.stages.classification.scores.pooling import pool
-from normpipe.stages.classification.scores.score_files import read_scores, write_scores
+from normpipe.stages.classification.scores.score_files import (
+    ReliabilityBins,
+    read_scores,
+    write_scores,
+)
 from normpipe.stages.classification.scores.score_page import write_report
 from normpipe.stages.classification.tasks import Task
 
@@ -175,12 +180,31 @@ def decoded(source):
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 
 
+def test_a_unit_that_nobody_coded_has_an_empty_diagram(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    counts = {"counts": (0, 2), "confidence": (None, 0.75), "observed": (None, 0.5)}
+    none = {"counts": (0, 0), "confidence": (None, None), "observed": (None, None)}
+    bins = {name: ReliabilityBins(**found) for name, found in (("AU1", counts), ("AU2", none))}
+    plots.draw_reliability(bins, tmp_path / "drawn.png")
+    one, two = drawn[0].axes
+    assert one.get_title() == "AU1" and two.get_title() == "AU2: no label"
+    assert one.lines[-1].get_xydata().tolist() == [[0.75, 0.5]] and not len(
+        two.lines[-1].get_xdata()
+    )
+    ticks = [[label.get_text() for label in axes.get_yticklabels()] for axes in (one, two)]
+    assert ticks[0] == ticks[1]
+
+
 def test_groups_are_labels_with_few_values():
     labels = pa.table({"key": ["a", "b"], "sex": ["f", None], "AU1": [1.0, 0.0]})
     found = grouping.group_columns(labels, ["AU1", "sex"])
     assert {name: one.to_pylist() for name, one in found.items()} == {
         "by_AU1": ["1", "0"], "by_sex": ["f", "unknown"],
     }  # fmt: skip
+    numbers = pa.table({"id": [1234567.0, 1234568.0, 2.5, NAN]})
+    made = grouping.group_columns(numbers, ["id"])["by_id"].to_pylist()
+    assert made == ["1234567", "1234568", "2.5", "unknown"]
     with pytest.raises(InputError, match="no column 'sexx' to group by; did you mean 'sex'"):
         grouping.group_columns(labels, ["sexx"])
     many = pa.table({"frame": [*range(60)]})

@@ -131,6 +131,24 @@ def test_pictures_that_trained_the_model_are_counted():
     assert "there are no others" in whole["warnings"][0]
 
 
+def test_means_over_fewer_units_say_so():
+    """A unit that is never predicted has no precision: the mean is of the others."""
+    truth = np.array([[1, 1], [1, 0], [0, 0.0]])
+    told = np.array([[0.9, 0.1], [0.1, 0.2], [0.8, 0.3]])
+    found = score(UNITS, table(UNITS, truth, told))
+    assert found["scores"]["full"]["precision"] == 0.5
+    less, unit = "the mean precision is over 1 of 2 action units", UNITS.names[1]
+    assert found["warnings"] == [f"{less}, without {unit} (never predicted)"]
+    truth[:, 1] = 0
+    notes = score(UNITS, table(UNITS, truth, told))["warnings"]
+    assert [note.partition(" is over 1 of 2")[0] for note in notes[1:]] == [
+        f"the mean {name}" for name in ("precision", "recall", "AUC")
+    ]
+    truth[:, 1] = np.nan  # said once
+    notes = score(UNITS, table(UNITS, truth, told))["warnings"]
+    assert len(notes) == 1 and notes[0].startswith("the means are over 1 of 2 action units")
+
+
 def test_scores_that_cannot_fail_are_told():
     notes = score(EMOTIONS, table(EMOTIONS, np.ones(3), np.eye(3)))["warnings"]
     assert any("all test pictures show happiness" in note for note in notes)
@@ -138,7 +156,8 @@ def test_scores_that_cannot_fail_are_told():
     truth[:, 1] = 1
     notes = score(UNITS, table(UNITS, truth, predicted))["warnings"]
     assert notes == [
-        "AU12 occurs in every test picture: a model that always says so has an F1 of 1"
+        "AU12 occurs in every test picture: a model that always says so has an F1 of 1",
+        "the mean AUC is over 1 of 2 action units, without AU12 (never or always occurs)",
     ]
     truth, predicted = drawn(LEVELS, 10)
     truth[:, 0], truth[0, 0] = 3, NAN

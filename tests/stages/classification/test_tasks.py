@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from normpipe.pipeline.errors import InputError
-from normpipe.stages.classification.listing import class_shares
-from normpipe.stages.classification.tasks import Task, find_task
+from normpipe.stages.classification.listing import class_shares, learnt_from_votes
+from normpipe.stages.classification.scores.coverage import unscored_units
+from normpipe.stages.classification.tasks import Task, check_labels, find_task
 
 LABELS = pa.table({
     "key": ["a", "b", "c"],
@@ -52,6 +53,9 @@ def test_shares_of_the_votes():
     assert shares.dtype == np.float32
     expected = [[0.25, 0.75, 0], [np.nan] * 3, [1, 0, 0]]
     np.testing.assert_allclose(shares, expected)
+    other = Task("emotion", ("Happy", "anger", "zeal"))  # as a user's own labels may spell it
+    np.testing.assert_array_equal(class_shares(other, labels), shares)
+    assert learnt_from_votes(other, labels).tolist() == [False, False, True]
     with pytest.raises(InputError, match="no votes for these emotions: give columns such as"):
         class_shares(Task("emotion", ("happiness", "anger")), LABELS)
 
@@ -99,3 +103,33 @@ def test_other_spellings_are_the_same_class():
     assert Task("emotion", ("sad", "happy")).truth(labels)[:3].tolist() == [1, 1, 0]
     both = Task("emotion", ("happy", "happiness"))  # two classes, if somebody trained them so
     assert both.truth(pa.table({"emotion": ["happiness", "happy"]})).tolist() == [1, 0]
+
+
+def test_nan_is_unknown():
+    labels = pa.table({"AU1": pa.array([float("nan")] * 2), "AU2": pa.array([1.0, float("nan")])})
+    assert find_task(labels, "action_units", ()).names == ("AU2",)
+    assert unscored_units(Task("action_units", ("AU4",)), labels) == [
+        "not scored, as the model does not predict them: AU2 (1)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("emotion", [0, 1, None], "'emotion' holds int64: name each emotion"),
+        ("AU12", [0.0, 3.0, None], "'AU12' is 3, but occurrence is 0 or 1: .*AU12_intensity"),
+        ("AU12", ["yes", "no", None], "'AU12' is no number"),
+        ("AU12_intensity", [0.0, 9.0, None], "'AU12_intensity' is 9, but a level is from 0 to 5"),
+        ("AU12_intensity", [0.0, -1.0, None], "'AU12_intensity' is -1, but a level is from 0 to"),
+    ],
+)
+def test_labels_that_ingest_would_refuse_are_one_line(name, values, words):
+    """Anybody may put a labels.parquet beside shards; levels as occurrence trained for hours."""
+    with pytest.raises(InputError, match=f"^OUT: the label {words}") as caught:
+        check_labels(pa.table({"key": ["a", "b", "c"], name: values}), "OUT")
+    assert "\n" not in str(caught.value)
+    check_labels(LABELS, "OUT")
+    for good in ([True, False, None], [1.0, 0.0, float("nan")], ["1", "0", None]):
+        check_labels(pa.table({"AU12": good}), "OUT")
+    names = pa.array(["anger", None]).dictionary_encode()
+    check_labels(pa.table({"emotion": names, "AU1": pa.nulls(2)}), "OUT")
