@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from torch import Tensor, nn
@@ -98,9 +99,35 @@ class CodeNormalizer(Normalizer):
 
     Attributes:
         separable: whether its settings let only coefficients pass; see ``is_separable``.
+        mirror: for each coefficient, its index in a mirror image. If given, predictions are
+            averaged over the picture and its mirror image.
     """
 
     separable: bool = True
+    mirror: list[int]
+
+    def set_mirror(self, mirror: Sequence[int]) -> None:
+        """Set ``mirror``; empty: predict on the picture alone.
+
+        Raises:
+            ValueError: it does not name every coefficient once, or more than coefficients pass.
+        """
+        if mirror and sorted(mirror) != list(range(self.expressions)):
+            raise ValueError(f"mirror must name each of {self.expressions} coefficients once")
+        if mirror and not self.separable:
+            raise ValueError("a mirror image is read only where coefficients alone pass")
+        self.mirror = list(mirror)
+
+    def averaged(self, first: Reading, second: Reading | None) -> Reading:
+        """Average what is read off a picture and its mirror image: coefficients and pose, float32.
+
+        The landmarks are those of the picture.
+        """
+        coefficients, pose = first.coefficients.float(), first.pose.float()
+        if second is not None:
+            coefficients = (coefficients + second.coefficients.float()[:, self.mirror]) / 2
+            pose = (pose + second.pose.float() * pose.new_tensor((-1, 1, -1))) / 2
+        return Reading(coefficients, first.landmarks, pose)
 
     def halves(self) -> tuple[nn.Module, nn.Module]:
         """Return the encoder and the decoder."""

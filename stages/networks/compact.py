@@ -180,8 +180,7 @@ class CompactNormalizer(CodeNormalizer):
 
     Args:
         expressions: number of coefficients.
-        mirror: for each coefficient, its index in a mirror image. If given, predictions are
-            averaged over the picture and its mirror image.
+        mirror: see ``CodeNormalizer``.
         picture_size: pixels that a picture is resized to; the encoder sees 112 x 112 of them,
             around the face. 112: the whole picture.
         widths: the encoder's five, see ``CompactEncoder``.
@@ -235,12 +234,6 @@ class CompactNormalizer(CodeNormalizer):
             found["widths"] = list(self.widths)
         return {**found, "mirror": self.mirror} if self.mirror else found
 
-    def set_mirror(self, mirror: Sequence[int]) -> None:
-        """Set ``mirror``, see the class; empty: predict on the picture alone."""
-        if mirror and sorted(mirror) != list(range(self.expressions)):
-            raise ValueError(f"mirror must name each of {self.expressions} coefficients once")
-        self.mirror = list(mirror)
-
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1], aligned, any size → (B, 3, 192, 192) RGB in [0, 1]."""
         return self.decoder(self.read(images)).clamp(0, 1)
@@ -260,13 +253,9 @@ class CompactNormalizer(CodeNormalizer):
         return seen._replace(coefficients=calibrated)
 
     def _read_looks(self, images: Tensor) -> Reading:
-        """Return what is read; coefficients and pose in float32, averaged over the looks."""
+        """Return what is read, averaged over the looks."""
         first, *second = [self.encode_look(look) for look in self.looks(images)]
-        coefficients, pose = first.coefficients.float(), first.pose.float()
-        if second:
-            coefficients = (coefficients + second[0].coefficients.float()[:, self.mirror]) / 2
-            pose = (pose + second[0].pose.float() * pose.new_tensor((-1, 1, -1))) / 2
-        return Reading(coefficients, first.landmarks, pose)
+        return self.averaged(first, second[0] if second else None)
 
     def looks(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in [0, 1] → what the encoder sees, one or two (B, 1, 112, 112)."""

@@ -8,6 +8,7 @@ original leaks its identity.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -193,6 +194,7 @@ class NorfaceNormalizer(CodeNormalizer):
             resting face; ``whole``, as in files of 0.1.0: the tokens. What all faces share is then
             much larger than what differs, so the first steps overshoot, and the code dies: all
             faces get the same picture (docs/models/norface.md).
+        mirror: see ``CodeNormalizer``.
     """
 
     target_tokens: Tensor
@@ -213,6 +215,7 @@ class NorfaceNormalizer(CodeNormalizer):
         paint: Paint = "change",
         stem: Stem = "patch",
         picture_size: int = 0,
+        mirror: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if merge not in ("narrow", "full"):
@@ -240,6 +243,7 @@ class NorfaceNormalizer(CodeNormalizer):
             "picture_size": picture_size,
         }
         self.separable = merge == "narrow" and not residual_tokens
+        self.set_mirror(mirror)
         self.encoder = Vit(size, image_size, stem)
         shape, grid = self.encoder.shape, self.encoder.grid
         self.head = ReadingHead(shape.width, grid**2, expressions)
@@ -262,7 +266,7 @@ class NorfaceNormalizer(CodeNormalizer):
 
     def settings(self) -> dict[str, Any]:
         """Return the keyword arguments that build the same network again."""
-        return dict(self._settings)
+        return {**self._settings, "mirror": self.mirror} if self.mirror else dict(self._settings)
 
     def save_memory(self, on: bool = True) -> None:
         """Recompute the activations of transformer blocks in training instead of storing them."""
@@ -283,12 +287,27 @@ class NorfaceNormalizer(CodeNormalizer):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1], aligned, any size → (B, 3, S, S) RGB in [0, 1]."""
+        if self.separable:
+            return self.draw(self.read(images)).clamp(0, 1)
         tokens = self._tokens(images)
         return self._picture(self._calibrated(self._reading(tokens)), tokens).clamp(0, 1)
 
     def read(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] → (B, E) coefficients in [0, 1]."""
-        return self._calibrated(self.encode(images))
+        return self._calibrated(self._read_looks(images))
+
+    def raw_coefficients(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] → (B, E) before calibration; see ``mirror``."""
+        return self._read_looks(images).coefficients
+
+    def read_whole(self, images: Tensor) -> Reading:
+        """(B, 3, H, W) RGB in [0, 1] → the calibrated reading, in the passes of ``read`` alone."""
+        seen = self._read_looks(images)
+        return seen._replace(coefficients=self._calibrated(seen))
+
+    def _read_looks(self, images: Tensor) -> Reading:
+        second = self.encode(images.flip(-1)) if self.mirror else None
+        return self.averaged(self.encode(images), second)
 
     def encode(self, images: Tensor) -> Reading:
         """(B, 3, H, W) RGB in [0, 1] → the reading alone, uncalibrated."""

@@ -73,6 +73,23 @@ def test_a_closer_look_sees_the_face_and_nothing_else(merge):
         small(picture_size=48)
 
 
+@torch.inference_mode()
+def test_it_may_read_the_mirror_image_too():
+    swap = [1, 0, 2, 3, 4, 6, 5]
+    once, twice = (small(residual_tokens=0, mirror=mirror) for mirror in ([], swap))
+    assert small(**twice.settings()).mirror == swap and "mirror" not in once.settings()
+    images = torch.rand(2, 3, SIDE, SIDE)
+    first, second = once.raw_coefficients(images), once.raw_coefficients(images.flip(-1))
+    torch.testing.assert_close(twice.raw_coefficients(images), (first + second[:, swap]) / 2)
+    seen, other = twice.read_whole(images), twice.read_whole(images.flip(-1))
+    torch.testing.assert_close(seen.coefficients[:, swap], other.coefficients)
+    torch.testing.assert_close(seen.pose * torch.tensor([-1, 1, -1]), other.pose)
+    torch.testing.assert_close(twice(images), twice.draw(twice.read(images)).clamp(0, 1))
+    for settings in ({"residual_tokens": 2}, {"merge": "full"}):
+        with pytest.raises(ValueError, match="only where coefficients alone pass"):
+            small(mirror=swap, **settings)
+
+
 def test_it_begins_as_the_resting_target():
     torch.manual_seed(0)
     network = NorfaceNormalizer(7, "T", SIDE).eval()

@@ -25,7 +25,7 @@ from ....pipeline.stage import sha256_file
 from ....pipeline.store.commit import write_json
 from ...networks import NETWORKS
 from ...networks.base import Normalizer, is_separable
-from ...networks.compact import CompactDecoder, CompactNormalizer
+from ...networks.compact import CompactDecoder
 from ...networks.files.checkpoint import save_tensors
 from ...networks.files.mae_checkpoints import load_encoder
 from ...networks.files.normalizer_file import open_normalizer
@@ -125,7 +125,7 @@ def finish_training(
     weights: Path,
 ) -> FitResult:
     """Calibrate, score on people never trained on, and write weights, card and sheet."""
-    if config.mirror and isinstance(network, CompactNormalizer):
+    if config.mirror and is_separable(network):
         network.set_mirror([int(place) for place in mirrored(data.train.expression_names)])
     if config.method == "coefficients":
         calibrate(network, data, config)

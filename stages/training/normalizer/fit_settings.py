@@ -173,7 +173,8 @@ class FitNormalizerConfig(StageConfig):
         description="readings up to this above those of a resting face count as rest",
     )
     mirror: bool = free(
-        True, description="compact: finished weights read a picture and its mirror image"
+        True,
+        description="finished weights also read the mirror image, if coefficients alone pass",
     )
 
     def shaping(self) -> dict[str, Any]:
