@@ -150,7 +150,8 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
         # Later than 0.1.0, with their default:
         "classify.encoder_rate", "classify.batch_norm", "classify.votes", "classify.mirror",
         "classify.label_smoothing", "classify.stem", "classify.drop_duplicates", "evaluate.by",
-        "classify.imbalance_power", "evaluate.other_classes", "pair.origins",
+        "classify.imbalance_power", "evaluate.other_classes", "evaluate.variant",
+        "evaluate.present_from", "pair.origins",
     }  # fmt: skip
 
 

@@ -32,8 +32,8 @@ def disturb(place: Path, *options: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_ended_at_changes_of_the_disk_every_command_is_finished_by_itself(tmp_path: Path) -> None:
-    # Five or six changes make a commit: with steps of 11 every kind of them is met.
-    tallies = disturb(tmp_path, "--toys", "--kills", "0", "--step", "11")
+    # Five or six changes make a commit: with steps of 9 every kind of them is met.
+    tallies = disturb(tmp_path, "--toys", "--kills", "0", "--step", "9")
     assert [one["scenario"] for one in tallies] == [
         "first run", "new photographs", "run --retry-failed", "run --overwrite", "withdraw",
     ]  # fmt: skip

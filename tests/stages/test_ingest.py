@@ -172,7 +172,7 @@ def test_nothing_to_take_is_one_line(tmp_path):
     assert "2 .txt, 1 .mp4" in refused(tmp_path)
     (tmp_path / "bare").mkdir()
     assert "it holds no files" in refused(tmp_path / "bare")
-    assert "--input" in refused(tmp_path / "missing")
+    assert "no folder or list" in refused(tmp_path / "missing")
     assert "neither a folder nor a list" in refused(tmp_path / "a.txt")
 
 

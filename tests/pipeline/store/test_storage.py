@@ -59,7 +59,7 @@ def stamps(root: Path) -> dict[str, Any]:
 def test_ended_at_changes_of_the_store_every_command_is_finished_by_itself(
     address: str, tmp_path: Path
 ) -> None:
-    tallies = store_faults.disturb(address, tmp_path, step=31)
+    tallies = store_faults.disturb(address, tmp_path, step=20)
     assert [one.differing for one in tallies] == [[], [], []]
     for one in tallies:
         assert one.ended == one.states >= 3 and one.midway >= 1, one
