@@ -108,16 +108,11 @@ def ablate(
                 check_partition(task, listing, some, recipe.shared_subjects)
             else:
                 check_training(task, listing, some)
-    threads = recipe.threads or 1
     held = np.concatenate([candidates, part.test[usable[part.test]]])
-    pool = ViewPool(listing, np.unique(held), recipe.memory_gb, threads)
+    pool = ViewPool(listing, np.unique(held), recipe.memory_gb, recipe.threads or 1)
     tested = _Tested(None, listing.take(part.test), pool)
     if test is not None:
-        other, split = list_elsewhere(test[0], PLANS[both.views].reads, task, scoring), test[1]
-        rows = foreign_part(other, task, split, bool(recipe.labels)).test
-        shown = rows[other.usable[rows]]
-        seen = ViewPool(other, shown, recipe.memory_gb, threads)
-        tested = _Tested((other, split), other.take(rows), seen)
+        tested = _tested_elsewhere(recipe, task, test, scoring)
     plan = _plan(config, recipe, sizes)
     for start in {run.start for run in plan}:  # before hours of training
         build_classifier(recipe.model_copy(update={"encoder": start, "views": "original"}), task)
@@ -145,6 +140,17 @@ def ablate(
         result = tabulate(config, task, found, groups, tested.name)
         result.write(output)
     return result
+
+
+def _tested_elsewhere(
+    recipe: ClassifyConfig, task: Task, test: tuple[ShardDataset, str], scoring: EvaluateConfig
+) -> _Tested:
+    """Return the faces of another dataset, or of its split, that all runs are scored on."""
+    data, split = test
+    other = list_elsewhere(data, PLANS["original+normalized"].reads, task, scoring)
+    rows = foreign_part(other, task, split, bool(recipe.labels)).test
+    pool = ViewPool(other, rows[other.usable[rows]], recipe.memory_gb, recipe.threads or 1)
+    return _Tested((other, split), other.take(rows), pool)
 
 
 def _plan(config: AblateConfig, recipe: ClassifyConfig, sizes: Sequence[int]) -> list[Run]:

@@ -134,9 +134,9 @@ def class_shares(task: Task, labels: pa.Table) -> Floats:
     if task.kind != "emotion":
         raise InputError("classify.votes = true works for emotions only: set it to false")
     votes = np.zeros((labels.num_rows, len(task.names)), np.float64)
-    given = vote_shares(labels)
+    given, own = vote_shares(labels), places_of(task)
     for place, name in enumerate(EMOTIONS):
-        if name in (own := places_of(task)):
+        if name in own:
             votes[:, own[name]] = given[:, place]
     total = votes.sum(1, keepdims=True)
     found = np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
