@@ -22,7 +22,7 @@ from ...pipeline.store.lock import locked
 from ..classify import plan_partitions, train
 from .classifiers import build_classifier
 from .early_checks import check_partition, check_training
-from .evaluate import evaluate_partition
+from .evaluate import evaluate_partition, leaves_out
 from .listing import Listing
 from .protocol import Partition, foreign_part, list_elsewhere
 from .scores.ablation import Ablation, Run, tabulate
@@ -148,7 +148,7 @@ def _tested_elsewhere(
     """Return the faces of another dataset, or of its split, that all runs are scored on."""
     data, split = test
     other = list_elsewhere(data, PLANS["original+normalized"].reads, task, scoring)
-    rows = foreign_part(other, task, split, bool(recipe.labels)).test
+    rows = foreign_part(other, task, split, leaves_out(scoring, recipe.labels)).test
     pool = ViewPool(other, rows[other.usable[rows]], recipe.memory_gb, recipe.threads or 1)
     return _Tested((other, split), other.take(rows), pool)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -204,9 +204,13 @@ def part_elsewhere(
     """
     model = open_classifier(model_folder)
     recipe = read_card(model_folder)["recipe"]
+    return foreign_part(data, model.task, split, leaves_out(config, recipe["labels"]))
+
+
+def leaves_out(config: EvaluateConfig, labels: Sequence[str]) -> bool:
+    """Return whether classes beside those of ``classify.labels`` are left out of a test."""
     chosen = config.other_classes
-    leave_out = bool(recipe["labels"]) if chosen == "auto" else chosen == "leave_out"
-    return foreign_part(data, model.task, split, leave_out)
+    return bool(labels) if chosen == "auto" else chosen == "leave_out"
 
 
 def list_for(config: EvaluateConfig, model: Classifier, data: ShardDataset) -> Listing:
