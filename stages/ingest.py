@@ -20,15 +20,15 @@ from ..manifests.schema import MANIFEST
 from ..pipeline.errors import InputError
 from ..pipeline.stage import Scan, SourceStage, StageConfig, free
 from ..pipeline.store.storage import is_store
-from .sources.addresses import is_fetchable, is_url
-from .sources.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
-from .sources.face_columns import supplied_coordinates, unique_faces
+from .sources.containers.addresses import is_fetchable, is_url
+from .sources.containers.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
+from .sources.containers.objects import list_objects
 from .sources.files import FileFacts, Root, Walk, is_utf8, path_order, walk
 from .sources.inputs import ManifestRows
-from .sources.label_columns import LabelRules, folder_emotion, labels_from_list
-from .sources.objects import list_objects
-from .sources.table import LIST_SUFFIXES, assign_columns, read_list
-from .sources.values import Cells
+from .sources.lists.face_columns import supplied_coordinates, unique_faces
+from .sources.lists.label_columns import LabelRules, folder_emotion, labels_from_list
+from .sources.lists.table import LIST_SUFFIXES, assign_columns, read_list
+from .sources.lists.values import Cells
 
 log = logging.getLogger("normpipe")
 

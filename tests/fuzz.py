@@ -42,7 +42,7 @@ from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 from normpipe.stages import CONFIGS
 from normpipe.stages.faces.isolation import DecoderPool, Limits, ProcessLimits
 from normpipe.stages.ingest import Ingest, IngestConfig
-from normpipe.stages.sources.archives import Archive
+from normpipe.stages.sources.containers.archives import Archive
 
 Run = Callable[[bytes], str]
 SAMPLES = Path(__file__).parent.parent / "stages/samples"

@@ -12,9 +12,9 @@ from pathlib import Path
 from ...manifests.vocabularies import SampleError
 from ...pipeline.stage import Row
 from ...pipeline.store.storage import is_store
-from .addresses import fetch_url, is_url
-from .archives import Archive
-from .objects import read_object
+from .containers.addresses import fetch_url, is_url
+from .containers.archives import Archive
+from .containers.objects import read_object
 
 # Errors of a single file. Anything else (EIO, ENOSPC, EMFILE …) is the machine's fault and must
 # stop the shard, or a failing disk would be recorded as a thousand bad photographs.

@@ -6,8 +6,8 @@ import pyarrow as pa
 
 from ...manifests.schema import MANIFEST
 from ...manifests.vocabularies import status_of
-from .face_columns import Coordinates
 from .files import FileFacts
+from .lists.face_columns import Coordinates
 
 
 @dataclass

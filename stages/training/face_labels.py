@@ -15,9 +15,9 @@ from ...manifests.arrays import Floats
 from ...manifests.vocabularies import EMOTIONS
 from ...pipeline.errors import InputError
 from ...pipeline.store.labels import LABELS_FILE, read_labels, vote_shares
-from ..sources.label_columns import LabelRules, labels_from_list
-from ..sources.table import assign_columns, read_list
-from ..sources.values import Cells
+from ..sources.lists.label_columns import LabelRules, labels_from_list
+from ..sources.lists.table import assign_columns, read_list
+from ..sources.lists.values import Cells
 from ..synthesis.scene.expressions import RENDERED_UNITS
 
 pc: Any = pyarrow.compute  # made at run time; type checkers cannot see its functions

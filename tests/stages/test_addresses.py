@@ -11,7 +11,7 @@ import pytest
 
 from normpipe.manifests.vocabularies import SampleError
 from normpipe.stages.ingest import Ingest, IngestConfig
-from normpipe.stages.sources.addresses import fetch_url, is_fetchable, is_url
+from normpipe.stages.sources.containers.addresses import fetch_url, is_fetchable, is_url
 from normpipe.stages.sources.fetching import SourceReader
 
 

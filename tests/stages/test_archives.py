@@ -14,8 +14,8 @@ import pytest
 from normpipe.manifests.vocabularies import SampleError
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.ingest import Ingest, IngestConfig
-from normpipe.stages.sources import archives
-from normpipe.stages.sources.archives import Archive
+from normpipe.stages.sources.containers import archives
+from normpipe.stages.sources.containers.archives import Archive
 from normpipe.stages.sources.fetching import SourceReader
 
 PICTURE = b"\xff\xd8\xff not really a picture" * 9

@@ -6,11 +6,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ...manifests.keys import sample_id
-from ...manifests.vocabularies import SampleError
-from ...pipeline.errors import InputError
-from ...pipeline.store.storage import store_errors
-from .files import FileFacts, Walk, path_order
+from ....manifests.keys import sample_id
+from ....manifests.vocabularies import SampleError
+from ....pipeline.errors import InputError
+from ....pipeline.store.storage import store_errors
+from ..files import FileFacts, Walk, path_order
 
 #: Keys under which the various stores give an object's modification time.
 _TIMES = ("LastModified", "last_modified", "updated", "modified", "mtime", "created")

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from ...pipeline.errors import InputError
+from ....pipeline.errors import InputError
 from .table import AFFECTNET_BOX, CORNERS, POINT_COLUMNS, Columns
 from .values import Cells, box, corners, points
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...manifests.vocabularies import SampleError
-from ...pipeline.errors import InputError
-from .files import FileFacts
+from ....manifests.vocabularies import SampleError
+from ....pipeline.errors import InputError
+from ..files import FileFacts
 
 log = logging.getLogger("normpipe")
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.compute
 
-from ...pipeline.errors import InputError
+from ....pipeline.errors import InputError
 from .table import ListTable
 
 # pyarrow creates these functions at run time; type checkers do not see them.

@@ -9,7 +9,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from ...manifests.vocabularies import SampleError
+from ....manifests.vocabularies import SampleError
 
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*://|^data:", re.ASCII)
 _FETCHED = ("http", "https")

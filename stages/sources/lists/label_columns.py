@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute
 
-from ...manifests.schema import (
+from ....manifests.schema import (
     ALIGNED,
     LABEL_COLUMNS,
     MANIFEST,
@@ -20,8 +20,8 @@ from ...manifests.schema import (
     ORIGINS,
     PAIRS,
 )
-from ...manifests.vocabularies import ACTION_UNITS, EMOTIONS, emotion_name
-from ...pipeline.errors import InputError, nearest
+from ....manifests.vocabularies import ACTION_UNITS, EMOTIONS, emotion_name
+from ....pipeline.errors import InputError, nearest
 from .table import Columns
 from .values import Cells
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ...manifests.schema import LABEL_COLUMNS
-from ...manifests.vocabularies import VOTE_COLUMNS, vote_column
-from ...pipeline.errors import InputError, nearest
+from ....manifests.schema import LABEL_COLUMNS
+from ....manifests.vocabularies import VOTE_COLUMNS, vote_column
+from ....pipeline.errors import InputError, nearest
 
 log = logging.getLogger("normpipe")
 

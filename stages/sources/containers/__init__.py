@@ -1,0 +1,1 @@
+"""What pictures are in, if not in files of their own: archives, object stores, addresses."""

@@ -1,0 +1,1 @@
+"""Lists of faces: what their columns and cells mean."""
