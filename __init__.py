@@ -3,20 +3,47 @@
 The public API. Names are imported on first use, so that ``import normpipe`` stays fast.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .pipeline.api import NormpipeError, ShardDataset, collate, open_dataset
+    from .pipeline.errors import FaceError, NormpipeError
+    from .pipeline.read.dataset import ShardDataset, collate, open_dataset
+    from .stages.memory.tools import Classifier, ExpressionEncoder, Normalizer
 
 __version__ = "0.1.0"
 
-__all__ = ["NormpipeError", "ShardDataset", "__version__", "collate", "open_dataset"]
+#: Name → the module that it is in.
+_HOMES = {
+    "Classifier": "stages.memory.tools",
+    "ExpressionEncoder": "stages.memory.tools",
+    "FaceError": "pipeline.errors",
+    "Normalizer": "stages.memory.tools",
+    "NormpipeError": "pipeline.errors",
+    "ShardDataset": "pipeline.read.dataset",
+    "collate": "pipeline.read.dataset",
+    "open_dataset": "pipeline.read.dataset",
+}
+
+__all__ = [
+    "Classifier",
+    "ExpressionEncoder",
+    "FaceError",
+    "Normalizer",
+    "NormpipeError",
+    "ShardDataset",
+    "__version__",
+    "collate",
+    "open_dataset",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
-    if name in __all__:
-        from .pipeline import api
-
-        return getattr(api, name)
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -25,6 +25,18 @@ class InputError(NormpipeError):
     """Input, job file, options or weights that cannot be used as given."""
 
 
+class FaceError(NormpipeError):
+    """A picture in memory cannot be used.
+
+    Attributes:
+        reason: as the row of a job would have it (docs/data.md): ``no_face``, ``truncated`` …
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
 class OutputError(NormpipeError):
     """The output folder cannot be written, or belongs to something else."""
 

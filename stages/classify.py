@@ -30,7 +30,7 @@ from .classification.classifier_losses import ClassifierObjective, class_targets
 from .classification.classifiers import (
     CARD_FILE,
     MODEL_FILE,
-    Classifier,
+    TrainedClassifier,
     add_origins,
     build_classifier,
     save_classifier,
@@ -121,7 +121,7 @@ def train(
     part: Partition,
     output: Path,
     pool: ViewPool | None = None,
-    evaluate: Callable[[Classifier, int], None] | None = None,
+    evaluate: Callable[[TrainedClassifier, int], None] | None = None,
     overwrite: bool = False,
 ) -> TrainResult:
     """Train the model of one partition, or return it if it is finished.
@@ -165,7 +165,7 @@ def train(
     schedule = _schedule(config, len(rows))
     trainer = Trainer(training, schedule, fabric, folder)
     started = about["files"].get("encoder", "")
-    model = Classifier(network, task, config.views, config.normalizer, (), started)
+    model = TrainedClassifier(network, task, config.views, config.normalizer, (), started)
     log.info("%s: starts from %s", part.name, start_of(config))
     log.info("%s: %d faces train, %d steps", part.name, len(rows), schedule.steps)
     steps_an_epoch = math.ceil(len(rows) / config.batch_size)
@@ -220,7 +220,7 @@ def _about(config: ClassifyConfig, task: Task, faces: Listing) -> dict[str, Any]
 
 
 def _write(
-    model: Classifier,
+    model: TrainedClassifier,
     trainer: Trainer,
     config: ClassifyConfig,
     faces: Listing,

@@ -18,7 +18,7 @@ from ...manifests.arrays import Floats
 from ...pipeline.errors import InputError
 from ...pipeline.stage import sha256_file
 from ...pipeline.store.commit import write_bytes, write_json
-from ..networks.base import Normalizer
+from ..networks.base import NormalizerNetwork
 from ..networks.classifier import (
     COMPACT_PICTURE,
     CompactTokens,
@@ -103,7 +103,7 @@ def start_digest(config: ClassifyConfig) -> str:
     return sha256_file(find_weights(wanted))
 
 
-def _normalizer_to_start_from(config: ClassifyConfig) -> Normalizer | None:
+def _normalizer_to_start_from(config: ClassifyConfig) -> NormalizerNetwork | None:
     """Return the normalizer whose encoder starts; None for an MAE checkpoint or random weights."""
     wanted, preset = start_of(config), config.preset
     if wanted == RANDOM:
@@ -140,7 +140,7 @@ def _is_normalizer(wanted: str) -> bool:
     return "network" in read_notes(find_weights(wanted))
 
 
-def _sizes(config: ClassifyConfig, start: Normalizer | None) -> dict[str, Any]:
+def _sizes(config: ClassifyConfig, start: NormalizerNetwork | None) -> dict[str, Any]:
     """Return the settings of the encoder: those of the normalizer that it starts from, if any."""
     if isinstance(start, CompactNormalizer):
         return {"image_size": start.input_size, "widths": start.widths}
@@ -154,7 +154,7 @@ def _sizes(config: ClassifyConfig, start: Normalizer | None) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Classifier:
+class TrainedClassifier:
     """A network with its task and its inputs.
 
     Attributes:
@@ -190,7 +190,7 @@ class Predictions(NamedTuple):
     input_load: Floats
 
 
-def save_classifier(model: Classifier, path: Path) -> None:
+def save_classifier(model: TrainedClassifier, path: Path) -> None:
     """Write weights and notes atomically."""
     notes = {
         "network": "classifier",
@@ -213,7 +213,7 @@ def classifier_file(path: Path) -> Path:
     return file
 
 
-def open_classifier(path: Path) -> Classifier:
+def open_classifier(path: Path) -> TrainedClassifier:
     """Open weights that ``normpipe classify`` wrote.
 
     Args:
@@ -237,7 +237,7 @@ def open_classifier(path: Path) -> Classifier:
     load_weights(network, file)
     network.eval().requires_grad_(False)
     start = notes.get("started_from", "")
-    return Classifier(network, task, notes["views"], notes["normalizer"], made_by, start)
+    return TrainedClassifier(network, task, notes["views"], notes["normalizer"], made_by, start)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -254,7 +254,9 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged: train the model anew (--overwrite)") from None
 
 
-def check_normalizer(model: Classifier, weights: Collection[str] | None, unless: str) -> None:
+def check_normalizer(
+    model: TrainedClassifier, weights: Collection[str] | None, unless: str
+) -> None:
     """Refuse faces made by a normalizer other than the one a model was trained on.
 
     Args:
@@ -343,14 +345,14 @@ def _marks(sources: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def predict_faces(
-    model: Classifier, data: ViewData, device: str = "cpu", batch_size: int = _BATCH
+    model: TrainedClassifier, data: ViewData, device: str = "cpu", batch_size: int = _BATCH
 ) -> Predictions:
     """Predict all faces of ``data``, in order; in fp32, without augmentation."""
     return predict_batches(model, batches_in_order(data, batch_size), device)
 
 
 def predict_batches(
-    model: Classifier, batches: Iterator[Batch], device: str = "cpu"
+    model: TrainedClassifier, batches: Iterator[Batch], device: str = "cpu"
 ) -> Predictions:
     """Predict batch by batch; batches as of ``ViewData.batch``, with pictures (B, C, S, S)."""
     view = ClassifierView(model.network).to(device).eval()

@@ -19,8 +19,8 @@ from ..networks.devices import resolve_device
 from .classifiers import (
     EPOCHS_FILE,
     MODEL_FILE,
-    Classifier,
     Predictions,
+    TrainedClassifier,
     check_normalizer,
     open_classifier,
     predict_faces,
@@ -213,12 +213,12 @@ def leaves_out(config: EvaluateConfig, labels: Sequence[str]) -> bool:
     return bool(labels) if chosen == "auto" else chosen == "leave_out"
 
 
-def list_for(config: EvaluateConfig, model: Classifier, data: ShardDataset) -> Listing:
+def list_for(config: EvaluateConfig, model: TrainedClassifier, data: ShardDataset) -> Listing:
     """List another dataset with the views that a model needs; errors as ``list_faces``."""
     return list_elsewhere(data, PLANS[config.views or model.views].reads, model.task, config)
 
 
-def _require_trained(model: Classifier, views: str) -> None:
+def _require_trained(model: TrainedClassifier, views: str) -> None:
     """Raise InputError for views that the model was not trained on."""
     asked, trained = PLANS[views], PLANS[model.views]
     if asked.first not in ("", trained.first) or asked.second not in ("", trained.second):
@@ -228,7 +228,7 @@ def _require_trained(model: Classifier, views: str) -> None:
         )
 
 
-def _check_normalizer(model: Classifier, views: str, faces: Listing) -> None:
+def _check_normalizer(model: TrainedClassifier, views: str, faces: Listing) -> None:
     """Raise InputError for faces of a normalizer that the model was not trained with."""
     weights = normalizer_weights(views, faces, model.normalizer)
     # Shards not made by normpipe record no weights; accept them if training had none either.

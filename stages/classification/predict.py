@@ -25,7 +25,7 @@ from ...pipeline.read.reading import map_ahead
 from ...pipeline.stage import StageConfig
 from ...pipeline.store.result_tables import ResultTable
 from ..networks.devices import resolve_device
-from .classifiers import Classifier, check_normalizer, predict_faces
+from .classifiers import TrainedClassifier, check_normalizer, predict_faces
 from .listing import Listing, input_paths, list_rows, shards_digest
 from .scores.scoring import predicted_columns
 from .tasks import Task
@@ -72,7 +72,7 @@ class Predicted:
 
 def predict(
     config: PredictConfig,
-    model: Classifier,
+    model: TrainedClassifier,
     model_sha256: str,
     data: ShardDataset,
     output: Path,
@@ -140,7 +140,7 @@ class _Chunk(NamedTuple):
 
 
 def _tables(
-    config: PredictConfig, model: Classifier, listing: Listing, paths: pa.Array, device: str
+    config: PredictConfig, model: TrainedClassifier, listing: Listing, paths: pa.Array, device: str
 ) -> Iterator[pa.Table]:
     """Yield predictions in the order of the rows, holding a few chunks of pictures at a time."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from ...pipeline.store.commit import write_json
 from ...pipeline.store.lock import locked
 from ..classify import train
-from .classifiers import EPOCHS_FILE, Classifier, predict_faces
+from .classifiers import EPOCHS_FILE, TrainedClassifier, predict_faces
 from .evaluate import evaluate_partition, prediction_table
 from .listing import Listing
 from .protocol import Partition, list_elsewhere
@@ -162,7 +162,7 @@ def _epoch_scorer(
     scoring: EvaluateConfig,
     what: tuple[Listing, Task, Partition],
     folder: Path,
-) -> Callable[[Classifier, int], None]:
+) -> Callable[[TrainedClassifier, int], None]:
     """Return a function that scores an epoch on the test set, for the paper-style figures."""
     listing, task, part = what
     faces = listing.take(part.test)
@@ -171,7 +171,7 @@ def _epoch_scorer(
     train_rows = part.train[listing.usable[part.train]]
     unusable = [float(v) for v in fallback(task, task.truth(listing.take(train_rows).labels))]
 
-    def scored(model: Classifier, epoch: int) -> None:
+    def scored(model: TrainedClassifier, epoch: int) -> None:
         rows = part.test[usable]
         data = ViewData(held, rows, config.views, model.network, model.normalizer)
         predictions = predict_faces(model, data)

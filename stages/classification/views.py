@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ...manifests.arrays import Floats, Rows
+from ...manifests.arrays import Floats, Pixels, Rows
 from ...pipeline.errors import InputError
+from ..networks.base import NormalizerNetwork
 from ..networks.classifier import MixtureClassifier, Second
 from ..networks.compact import CompactNormalizer
 from ..networks.files.normalizer_file import open_normalizer
 from ..training.batching import ENDLESS, Batch, batch_rows
-from ..training.pictures import Form
+from ..training.pictures import Form, decode_picture
 from ..training.trainer import keep_norms
 from .listing import Listing, ViewStore, normalized_by
 
@@ -110,17 +111,49 @@ class ViewData:
     def batch(self, places: Rows) -> Batch:
         """Return ``first``, ``second`` (pictures uint8, else float32), ``present`` (B, 2) bool."""
         rows = self._rows[places]
-        found = {view: torch.from_numpy(store.take(rows)) for view, store in self._stores.items()}
-        batch: Batch = {}
-        if self.plan.first:
-            batch["first"] = found[self.plan.first]
-        if self._given is not None:
-            batch["second"] = torch.from_numpy(self._given[rows])
-        elif self.plan.second:
-            batch["second"] = found[self.plan.second]
-        there = [[bool(self.plan.first), bool(self.plan.second)]]
-        batch["present"] = torch.tensor(there).expand(len(rows), 2).clone()
-        return batch
+        found = {view: store.take(rows) for view, store in self._stores.items()}
+        return _batch(self.plan, found, None if self._given is None else self._given[rows])
+
+
+def view_batch(
+    encoded: Mapping[str, Sequence[bytes]], views: str, network: MixtureClassifier, normalizer: str
+) -> Batch:
+    """Return a batch, as ``ViewData.batch``, of faces that are in no dataset.
+
+    Args:
+        encoded: files of N faces for each picture that ``PLANS[views]`` reads.
+        views, network, normalizer: as for ``ViewData``.
+    """
+    plan = PLANS[views]
+    form = Form(network.colour, network.image_size, exact=True)
+    found = {view: _decoded(files, form) for view, files in encoded.items()}
+    given = None
+    if plan.kind != "picture":
+        module = open_normalizer(normalizer).module
+        form = Form(module.sees_colour, module.input_size, exact=True)
+        given = _encoded(module, plan.kind, _decoded(encoded["original"], form))
+    return _batch(plan, found, given)
+
+
+def _decoded(files: Sequence[bytes], form: Form) -> Pixels:
+    """Return (N, C, S, S) uint8, as ``ViewStore.take``."""
+    pixels = np.stack([decode_picture(data, form) for data in files])
+    return pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2).copy()
+
+
+def _batch(plan: ViewPlan, found: Mapping[str, Pixels], given: Floats | None) -> Batch:
+    """Return the batch of pictures (B, C, S, S) by view, and of what is given as second view."""
+    batch: Batch = {}
+    if plan.first:
+        batch["first"] = torch.from_numpy(found[plan.first])
+    if given is not None:
+        batch["second"] = torch.from_numpy(given)
+    elif plan.second:
+        batch["second"] = torch.from_numpy(found[plan.second])
+    count = len(next(iter(batch.values())))
+    there = [[bool(plan.first), bool(plan.second)]]
+    batch["present"] = torch.tensor(there).expand(count, 2).clone()
+    return batch
 
 
 def normalizer_weights(views: str, listing: Listing, normalizer: str) -> tuple[str, ...] | None:
@@ -153,13 +186,18 @@ def encode_originals(listing: Listing, normalizer: str, kind: Second) -> Floats:
     form = Form(network.sees_colour, network.input_size, exact=True)
     store = ViewStore(listing, "original", form, 0)
     found: list[Floats] = []
-    with torch.inference_mode():
-        for start in range(0, len(listing), _READ):
-            rows = np.arange(start, min(start + _READ, len(listing)))
-            images = torch.from_numpy(store.take(rows)).float().div(255).expand(-1, 3, -1, -1)
-            made = network.read(images) if kind == "code" else _features(network, images)
-            found.append(made.float().numpy())
+    for start in range(0, len(listing), _READ):
+        rows = np.arange(start, min(start + _READ, len(listing)))
+        found.append(_encoded(network, kind, store.take(rows)))
     return np.concatenate(found)
+
+
+def _encoded(network: NormalizerNetwork, kind: Second, pictures: Pixels) -> Floats:
+    """Return the codes or features of pictures (N, C, S, S) uint8."""
+    with torch.inference_mode():
+        images = torch.from_numpy(pictures).float().div(255).expand(-1, 3, -1, -1)
+        made = network.read(images) if kind == "code" else _features(network, images)
+        return made.float().numpy()
 
 
 def _features(network: nn.Module, images: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def decode_file(data: bytes, limits: Limits) -> Decoded:
         try:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return _upright(image)
+            return upright(image)
         except _DAMAGE as error:
             _reraise_own_error(error)
             raise Undecodable("truncated", f"{type(error).__name__}: {error}"[:200]) from error
@@ -156,7 +156,8 @@ def _check_header(image: Image.Image, limits: Limits) -> None:
         raise Undecodable("several_frames", str(image.format))
 
 
-def _upright(image: Image.Image) -> Decoded:
+def upright(image: Image.Image) -> Decoded:
+    """Return the pixels of a loaded picture, transparent ones over white. Raises Undecodable."""
     if image.mode in _SIXTEEN_BIT:
         kind = str(image.__array_interface__["typestr"])
         return Decoded(*image.size, kind, image.tobytes())

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from .base import Normalizer
+from .base import NormalizerNetwork
 from .compact import CompactNormalizer
 from .norface import NorfaceNormalizer
 
 #: Name on the command line → network; without arguments, it has its default shape.
-NETWORKS: dict[str, Callable[..., Normalizer]] = {
+NETWORKS: dict[str, Callable[..., NormalizerNetwork]] = {
     "compact": CompactNormalizer,
     "norface": NorfaceNormalizer,
 }

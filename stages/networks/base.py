@@ -34,7 +34,7 @@ class TrainingOutputs(NamedTuple):
     reading: Reading
 
 
-class Normalizer(nn.Module):
+class NormalizerNetwork(nn.Module):
     """An aligned face → the target face with the same expression.
 
     Attributes:
@@ -84,7 +84,7 @@ class Normalizer(nn.Module):
         """(B, 3, H, W) RGB in [0, 1] → (B, E) float32 coefficients before calibration."""
         return self.encode(images).coefficients.float()
 
-    def for_inference(self) -> Normalizer:
+    def for_inference(self) -> NormalizerNetwork:
         """Return the network to use, in evaluation mode: the same, or a copy that is faster."""
         return self.eval()
 
@@ -92,7 +92,7 @@ class Normalizer(nn.Module):
         """Initialize with the resting target face, (3, S, S) RGB in [0, 1]."""
 
 
-class CodeNormalizer(Normalizer):
+class CodeNormalizer(NormalizerNetwork):
     """A normalizer with only coefficients between its two halves.
 
     The halves can be trained separately, since the exact coefficients of a render are known.
@@ -138,7 +138,7 @@ class CodeNormalizer(Normalizer):
         raise NotImplementedError
 
 
-def is_separable(network: Normalizer) -> TypeGuard[CodeNormalizer]:
+def is_separable(network: NormalizerNetwork) -> TypeGuard[CodeNormalizer]:
     """Return whether only coefficients pass, so that the halves can be trained separately."""
     return isinstance(network, CodeNormalizer) and network.separable
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from ...pipeline.errors import InputError, NormpipeError
 from ...pipeline.store.commit import write_bytes
-from ..networks.base import Normalizer
+from ..networks.base import NormalizerNetwork
 from ..networks.files.normalizer_file import LoadedNormalizer, open_normalizer
 from ..networks.files.onnx_file import INPUT, OUTPUT, SUFFIX, notes_for_file, start
 
@@ -49,7 +49,7 @@ class FixedSize(nn.Module):
 
     shrink: Tensor
 
-    def __init__(self, network: Normalizer, input_size: int) -> None:
+    def __init__(self, network: NormalizerNetwork, input_size: int) -> None:
         super().__init__()
         self.network = network
         self.same = input_size == network.input_size
@@ -152,7 +152,9 @@ def _notes(loaded: LoadedNormalizer, input_size: int) -> dict[str, str]:
     )
 
 
-def largest_difference(network: Normalizer, model: bytes, input_size: int) -> tuple[float, int]:
+def largest_difference(
+    network: NormalizerNetwork, model: bytes, input_size: int
+) -> tuple[float, int]:
     """Return the largest difference of network and ONNX file on random faces, and their number."""
     session, _ = start(model, "cpu", threads=1)
     faces = random_faces(sum(_BATCHES), input_size)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from ...manifests.arrays import Floats, Pixels
 from ...pipeline.errors import InputError
-from ..networks.base import Normalizer
+from ..networks.base import NormalizerNetwork
 from ..networks.devices import resolve_device
 from ..networks.files.normalizer_file import LoadedNormalizer, open_normalizer
 from ..networks.reader import as_images
@@ -138,7 +138,7 @@ class FaceReader:
         scores: how good its readings are.
     """
 
-    network: Normalizer
+    network: NormalizerNetwork
     device: torch.device
     names: tuple[str, ...]
     units: tuple[str, ...]

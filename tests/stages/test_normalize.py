@@ -20,7 +20,7 @@ from normpipe.stages.networks.files.checkpoint import find_weights, save_tensors
 from normpipe.stages.normalize import Normalize, NormalizeConfig, output_quality
 
 
-class Plain(networks.base.Normalizer):
+class Plain(networks.base.NormalizerNetwork):
     """Gives its input back, scaled: what the stage does around a network becomes visible."""
 
     output_size = 24

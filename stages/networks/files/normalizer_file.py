@@ -9,7 +9,7 @@ from pathlib import Path
 from ....pipeline.errors import InputError
 from ....pipeline.stage import sha256_file
 from .. import NETWORKS, UNSAID
-from ..base import Normalizer
+from ..base import NormalizerNetwork
 from .checkpoint import find_weights, load_weights, read_notes
 
 
@@ -26,7 +26,7 @@ class LoadedNormalizer:
             ``expression_names`` (joined by commas).
     """
 
-    module: Normalizer
+    module: NormalizerNetwork
     network: str
     path: Path
     digest: str

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....pipeline.errors import InputError
-from ...networks.base import Normalizer, is_separable
+from ...networks.base import NormalizerNetwork, is_separable
 from ..pictures import Form, PairCache
 from ..real_faces import FaceCache, WantedLabels, load_faces
 from ..synthesized import NoPairs, load_pairs
@@ -56,7 +56,7 @@ class TrainingData:
 
 def load_training_data(
     config: FitNormalizerConfig,
-    network: Normalizer,
+    network: NormalizerNetwork,
     sets: list[Path],
     faces: list[Path],
     labels: Sequence[Path] | None = None,
@@ -129,7 +129,7 @@ def _pairs(
 
 def recipe(
     config: FitNormalizerConfig,
-    network: Normalizer,
+    network: NormalizerNetwork,
     data: TrainingData,
     parts: int,
     drawn: bool,

@@ -24,7 +24,7 @@ from ....pipeline.errors import InputError, nearest
 from ....pipeline.stage import sha256_file
 from ....pipeline.store.commit import write_json
 from ...networks import NETWORKS
-from ...networks.base import Normalizer, is_separable
+from ...networks.base import NormalizerNetwork, is_separable
 from ...networks.compact import CompactDecoder
 from ...networks.files.checkpoint import save_tensors
 from ...networks.files.mae_checkpoints import load_encoder
@@ -119,7 +119,7 @@ def _fabric(config: FitNormalizerConfig) -> Fabric:
 
 def finish_training(
     config: FitNormalizerConfig,
-    network: Normalizer,
+    network: NormalizerNetwork,
     data: TrainingData,
     training: dict[str, Any],
     weights: Path,
@@ -156,13 +156,13 @@ def finish_training(
     return FitResult(weights, scores)
 
 
-def _empty_network(config: FitNormalizerConfig) -> Normalizer:
+def _empty_network(config: FitNormalizerConfig) -> NormalizerNetwork:
     """Build the network on the meta device: its sizes, without memory for weights."""
     with torch.device("meta"):
         return build_normalizer(config.model_copy(update={"encoder": ""}), 1)
 
 
-def build_normalizer(config: FitNormalizerConfig, expressions: int) -> Normalizer:
+def build_normalizer(config: FitNormalizerConfig, expressions: int) -> NormalizerNetwork:
     """Build the configured network for a number of coefficients; load its encoder if given."""
     name = config.network
     if name not in NETWORKS:
@@ -185,7 +185,7 @@ def build_normalizer(config: FitNormalizerConfig, expressions: int) -> Normalize
 
 
 def load_initial_weights(
-    network: Normalizer, config: FitNormalizerConfig, names: Sequence[str]
+    network: NormalizerNetwork, config: FitNormalizerConfig, names: Sequence[str]
 ) -> None:
     """Load trained weights to start from, without their calibration.
 
@@ -222,12 +222,12 @@ def load_initial_weights(
         network.get_buffer("gain").fill_(1.0)
 
 
-def _sizes(network: Normalizer) -> dict[str, Any]:
+def _sizes(network: NormalizerNetwork) -> dict[str, Any]:
     """Return a network's settings without ``mirror``, which only finished networks have."""
     return {name: value for name, value in network.settings().items() if name != "mirror"}
 
 
-def calibrate(network: Normalizer, data: TrainingData, config: FitNormalizerConfig) -> None:
+def calibrate(network: NormalizerNetwork, data: TrainingData, config: FitNormalizerConfig) -> None:
     """Subtract from each reading what the encoder reads off resting faces, plus a margin.
 
     The margin, ``config.still``, keeps asymmetric or heavy resting faces from passing as

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ....pipeline.errors import InputError, nearest
 from ...networks import NETWORKS
-from ...networks.base import Normalizer
+from ...networks.base import NormalizerNetwork
 from ...networks.files.checkpoint import load_weights, read_notes
 from ...networks.files.normalizer_file import open_normalizer
 from ...networks.iresnet import IResNet
@@ -31,7 +31,7 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
 class Coefficients(nn.Module):
     """A normalizer's coefficients, as features."""
 
-    def __init__(self, network: Normalizer) -> None:
+    def __init__(self, network: NormalizerNetwork) -> None:
         super().__init__()
         self.network = network
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ....pipeline.errors import InputError
 from ....pipeline.store.commit import write_json
-from ...networks.base import CodeNormalizer, Normalizer, is_separable
+from ...networks.base import CodeNormalizer, NormalizerNetwork, is_separable
 from ..trainer import Schedule, Trainer, TrainingTask
 from .batches import Batches, TargetBatches
 from .data import TrainingData, recipe
@@ -46,7 +46,7 @@ class TrainingPhases:
     def __init__(
         self,
         config: FitNormalizerConfig,
-        network: Normalizer,
+        network: NormalizerNetwork,
         data: TrainingData,
         fabric: Fabric,
         output: Path,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ....manifests.arrays import Floats, Pixels
-from ...networks.base import CodeNormalizer, Normalizer, is_separable
+from ...networks.base import CodeNormalizer, NormalizerNetwork, is_separable
 from ..pictures import PairCache
 from .batches import planes, unit_rgb
 from .scores import degraded_set, landmark_error_by_region, read_coefficients, score_readings
@@ -26,7 +26,7 @@ _BATCH = 32
 
 
 def evaluate_network(
-    network: Normalizer, pairs: PairCache, train: PairCache, seed: int
+    network: NormalizerNetwork, pairs: PairCache, train: PairCache, seed: int
 ) -> dict[str, Any]:
     """Return scores on held-out pairs, clean and degraded."""
     names, average = pairs.expression_names, train.expression.mean(0)
@@ -52,7 +52,9 @@ def evaluate_network(
     return scores
 
 
-def _picture_scores(network: Normalizer, pairs: PairCache, average: Floats) -> dict[str, float]:
+def _picture_scores(
+    network: NormalizerNetwork, pairs: PairCache, average: Floats
+) -> dict[str, float]:
     """Return the mean absolute pixel error in 1/255 where the target changes, by kind of input."""
     rows = np.arange(min(_SCORED_PICTURES, len(pairs.target_of)))
     target = pairs.targets(rows).astype(np.float32)
@@ -71,7 +73,7 @@ def _picture_scores(network: Normalizer, pairs: PairCache, average: Floats) -> d
 
 
 @torch.inference_mode()
-def normalize(network: Normalizer, pictures: Sequence[Pixels]) -> Pixels:
+def normalize(network: NormalizerNetwork, pictures: Sequence[Pixels]) -> Pixels:
     """Normalize N pictures, (S, S) or (S, S, 3) uint8 → (N, T, T, 3) uint8 RGB."""
     device = next(network.parameters()).device
     made: list[Pixels] = []
@@ -87,7 +89,7 @@ def _decode(network: CodeNormalizer, code: Floats) -> Pixels:
     return _pixels(network.draw(torch.from_numpy(code).to(device)))
 
 
-def sheet_of_renders(network: Normalizer, pairs: PairCache) -> Pixels:
+def sheet_of_renders(network: NormalizerNetwork, pairs: PairCache) -> Pixels:
     """Return (H, W, 3) uint8 RGB in blocks of three rows: source, normalized, target."""
     count = min(2 * _SHEET_COLUMNS, len(pairs.target_of))
     rows = np.linspace(0, len(pairs.target_of) - 1, count).astype(int)
@@ -95,7 +97,7 @@ def sheet_of_renders(network: Normalizer, pairs: PairCache) -> Pixels:
     return _sheet([sources, normalize(network, sources), pairs.targets(rows)])
 
 
-def sheet_of_faces(network: Normalizer, faces: FaceCache) -> Pixels:
+def sheet_of_faces(network: NormalizerNetwork, faces: FaceCache) -> Pixels:
     """Return (H, W, 3) uint8 RGB in blocks of two rows: real faces, normalized."""
     rows = np.linspace(0, len(faces) - 1, min(2 * _SHEET_COLUMNS, len(faces))).astype(int)
     sources = [faces.pictures[int(row)] for row in rows]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.functional import r2_score
 
 from ....manifests.arrays import Floats, Pixels
-from ...networks.base import Normalizer
+from ...networks.base import NormalizerNetwork
 from ...synthesis.drawing.degrade import degrade
 from ...synthesis.scene.expressions import RENDERED_UNITS, action_units, stems
 from ..pictures import PairCache, mirrored
@@ -37,7 +37,7 @@ def degraded_set(pairs: PairCache, seed: int) -> tuple[Pixels, Floats]:
 
 
 @torch.inference_mode()
-def read_coefficients(network: Normalizer, images: Pixels, batch_size: int = 64) -> Floats:
+def read_coefficients(network: NormalizerNetwork, images: Pixels, batch_size: int = 64) -> Floats:
     """Read (N, C, S, S) uint8 → (N, E) coefficients, before clamping and calibration."""
     device = next(network.parameters()).device
     readings: list[Tensor] = []

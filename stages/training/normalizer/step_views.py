@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...networks.base import CodeNormalizer, Normalizer, Reading
+from ...networks.base import CodeNormalizer, NormalizerNetwork, Reading
 from ..batching import Batch, NetworkOutputs
 from ..trainer import keep_norms
 from .batches import unit_rgb
@@ -29,7 +29,7 @@ class Views(nn.Module):
 
     def __init__(
         self,
-        network: Normalizer,
+        network: NormalizerNetwork,
         needs: frozenset[str],
         heads: LabelHeads | None = None,
         norms_frozen: bool = False,

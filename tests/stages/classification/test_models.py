@@ -8,7 +8,7 @@ import torch
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.classification.classifiers import (
-    Classifier,
+    TrainedClassifier,
     open_classifier,
     predict_batches,
     predict_faces,
@@ -26,7 +26,7 @@ def model(kind="emotion", **more):
     torch.manual_seed(0)
     task = TASKS[kind]
     network = MixtureClassifier(len(task.names), **more).eval()
-    return Classifier(network, task, "original+normalized", "compact")
+    return TrainedClassifier(network, task, "original+normalized", "compact")
 
 
 @pytest.mark.parametrize("kind", TASKS)

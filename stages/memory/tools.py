@@ -1,0 +1,316 @@
+"""The normalizer, its encoder and classifiers on faces in memory; the same pixels as the job's."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ...manifests.arrays import Floats, Pixels
+from ...pipeline.config import validate_settings
+from ...pipeline.errors import FaceError, InputError
+from ..classification.classifiers import TrainedClassifier, open_classifier, predict_batches
+from ..classification.views import PLANS, view_batch
+from ..faces.pixels import encode
+from ..networks.devices import resolve_device
+from ..normalize import Normalize, NormalizeConfig
+from ..review.face_reader import FaceReadings, open_face_reader
+from .given import Given, Picture, Pictures, by_batches, given_pictures
+
+_BATCH = 32
+
+
+class Normalizer:
+    """Shows the expression of aligned faces on one face.
+
+    A network of the job's ``normalize`` stage. The same batch size, device and precision give the
+    same pixels as the job.
+
+    Args:
+        weights: a shipped name (``compact``, ``compact-0.1.0``), or a file that ``normpipe
+            fit-normalizer`` (``.safetensors``) or ``export-normalizer`` (``.onnx``) wrote.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``fp32`` or ``bf16``.
+        batch_size: faces that the network gets at once. Fewer are padded to it, so that results do
+            not depend on their number; 1 answers single faces sooner.
+        threads: of torch on a CPU. Sums may depend on it in the last bit; the job uses 1.
+
+    Raises:
+        InputError: unknown or damaged weights, or a missing device.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = "compact",
+        *,
+        device: str = "auto",
+        precision: Literal["fp32", "bf16"] = "fp32",
+        batch_size: int = _BATCH,
+        threads: int = 1,
+    ) -> None:
+        settings = {
+            "network": "",
+            "weights": str(weights),
+            "variant": "memory",
+            "device": device,
+            "precision": precision,
+            "batch_size": batch_size,
+        }
+        config = validate_settings(NormalizeConfig, settings, "normalize")
+        self._threads = threads
+        self._stage = Normalize(config, threads if config.is_onnx else None)
+        with _threads(threads):
+            self._stage.open()
+
+    @property
+    def weights_sha256(self) -> str:
+        """The sha256 of the weights, as in the column ``weights_sha256`` of a dataset."""
+        return self._stage.digests()["weights"]
+
+    @property
+    def device(self) -> str:
+        """What it computes on: ``cpu`` or ``cuda``."""
+        return self._stage.device_class
+
+    def __call__(self, faces: Pictures) -> Any:
+        """Return the normalized face of each aligned face.
+
+        Args:
+            faces: one or several, all of one size, as :class:`Aligner` makes them: (H, W, 3) uint8
+                RGB, a PIL image, a uint8 tensor (3, H, W), a file; or a sequence of these.
+
+        Returns:
+            (S, S, 3) uint8 RGB, or (N, S, S, 3) for several; tensors (3, S, S) for tensors.
+
+        Raises:
+            InputError: something that is not a face, or faces of different sizes.
+            FaceError: the network gave no finite picture.
+        """
+        given = given_pictures(faces)
+        _require_one_size(given.pixels)
+        found = [
+            face for batch in by_batches(given.pixels, self._batch) for face in self._run(batch)
+        ]
+        if not found:
+            raise InputError("no faces: give at least one")
+        return given.back(np.stack(found))
+
+    def stream(self, faces: Iterable[Picture]) -> Iterator[Pixels]:
+        """Yield the normalized face, (S, S, 3) uint8 RGB, of each of any number of faces, in order.
+
+        Holds one batch at a time. Raises as a call.
+        """
+        for batch in by_batches(faces, self._batch):
+            pixels = given_pictures(batch).pixels
+            _require_one_size(pixels)
+            yield from self._run(pixels)
+
+    @property
+    def _batch(self) -> int:
+        return self._stage.batch_size
+
+    def _run(self, faces: list[Pixels]) -> list[Pixels]:
+        with _threads(self._threads):
+            found = self._stage.compute(faces)
+        for place, face in enumerate(found):
+            if face is None:
+                raise FaceError("not_finite_output", f"face {place} of {len(faces)}")
+        return [face for face in found if face is not None]
+
+
+class ExpressionEncoder:
+    """Reads expression coefficients, action units and head pose off aligned faces.
+
+    How good the readings are: docs/models/, and ``normpipe measure`` says it with its table.
+
+    Args:
+        weights: as for :class:`Normalizer`, without ``.onnx``.
+        device: as for :class:`Normalizer`.
+        threads: of torch on a CPU.
+
+    Raises:
+        InputError: unknown weights, weights that do not name their shapes, or a missing device.
+    """
+
+    def __init__(
+        self, weights: str | Path = "compact", *, device: str = "auto", threads: int = 1
+    ) -> None:
+        self._threads = threads
+        with _threads(threads):
+            self._reader = open_face_reader(weights, device)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The E coefficients, such as ``browDown_L``."""
+        return self._reader.names
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The U action units that these shapes perform, such as ``AU12``."""
+        return self._reader.units
+
+    def __call__(self, faces: Pictures) -> Floats:
+        """Return coefficients in [0, 1], float32: (E,) of one face, (N, E) of several.
+
+        ``faces`` and errors as for :class:`Normalizer`.
+        """
+        given = given_pictures(faces)
+        found = self._read(given).coefficients
+        return found[0] if given.single else found
+
+    def read(self, faces: Pictures) -> FaceReadings:
+        """Return coefficients (N, E), yaw and pitch (N,) in degrees of one or several faces."""
+        return self._read(given_pictures(faces))
+
+    def action_units(self, coefficients: Floats) -> Floats:
+        """Return action units in [0, 1]: (U,) of coefficients (E,), (N, U) of (N, E)."""
+        rows = np.atleast_2d(coefficients)
+        found = self._reader.action_units(rows)
+        return found[0] if np.ndim(coefficients) == 1 else found
+
+    def _read(self, given: Given) -> FaceReadings:
+        _require_one_size(given.pixels)
+        if not given.pixels:
+            raise InputError("no faces: give at least one")
+        with _threads(self._threads):
+            each = [self._reader.read(np.stack(b)) for b in by_batches(given.pixels, _BATCH)]
+        return FaceReadings(*(np.concatenate(part) for part in zip(*each, strict=True)))
+
+
+class Classifier:
+    """A classifier that ``normpipe classify`` trained, for faces in memory. See :meth:`open`."""
+
+    def __init__(
+        self, model: TrainedClassifier, normalizer: Normalizer | None, device: str, threads: int
+    ) -> None:
+        self._model = model
+        self._normalizer = normalizer
+        self._device = device
+        self._threads = threads
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        normalizer: Normalizer | None = None,
+        device: str = "auto",
+        threads: int = 1,
+    ) -> Classifier:
+        """Open a model.
+
+        Args:
+            path: ``OUT/classify``, or a ``classifier.safetensors``.
+            normalizer: makes the second view of a model that has learnt from both. Default: the
+                shipped weights that made the faces it has learnt from, if it was those.
+            device: as for :class:`Normalizer`.
+            threads: of torch on a CPU.
+
+        Raises:
+            InputError: not a classifier, a missing device, or a normalizer other than the one that
+                the model has learnt from.
+        """
+        model = open_classifier(Path(path))
+        found = str(resolve_device(device, "device"))
+        needed = "normalized" in PLANS[model.views].reads
+        if needed and normalizer is None:
+            normalizer = _shipped_normalizer(model, device)
+        if needed and normalizer and normalizer.weights_sha256 not in model.normalized_by:
+            known = ", ".join(digest[:12] for digest in model.normalized_by) or "unknown"
+            raise InputError(
+                f"the classifier has learnt from faces that other weights normalized ({known}): "
+                "give normalizer=Normalizer(FILE) with those"
+            )
+        return cls(model, normalizer if needed else None, found, threads)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the columns of the result mean: emotions, or action units."""
+        return self._model.task.names
+
+    @property
+    def task(self) -> str:
+        """``emotion``, ``action_units`` or ``intensity``."""
+        return self._model.task.kind
+
+    def __call__(self, faces: Pictures, normalized: Pictures | None = None) -> Floats:
+        """Return probabilities (levels from 0 to 5 for ``intensity``), float32.
+
+        The same as the job's on faces that are stored as PNG; JPEG changes pixels a little.
+
+        Args:
+            faces: aligned, one or several; see :class:`Normalizer`.
+            normalized: the same, normalized, if they are there already.
+
+        Returns:
+            (L,) for one face, (N, L) for several, in the order of ``labels``.
+        """
+        given = given_pictures(faces)
+        if not given.pixels:
+            raise InputError("no faces: give at least one")
+        if normalized is not None:
+            second = given_pictures(normalized).pixels
+            if len(second) != len(given.pixels):
+                raise InputError(
+                    f"{len(given.pixels)} faces and {len(second)} normalized ones: give one each"
+                )
+        elif self._normalizer is not None:
+            second = list(self._normalizer.stream(given.pixels))
+        else:
+            second = []
+        pairs = {"original": given.pixels, "normalized": second}
+        with _threads(self._threads):
+            batches = (
+                self._batch({view: each[start : start + _BATCH] for view, each in pairs.items()})
+                for start in range(0, len(given.pixels), _BATCH)
+            )
+            found = predict_batches(self._model, batches, self._device).values.astype(np.float32)
+        return found[0] if given.single else found
+
+    def _batch(self, pictures: dict[str, list[Pixels]]) -> dict[str, torch.Tensor]:
+        model = self._model
+        needed = PLANS[model.views].reads
+        encoded = {view: [encode(one, "png", 0) for one in pictures[view]] for view in needed}
+        return view_batch(encoded, model.views, model.network, model.normalizer)
+
+
+def _shipped_normalizer(model: TrainedClassifier, device: str) -> Normalizer:
+    """Return the shipped normalizer whose faces a model has learnt from. Raises InputError."""
+    from ..networks.files.checkpoint import shipped_weights
+
+    names = [name for name, digest in shipped_weights().items() if digest in model.normalized_by]
+    if not names:
+        raise InputError(
+            "the classifier has learnt from faces that weights of your own normalized: give "
+            "normalizer=Normalizer(FILE) with those"
+        )
+    return Normalizer(names[0], device=device)
+
+
+def _require_one_size(faces: list[Pixels]) -> None:
+    """Raise InputError unless all faces are squares of one size."""
+    sizes = sorted({face.shape[:2] for face in faces})
+    if len(sizes) > 1:
+        raise InputError(
+            f"faces of {len(sizes)} sizes ({sizes[0]}, {sizes[1]} …): align them to one size_px"
+        )
+    if sizes and sizes[0][0] != sizes[0][1]:
+        raise InputError(
+            f"a face is square, and this picture is {sizes[0][1]} x {sizes[0][0]}: align it first "
+            "(normpipe.Aligner)"
+        )
+
+
+@contextmanager
+def _threads(count: int) -> Generator[None]:
+    """Let torch compute with so many threads, and then as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
