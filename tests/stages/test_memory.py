@@ -41,6 +41,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run", "--input", sample_list(folder / "photographs"), "--output", folder / "run",
         "--until", "pair", "--limit", FACES, "--set", "align.format=png",
         "--set", "normalize.format=png", "--set", "run.threads=1",
+        "--set", "ingest.au_columns=intensity",
     )  # fmt: skip
     return folder / "run"
 
