@@ -38,6 +38,8 @@ REASONS: dict[str, tuple[Status, str]] = {
     "no_face": ("rejected", "no face was found"),
     "face_too_small": ("rejected", "the face is smaller than the least size"),
     "low_score": ("rejected", "the detection score is below the threshold"),
+    "implausible_face": ("rejected", "what was found makes no sense as a face, however turned"),
+    "no_face_in_box": ("rejected", "no face was found where the list says that one is"),
     "no_landmarks": ("rejected", "the list gives neither landmarks nor a box"),
     "bad_supplied_box": ("rejected", "the listed box or landmarks are no face within the image"),
     # normalize

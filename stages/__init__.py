@@ -42,9 +42,11 @@ def build_flow(job: Job) -> list[Stage]:
         begun = ShardFolder(job.output / Pair.writes).description()
         if begun is None or begun.get("settings", {}).get("origins"):
             pair_config = pair_config.model_copy(update={"origins": True})
+    align_config: AlignConfig = job.stage("align")
+    align_config = align_config.for_shards(ShardFolder(job.output / Align.writes).description())
     return [
         ingest,
-        Align(job.stage("align"), ingest.root, job.run.threads, job.stage("ingest").allow_urls),
+        Align(align_config, ingest.root, job.run.threads, job.stage("ingest").allow_urls),
         normalize,
         Pair(pair_config, job.output / "labels.parquet"),
     ]

@@ -8,17 +8,28 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import cv2
+import pyarrow as pa
 from pydantic import Field, model_validator
 
 from ..manifests.arrays import Matrix
 from ..manifests.keys import face_key
-from ..manifests.schema import ALIGNED
+from ..manifests.schema import ALIGNED, ALIGNED_UPRIGHT
 from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError, nearest
-from ..pipeline.stage import DIGEST, GPU, MEMORY, MapStage, Row, StageConfig, check_digest, free
+from ..pipeline.stage import (
+    DIGEST,
+    GPU,
+    MEMORY,
+    MapStage,
+    Row,
+    StageConfig,
+    added,
+    check_digest,
+    free,
+)
 from .faces import geometry, pixels
 from .faces.decoder import PILLOW_MAX_PIXELS, Limits
 from .faces.detectors import (
@@ -28,9 +39,14 @@ from .faces.detectors import (
     DetectorSettings,
     PreparedPicture,
     choose,
+    choose_listed,
+    listed_face,
 )
+from .faces.detectors.looking import Look, Looking
 from .faces.isolation import DecoderPool, ProcessLimits
 from .sources.fetching import SourceReader
+
+_DAY_S = 86_400.0
 
 
 class AlignConfig(StageConfig):
@@ -59,13 +75,28 @@ class AlignConfig(StageConfig):
     threshold: float = Field(
         0.5, ge=0.2, le=1, description="minimum detection score (opencv, insightface)"
     )
-    canvases: tuple[float, ...] = Field(
+    canvases: tuple[Annotated[float, Field(ge=1, le=16)], ...] = Field(
         (2.0, 1.0, 3.0),
         min_length=1,
         description="insightface: paddings to try in turn; 2 shows the picture at half the canvas",
     )
     faces: Literal["largest", "centre", "all"] = Field(
         "largest", description="which of several faces: largest, centre (nearest to it) or all"
+    )
+    listed: Literal["choose", "ignore"] | None = added(
+        None,
+        description="choose: a list's box or landmarks choose the face (opencv, insightface); "
+        "ignore; unset: choose, unless the shards were begun without",
+    )
+    upright: bool | None = added(
+        None,
+        description="faces that make no sense are looked for in the turned picture, then rejected "
+        "(opencv, insightface); unset: true, unless the shards were begun without",
+    )
+    look: Literal["whole", "close"] = added(
+        "whole",
+        description="close: where no face is found, look at parts of large pictures (opencv, "
+        "insightface); with faces=all, always",
     )
     min_face_px: int = Field(
         0, ge=0, description="reject faces whose crop spans fewer original pixels than this"
@@ -80,15 +111,17 @@ class AlignConfig(StageConfig):
     max_pixels: int = Field(
         64_000_000, ge=1, le=PILLOW_MAX_PIXELS, description="larger images are not decoded"
     )
-    max_bytes: int = Field(64 * 2**20, ge=1, description="larger files are not read")
+    max_bytes: int = Field(64 * 2**20, ge=1, le=2**32, description="larger files are not read")
     fetch_seconds: float = free(
         30.0,
         gt=0,
+        le=_DAY_S,
         description="ingest.allow_urls: time limit for one address",
     )
     memory_gb: float = free(
         4.0,
         gt=0,
+        le=1e6,
         description="memory of this stage, requested if cluster workers declare MEMORY; enough for "
         "photographs of 12 megapixels",
     )
@@ -99,11 +132,13 @@ class AlignConfig(StageConfig):
     decode_seconds: float = free(
         30.0,
         gt=0,
+        le=_DAY_S,
         description="isolate: time limit for decoding a file; it fails after two timeouts",
     )
     decode_memory_mb: int = free(
         2048,
         ge=64,
+        le=2**20,
         description="isolate: memory of a decoding process, one for each of run.threads",
     )
     batch_size: int = Field(
@@ -115,6 +150,29 @@ class AlignConfig(StageConfig):
         if self.pack_sha256 and self.detector != "insightface":
             raise ValueError("align.pack_sha256 pins a pack: set align.detector=insightface")
         return self
+
+    @model_validator(mode="after")
+    def _look_of_a_detector(self) -> Self:
+        if self.look == "close" and self.detector in ("supplied", "none"):
+            raise ValueError(
+                f"align.detector={self.detector} does not look for faces: leave align.look out, or "
+                "set align.detector to opencv or insightface"
+            )
+        return self
+
+    def for_shards(self, begun: dict[str, Any] | None) -> Self:
+        """Return the settings with ``listed`` and ``upright`` decided.
+
+        Args:
+            begun: what the dataset says of itself (``stage.json``), None for a new one. One of
+                release 0.1.0 goes on without them.
+        """
+        made = None if begun is None else begun.get("settings", {})
+        defaults = {"listed": "choose", "upright": True}
+        unset = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return self.model_copy(
+            update={n: value for n, value in unset.items() if made is None or n in made}
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +196,7 @@ class Align(MapStage):
     )
     reads = ("manifest",)
     writes = "aligned"
-    schema = ALIGNED
+    schema: pa.Schema = ALIGNED
     description = "Faces cut out and aligned by the eyes and the tip of the nose."
 
     def __init__(
@@ -151,7 +209,7 @@ class Align(MapStage):
         """Store settings and limits; nothing is read yet.
 
         Args:
-            config: settings.
+            config: settings; ``listed`` and ``upright`` unset mean without.
             root: folder that the rows' paths are relative to, or the archive that they are in.
             threads: pictures processed in parallel.
             allow_urls: fetch rows whose path is an address.
@@ -169,7 +227,13 @@ class Align(MapStage):
             self.libraries = (*self.libraries, "torch")
         if config.detector == "insightface":
             self.libraries = (*self.libraries, "insightface", "onnxruntime", "onnxruntime-gpu")
-        self._detector = make_detector(config, threads or len(os.sched_getaffinity(0)))
+        detector = make_detector(config, threads or len(os.sched_getaffinity(0)))
+        self._chooses = detector.searches and config.listed == "choose"
+        self._detector = _looking(detector, config)
+        if config.upright:
+            self.schema = ALIGNED_UPRIGHT
+            if config.detector == "insightface":  # the second look
+                self.libraries = (*self.libraries, "torch")
 
     @property
     def batch_size(self) -> int:
@@ -229,7 +293,8 @@ class Align(MapStage):
     def finish(self, row: Row, item: Picture, result: list[Detection]) -> list[Row]:
         """Return one row for each chosen face, or one row with the reason why there is none."""
         height, width = item.prepared.pixels.shape[:2]
-        faces = [f for f in result if f.score is None or f.score >= self.config.threshold]
+        seen = [f for f in result if f.score is None or f.score >= self.config.threshold]
+        faces = [face for face in seen if face.trust != "no"]
         common: Row = {
             "source_sha256": item.source_sha256,
             "source_width_px": width,
@@ -238,9 +303,11 @@ class Align(MapStage):
         }
         if not faces:
             best = max((f.score or 0.0 for f in result), default=None)
-            reason = "no_face" if best is None else "low_score"
+            reason = "no_face" if best is None else "implausible_face" if seen else "low_score"
             return [common | {"detection_score": best} | _rejected(reason)]
-        chosen = choose(faces, self.config.faces, width, height)
+        chosen = self._chosen(item, row, faces)
+        if not chosen:
+            return [common | _rejected("no_face_in_box")]
         rows = [common | self._face_row(item, face) for face in chosen]
         for number, out in enumerate(rows):
             out["key"] = face_key(row["key"], number) if len(rows) > 1 else row["key"]
@@ -248,6 +315,15 @@ class Align(MapStage):
                 suffix = "jpg" if self.config.format == "jpeg" else "png"
                 out["image"]["path"] = f"{out['key']}.{suffix}"
         return rows
+
+    def _chosen(self, item: Picture, row: Row, faces: list[Detection]) -> list[Detection]:
+        """Return the listed face, or those of ``align.faces`` if none is listed."""
+        listed = listed_face(item.prepared.pixels, row) if self._chooses else None
+        if listed is not None:
+            found = choose_listed(faces, listed)
+            return [] if found is None else [found]
+        height, width = item.prepared.pixels.shape[:2]
+        return choose(faces, self.config.faces, width, height)
 
     def _face_row(self, item: Picture, face: Detection) -> Row:
         size = self.config.size_px
@@ -261,6 +337,8 @@ class Align(MapStage):
             "detection_score": face.score,
             "face_size_px": span,
         }
+        if self.config.upright:
+            columns["turned_degrees"] = geometry.turned_degrees(transform)
         if span < self.config.min_face_px:
             return columns | _rejected("face_too_small")
         crop = geometry.warp(item.prepared.pixels, transform, size, self.config.border)
@@ -279,7 +357,9 @@ class Align(MapStage):
         if face.landmarks is not None:
             return geometry.transform_from_landmarks(face.landmarks, size)
         if face.bbox_xyxy is not None:
-            return geometry.transform_from_box(face.bbox_xyxy, size, self._detector.box_frame)
+            return geometry.transform_from_box(
+                face.bbox_xyxy, size, self._detector.box_frame, face.turned_degrees
+            )
         height, width = item.prepared.pixels.shape[:2]
         return geometry.transform_from_whole(width, height, size)
 
@@ -301,6 +381,14 @@ def make_detector(config: AlignConfig, threads: int) -> Detector:
             threads=threads,
         )
     )
+
+
+def _looking(detector: Detector, config: AlignConfig) -> Detector:
+    """Return the detector with the further looks of the settings, if there are any."""
+    close = config.look == "close"
+    every = close and config.faces == "all"
+    look = Look(bool(config.upright), config.listed == "choose", close, every)
+    return Looking(detector, look) if detector.searches and look != Look() else detector
 
 
 def _rejected(reason: str) -> Row:

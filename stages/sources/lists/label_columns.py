@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ....manifests.schema import (
-    ALIGNED,
+    ALIGNED_UPRIGHT,
     LABEL_COLUMNS,
     MANIFEST,
     NORMALIZED,
@@ -31,7 +31,7 @@ log = logging.getLogger("normpipe")
 
 #: Names that a label may not have, because data columns have them.
 RESERVED = frozenset(
-    {*MANIFEST.names, *ALIGNED.names, *NORMALIZED.names, *PAIRS.names}
+    {*MANIFEST.names, *ALIGNED_UPRIGHT.names, *NORMALIZED.names, *PAIRS.names}
     | {"normalized", "shard", "row_group", "row", *dict(ORIGINS)}
 )
 
