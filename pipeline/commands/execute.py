@@ -160,8 +160,12 @@ def opened(data: Path) -> "ShardDataset":
 
 def report(job: Job) -> None:
     """Print where the results are and the status of every input."""
+    from ...stages.review.advice import face_advice
+
     state = status_module.status(job.output)
     typer.echo(status_module.status_table(state))
+    for line in face_advice(job.output, job.stage("align")):
+        typer.echo(f"advice: {line}")
     normalized = job.output / f"normalized/{job.stage('normalize').variant_name}"
     if ShardFolder(normalized).manifest_path.is_file():
         typer.echo(f"normalized dataset: {normalized}")

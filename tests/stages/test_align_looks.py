@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from pydantic import ValidationError
 from skimage.data import astronaut
 
 from normpipe.manifests.schema import ALIGNED, ALIGNED_UPRIGHT
+from normpipe.pipeline.commands.execute import run_until
 from normpipe.pipeline.config import load_job
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.run.making import process
+from normpipe.pipeline.run.runner import Options
 from normpipe.pipeline.store.commit import write_json
 from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages import CONFIGS, build_flow
@@ -25,6 +28,7 @@ from normpipe.stages.faces import geometry as G
 from normpipe.stages.faces.detectors import Detection, choose_listed
 from normpipe.stages.faces.detectors import looking as L
 from normpipe.stages.faces.detectors.second_look import is_in_order
+from normpipe.stages.review.advice import face_advice
 
 ASSETS = Path(os.environ.get("NORMPIPE_TEST_ASSETS", Path(__file__).parents[2] / "../shared"))
 # Box, and pupils, nose tip, mouth corners of scikit-image's photograph, read off by eye.
@@ -288,6 +292,54 @@ def test_every_small_face_is_whole_in_a_tile(width: int, height: int, data: Any)
         and y + face <= bottom
         for left, top, right, bottom in places
     )
+
+
+# Advice
+
+
+@pytest.mark.parametrize(
+    ("size", "sets", "advised"),
+    [
+        ((48, 48), (), "align.detector=none"),
+        ((1500, 400), (), "align.look=close"),
+        ((1500, 400), ("look=close",), "docs/running.md"),
+        ((700, 500), (), "docs/running.md"),
+        ((48, 48), ("detector=none",), None),
+    ],
+)
+def test_pictures_without_faces_get_the_advice_that_fits_their_size(
+    tmp_path: Path, size: tuple[int, int], sets: tuple[str, ...], advised: str | None
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        Image.new("RGB", size, (40 * number, 90, 90)).save(tmp_path / "in" / f"{number}.png")
+    given_ = {"input": tmp_path / "in", "output": tmp_path / "my out"}
+    job = load_job(None, given_, [f"align.{one}" for one in sets], CONFIGS)
+    run_until(job, "align", Options())
+    lines = face_advice(job.output, job.stage("align"))
+    assert len(lines) == (advised is not None)
+    if advised is not None:
+        assert advised in lines[0] and "2 of 2 inputs" in lines[0] and "\n" not in lines[0]
+    if advised is not None and "--set" in lines[0]:
+        assert shlex.split(lines[0].partition("normpipe run ")[2])[0] == str(job.output)
+
+
+def test_an_older_dataset_of_a_list_with_boxes_says_so(tmp_path: Path) -> None:
+    save(tmp_path, "a.png", astronaut())
+    (tmp_path / "list.csv").write_text("path,x1,y1,x2,y2\na.png,175,65,275,175\n")
+    given_ = {"input": tmp_path / "list.csv", "output": tmp_path / "out"}
+    job = load_job(None, given_, [], CONFIGS)
+    run_until(job, "ingest", Options())
+    folder = ShardFolder(tmp_path / "out/aligned")
+    write_json(folder.stage_path, {"settings": AlignConfig().shaping()})
+    run_until(job, "align", Options())
+    (line,) = face_advice(job.output, job.stage("align"))
+    assert line.endswith("--overwrite --set align.listed=choose --set align.upright=true")
+    sets = ["align.listed=choose", "align.upright=true"]
+    again = load_job(None, given_, sets, CONFIGS)
+    run_until(again, "align", Options(overwrite=True))
+    assert face_advice(again.output, again.stage("align")) == []
+    assert folder.schema_names(0)[-1] == "turned_degrees"
 
 
 # Settings
