@@ -224,6 +224,8 @@ def part_around(pixels: Pixels, listed: Detection) -> PartView:
         min(end, math.ceil(value + half))
         for value, end in zip(middle, (width, height), strict=True)
     )
+    if right <= left or bottom <= top:  # landmarks mostly outside the picture
+        return PartView(pixels, _AS_IT_IS)
     part = np.ascontiguousarray(pixels[top:bottom, left:right])
     return PartView(part, np.array([[1.0, 0.0, -left], [0.0, 1.0, -top]]))
 
