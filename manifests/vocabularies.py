@@ -69,8 +69,10 @@ EMOTION_SYNONYMS = {
     "surprised": "surprise",
     "fearful": "fear",
     "afraid": "fear",
+    "scared": "fear",
     "disgusted": "disgust",
     "angry": "anger",
+    "contemptuous": "contempt",
 }
 
 #: End of the name of a label column that counts the raters who chose an emotion.

@@ -10,7 +10,7 @@ import os
 import posixpath
 from collections import Counter
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -25,10 +25,11 @@ from .sources.containers.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archi
 from .sources.containers.objects import list_objects
 from .sources.files import FileFacts, Root, Walk, is_utf8, path_order, walk
 from .sources.inputs import ManifestRows
+from .sources.lists.emotion_columns import EmotionColumns, EmotionRules, folder_emotion
 from .sources.lists.face_columns import supplied_coordinates, unique_faces
-from .sources.lists.label_columns import LabelRules, folder_emotion, labels_from_list
+from .sources.lists.label_columns import LabelRules, labels_from_list
 from .sources.lists.table import LIST_SUFFIXES, assign_columns, read_list
-from .sources.lists.values import Cells
+from .sources.lists.values import UNKNOWN_WORDS, Cells, missing_numbers, words_of
 
 log = logging.getLogger("normpipe")
 
@@ -79,15 +80,36 @@ class IngestConfig(StageConfig):
     au_columns: Literal["occurrence", "intensity"] = free(
         "occurrence", description="what a column named AU12 holds: 0 or 1, or levels 0 to 5"
     )
-    au_missing: float | None = free(
-        None, description="the number that means an unknown action unit (BP4D: 9)"
+    au_missing: float | tuple[float, ...] | None = free(
+        None, description="numbers that mean an unknown action unit (BP4D: 9): one, or a list"
     )
-    valence_arousal_missing: float | None = free(
-        None, description="the number that means unknown valence or arousal (AffectNet: -2)"
+    valence_arousal_missing: float | tuple[float, ...] | None = free(
+        None, description="numbers that mean unknown valence or arousal (AffectNet: -2)"
     )
     emotion_names: tuple[str, ...] = free(
         (), description="names for emotions given as numbers, starting at 0; '' for no name"
     )
+    emotion_missing: tuple[str, ...] = free(
+        (), description="numbers and names that mean an unknown emotion, such as -1 and none"
+    )
+    emotion_columns: EmotionColumns = free(
+        "auto",
+        description="what columns named after emotions hold: votes, one_hot (a single 1) or labels "
+        "of their own; auto: by their cells, where no column gives the emotion",
+    )
+    unknown_words: tuple[str, ...] = free(
+        UNKNOWN_WORDS, description="cells of text that mean unknown, ignoring case"
+    )
+
+    @field_validator("au_missing", "valence_arousal_missing", mode="before")
+    @classmethod
+    def _as_numbers(cls, value: Any) -> float | tuple[float, ...] | None:
+        return missing_numbers(value)
+
+    @field_validator("emotion_missing", "unknown_words", mode="before")
+    @classmethod
+    def _as_words(cls, value: Any) -> tuple[str, ...]:
+        return words_of(value)
 
     @field_validator("extensions")
     @classmethod
@@ -281,7 +303,7 @@ class Ingest(SourceStage):
             inputs.add(key, path, FileFacts(reason=reason) if reason else root.inspect(path))
 
     def _folder_labels(self, keys: list[str], paths: list[str]) -> pa.Table:
-        names = self._settings.emotion_names
+        rules = EmotionRules(self._settings.emotion_names, self._settings.emotion_missing)
         emotions: dict[str, str | None] = {}
         for path in paths:
             folder = posixpath.dirname(path)
@@ -291,22 +313,17 @@ class Ingest(SourceStage):
                     "ingest.class_per_folder off"
                 )
             if folder not in emotions:
-                emotions[folder] = folder_emotion(sample_id(folder), names)
+                emotions[folder] = folder_emotion(sample_id(folder), rules)
         column = pa.array([emotions[posixpath.dirname(path)] for path in paths], pa.string())
         return pa.table({"key": pa.array(keys, pa.string()), "emotion": column})
 
     def _scan_list(self) -> Scan:
         found = read_list(self.source)
         columns = assign_columns(found, self._settings.path_column, self._settings.columns)
-        cells = Cells(found)
-        boxes, landmarks = supplied_coordinates(cells, columns)
         config = self._settings
-        rules = LabelRules(
-            config.au_columns,
-            config.au_missing,
-            config.valence_arousal_missing,
-            config.emotion_names,
-        )
+        cells = Cells(found, config.unknown_words)
+        boxes, landmarks = supplied_coordinates(cells, columns)
+        rules = LabelRules(**{name: getattr(config, name) for name in LabelRules._fields})
         labels = labels_from_list(cells, columns, rules)
         root = Root(self.root)
         places = self._places(cells, columns.known["path"], root)
@@ -337,7 +354,7 @@ class Ingest(SourceStage):
 
     def _places(self, cells: Cells, own: str, root: Root) -> list[tuple[str, str | None]]:
         """Return each row's path below the root, or its listed path and why it cannot be used."""
-        texts = cells.text(own).to_pylist()
+        texts = cells.paths(own).to_pylist()
         places: list[tuple[str, str | None]] = []
         for row, text in enumerate(texts):
             if text is None:
