@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
-from ..pipeline.errors import InputError
+from ..pipeline.errors import InputError, first_few
 from ..pipeline.stage import Scan, SourceStage, StageConfig, free
 from ..pipeline.store.storage import is_store
 from .sources.containers.addresses import is_fetchable, is_url
@@ -28,6 +28,7 @@ from .sources.inputs import ManifestRows
 from .sources.lists.emotion_columns import EmotionColumns, EmotionRules, folder_emotion
 from .sources.lists.face_columns import supplied_coordinates, unique_faces
 from .sources.lists.label_columns import LabelRules, labels_from_list
+from .sources.lists.near_files import NameDifference, NearFiles, nearly_named, report_missing
 from .sources.lists.table import LIST_SUFFIXES, assign_columns, read_list
 from .sources.lists.values import UNKNOWN_WORDS, Cells, missing_numbers, words_of
 
@@ -101,12 +102,18 @@ class IngestConfig(StageConfig):
         UNKNOWN_WORDS, description="cells of text that mean unknown, ignoring case"
     )
 
+    match_names: tuple[NameDifference, ...] = free(
+        (),
+        description="find listed files whose name differs by: folders (leading ones), aligned "
+        "(_aligned before the ending), ending, case, unicode (normal form), zeros (before numbers)",
+    )
+
     @field_validator("au_missing", "valence_arousal_missing", mode="before")
     @classmethod
     def _as_numbers(cls, value: Any) -> float | tuple[float, ...] | None:
         return missing_numbers(value)
 
-    @field_validator("emotion_missing", "unknown_words", mode="before")
+    @field_validator("emotion_missing", "unknown_words", "match_names", mode="before")
     @classmethod
     def _as_words(cls, value: Any) -> tuple[str, ...]:
         return words_of(value)
@@ -326,7 +333,9 @@ class Ingest(SourceStage):
         rules = LabelRules(**{name: getattr(config, name) for name in LabelRules._fields})
         labels = labels_from_list(cells, columns, rules)
         root = Root(self.root)
+        near = NearFiles(root, config.extensions)
         places = self._places(cells, columns.known["path"], root)
+        places = nearly_named(places, near, root, config.match_names)
         rows = unique_faces(cells, [path for path, _ in places], (boxes, landmarks), labels)
         repeated = found.table.num_rows - len(rows)
         rows.sort(key=lambda row: (path_order(row.path), row.face or 0))
@@ -340,7 +349,9 @@ class Ingest(SourceStage):
             known = reason or is_url(row.path)
             facts = FileFacts(reason=reason) if known else root.inspect(row.path)
             inputs.add(key, row.path, facts, boxes[row.row], landmarks[row.row])
-        self._refuse_wrong_root(inputs)
+        reasons = [facts.reason for facts in inputs.facts]
+        paths = [path or "" for path in inputs.paths]
+        report_missing(self.source, root, near, [*zip(paths, reasons, strict=True)])
         refused = sum(facts.reason == "url_not_allowed" for facts in inputs.facts)
         if refused:
             log.warning(
@@ -375,23 +386,10 @@ class Ingest(SourceStage):
                 places.append((path, None))
         return places
 
-    def _refuse_wrong_root(self, inputs: ManifestRows) -> None:
-        """Raise if none of the listed files exists: then the root is wrong, not the files."""
-        if any(facts.reason not in ("missing_file", "outside_root") for facts in inputs.facts):
-            return
-        first = inputs.paths[0] or ""
-        folders = sorted(path for path in self.root.iterdir() if path.is_dir())
-        near = next((path for path in folders if (path / first).is_file()), None)
-        hint = f"ingest.root='{near}'" if near else "ingest.root to the folder they are relative to"
-        raise InputError(
-            f"none of the {len(inputs.keys)} files listed in {self.source} is below {self.root} "
-            f"(the first: {first}): set {hint}"
-        )
-
 
 def _counts(ignored: Counter[str]) -> str:
     if not ignored:
         return "it holds no files"
     total = sum(ignored.values())
-    kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common(8))
+    kinds = first_few([f"{count} {kind}" for kind, count in ignored.most_common()], 8)
     return f"{total} files skipped: {kinds}"

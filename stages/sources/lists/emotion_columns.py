@@ -42,6 +42,10 @@ class EmotionRules(NamedTuple):
     missing: Sequence[str] = ()
     columns: EmotionColumns = "auto"
 
+    def also_missing(self, cell: str) -> str:
+        """Return the setting that makes a cell mean unknown, too."""
+        return f"ingest.emotion_missing='{','.join([*self.missing, cell])}'"
+
     def is_missing(self, cell: str) -> bool:
         """Return whether a cell is one that means unknown: as a number, or as a name."""
         return any(_same(cell, code) for code in self.missing)
@@ -77,11 +81,12 @@ def standard_emotions(
         elif number is None:
             result[cell] = emotion_name(cell)
         else:
-            result[cell] = _named(cell, number, rules.names, where(cell))
+            result[cell] = _named(cell, number, rules, where(cell))
     return result
 
 
-def _named(cell: str, number: float, names: Sequence[str], where: str) -> str | None:
+def _named(cell: str, number: float, rules: EmotionRules, where: str) -> str | None:
+    names = rules.names
     if not names:
         raise InputError(
             f"{where} is the number {cell}, and datasets number emotions differently: give their "
@@ -95,7 +100,7 @@ def _named(cell: str, number: float, names: Sequence[str], where: str) -> str | 
         raise InputError(
             f"{where} is the number {cell}, but ingest.emotion_names has names for 0 to "
             f"{len(names) - 1} (use '' for a number without a name): name it, or set "
-            f"ingest.emotion_missing={cell} if it means unknown"
+            f"{rules.also_missing(cell)} if it means unknown"
         )
     return emotion_name(names[int(number)]) or None
 
@@ -110,7 +115,7 @@ def folder_emotion(folder: str, rules: EmotionRules) -> str | None:
     if emotion is not None and emotion not in EMOTIONS:
         raise InputError(
             f"the class folder '{folder}' is not a known emotion: rename it, set "
-            f"ingest.emotion_missing='{name}' if its faces have none, or turn "
+            f"{rules.also_missing(name)} if its faces have none, or turn "
             f"ingest.class_per_folder off{nearest(emotion, list(EMOTIONS))}"
         )
     return emotion
@@ -208,8 +213,8 @@ def _are_emotions(cells: Cells, own: str, rules: EmotionRules) -> bool:
     emotions, others = found.intersection(EMOTIONS), found.difference(EMOTIONS, _NO_EMOTION)
     if emotions and others:
         log.warning(
-            "%s: keeping the column '%s' as a label of that name: %s are no emotions; if it means "
-            "'emotion', set ingest.columns.emotion='%s'",
+            "%s: keeping the column '%s' as a label of that name, as some cells are no emotions "
+            "(%s); if it means 'emotion', set ingest.columns.emotion='%s'",
             *(file, own, first_few(sorted(others)), own),
         )
     return bool(emotions) and not others
