@@ -75,6 +75,10 @@ EMOTION_SYNONYMS = {
     "contemptuous": "contempt",
 }
 
+#: Words that mean "unknown" in lists, in lower case: as pandas, R, spreadsheets and ARFF write
+#: them. In columns of numbers always, in text unless ``ingest.unknown_words`` says otherwise.
+UNKNOWN_WORDS = ("-", "?", "#n/a", "<na>", "n/a", "na", "nan", "none", "null")
+
 #: End of the name of a label column that counts the raters who chose an emotion.
 _VOTES = "_votes"
 #: Columns of votes, in the order of ``EMOTIONS``: how many raters chose the emotion, and how many

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 
 from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
+from ..manifests.vocabularies import UNKNOWN_WORDS
 from ..pipeline.errors import InputError, first_few
 from ..pipeline.stage import Scan, SourceStage, StageConfig, free
 from ..pipeline.store.storage import is_store
@@ -30,7 +31,7 @@ from .sources.lists.face_columns import supplied_coordinates, unique_faces
 from .sources.lists.label_columns import LabelRules, labels_from_list
 from .sources.lists.near_files import NameDifference, NearFiles, nearly_named, report_missing
 from .sources.lists.table import LIST_SUFFIXES, assign_columns, read_list
-from .sources.lists.values import UNKNOWN_WORDS, Cells, missing_numbers, words_of
+from .sources.lists.values import Cells, missing_numbers, words_of
 
 log = logging.getLogger("normpipe")
 

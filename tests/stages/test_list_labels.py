@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normpipe.manifests.vocabularies import EMOTIONS
+from normpipe.manifests.vocabularies import EMOTIONS, UNKNOWN_WORDS
 from normpipe.pipeline.config import load_job
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.store.toml_text import value_text
 from normpipe.stages import CONFIGS
-from normpipe.stages.sources.lists.values import UNKNOWN_WORDS, written_number
+from normpipe.stages.sources.lists.values import written_number
 
 from .ingesting import put, refused, scan, write_list
 

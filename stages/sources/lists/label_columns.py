@@ -233,6 +233,8 @@ def _votes(cells: Cells, own: str) -> pa.Array:
 
 def _sum(one: pa.Array, other: pa.Array) -> pa.Array:
     """Return sums of votes, where unknown counts as none; null where both are."""
+    if pa.types.is_integer(one.type) and pa.types.is_integer(other.type):
+        one, other = one.cast(pa.int64()), other.cast(pa.int64())  # int8 would overflow
     total = pc.add(pc.fill_null(one, 0), pc.fill_null(other, 0))
     known = pc.or_(pc.is_valid(one), pc.is_valid(other))
     return pc.if_else(known, total, pa.scalar(None, total.type))

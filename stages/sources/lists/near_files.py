@@ -83,7 +83,7 @@ class NearFiles:
         key = (folder, files, ignore)
         if key not in self._named:
             if folder not in self._listed:
-                self._listed[folder] = _entries(self._root.path / folder)
+                self._listed[folder] = _entries(self._root, folder)
             by_name: dict[str, list[str]] = {}
             for name in self._listed[folder][0 if files else 1]:
                 by_name.setdefault(self._plain(name, files, ignore), []).append(name)
@@ -107,12 +107,13 @@ class NearFiles:
         return re.sub(r"(?<!\d)0+(?=\d)", "", name) if "zeros" in ignore else name
 
 
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
+def _entries(root: Root, folder: str) -> tuple[list[str], list[str]]:
     """Return the names of a folder's files and of its folders; none if it cannot be listed."""
     files: list[str] = []
     folders: list[str] = []
+    path = root.path / folder
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(path if root.contains(str(path.resolve())) else "") as entries:
             for entry in entries:
                 if is_utf8(entry.name) and not entry.name.startswith("."):
                     (folders if entry.is_dir() else files).append(entry.name)

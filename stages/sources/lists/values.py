@@ -10,16 +10,13 @@ from typing import Any, NoReturn, cast
 import pyarrow as pa
 import pyarrow.compute
 
+from ....manifests.vocabularies import UNKNOWN_WORDS
 from ....pipeline.errors import InputError, first_few
 from .table import ListTable
 
 # pyarrow creates these functions at run time; type checkers do not see them.
 pc: Any = pyarrow.compute
 log = logging.getLogger("normpipe")
-
-#: Words that mean "unknown", in lower case: as pandas, R, spreadsheets and ARFF write them. In
-#: columns of numbers always, in columns of text unless ``ingest.unknown_words`` says otherwise.
-UNKNOWN_WORDS = ("-", "?", "#n/a", "<na>", "n/a", "na", "nan", "none", "null")
 
 _INTEGER = r"^[-+]?(0|[1-9]\d{0,17})$"
 _DECIMAL = r"^[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?$"
