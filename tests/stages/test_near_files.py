@@ -40,7 +40,7 @@ NEAR = [
     (NFC, NFD, "unicode"),
     ("F001/T1/643.jpg", "F001/T1/0643.jpg", "zeros"),
     ("F001/T01/0643.jpg", "F001/T1/643.jpg", "zeros"),
-    ("/home/somebody/faces/s1/a.jpg", "s1/a.jpg", "folders"),
+    ("/data/of/somebody/faces/s1/a.jpg", "s1/a.jpg", "folders"),
     ("C:\\faces\\s1\\a.jpg", "s1/a.jpg", "folders"),
     ("faces/s1/a.jpg", "s1/a.jpg", "folders"),
     ("Train/0001.PNG", "train/1_aligned.jpg", "aligned,ending,case,zeros"),

@@ -1,9 +1,11 @@
 """Emotions of a list: names, numbers, votes of raters, and a column of 0 and 1 for each emotion."""
 
+from __future__ import annotations
+
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +14,10 @@ import pyarrow.compute
 from ....manifests.arrays import Floats
 from ....manifests.vocabularies import EMOTIONS, VOTE_COLUMNS, emotion_name
 from ....pipeline.errors import InputError, first_few, nearest
-from .table import Columns
 from .values import Cells, written_number
+
+if TYPE_CHECKING:
+    from .table import Columns
 
 # pyarrow creates these functions at run time; type checkers do not see them.
 pc: Any = pyarrow.compute

@@ -1,18 +1,22 @@
 """Cells of a list as typed values, with errors that name the line."""
 
+from __future__ import annotations
+
 import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pyarrow as pa
 import pyarrow.compute
 
 from ....manifests.vocabularies import UNKNOWN_WORDS
 from ....pipeline.errors import InputError, first_few
-from .table import ListTable
+
+if TYPE_CHECKING:
+    from .table import ListTable
 
 # pyarrow creates these functions at run time; type checkers do not see them.
 pc: Any = pyarrow.compute
