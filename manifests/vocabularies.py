@@ -71,9 +71,15 @@ EMOTION_SYNONYMS = {
     "surprised": "surprise",
     "fearful": "fear",
     "afraid": "fear",
+    "scared": "fear",
     "disgusted": "disgust",
     "angry": "anger",
+    "contemptuous": "contempt",
 }
+
+#: Words that mean "unknown" in lists, in lower case: as pandas, R, spreadsheets and ARFF write
+#: them. In columns of numbers always, in text unless ``ingest.unknown_words`` says otherwise.
+UNKNOWN_WORDS = ("-", "?", "#n/a", "<na>", "n/a", "na", "nan", "none", "null")
 
 #: End of the name of a label column that counts the raters who chose an emotion.
 _VOTES = "_votes"

@@ -10,14 +10,15 @@ import os
 import posixpath
 from collections import Counter
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator
 
 from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
-from ..pipeline.errors import InputError
+from ..manifests.vocabularies import UNKNOWN_WORDS
+from ..pipeline.errors import InputError, first_few
 from ..pipeline.stage import Scan, SourceStage, StageConfig, free
 from ..pipeline.store.storage import is_store
 from .sources.containers.addresses import is_fetchable, is_url
@@ -25,10 +26,12 @@ from .sources.containers.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archi
 from .sources.containers.objects import list_objects
 from .sources.files import FileFacts, Root, Walk, is_utf8, path_order, walk
 from .sources.inputs import ManifestRows
+from .sources.lists.emotion_columns import EmotionColumns, EmotionRules, folder_emotion
 from .sources.lists.face_columns import supplied_coordinates, unique_faces
-from .sources.lists.label_columns import LabelRules, folder_emotion, labels_from_list
+from .sources.lists.label_columns import LabelRules, labels_from_list
+from .sources.lists.near_files import NameDifference, NearFiles, nearly_named, report_missing
 from .sources.lists.table import LIST_SUFFIXES, assign_columns, read_list
-from .sources.lists.values import Cells
+from .sources.lists.values import Cells, missing_numbers, words_of
 
 log = logging.getLogger("normpipe")
 
@@ -79,15 +82,42 @@ class IngestConfig(StageConfig):
     au_columns: Literal["occurrence", "intensity"] = free(
         "occurrence", description="what a column named AU12 holds: 0 or 1, or levels 0 to 5"
     )
-    au_missing: float | None = free(
-        None, description="the number that means an unknown action unit (BP4D: 9)"
+    au_missing: float | tuple[float, ...] | None = free(
+        None, description="numbers that mean an unknown action unit (BP4D: 9): one, or a list"
     )
-    valence_arousal_missing: float | None = free(
-        None, description="the number that means unknown valence or arousal (AffectNet: -2)"
+    valence_arousal_missing: float | tuple[float, ...] | None = free(
+        None, description="numbers that mean unknown valence or arousal (AffectNet: -2)"
     )
     emotion_names: tuple[str, ...] = free(
         (), description="names for emotions given as numbers, starting at 0; '' for no name"
     )
+    emotion_missing: tuple[str, ...] = free(
+        (), description="numbers and names that mean an unknown emotion, such as -1 and none"
+    )
+    emotion_columns: EmotionColumns = free(
+        "auto",
+        description="what columns named after emotions hold: votes, one_hot (a single 1) or labels "
+        "of their own; auto: by their cells, where no column gives the emotion",
+    )
+    unknown_words: tuple[str, ...] = free(
+        UNKNOWN_WORDS, description="cells of text that mean unknown, ignoring case"
+    )
+
+    match_names: tuple[NameDifference, ...] = free(
+        (),
+        description="find listed files whose name differs by: folders (leading ones), aligned "
+        "(_aligned before the ending), ending, case, unicode (normal form), zeros (before numbers)",
+    )
+
+    @field_validator("au_missing", "valence_arousal_missing", mode="before")
+    @classmethod
+    def _as_numbers(cls, value: Any) -> float | tuple[float, ...] | None:
+        return missing_numbers(value)
+
+    @field_validator("emotion_missing", "unknown_words", "match_names", mode="before")
+    @classmethod
+    def _as_words(cls, value: Any) -> tuple[str, ...]:
+        return words_of(value)
 
     @field_validator("extensions")
     @classmethod
@@ -281,7 +311,7 @@ class Ingest(SourceStage):
             inputs.add(key, path, FileFacts(reason=reason) if reason else root.inspect(path))
 
     def _folder_labels(self, keys: list[str], paths: list[str]) -> pa.Table:
-        names = self._settings.emotion_names
+        rules = EmotionRules(self._settings.emotion_names, self._settings.emotion_missing)
         emotions: dict[str, str | None] = {}
         for path in paths:
             folder = posixpath.dirname(path)
@@ -291,25 +321,22 @@ class Ingest(SourceStage):
                     "ingest.class_per_folder off"
                 )
             if folder not in emotions:
-                emotions[folder] = folder_emotion(sample_id(folder), names)
+                emotions[folder] = folder_emotion(sample_id(folder), rules)
         column = pa.array([emotions[posixpath.dirname(path)] for path in paths], pa.string())
         return pa.table({"key": pa.array(keys, pa.string()), "emotion": column})
 
     def _scan_list(self) -> Scan:
         found = read_list(self.source)
         columns = assign_columns(found, self._settings.path_column, self._settings.columns)
-        cells = Cells(found)
-        boxes, landmarks = supplied_coordinates(cells, columns)
         config = self._settings
-        rules = LabelRules(
-            config.au_columns,
-            config.au_missing,
-            config.valence_arousal_missing,
-            config.emotion_names,
-        )
+        cells = Cells(found, config.unknown_words)
+        boxes, landmarks = supplied_coordinates(cells, columns)
+        rules = LabelRules(**{name: getattr(config, name) for name in LabelRules._fields})
         labels = labels_from_list(cells, columns, rules)
         root = Root(self.root)
+        near = NearFiles(root, config.extensions)
         places = self._places(cells, columns.known["path"], root)
+        places = nearly_named(places, near, root, config.match_names)
         rows = unique_faces(cells, [path for path, _ in places], (boxes, landmarks), labels)
         repeated = found.table.num_rows - len(rows)
         rows.sort(key=lambda row: (path_order(row.path), row.face or 0))
@@ -323,7 +350,9 @@ class Ingest(SourceStage):
             known = reason or is_url(row.path)
             facts = FileFacts(reason=reason) if known else root.inspect(row.path)
             inputs.add(key, row.path, facts, boxes[row.row], landmarks[row.row])
-        self._refuse_wrong_root(inputs)
+        reasons = [facts.reason for facts in inputs.facts]
+        paths = [path or "" for path in inputs.paths]
+        report_missing(self.source, root, near, [*zip(paths, reasons, strict=True)])
         refused = sum(facts.reason == "url_not_allowed" for facts in inputs.facts)
         if refused:
             log.warning(
@@ -337,7 +366,7 @@ class Ingest(SourceStage):
 
     def _places(self, cells: Cells, own: str, root: Root) -> list[tuple[str, str | None]]:
         """Return each row's path below the root, or its listed path and why it cannot be used."""
-        texts = cells.text(own).to_pylist()
+        texts = cells.paths(own).to_pylist()
         places: list[tuple[str, str | None]] = []
         for row, text in enumerate(texts):
             if text is None:
@@ -358,23 +387,10 @@ class Ingest(SourceStage):
                 places.append((path, None))
         return places
 
-    def _refuse_wrong_root(self, inputs: ManifestRows) -> None:
-        """Raise if none of the listed files exists: then the root is wrong, not the files."""
-        if any(facts.reason not in ("missing_file", "outside_root") for facts in inputs.facts):
-            return
-        first = inputs.paths[0] or ""
-        folders = sorted(path for path in self.root.iterdir() if path.is_dir())
-        near = next((path for path in folders if (path / first).is_file()), None)
-        hint = f"ingest.root='{near}'" if near else "ingest.root to the folder they are relative to"
-        raise InputError(
-            f"none of the {len(inputs.keys)} files listed in {self.source} is below {self.root} "
-            f"(the first: {first}): set {hint}"
-        )
-
 
 def _counts(ignored: Counter[str]) -> str:
     if not ignored:
         return "it holds no files"
     total = sum(ignored.values())
-    kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common(8))
+    kinds = first_few([f"{count} {kind}" for kind, count in ignored.most_common()], 8)
     return f"{total} files skipped: {kinds}"

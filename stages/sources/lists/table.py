@@ -4,18 +4,22 @@ import csv
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ....manifests.schema import LABEL_COLUMNS
 from ....manifests.vocabularies import VOTE_COLUMNS, vote_column
-from ....pipeline.errors import InputError, nearest
+from ....pipeline.errors import InputError, first_few, nearest
 
+# pyarrow creates these functions at run time; type checkers do not see them.
+pc: Any = pyarrow.compute
 log = logging.getLogger("normpipe")
 
 #: File name endings of lists.
@@ -44,16 +48,21 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "image_path",
         "filepath",
         "subdirectory_filepath",
+        "image name",
+        "image_name",
     ),
     "subject": ("identity", "subject_id", "person"),
     "split": ("part", "partition", "subset"),
     "emotion": ("expression",),
 }
 
-# ``AU12``, ``au_01``, ``AU12_intensity``; ``_r`` and ``_c`` are OpenFace's regression and class.
+# ``AU12``, ``au_01``, ``AU 1``, ``AU12_intensity``; OpenFace's ``_r`` is regression, ``_c`` class.
 _ACTION_UNIT = re.compile(
-    r"^au_?0*(?P<number>[1-9]\d?)(?:_(?P<kind>occurrence|occ|c|intensity|int|r))?$"
+    r"^au[\s_-]*0*(?P<number>[1-9]\d?)(?:[\s_-]+(?P<kind>occurrence|occ|c|intensity|int|r))?$"
 )
+# What pandas and R call the numbers of rows when they write a table.
+_INDEX_COLUMN = re.compile(r"^(|unnamed: \d+(\.\d+)*|__index_level_\d+__)$")
+_WHOLE_NUMBER = r"^\s*([-+]?\d+(\.0*)?\s*)?$"
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,8 @@ class Columns:
             list's name.
         votes: of ``vocabularies.VOTE_COLUMNS`` → the list's name.
         extras: other columns, kept as labels under their own names.
+        one_hot: emotion → the list's name of the column that is 1 for it; see ``find_emotions``.
+        no_face: FER+'s column of votes for "no face", which count as unknown.
     """
 
     known: dict[str, str] = field(default_factory=lambda: dict[str, str]())
@@ -97,6 +108,8 @@ class Columns:
     )
     votes: dict[str, str] = field(default_factory=lambda: dict[str, str]())
     extras: list[str] = field(default_factory=lambda: list[str]())
+    one_hot: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+    no_face: str | None = None
 
     @property
     def taken(self) -> set[str]:
@@ -123,13 +136,39 @@ def read_list(path: Path) -> ListTable:
         if "UTF8" in line or "UTF-8" in line:
             line = "it is not UTF-8 text: save it as 'CSV UTF-8'"
         raise InputError(f"cannot read the list {path}: {line}") from None
+    if not found.table.num_rows:
+        raise InputError(f"the list {path} has no rows")
+    found = _without_empty(found)
     names = found.table.column_names
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{path} has the column '{twice[0]}' twice: rename one of them")
-    if not found.table.num_rows:
-        raise InputError(f"the list {path} has no rows")
     return found
+
+
+def _without_empty(found: ListTable) -> ListTable:
+    """Return a list without columns that have neither a name nor a cell: a comma ends each line."""
+    kept = [
+        place
+        for place, name in enumerate(found.table.column_names)
+        if name.strip() or not _all_match(found.table.column(place), r"^\s*$")
+    ]
+    return replace(found, table=found.table.select(kept))
+
+
+def _counts_rows(found: ListTable, name: str) -> bool:
+    """Return whether a column is the number of the row, as pandas and R write it, or empty."""
+    if not _INDEX_COLUMN.match(name.strip().lower()):
+        return False
+    column = found.table[name]
+    return pa.types.is_integer(column.type) or _all_match(column, _WHOLE_NUMBER)
+
+
+def _all_match(column: pa.ChunkedArray, pattern: str) -> bool:
+    """Return whether all cells of a column are null, or text that a pattern matches."""
+    if not pa.types.is_string(column.type):
+        return column.null_count == len(column)
+    return pc.all(pc.match_substring_regex(column, pattern)).as_py() is not False
 
 
 def _read_csv(path: Path) -> ListTable:
@@ -180,7 +219,9 @@ def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, s
     wanted = dict(spellings)
     if path_column != "path":
         wanted["path"] = path_column
-    for name, spelling in wanted.items():
+    trimmed = {name.strip(): name for name in reversed(names)}
+    for name, written in wanted.items():
+        spelling = written if written in names else trimmed.get(written.strip(), written)
         if spelling not in names:
             raise InputError(f"{found.path} has no column '{spelling}'{nearest(spelling, names)}")
         match = _ACTION_UNIT.match(name.lower())
@@ -200,11 +241,13 @@ def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, s
     if "path" not in columns.known:
         raise InputError(
             f"{found.path} has no column 'path': set ingest.path_column to the column with the "
-            f"image paths (columns: {', '.join(names[:12])})"
+            f"image paths (columns: {first_few([name or repr(name) for name in names], 12)})"
         )
     _whole_sets_only(columns)
-    columns.extras = [name for name in names if name not in columns.taken]
-    _report(found, columns)
+    extras = [name for name in names if name not in columns.taken]
+    columns.extras = [name for name in extras if not _counts_rows(found, name)]
+    if ignored := [f"'{name}'" for name in extras if name not in columns.extras]:
+        log.info("%s: ignoring numbers of rows: the column %s", found.path.name, first_few(ignored))
     return columns
 
 
@@ -248,7 +291,8 @@ def _whole_sets_only(columns: Columns) -> None:
                 del columns.known[name]
 
 
-def _report(found: ListTable, columns: Columns) -> None:
+def report_extras(found: ListTable, columns: Columns) -> None:
+    """Log which columns are kept under their own names, and which of them look misspelt."""
     words = ["path", *LABELS, "bbox_xyxy", "landmarks"]
     free = [word for word in words if word not in columns.known]
     for name in columns.extras:
@@ -259,7 +303,7 @@ def _report(found: ListTable, columns: Columns) -> None:
                 "ingest.columns.%s='%s'",
                 *(found.path.name, name, match[0], match[0], name),
             )
-        elif re.match(r"au_?\d", name.lower()):
+        elif re.match(r"au[\s_-]*\d", name.strip().lower()):
             log.warning(
                 "%s: keeping the column '%s' as a label of that name; action units are read from "
                 "names such as AU12, AU12_occurrence and AU12_intensity",
