@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import cv2
 from pydantic import Field, model_validator
@@ -30,7 +30,10 @@ from .faces.detectors import (
     choose,
 )
 from .faces.isolation import DecoderPool, ProcessLimits
+from .faces.tracking import Track, TrackedFaces
 from .sources.fetching import SourceReader
+from .videos.frame_process import Decoding
+from .videos.frame_reader import FrameReader, frame_number
 
 
 class AlignConfig(StageConfig):
@@ -64,8 +67,10 @@ class AlignConfig(StageConfig):
         min_length=1,
         description="insightface: paddings to try in turn; 2 shows the picture at half the canvas",
     )
-    faces: Literal["largest", "centre", "all"] = Field(
-        "largest", description="which of several faces: largest, centre (nearest to it) or all"
+    faces: Literal["largest", "centre", "all", "track"] = Field(
+        "largest",
+        description="which of several faces: largest, centre (nearest to it), all, or track: in a "
+        "video the same from frame to frame, elsewhere the largest",
     )
     min_face_px: int = Field(
         0, ge=0, description="reject faces whose crop spans fewer original pixels than this"
@@ -109,6 +114,11 @@ class AlignConfig(StageConfig):
     batch_size: int = Field(
         16, ge=1, description="images passed to the detector at once; they do not affect each other"
     )
+
+    def decoding(self) -> Decoding:
+        """Return how files from strangers are decoded."""
+        bounds = ProcessLimits(self.decode_seconds, self.decode_memory_mb * 2**20)
+        return Decoding(Limits(self.max_pixels, self.max_bytes), bounds, self.isolate)
 
     @model_validator(mode="after")
     def _pin_of_a_pack(self) -> Self:
@@ -161,9 +171,10 @@ class Align(MapStage):
         """
         self.config: AlignConfig = config
         self._reader = SourceReader(root, config.max_bytes, config.fetch_seconds, allow_urls)
-        self._limits = Limits(config.max_pixels, config.max_bytes)
-        bounds = ProcessLimits(config.decode_seconds, config.decode_memory_mb * 2**20)
-        self._decoders = DecoderPool(self._limits, bounds) if config.isolate else None
+        decoding = config.decoding()
+        self._limits = decoding.limits
+        self._decoders = DecoderPool(self._limits, decoding.bounds) if config.isolate else None
+        self._frames = FrameReader(self._reader.open_file, decoding)
         self._open = False
         if config.detector == "opencv":  # its landmarks
             self.libraries = (*self.libraries, "torch")
@@ -206,14 +217,23 @@ class Align(MapStage):
         self._open = True
 
     def close(self) -> None:
-        """End the decoding processes, and close the archive."""
+        """End the decoding processes, and close the archive and the videos."""
         self._reader.close()
+        self._frames.close()
         self._open = False
         if self._decoders is not None:
             self._decoders.close()
 
+    def expect(self, rows: Sequence[Row]) -> None:
+        """Take notice of the frames that will be read."""
+        self._frames.expect(rows)
+
     def prepare(self, row: Row) -> Picture:
-        """Read and decode a picture, and prepare it for the detector."""
+        """Read and decode a picture or a frame, and prepare it for the detector."""
+        if frame_number(row["key"]) is not None:
+            frame = pixels.to_pixels(self._frames.read(row))
+            digest = hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest()
+            return Picture(self._detector.prepare(frame, row), digest)
         data = self._reader.read(row)
         if self._decoders is not None:
             picture = pixels.to_pixels(self._decoders.decode(data))
@@ -226,10 +246,39 @@ class Align(MapStage):
         """Return the faces of each picture, best first."""
         return self._detector.detect([item.prepared for item in items])
 
-    def finish(self, row: Row, item: Picture, result: list[Detection]) -> list[Row]:
+    def relate(
+        self,
+        rows: Sequence[Row],
+        results: Sequence[Any],
+        settled: Sequence[list[Row] | None],
+        memory: dict[str, Any],
+    ) -> Sequence[Any]:
+        """Follow a face from frame to frame, if ``faces`` is ``track``.
+
+        The track begins anew with each video and, as shards may be made anywhere, each shard.
+        """
+        if self.config.faces != "track":
+            return results
+        found: list[Any] = []
+        for row, result, kept in zip(rows, results, settled, strict=True):
+            track = memory.get("track")
+            if track is None or track.path != row["path"] or frame_number(row["key"]) is None:
+                track = memory["track"] = Track(row["path"])
+            faces = [] if result is None else self._faces(result)
+            for out in kept or []:
+                track.seen(out["bbox_xyxy"])
+            found.append(TrackedFaces(result, track.follow(faces)) if faces else result)
+        return found
+
+    def _faces(self, found: list[Detection]) -> list[Detection]:
+        return [f for f in found if f.score is None or f.score >= self.config.threshold]
+
+    def finish(self, row: Row, item: Picture, result: list[Detection] | TrackedFaces) -> list[Row]:
         """Return one row for each chosen face, or one row with the reason why there is none."""
+        tracked = result if isinstance(result, TrackedFaces) else None
+        result = result.faces if isinstance(result, TrackedFaces) else result
         height, width = item.prepared.pixels.shape[:2]
-        faces = [f for f in result if f.score is None or f.score >= self.config.threshold]
+        faces = self._faces(result)
         common: Row = {
             "source_sha256": item.source_sha256,
             "source_width_px": width,
@@ -240,7 +289,13 @@ class Align(MapStage):
             best = max((f.score or 0.0 for f in result), default=None)
             reason = "no_face" if best is None else "low_score"
             return [common | {"detection_score": best} | _rejected(reason)]
-        chosen = choose(faces, self.config.faces, width, height)
+        if tracked is None:
+            which = "largest" if self.config.faces == "track" else self.config.faces
+            chosen = choose(faces, which, width, height)
+        elif tracked.followed is None:
+            return [common | _rejected("face_lost")]
+        else:
+            chosen = [tracked.followed]
         rows = [common | self._face_row(item, face) for face in chosen]
         for number, out in enumerate(rows):
             out["key"] = face_key(row["key"], number) if len(rows) > 1 else row["key"]
