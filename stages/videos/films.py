@@ -83,7 +83,7 @@ class Film:
         self._file, self._limits, self._count_all = file, limits, count_all
         self._segments: list[_Segment] = []
         self._number: dict[int, int] = {}
-        self._wanted = 0
+        self._wanted, self._latest = 0, -1
         self._convert: Any = VideoReformatter().reformat
         self._open()
         self._work = self._scan()
@@ -97,13 +97,12 @@ class Film:
             )
         except (av.FFmpegError, ValueError) as error:
             self._file.check()
-            start = self._file.start()
-            known = start.startswith(_BEGINNINGS) or start[4:8] in _ATOMS
-            raise Undecodable("truncated" if known else "not_a_video", str(error)[:200]) from error
+            raise Undecodable(self._why_not(), str(error)[:200]) from error
         covers = Disposition.attached_pic
         streams = [s for s in self._container.streams.video if not s.disposition & covers]
         if not streams:
-            raise Undecodable("not_a_video", "there are no pictures in it")
+            others = len(self._container.streams)
+            raise Undecodable("not_a_video" if others else self._why_not(), "no pictures in it")
         self._stream: Any = streams[0]
         self._context: Any = streams[0].codec_context
         check_size((self._context.width, self._context.height), self._limits)
@@ -116,22 +115,30 @@ class Film:
         self._waiting: _Shown | None = None
         self._at = -1  # the latest frame that was shown
 
+    def _why_not(self) -> str:
+        start = self._file.start()
+        known = start.startswith(_BEGINNINGS) or start[4:8] in _ATOMS
+        return "truncated" if known else "not_a_video"
+
     def _packets(self) -> Iterator[Any]:
         """Yield packets in the order of the file, without those that are not to be shown."""
-        errors = 0
+        errors = read = 0
         while errors < _MOST_ERRORS:
             try:
                 for packet in self._container.demux(self._stream):
-                    errors = 0
+                    errors, read = 0, read + bool(packet.size)
                     if packet.size and not packet.is_discard:
                         yield packet
-                return
+                break
             except av.error.EOFError:
-                return
+                break
             except (av.FFmpegError, ValueError):
                 self._file.check()
                 errors += 1
-        self.tail = "truncated"
+        # This header is no claim, but the list of packets by which the file is read.
+        listed = self._stream.frames if "mp4" in self._container.format.name else 0
+        if errors == _MOST_ERRORS or read < listed:
+            self.tail = "truncated"
 
     # ---------------------------------------------------------------- scan
 
@@ -229,7 +236,7 @@ class Film:
             if self._wanted >= segment.upper:
                 continue
             following = self._segments[at + 1].first if at + 1 < len(self._segments) else 2**62
-            spoilt: set[int] = set()
+            spoilt, self._latest = set[int](), segment.lower - 1
             yield None  # so that it is known how far this goes before a decoder can crash
             for place in range(segment.first, segment.last + 1):
                 while place not in held and (read := next(packets, None)):
@@ -257,6 +264,9 @@ class Film:
             number = self._number.get(frame.pts, -1)
             if not segment.lower <= number < segment.upper:
                 continue
+            for lost in range(self._latest + 1, number):  # left out without a word
+                spoilt.update(self._suffering(self._place_of[lost]))
+            self._latest = number
             if frame.is_corrupt:
                 spoilt.update(self._suffering(self._place_of[number]))
             yield _Shown(number, None if number in spoilt else frame)

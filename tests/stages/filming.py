@@ -46,7 +46,9 @@ def film(
     height, width = pictures[0].shape[:2]
     kind = "mpegts" if path.suffix == ".ts" else None
     with av.open(str(path), "w", format=kind, options=muxing or {}) as container:
-        stream: Any = container.add_stream(codec, rate=25, options={"g": "10", **(options or {})})
+        stream: Any = container.add_stream(
+            codec, rate=25, options={"g": "10", "sc_threshold": "0", **(options or {})}
+        )
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         prepare(stream)
