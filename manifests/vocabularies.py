@@ -24,7 +24,10 @@ REASONS: dict[str, tuple[Status, str]] = {
     "decode_timeout": ("failed", "decoding took longer than the limit"),
     "decode_memory": ("failed", "decoding needs more memory than the limit"),
     "decoder_died": ("failed", "the process that decoded the file crashed on it"),
-    "several_frames": ("failed", "the file is an animation or has several pages"),
+    "several_frames": (
+        "failed",
+        "the file is an animation (see ingest.animations) or has several pages",
+    ),
     "not_a_video": ("failed", "the bytes are no video of a known format"),
     "too_many_frames": ("failed", "the video has more frames than the limit"),
     "bad_frame": ("failed", "the video's frame is damaged, or needs one that is"),

@@ -267,7 +267,8 @@ class Align(MapStage):
             faces = [] if result is None else self._faces(result)
             for out in kept or []:
                 track.seen(out["bbox_xyxy"])
-            found.append(TrackedFaces(result, track.follow(faces)) if faces else result)
+            followed = track.follow(faces) if faces else None
+            found.append(TrackedFaces(result or [], followed) if faces else result)
         return found
 
     def _faces(self, found: list[Detection]) -> list[Detection]:

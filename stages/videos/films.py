@@ -17,6 +17,7 @@ from itertools import chain, count, islice
 from typing import Any, Final, NamedTuple
 
 import av
+from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
@@ -95,7 +96,7 @@ class Film:
             self._container: Any = av.open(
                 self._file.stream(), "r", options=options, metadata_errors="ignore"
             )
-        except (av.FFmpegError, ValueError) as error:
+        except (FFmpegError, ValueError) as error:
             self._file.check()
             raise Undecodable(self._why_not(), str(error)[:200]) from error
         covers = Disposition.attached_pic
@@ -121,18 +122,18 @@ class Film:
         return "truncated" if known else "not_a_video"
 
     def _packets(self) -> Iterator[Any]:
-        """Yield packets in the order of the file, without those that are not to be shown."""
+        """Yield packets in the order of the file."""
         errors = read = 0
         while errors < _MOST_ERRORS:
             try:
                 for packet in self._container.demux(self._stream):
                     errors, read = 0, read + bool(packet.size)
-                    if packet.size and not packet.is_discard:
+                    if packet.size:
                         yield packet
                 break
-            except av.error.EOFError:
+            except EOFError:
                 break
-            except (av.FFmpegError, ValueError):
+            except (FFmpegError, ValueError):
                 self._file.check()
                 errors += 1
         # This header is no claim, but the list of packets by which the file is read.
@@ -152,32 +153,36 @@ class Film:
 
     def _scan(self) -> Iterator[int]:
         """Look through the file; yield the number of frames so far."""
-        table: list[tuple[int | None, bool]] = []
-        hides, timed = self._context.name == "vp8", True
+        times, keys = list[int | None](), list[bool]()
+        timed, may_hide = True, self._context.name == "vp8"
         for packet in self._packets():
-            timed = timed and not (hides and not bytes(packet)[0] & _VP8_SHOWN)
-            table.append((packet.pts, packet.is_keyframe))
-            if not len(table) % _PASSED_AT_ONCE:
-                yield len(table)
-        yield len(table)
-        if not table:
+            # Other frames need what such a packet holds, but it is not shown.
+            hidden = packet.is_discard or (may_hide and not bytes(packet)[0] & _VP8_SHOWN)
+            timed = timed and (hidden or packet.pts is not None)
+            times.append(None if hidden else packet.pts)
+            keys.append(packet.is_keyframe)
+            if not len(times) % _PASSED_AT_ONCE:
+                yield len(times)
+        yield len(times)
+        if not times:
             raise Undecodable(self.tail or "not_a_video", "there are no pictures in it")
-        times = [pts for pts, _ in table if pts is not None]
-        timed = timed and len(set(times)) == len(table)
+        shown = [pts for pts in times if pts is not None]
+        timed = timed and bool(shown) and len(set(shown)) == len(shown)
         # AVI has no times; what stands for them is the order of the file.
-        if timed and (self._container.format.name != "avi" or all(key for _, key in table)):
-            self._index(times, [key for _, key in table])
+        if timed and (self._container.format.name != "avi" or all(keys)):
+            self._index(times, keys)
         elif self._count_all:
             yield from self._count()
         self._open()
 
-    def _index(self, times: list[int], keys: list[bool]) -> None:
-        """Number the frames, and find where decoding may begin."""
+    def _index(self, times: list[int | None], keys: list[bool]) -> None:
+        """Number the frames, and find where decoding may begin; ``times``: None if hidden."""
         base = self._stream.time_base or Fraction(1, 1)
-        ordered = sorted(times)
+        ordered = sorted(pts for pts in times if pts is not None)
         self.times = [float((pts - ordered[0]) * base) for pts in ordered]
         self._number = {pts: number for number, pts in enumerate(ordered)}
-        self._order, self._keys = [self._number[pts] for pts in times], keys
+        self._order = [-1 if pts is None else self._number[pts] for pts in times]
+        self._keys = keys
         starts, latest = [(0, 0)], -1
         for place, number in enumerate(self._order):
             # Whatever comes before a start in the file is shown before it.
@@ -258,7 +263,7 @@ class Film:
     ) -> Iterator[_Shown | None]:
         frames, damaged = self._decoded(packet)
         # What is not the segment's own lacks what it needs, and is left out.
-        if damaged and self._order[place] >= segment.lower:
+        if damaged and not 0 <= self._order[place] < segment.lower:
             spoilt.update(self._suffering(place))
         for frame in frames:
             number = self._number.get(frame.pts, -1)
@@ -298,11 +303,11 @@ class Film:
         """Return the frames that a packet completes, and whether it is damaged."""
         try:
             return self._context.decode(packet), False
-        except av.error.EOFError:
+        except EOFError:
             return [], False
         except MemoryError:
             raise
-        except (av.FFmpegError, ValueError):
+        except (FFmpegError, ValueError):
             return [], True
 
     def _picture(self, frame: Any) -> Decoded:
@@ -312,7 +317,7 @@ class Film:
         check_size((width, frame.height), self._limits)
         try:
             rgb = self._convert(frame, width, format="rgb24", interpolation=_CONVERSION, threads=1)
-        except (av.FFmpegError, ValueError) as error:
+        except (FFmpegError, ValueError) as error:
             raise Undecodable("bad_frame", str(error)[:200]) from error
         height, plane = rgb.height, rgb.planes[0]
         rows, bytes_of_row = memoryview(plane), 3 * width

@@ -36,6 +36,8 @@ _START: Final = (
 )
 #: The process's command; the memory's descriptor and the limits are appended.
 COMMAND: Final = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[1]))
+#: Answers that a process may give beyond one for each frame, before it has finished.
+_MORE_STEPS: Final = 10_000
 #: Room for the times of the most frames that ``ingest.max_frames`` allows.
 _TABLE_BYTES: Final = 64 * 2**20
 
@@ -70,6 +72,10 @@ class FrameTable:
     tail: str
 
 
+class _DiskFailed(Exception):
+    """The process says that the disk failed; whoever has the file looks whether that is true."""
+
+
 class FrameProcess(DecoderProcess):
     """A process that reads one video at a time; one caller at a time."""
 
@@ -88,7 +94,7 @@ class FrameProcess(DecoderProcess):
 
         Raises:
             SampleError: the reason in the answer.
-            OSError: an error of the disk.
+            _DiskFailed: an error of the disk, says the process.
             DecoderFailed: the process hung, died, or sent another answer.
         """
         try:
@@ -96,8 +102,8 @@ class FrameProcess(DecoderProcess):
         except OSError:
             raise DecoderFailed("decoder_died") from None
         answer = self.answer(self._most_seconds)
-        if isinstance(code := answer.get("errno"), int):
-            raise OSError(code, os.strerror(code))
+        if "errno" in answer:
+            raise _DiskFailed
         if "reason" in answer or "width" in answer:
             return self.picture(answer)
         return answer
@@ -136,7 +142,9 @@ class _Remote:
 
     def scan(self) -> FrameTable | None:
         answer = self.process.ask(SCAN)
-        if isinstance(answer, Decoded) or not answer.get("done"):
+        if isinstance(answer, Decoded):
+            raise DecoderFailed("decoder_died")
+        if not answer.get("done"):
             return None
         frames, tail = answer.get("frames"), answer.get("tail")
         if not isinstance(frames, int) or not 0 <= frames <= self._most_frames:
@@ -207,7 +215,7 @@ class VideoPool:
         """Keep a process for the next video."""
         try:
             process.ask(CLOSE)
-        except DecoderFailed:
+        except (DecoderFailed, SampleError, _DiskFailed):
             process.end()
             return
         with self._lock:
@@ -274,18 +282,22 @@ class OpenVideo:
 
     def _begin(self) -> FrameTable:
         self._reader, self._process = self._pool.start_reading(self._descriptor, *self._asked)
-        while (table := self._reader.scan()) is None:
-            pass
-        return table
+        for _ in range(self._asked[0] + _MORE_STEPS):
+            if (table := self._reader.scan()) is not None:
+                return table
+        raise DecoderFailed("decode_timeout")
 
     def _frame(self, number: int) -> Decoded:
         if self._reader is None:
             self._begin()
         assert self._reader is not None
-        while not isinstance(found := self._reader.step(number), Decoded):
+        for _ in range(self._asked[0] + _MORE_STEPS):
+            found = self._reader.step(number)
+            if isinstance(found, Decoded):
+                self._doomed = (0, 0, "")
+                return found
             self._doomed = (number, max(found, number + 1), "")
-        self._doomed = (0, 0, "")
-        return found
+        raise DecoderFailed("decode_timeout")
 
     def _tried(self, work: Callable[[], Found]) -> Found:
         for left in reversed(range(ATTEMPTS)):
@@ -297,7 +309,9 @@ class OpenVideo:
             except SampleError:
                 self._doomed = (0, 0, "")
                 raise
-            except DecoderFailed as failure:
+            except (DecoderFailed, _DiskFailed) as failure:
+                if isinstance(failure, _DiskFailed):
+                    failure = self._read_all()
                 log.debug("replacing a decoder of videos: %s", failure)
                 self._end_process()
                 if not left:
@@ -307,6 +321,13 @@ class OpenVideo:
                 self._end_process()
                 raise
         raise AssertionError("unreachable")
+
+    def _read_all(self) -> DecoderFailed:
+        """Raise the OSError that a process has met; without one, what it said was a lie."""
+        place = 0
+        while piece := os.pread(self._descriptor, 2**20, place):
+            place += len(piece)
+        return DecoderFailed("decoder_died")
 
     def _end_process(self) -> None:
         if self._process is not None:

@@ -17,7 +17,7 @@ _KEPT_OPEN: Final = 4
 #: Bytes of decoded frames that wait for the threads that will ask for them, per video.
 _MOST_WAITING: Final = 256 * 2**20
 #: Ingest has refused videos with too many frames.
-_ANY_NUMBER: Final = 2**31
+_ANY_NUMBER: Final = 8_000_000
 
 
 def frame_number(key: str) -> int | None:

@@ -126,5 +126,6 @@ def main(arguments: list[str]) -> None:
         if len(message) < REQUEST.size:
             return
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        send_answer(server.reply(*REQUEST.unpack(message), descriptors))
+        kind, number = REQUEST.unpack(message)
+        send_answer(server.reply(kind, number, descriptors))
         signal.setitimer(signal.ITIMER_REAL, 0)

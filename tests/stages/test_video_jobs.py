@@ -346,7 +346,7 @@ def test_labels_are_joined_to_the_rows(tmp_path: Path) -> None:
     assert call(*arguments(source, tmp_path / "out")).exit_code == 0
     table = pa.parquet.read_table(tmp_path / "out/labels.parquet")
     assert table["key"].to_pylist() == [f"d/a.mp4#frame{n}" for n in range(3)]
-    gone = call("withdraw", tmp_path / "out", "--key", "d/a.mp4#frame1", "--yes")
+    gone = call("withdraw", tmp_path / "out", "--key", "d/a.mp4#frame1")
     assert gone.exit_code == 0, gone.output
     assert {row["reason"] for row in rows_of(tmp_path / "out", "aligned")} == {None, "withdrawn"}
     assert pattern(0).shape == (48, 64, 3)

@@ -216,6 +216,7 @@ def hostile(bad_pts: int, action: str, seconds: float = 2.0) -> VideoPool:
         ("time.sleep(60)", "decode_timeout"),
         ("open('/proc/self/status')", "decoder_died"),
         ("server.send_answer({'width': 9**9, 'height': 1, 'kind': 'rgb'})", "decoder_died"),
+        ("server.send_answer({'errno': 5})", "decoder_died"),
         ("bytearray(2**40)", "decode_memory"),
     ],
 )
