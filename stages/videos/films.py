@@ -165,7 +165,7 @@ class Film:
                 yield len(times)
         yield len(times)
         if not times:
-            raise Undecodable(self.tail or "not_a_video", "there are no pictures in it")
+            raise Undecodable(self.tail or self._why_not(), "no pictures in it")
         shown = [pts for pts in times if pts is not None]
         timed = timed and bool(shown) and len(set(shown)) == len(shown)
         # AVI has no times; what stands for them is the order of the file.

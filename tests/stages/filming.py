@@ -76,7 +76,8 @@ def straight(path: Path) -> list[str]:
 
 
 def digest(pixels: np.ndarray) -> str:
-    return hashlib.sha256(pixels.tobytes()).hexdigest()
+    """What align writes as ``source_sha256`` of a frame."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def packets(path: Path) -> list[tuple[int, int]]:

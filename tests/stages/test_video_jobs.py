@@ -16,17 +16,17 @@ import pytest
 from PIL import Image
 
 from normpipe.manifests.schema import LABEL_COLUMNS
-from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.run.making import process
 from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages.align import Align, AlignConfig
 from normpipe.stages.faces.detectors import Detection
+from normpipe.stages.faces.pixels import to_pixels
 from normpipe.stages.faces.tracking import Track
 from normpipe.stages.videos.frame_process import Decoding
 from normpipe.stages.videos.frame_reader import FrameReader
 
 from ..pipeline.calling import call
-from .filming import film, kind_of_film, packets, pattern, straight
+from .filming import digest, film, kind_of_film, packets, straight
 from .ingesting import keys, put, reasons, refused, scan, write_list
 
 ASSETS = Path(os.environ.get("NORMPIPE_TEST_ASSETS", Path(__file__).parents[2] / "../shared"))
@@ -179,17 +179,12 @@ def test_frames_are_the_same_whatever_the_shards_and_threads(tmp_path: Path) -> 
         given = {"ingest.shard_rows": rows, "run.threads": threads, "align.isolate": isolate}
         done = call(*arguments(source, out, **given))
         assert done.exit_code == 0, done.output
-        assert verify(out).ok if hasattr(verify(out), "ok") else True
         found.append(shown(out))
     assert found[0] == found[1] and len(found[0]) == 250
     bad = {key for key, (reason, _) in found[0].items() if reason}
     assert bad == {f"d/a.mp4#frame{n}" for n in range(33, 40)}
     sources = {row["key"]: row for row in rows_of(tmp_path / "out1", "aligned")}
-    for key, pixels in expected.items():
-        shape = repr((48, 64, 3)).encode()
-        assert len(pixels) == 64 and shape
-        assert sources[key]["status"] == "ok"
-    assert len({row["source_sha256"] for row in sources.values() if row["status"] == "ok"}) == 243
+    assert {key: sources[key]["source_sha256"] for key in expected} == expected
     status = call("status", tmp_path / "out1")
     assert status.exit_code == 0 and "bad_frame" in status.output
     assert call("verify", tmp_path / "out1").exit_code == 0
@@ -198,8 +193,8 @@ def test_frames_are_the_same_whatever_the_shards_and_threads(tmp_path: Path) -> 
 def test_a_killed_job_resumes_in_the_middle_of_a_video(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    film(source / "a.mp4", 160, options={"bf": "2"})
-    settings = {"ingest.shard_rows": 20, "run.threads": 2, "align.batch_size": 8}
+    film(source / "a.mp4", 90, options={"bf": "2"})
+    settings = {"ingest.shard_rows": 15, "run.threads": 2, "align.batch_size": 8}
     whole = tmp_path / "whole"
     assert call(*arguments(source, whole, **settings)).exit_code == 0
     code = "from normpipe.pipeline.commands.app import main; main()"
@@ -212,7 +207,7 @@ def test_a_killed_job_resumes_in_the_middle_of_a_video(tmp_path: Path) -> None:
     started.send_signal(signal.SIGKILL)
     started.wait()
     assert call(*arguments(source, out, **settings)).exit_code == 0
-    assert digests(out) == digests(whole) and len(digests(out)) == 8
+    assert digests(out) == digests(whole) and len(digests(out)) == 6
 
 
 def test_a_video_that_changed_or_went_away(tmp_path: Path) -> None:
@@ -222,7 +217,9 @@ def test_a_video_that_changed_or_went_away(tmp_path: Path) -> None:
     stage = Align(AlignConfig(detector="none"), tmp_path, threads=2)
     stage.open()
     assert {row["reason"] for row in process(stage, rows)} == {"changed_since_ingest"}
+    stage.close()
     path.unlink()
+    stage.open()
     assert {row["reason"] for row in process(stage, rows)} == {"missing_file"}
     stage.close()
 
@@ -238,11 +235,10 @@ def test_what_a_slower_thread_asks_for_is_kept(tmp_path: Path) -> None:
     reader = FrameReader(open_file, Decoding(isolate=False))
     rows = scan(tmp_path).rows.to_pylist()
     reader.expect(rows[:20])
-    steps: list[int] = []
     place = reader._places["a.mp4"]
-    found = [hashlib.sha256(reader.read(rows[n]).data).hexdigest() for n in (5, 0, 4, 19, 7)]
+    found = [digest(to_pixels(reader.read(rows[n]))) for n in (5, 0, 4, 19, 7)]
     assert found == [straight(path)[n] for n in (5, 0, 4, 19, 7)]
-    assert len(opened) == 1 and not steps
+    assert len(opened) == 1
     assert sorted(place.waiting) == [*(1, 2, 3, 6), *range(8, 19)] and not place.expected
     reader.close()
 
@@ -349,4 +345,3 @@ def test_labels_are_joined_to_the_rows(tmp_path: Path) -> None:
     gone = call("withdraw", tmp_path / "out", "--key", "d/a.mp4#frame1")
     assert gone.exit_code == 0, gone.output
     assert {row["reason"] for row in rows_of(tmp_path / "out", "aligned")} == {None, "withdrawn"}
-    assert pattern(0).shape == (48, 64, 3)
