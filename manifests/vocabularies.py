@@ -24,7 +24,14 @@ REASONS: dict[str, tuple[Status, str]] = {
     "decode_timeout": ("failed", "decoding took longer than the limit"),
     "decode_memory": ("failed", "decoding needs more memory than the limit"),
     "decoder_died": ("failed", "the process that decoded the file crashed on it"),
-    "several_frames": ("failed", "the file is an animation or has several pages"),
+    "several_frames": (
+        "failed",
+        "the file is an animation (see ingest.animations) or has several pages",
+    ),
+    "not_a_video": ("failed", "the bytes are no video of a known format"),
+    "too_many_frames": ("failed", "the video has more frames than the limit"),
+    "bad_frame": ("failed", "the video's frame is damaged, or needs one that is"),
+    "missing_frame": ("failed", "the video has no frame of this number"),
     "unsupported_member": ("failed", "the archive's member is encrypted, or packed in a rare way"),
     "repeated_member": ("failed", "the archive has several members of this name"),
     "url_not_allowed": ("failed", "the path is an address, which the job does not allow"),
@@ -42,6 +49,7 @@ REASONS: dict[str, tuple[Status, str]] = {
     "no_face_in_box": ("rejected", "no face was found where the list says that one is"),
     "no_landmarks": ("rejected", "the list gives neither landmarks nor a box"),
     "bad_supplied_box": ("rejected", "the listed box or landmarks are no face within the image"),
+    "face_lost": ("rejected", "none of the frame's faces is where the tracked one was"),
     # normalize
     "black_output": ("rejected", "the normalized image is nearly black"),
     "saturated_output": ("rejected", "the normalized image is mostly white or clipped"),

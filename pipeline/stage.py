@@ -206,6 +206,30 @@ class MapStage(Stage):
     #: False: items are independent, and ``compute`` gets only those to be computed.
     keeps_positions: ClassVar[bool] = False
 
+    def expect(self, rows: Sequence[Row]) -> None:
+        """Take notice of the rows of a batch that ``prepare`` will be called with, in order.
+
+        The engine calls it before it submits them, in one thread.
+        """
+
+    def relate(
+        self,
+        rows: Sequence[Row],
+        results: Sequence[Any],
+        settled: Sequence[list[Row] | None],
+        memory: dict[str, Any],
+    ) -> Sequence[Any]:
+        """Return a batch's results where they depend on the rows before them; else ``results``.
+
+        Args:
+            rows: of the batch.
+            results: of ``compute``, None for rows that it did not get.
+            settled: output rows of an earlier run that are kept, else None.
+            memory: what this method remembers; the batches of a shard share it, in order, and it is
+                empty at the first.
+        """
+        return results
+
     @property
     @abstractmethod
     def batch_size(self) -> int:

@@ -31,7 +31,8 @@ def build_flow(job: Job) -> list[Stage]:
     """Return the job's stages, in order, not yet open."""
     if job.input is None:
         raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
-    ingest = Ingest(job.stage("ingest"), job.input, job.dataset)
+    decoding = job.stage("align").decoding()
+    ingest = Ingest(job.stage("ingest"), job.input, job.dataset, decoding)
     normalize = Normalize(job.stage("normalize"), job.run.threads)
     pair_config: PairConfig = job.stage("pair")
     if not pair_config.variants:

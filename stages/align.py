@@ -8,11 +8,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar
 
 import cv2
 import pyarrow as pa
-from pydantic import Field, model_validator
 
 from ..manifests.arrays import Matrix
 from ..manifests.keys import face_key
@@ -20,18 +19,14 @@ from ..manifests.schema import ALIGNED, ALIGNED_UPRIGHT
 from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError, nearest
 from ..pipeline.stage import (
-    DIGEST,
     GPU,
     MEMORY,
     MapStage,
     Row,
-    StageConfig,
-    added,
     check_digest,
-    free,
 )
 from .faces import geometry, pixels
-from .faces.decoder import PILLOW_MAX_PIXELS, Limits
+from .faces.align_settings import AlignConfig
 from .faces.detectors import (
     DETECTORS,
     Detection,
@@ -43,136 +38,10 @@ from .faces.detectors import (
     listed_face,
 )
 from .faces.detectors.looking import Look, Looking
-from .faces.isolation import DecoderPool, ProcessLimits
+from .faces.isolation import DecoderPool
+from .faces.tracking import Track, TrackedFaces
 from .sources.fetching import SourceReader
-
-_DAY_S = 86_400.0
-
-
-class AlignConfig(StageConfig):
-    """Settings of the align stage."""
-
-    detector: str = Field("opencv", description="opencv, insightface, supplied or none")
-    pack: str = free(
-        "",
-        description="insightface model pack: a name below model_root/models, or a directory",
-        path=True,
-    )
-    pack_sha256: str = free(
-        "",
-        pattern=DIGEST,
-        description="insightface: required sha256 of the pack's detection network; empty: any",
-    )
-    model_root: str = free(
-        "~/.insightface",
-        description="folder that holds models/<pack>, for packs given by name",
-        path=True,
-    )
-    device: Literal["auto", "cpu", "cuda"] = free(  # the device class does
-        "auto",
-        description="insightface: auto (CUDA if ONNX Runtime has it), cpu or cuda",
-    )
-    threshold: float = Field(
-        0.5, ge=0.2, le=1, description="minimum detection score (opencv, insightface)"
-    )
-    canvases: tuple[Annotated[float, Field(ge=1, le=16)], ...] = Field(
-        (2.0, 1.0, 3.0),
-        min_length=1,
-        description="insightface: paddings to try in turn; 2 shows the picture at half the canvas",
-    )
-    faces: Literal["largest", "centre", "all"] = Field(
-        "largest", description="which of several faces: largest, centre (nearest to it) or all"
-    )
-    listed: Literal["choose", "ignore"] | None = added(
-        None,
-        description="choose: a list's box or landmarks choose the face (opencv, insightface); "
-        "ignore; unset: choose, unless the shards were begun without",
-    )
-    upright: bool | None = added(
-        None,
-        description="faces that make no sense are looked for in the turned picture, then rejected "
-        "(opencv, insightface); unset: true, unless the shards were begun without",
-    )
-    look: Literal["whole", "close"] = added(
-        "whole",
-        description="close: where no face is found, look at parts of large pictures (opencv, "
-        "insightface); with faces=all, always",
-    )
-    min_face_px: int = Field(
-        0, ge=0, description="reject faces whose crop spans fewer original pixels than this"
-    )
-    size_px: int = Field(224, ge=32, le=2048, description="side of the square crop")
-    border: Literal["black", "replicate", "reflect"] = Field(
-        "black",
-        description="pixels of the crop beyond the picture: black, replicate or reflect",
-    )
-    format: Literal["jpeg", "png"] = Field("jpeg", description="jpeg or png")
-    quality: int = Field(95, ge=1, le=100, description="JPEG quality")
-    max_pixels: int = Field(
-        64_000_000, ge=1, le=PILLOW_MAX_PIXELS, description="larger images are not decoded"
-    )
-    max_bytes: int = Field(64 * 2**20, ge=1, le=2**32, description="larger files are not read")
-    fetch_seconds: float = free(
-        30.0,
-        gt=0,
-        le=_DAY_S,
-        description="ingest.allow_urls: time limit for one address",
-    )
-    memory_gb: float = free(
-        4.0,
-        gt=0,
-        le=1e6,
-        description="memory of this stage, requested if cluster workers declare MEMORY; enough for "
-        "photographs of 12 megapixels",
-    )
-    isolate: bool = free(
-        True,
-        description="decode in separate processes, which may hang or die; false: trusted files",
-    )
-    decode_seconds: float = free(
-        30.0,
-        gt=0,
-        le=_DAY_S,
-        description="isolate: time limit for decoding a file; it fails after two timeouts",
-    )
-    decode_memory_mb: int = free(
-        2048,
-        ge=64,
-        le=2**20,
-        description="isolate: memory of a decoding process, one for each of run.threads",
-    )
-    batch_size: int = Field(
-        16, ge=1, description="images passed to the detector at once; they do not affect each other"
-    )
-
-    @model_validator(mode="after")
-    def _pin_of_a_pack(self) -> Self:
-        if self.pack_sha256 and self.detector != "insightface":
-            raise ValueError("align.pack_sha256 pins a pack: set align.detector=insightface")
-        return self
-
-    @model_validator(mode="after")
-    def _look_of_a_detector(self) -> Self:
-        if self.look == "close" and self.detector in ("supplied", "none"):
-            raise ValueError(
-                f"align.detector={self.detector} does not look for faces: leave align.look out, or "
-                "set align.detector to opencv or insightface"
-            )
-        return self
-
-    def for_shards(self, begun: dict[str, Any] | None) -> Self:
-        """Return the settings with ``listed`` and ``upright`` decided.
-
-        Args:
-            begun: what the dataset says of itself (``stage.json``), None for a new one. One of
-                release 0.1.0 goes on without them.
-        """
-        made = None if begun is None else begun.get("settings", {})
-        defaults = {"listed": "choose", "upright": True}
-        unset = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        return self.model_copy(
-            update={n: value for n, value in unset.items() if made is None or n in made}
-        )
+from .videos.frame_reader import FrameReader, frame_number
 
 
 @dataclass(frozen=True)
@@ -219,9 +88,10 @@ class Align(MapStage):
         """
         self.config: AlignConfig = config
         self._reader = SourceReader(root, config.max_bytes, config.fetch_seconds, allow_urls)
-        self._limits = Limits(config.max_pixels, config.max_bytes)
-        bounds = ProcessLimits(config.decode_seconds, config.decode_memory_mb * 2**20)
-        self._decoders = DecoderPool(self._limits, bounds) if config.isolate else None
+        decoding = config.decoding()
+        self._limits = decoding.limits
+        self._decoders = DecoderPool(self._limits, decoding.bounds) if config.isolate else None
+        self._frames = FrameReader(self._reader.open_file, decoding)
         self._open = False
         if config.detector == "opencv":  # its landmarks
             self.libraries = (*self.libraries, "torch")
@@ -270,14 +140,23 @@ class Align(MapStage):
         self._open = True
 
     def close(self) -> None:
-        """End the decoding processes, and close the archive."""
+        """End the decoding processes, and close the archive and the videos."""
         self._reader.close()
+        self._frames.close()
         self._open = False
         if self._decoders is not None:
             self._decoders.close()
 
+    def expect(self, rows: Sequence[Row]) -> None:
+        """Take notice of the frames that will be read."""
+        self._frames.expect(rows)
+
     def prepare(self, row: Row) -> Picture:
-        """Read and decode a picture, and prepare it for the detector."""
+        """Read and decode a picture or a frame, and prepare it for the detector."""
+        if frame_number(row["key"]) is not None:
+            frame = pixels.to_pixels(self._frames.read(row))
+            digest = hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest()
+            return Picture(self._detector.prepare(frame, row), digest)
         data = self._reader.read(row)
         if self._decoders is not None:
             picture = pixels.to_pixels(self._decoders.decode(data))
@@ -290,11 +169,41 @@ class Align(MapStage):
         """Return the faces of each picture, best first."""
         return self._detector.detect([item.prepared for item in items])
 
-    def finish(self, row: Row, item: Picture, result: list[Detection]) -> list[Row]:
+    def relate(
+        self,
+        rows: Sequence[Row],
+        results: Sequence[Any],
+        settled: Sequence[list[Row] | None],
+        memory: dict[str, Any],
+    ) -> Sequence[Any]:
+        """Follow a face from frame to frame, if ``faces`` is ``track``.
+
+        The track begins anew with each video and, as shards may be made anywhere, each shard.
+        """
+        if self.config.faces != "track":
+            return results
+        found: list[Any] = []
+        for row, result, kept in zip(rows, results, settled, strict=True):
+            track = memory.get("track")
+            if track is None or track.path != row["path"] or frame_number(row["key"]) is None:
+                track = memory["track"] = Track(row["path"])
+            faces = [] if result is None else _sensible(self._seen(result))
+            for out in kept or []:
+                track.seen(out["bbox_xyxy"])
+            followed = track.follow(faces) if faces else None
+            found.append(TrackedFaces(result or [], followed) if faces else result)
+        return found
+
+    def _seen(self, found: list[Detection]) -> list[Detection]:
+        return [f for f in found if f.score is None or f.score >= self.config.threshold]
+
+    def finish(self, row: Row, item: Picture, result: list[Detection] | TrackedFaces) -> list[Row]:
         """Return one row for each chosen face, or one row with the reason why there is none."""
+        tracked = result if isinstance(result, TrackedFaces) else None
+        result = result.faces if isinstance(result, TrackedFaces) else result
         height, width = item.prepared.pixels.shape[:2]
-        seen = [f for f in result if f.score is None or f.score >= self.config.threshold]
-        faces = [face for face in seen if face.trust != "no"]
+        seen = self._seen(result)
+        faces = _sensible(seen)
         common: Row = {
             "source_sha256": item.source_sha256,
             "source_width_px": width,
@@ -305,9 +214,9 @@ class Align(MapStage):
             best = max((f.score or 0.0 for f in result), default=None)
             reason = "no_face" if best is None else "implausible_face" if seen else "low_score"
             return [common | {"detection_score": best} | _rejected(reason)]
-        chosen = self._chosen(item, row, faces)
-        if not chosen:
-            return [common | _rejected("no_face_in_box")]
+        chosen = self._chosen(item, row, faces, tracked)
+        if isinstance(chosen, str):
+            return [common | _rejected(chosen)]
         rows = [common | self._face_row(item, face) for face in chosen]
         for number, out in enumerate(rows):
             out["key"] = face_key(row["key"], number) if len(rows) > 1 else row["key"]
@@ -316,14 +225,22 @@ class Align(MapStage):
                 out["image"]["path"] = f"{out['key']}.{suffix}"
         return rows
 
-    def _chosen(self, item: Picture, row: Row, faces: list[Detection]) -> list[Detection]:
-        """Return the listed face, or those of ``align.faces`` if none is listed."""
+    def _chosen(
+        self, item: Picture, row: Row, faces: list[Detection], tracked: TrackedFaces | None
+    ) -> list[Detection] | str:
+        """Return the listed face, else the followed one, else those of ``align.faces``.
+
+        Or the reason why there is none.
+        """
         listed = listed_face(item.prepared.pixels, row) if self._chooses else None
         if listed is not None:
             found = choose_listed(faces, listed)
-            return [] if found is None else [found]
+            return "no_face_in_box" if found is None else [found]
+        if tracked is not None:
+            return "face_lost" if tracked.followed is None else [tracked.followed]
         height, width = item.prepared.pixels.shape[:2]
-        return choose(faces, self.config.faces, width, height)
+        which = "largest" if self.config.faces == "track" else self.config.faces
+        return choose(faces, which, width, height)
 
     def _face_row(self, item: Picture, face: Detection) -> Row:
         size = self.config.size_px
@@ -389,6 +306,10 @@ def _looking(detector: Detector, config: AlignConfig) -> Detector:
     every = close and config.faces == "all"
     look = Look(bool(config.upright), config.listed == "choose", close, every)
     return Looking(detector, look) if detector.searches and look != Look() else detector
+
+
+def _sensible(faces: list[Detection]) -> list[Detection]:
+    return [face for face in faces if face.trust != "no"]
 
 
 def _rejected(reason: str) -> Row:

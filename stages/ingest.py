@@ -9,6 +9,7 @@ import logging
 import os
 import posixpath
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +20,7 @@ from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
 from ..manifests.vocabularies import UNKNOWN_WORDS
 from ..pipeline.errors import InputError, first_few
-from ..pipeline.stage import Scan, SourceStage, StageConfig, free
+from ..pipeline.stage import Scan, SourceStage, free
 from ..pipeline.store.storage import is_store
 from .sources.containers.addresses import is_fetchable, is_url
 from .sources.containers.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
@@ -32,24 +33,13 @@ from .sources.lists.label_columns import LabelRules, labels_from_list
 from .sources.lists.near_files import NameDifference, NearFiles, nearly_named, report_missing
 from .sources.lists.table import LIST_SUFFIXES, assign_columns, read_list
 from .sources.lists.values import Cells, missing_numbers, words_of
+from .videos.frame_process import Decoding
+from .videos.listing import FrameSettings, VideoLister, add_frame_labels, warn_of_videos
 
 log = logging.getLogger("normpipe")
 
-_EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
-    *(".gif", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
-)
-# Not read yet; a message says what to do instead.
-_VIDEOS = frozenset(
-    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".flv", ".3gp"}
-)
-_FRAMES = (
-    "videos cannot be read yet: write the frames into a folder (ffmpeg -i VIDEO FRAMES/%06d.png), "
-    "and give that folder"
-)
 
-
-class IngestConfig(StageConfig):
+class IngestConfig(FrameSettings):
     """Settings of the ingest stage.
 
     Only ``shard_rows`` shapes the manifest for good. The rest decides which rows there are, and
@@ -58,9 +48,6 @@ class IngestConfig(StageConfig):
 
     shard_rows: int = Field(1024, ge=1, description="inputs per shard, in every stage of the job")
     limit: int | None = free(None, description="take only the first N inputs", per_run=True, ge=1)
-    extensions: tuple[str, ...] = free(
-        _EXTENSIONS, description="files with these endings are images"
-    )
     follow_symlinks: bool = free(False, description="follow links to folders within the input")
     allow_urls: bool = free(
         False,
@@ -119,20 +106,16 @@ class IngestConfig(StageConfig):
     def _as_words(cls, value: Any) -> tuple[str, ...]:
         return words_of(value)
 
-    @field_validator("extensions")
-    @classmethod
-    def _with_dot(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple("." + value.lower().lstrip(".") for value in values)
-
 
 class Ingest(SourceStage):
     """Source stage: a folder or a list → references.
 
     Args:
         config: settings.
-        source: a folder of images, a ``.csv``, ``.tsv`` or ``.parquet`` list, a ``.zip`` or
-            ``.tar`` archive, or one image.
+        source: a folder of images and videos, a ``.csv``, ``.tsv`` or ``.parquet`` list, a
+            ``.zip`` or ``.tar`` archive, one image or one video.
         dataset: first part of every key.
+        decoding: how videos are decoded.
     """
 
     name: ClassVar[str] = "ingest"
@@ -141,13 +124,20 @@ class Ingest(SourceStage):
     schema = MANIFEST
     description = "References to the input images; no pixels."
 
-    def __init__(self, config: IngestConfig, source: Path, dataset: str) -> None:
+    def __init__(
+        self,
+        config: IngestConfig,
+        source: Path,
+        dataset: str,
+        decoding: Decoding = Decoding(),  # noqa: B008 - it is frozen
+    ) -> None:
         if not dataset or "/" in dataset or "#" in dataset:
             raise InputError(f"dataset = '{dataset}': choose a name without '/' and '#'")
         self.config = config
         self._settings = config
         self.source = source
         self.dataset = dataset
+        self._decoding = decoding
 
     @property
     def shard_rows(self) -> int:
@@ -186,16 +176,14 @@ class Ingest(SourceStage):
                 f"{self.source} can only be read from front to back: unpack it and give the "
                 "folder, or repack it as .zip or .tar"
             )
-        if self.source.suffix.lower() in _VIDEOS:
-            raise InputError(f"{self.source} is a video, and {_FRAMES}")
-        photograph = self.source.suffix.lower() in self._settings.extensions
+        photograph = self.source.suffix.lower() in self._settings.file_endings()
         if not photograph and self.source.suffix.lower() not in LIST_SUFFIXES:
             raise InputError(
                 f"{self.source} is neither a folder nor a list ({', '.join(LIST_SUFFIXES)}): give "
                 "the folder that the images are in"
             )
         if photograph:
-            return self._scan_photograph()
+            return self._scan_one()
         if self._settings.class_per_folder:
             raise InputError(
                 "ingest.class_per_folder is for folders: give a list an 'emotion' column instead"
@@ -216,36 +204,36 @@ class Ingest(SourceStage):
 
     def _scan_folder(self) -> Scan:
         root = Root(self.root)
-        found = walk(root, frozenset(self._settings.extensions), self._settings.follow_symlinks)
-        if not found.paths and _VIDEOS.intersection(found.ignored):
-            raise InputError(
-                f"no images in {self.source} ({_counts(found.ignored)}), and {_FRAMES}"
-            )
+        found = walk(root, self._settings.file_endings(), self._settings.follow_symlinks)
         if not found.paths:
             raise InputError(
                 f"no images in {self.source} ({_counts(found.ignored)}): give another folder, or "
                 f"set ingest.extensions to their endings"
             )
-        inputs = ManifestRows()
-        for path in found.paths[: self._settings.limit]:
-            self._add(inputs, root, path, found.reasons.get(path))
-        return self._walked(found, inputs)
+        return self._files(root, found)
 
-    def _walked(self, found: Walk, inputs: ManifestRows) -> Scan:
-        """Return the scan of a folder or store; ``inputs`` are the first of its paths."""
-        paths = found.paths[: self._settings.limit]
+    def _files(self, root: Root, found: Walk) -> Scan:
+        """Return the scan of files below the root: pictures, and the frames of videos."""
+        inputs, limit, used = ManifestRows(), self._settings.limit, list[str]()
+        videos = VideoLister(root, self._settings, self._decoding)
+        with closing(videos):
+            for path in found.paths:
+                if limit is not None and len(inputs.keys) >= limit:
+                    break
+                self._add(inputs, root, path, found.reasons.get(path), videos)
+                used += [path] * (len(inputs.keys) - len(used))
+        complete = inputs.cut(limit) and len(set(used)) == len(found.paths)
         by_folder = self._settings.class_per_folder
-        return Scan(
-            inputs.table(self.name),
-            self._folder_labels(inputs.keys, paths) if by_folder else None,
-            dict(sorted(found.ignored.items())),
-            complete=len(paths) == len(found.paths),
-        )
+        labels = self._folder_labels(inputs.keys, used[:limit]) if by_folder else None
+        labels = add_frame_labels(labels, inputs, self._settings.first_frame)
+        ignored = dict(sorted((found.ignored + videos.ignored).items()))
+        return Scan(inputs.table(self.name), labels, ignored, complete)
 
     def _scan_store(self) -> Scan:
         if self._settings.root is not None:
             raise InputError("ingest.root is for lists: remove it, the input is an address")
         found, facts = list_objects(self.source, frozenset(self._settings.extensions))
+        warn_of_videos(found.ignored, "copy them into a folder, and give that")
         if not found.paths:
             raise InputError(
                 f"no images at {self.source} ({_counts(found.ignored)}): give another address, or "
@@ -254,7 +242,14 @@ class Ingest(SourceStage):
         inputs = ManifestRows()
         for path in found.paths[: self._settings.limit]:
             inputs.add(f"{self.dataset}/{sample_id(path)}", path, facts[path])
-        return self._walked(found, inputs)
+        paths = found.paths[: self._settings.limit]
+        by_folder = self._settings.class_per_folder
+        return Scan(
+            inputs.table(self.name),
+            self._folder_labels(inputs.keys, paths) if by_folder else None,
+            dict(sorted(found.ignored.items())),
+            complete=len(paths) == len(found.paths),
+        )
 
     def _scan_archive(self) -> Scan:
         if self._settings.root is not None or self._settings.class_per_folder:
@@ -274,6 +269,7 @@ class Ingest(SourceStage):
                 ignored[sample_id(extension) or "no extension"] += 1
             else:
                 self._add_member(inputs, member)
+        warn_of_videos(ignored, "unpack the archive, and give the folder")
         if not inputs.keys:
             raise InputError(
                 f"no images in {self.source} ({_counts(ignored)}): give another archive, or set "
@@ -292,21 +288,23 @@ class Ingest(SourceStage):
         else:
             inputs.add(key, None, FileFacts(reason="path_not_utf8"))
 
-    def _scan_photograph(self) -> Scan:
+    def _scan_one(self) -> Scan:
         if self._settings.root is not None or self._settings.class_per_folder:
             raise InputError(
                 "ingest.root and ingest.class_per_folder are for lists and folders: remove them, "
-                "the input is one image"
+                "the input is one file"
             )
-        inputs = ManifestRows()
-        self._add(inputs, Root(self.root), self.source.name)
-        return Scan(inputs.table(self.name))
+        return self._files(Root(self.root), Walk([self.source.name]))
 
-    def _add(self, inputs: ManifestRows, root: Root, path: str, reason: str | None = None) -> None:
+    def _add(
+        self, inputs: ManifestRows, root: Root, path: str, reason: str | None, videos: VideoLister
+    ) -> None:
         """Append a file below the root; ``reason`` is what is already known to be wrong with it."""
         key = f"{self.dataset}/{sample_id(path)}"
         if not is_utf8(path):
             inputs.add(key, None, FileFacts(reason="path_not_utf8"))
+        elif reason is None and videos.is_video(path):
+            videos.add(inputs, key, path)
         else:
             inputs.add(key, path, FileFacts(reason=reason) if reason else root.inspect(path))
 
@@ -337,22 +335,31 @@ class Ingest(SourceStage):
         near = NearFiles(root, config.extensions)
         places = self._places(cells, columns.known["path"], root)
         places = nearly_named(places, near, root, config.match_names)
-        rows = unique_faces(cells, [path for path, _ in places], (boxes, landmarks), labels)
-        repeated = found.table.num_rows - len(rows)
-        rows.sort(key=lambda row: (path_order(row.path), row.face or 0))
-        complete = self._settings.limit is None or len(rows) <= self._settings.limit
-        rows = rows[: self._settings.limit]
-        inputs = ManifestRows()
-        for row in rows:
-            key = f"{self.dataset}/{sample_id(row.path)}"
-            key = key if row.face is None else face_key(key, row.face)
-            reason = places[row.row][1]
-            known = reason or is_url(row.path)
-            facts = FileFacts(reason=reason) if known else root.inspect(row.path)
-            inputs.add(key, row.path, facts, boxes[row.row], landmarks[row.row])
+        videos = VideoLister(root, self._settings, self._decoding)
+        with closing(videos):
+            paths = [
+                path if reason is None and not is_url(path) else None for path, reason in places
+            ]
+            numbers = videos.frames(paths, labels)
+            named = list(zip([path for path, _ in places], numbers, strict=True))
+            rows = unique_faces(cells, named, (boxes, landmarks), labels)
+            repeated = found.table.num_rows - len(rows)
+            rows = videos.expand(rows)
+            complete = self._settings.limit is None or len(rows) <= self._settings.limit
+            rows = rows[: self._settings.limit]
+            inputs = ManifestRows()
+            for row in rows:
+                key = f"{self.dataset}/{sample_id(row.path)}"
+                key = key if row.frame is None else f"{key}#frame{row.frame}"
+                key = key if row.face is None else face_key(key, row.face)
+                reason = places[row.row][1]
+                known = reason or is_url(row.path)
+                facts = FileFacts(reason=reason) if known else videos.facts(row)
+                place = (boxes[row.row], landmarks[row.row])
+                inputs.add(key, row.path, facts, *place, frame=row.frame)
         reasons = [facts.reason for facts in inputs.facts]
-        paths = [path or "" for path in inputs.paths]
-        report_missing(self.source, root, near, [*zip(paths, reasons, strict=True)])
+        listed = [path or "" for path in inputs.paths]
+        report_missing(self.source, root, near, [*zip(listed, reasons, strict=True)])
         refused = sum(facts.reason == "url_not_allowed" for facts in inputs.facts)
         if refused:
             log.warning(
@@ -361,8 +368,9 @@ class Ingest(SourceStage):
         if labels is not None:
             labels = labels.take(pa.array([row.row for row in rows], pa.int64()))
             labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
-        ignored = {"repeated row": repeated} if repeated else {}
-        return Scan(inputs.table(self.name), labels, ignored, complete)
+        labels = add_frame_labels(labels, inputs, self._settings.first_frame)
+        ignored = Counter({"repeated row": repeated} if repeated else {}) + videos.ignored
+        return Scan(inputs.table(self.name), labels, dict(ignored), complete)
 
     def _places(self, cells: Cells, own: str, root: Root) -> list[tuple[str, str | None]]:
         """Return each row's path below the root, or its listed path and why it cannot be used."""

@@ -125,6 +125,13 @@ class SettingOptions:
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="take the first N inputs")
     ] = None
+    every: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="take every Nth frame of a video")
+    ] = None
+    fps: Annotated[
+        float | None,
+        typer.Option(metavar="F", help="take at most F frames of each second of a video"),
+    ] = None
     max_rejected: Annotated[
         float | None,
         typer.Option(

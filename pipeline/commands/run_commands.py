@@ -60,7 +60,12 @@ def run(
         "input": data.input,
         "output": data.output,
         "dataset": data.dataset,
-        "ingest": {"limit": settings.limit, "allow_urls": settings.allow_urls or None},
+        "ingest": {
+            "limit": settings.limit,
+            "every": settings.every,
+            "fps": settings.fps,
+            "allow_urls": settings.allow_urls or None,
+        },
         "run": {"max_rejected": settings.max_rejected, **places.settings()},
     }
     job = job_to_run(job_file, given, settings.set or [])

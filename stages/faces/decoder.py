@@ -43,9 +43,9 @@ RGB: Final = "rgb"
 SIXTEEN_BIT_KINDS: Final = frozenset({"<u2", ">u2"})
 REQUEST: Final = struct.Struct("<Q")
 
-# What Pillow's decoders raise on damaged data. Not MemoryError, which may not be the sample's
+#: What Pillow's decoders raise on damaged data. Not MemoryError, which may not be the sample's
 # fault. The bytes are in memory, so OSError is never a disk error.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -112,7 +112,7 @@ def decode_file(data: bytes, limits: Limits) -> Decoded:
         image = Image.open(io.BytesIO(data), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Undecodable("too_many_pixels", str(error)) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         _reraise_own_error(error)
         raise Undecodable("not_an_image", "no known image format") from error
     with image:
@@ -120,8 +120,8 @@ def decode_file(data: bytes, limits: Limits) -> Decoded:
         try:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return _upright(image)
-        except _DAMAGE as error:
+            return upright(image)
+        except DAMAGE as error:
             _reraise_own_error(error)
             raise Undecodable("truncated", f"{type(error).__name__}: {error}"[:200]) from error
 
@@ -141,22 +141,31 @@ def _reraise_own_error(error: Exception) -> None:
         raise RuntimeError("the decoder tried to open a file") from error
 
 
-def _check_header(image: Image.Image, limits: Limits) -> None:
-    width, height = image.size
+def check_size(size: tuple[int, int], limits: Limits) -> None:
+    """Refuse a width and height beyond the limits. Raises Undecodable: ``too_many_pixels``."""
+    width, height = size
     most = min(limits.max_pixels, PILLOW_MAX_PIXELS)
     if width * height > most or max(width, height) > MAX_SIDE_PX:
         raise Undecodable("too_many_pixels", f"{width} x {height}")
+
+
+def _check_header(image: Image.Image, limits: Limits) -> None:
+    check_size(image.size, limits)
     try:
         # is_animated stops at the second frame; n_frames would walk through all of them.
         several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-    except _DAMAGE as error:
+    except DAMAGE as error:
         _reraise_own_error(error)
         raise Undecodable("truncated", f"{type(error).__name__}: {error}"[:200]) from error
     if several:
         raise Undecodable("several_frames", str(image.format))
 
 
-def _upright(image: Image.Image) -> Decoded:
+def upright(image: Image.Image) -> Decoded:
+    """Return a loaded picture's pixels, over white where it is transparent.
+
+    Raises Undecodable: ``not_an_image`` for pixels without a stated range.
+    """
     if image.mode in _SIXTEEN_BIT:
         kind = str(image.__array_interface__["typestr"])
         return Decoded(*image.size, kind, image.tobytes())
@@ -171,13 +180,13 @@ def _upright(image: Image.Image) -> Decoded:
 
 def serve(limits: Limits, seconds: float, memory_bytes: int, memory: mmap.mmap) -> None:
     """Answer requests until stdin ends."""
-    _prepare(memory_bytes)
-    _answer({"ready": True})
+    drop_rights(memory_bytes)
+    send_answer({"ready": True})
     while len(request := os.read(0, REQUEST.size)) == REQUEST.size:
         # In case the parent is gone and the decoder hangs: the alarm's default action ends the
         # process, wherever it is.
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        _answer(_reply(bytes(memory[: REQUEST.unpack(request)[0]]), limits, memory))
+        send_answer(_reply(bytes(memory[: REQUEST.unpack(request)[0]]), limits, memory))
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -192,12 +201,16 @@ def _reply(data: bytes, limits: Limits, memory: mmap.mmap) -> dict[str, object]:
     return {"width": found.width_px, "height": found.height_px, "kind": found.kind}
 
 
-def _answer(reply: dict[str, object]) -> None:
+def send_answer(reply: dict[str, object]) -> None:
+    """Write one line of JSON to the parent."""
     os.write(1, json.dumps(reply).encode() + b"\n")
 
 
-def _prepare(memory_bytes: int) -> None:
-    """Load everything that decoding needs, then drop all other rights."""
+def drop_rights(memory_bytes: int, most_files: int = 3) -> None:
+    """Load everything that decoding needs, then drop all other rights.
+
+    ``most_files``: open files that the process may have, stdin, stdout and stderr included.
+    """
     _formats()
     for name in ("latin_1", "ascii", "utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_32"):
         importlib.import_module(f"encodings.{name}")
@@ -215,7 +228,7 @@ def _prepare(memory_bytes: int) -> None:
         (resource.RLIMIT_DATA, memory_bytes),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 3),  # stdin, stdout, stderr, and nothing else
+        (resource.RLIMIT_NOFILE, most_files),
     ):
         hard = resource.getrlimit(kind)[1]
         least = limit if hard == resource.RLIM_INFINITY else min(limit, hard)

@@ -71,6 +71,17 @@ class SourceReader:
             raise SampleError("url_not_allowed", path)
         return fetch_url(path, self._max_bytes, self._fetch_seconds)
 
+    def open_file(self, row: Row) -> int:
+        """Return a descriptor of the file that a row refers to, below a folder.
+
+        The caller closes it. Raises as ``open_source``; SampleError ``not_a_file`` if the rows'
+        paths are not below a folder.
+        """
+        if self._archive is not None or is_store(self._root):
+            raise SampleError("not_a_file", row["path"])
+        seen = {"size_bytes": row.get("size_bytes"), "modified_ns": row.get("modified_ns")}
+        return open_source(self._root, row["path"], **seen)
+
 
 def read_source(
     root: Path,
@@ -96,6 +107,37 @@ def read_source(
             ``empty_file``, ``too_many_bytes``, ``changed_since_ingest``.
         OSError: an error that is not this file's fault.
     """
+    descriptor, status = _opened(root, relative)
+    with os.fdopen(descriptor, "rb") as file:
+        _refuse(relative, status, max_bytes, size_bytes, modified_ns)
+        # One more than allowed, to notice a file that grows while it is read.
+        data = file.read(max_bytes + 1)
+    if len(data) != status.st_size:
+        raise SampleError("changed_since_ingest", relative)
+    return data
+
+
+def open_source(
+    root: Path,
+    relative: str,
+    *,
+    size_bytes: int | None = None,
+    modified_ns: int | None = None,
+) -> int:
+    """Return a descriptor of ``root / relative``, for files too large to be read at once.
+
+    The caller closes it. Arguments and errors as for ``read_source``.
+    """
+    descriptor, status = _opened(root, relative)
+    try:
+        _refuse(relative, status, None, size_bytes, modified_ns)
+    except SampleError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _opened(root: Path, relative: str) -> tuple[int, os.stat_result]:
     try:
         path = (root / relative).resolve(strict=True)
         if not path.is_relative_to(root):
@@ -112,21 +154,25 @@ def read_source(
     if not _is_inside(root, descriptor):
         os.close(descriptor)
         raise SampleError("outside_root", f"{relative} now leads out of {root}")
-    with os.fdopen(descriptor, "rb") as file:
-        if status.st_size == 0:
-            raise SampleError("empty_file", relative)
-        if status.st_size > max_bytes:
-            raise SampleError("too_many_bytes", f"{relative}: {status.st_size} > {max_bytes}")
-        changed = (size_bytes is not None and status.st_size != size_bytes) or (
-            modified_ns is not None and status.st_mtime_ns != modified_ns
-        )
-        if changed:
-            raise SampleError("changed_since_ingest", relative)
-        # One more than allowed, to notice a file that grows while it is read.
-        data = file.read(max_bytes + 1)
-    if len(data) != status.st_size:
+    return descriptor, status
+
+
+def _refuse(
+    relative: str,
+    status: os.stat_result,
+    max_bytes: int | None,
+    size_bytes: int | None,
+    modified_ns: int | None,
+) -> None:
+    if status.st_size == 0:
+        raise SampleError("empty_file", relative)
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise SampleError("too_many_bytes", f"{relative}: {status.st_size} > {max_bytes}")
+    changed = (size_bytes is not None and status.st_size != size_bytes) or (
+        modified_ns is not None and status.st_mtime_ns != modified_ns
+    )
+    if changed:
         raise SampleError("changed_since_ingest", relative)
-    return data
 
 
 def _is_inside(root: Path, descriptor: int) -> bool:

@@ -19,6 +19,7 @@ class ManifestRows:
     facts: list[FileFacts] = field(default_factory=lambda: list[FileFacts]())
     boxes: list[Coordinates] = field(default_factory=lambda: list[Coordinates]())
     landmarks: list[Coordinates] = field(default_factory=lambda: list[Coordinates]())
+    frames: list[int | None] = field(default_factory=lambda: list[int | None]())
 
     def add(
         self,
@@ -27,13 +28,27 @@ class ManifestRows:
         facts: FileFacts,
         bbox: Coordinates = None,
         landmarks: Coordinates = None,
+        *,
+        frame: int | None = None,
     ) -> None:
-        """Append one input; ``path`` is None if it cannot be written as text."""
+        """Append one input; ``path`` is None if it cannot be written as text.
+
+        ``frame``: its number, from 0, if it is a frame of a video.
+        """
         self.keys.append(key)
         self.paths.append(path)
         self.facts.append(facts)
         self.boxes.append(bbox)
         self.landmarks.append(landmarks)
+        self.frames.append(frame)
+
+    def cut(self, most: int | None) -> bool:
+        """Keep the first ``most`` inputs; return whether there were no more."""
+        if most is None or len(self.keys) <= most:
+            return True
+        for column in (self.keys, self.paths, self.facts, self.boxes, self.landmarks, self.frames):
+            del column[most:]
+        return False
 
     def table(self, stage: str) -> pa.Table:
         """Return the rows as a MANIFEST table."""
