@@ -196,10 +196,12 @@ def options_to_pair(root: Path, variant: str, imported: str) -> str:
         if folder.records()
     }
     others = [name for name, stage in made.items() if stage != imported]
-    wanted = tuple(dict.fromkeys([*(pair.variants or others), variant]))
+    own = {entry["writes"] for entry in read_job(root)[FLOW]}
+    there = [name for name in pair.variants if name in made or f"normalized/{name}" in own]
+    wanted = tuple(dict.fromkeys([*(there or others), variant]))
     pairs = ShardFolder(root / "pairs")
     paired = (pairs.description() or {}).get("settings", {}) if pairs.records() else None
-    if saved is not None and paired is None and not others and {*pair.variants} <= {*made}:
+    if saved is not None and paired is None and not others and {*there} <= {*made}:
         with locked(root):
             keep(root, {"pair": pair.model_copy(update={"variants": wanted})}, CONFIGS)
         return ""

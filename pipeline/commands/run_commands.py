@@ -273,11 +273,13 @@ def _report_import(root: Path, dataset: str, plan: "ImportPlan") -> None:
     sums = totals(made.records())
     counts = ", ".join(f"{count} {name}" for name, count in sums["statuses"].items())
     typer.echo(f"{made.path}: {counts}; what has no counterpart: {left}")
-    size = plan.config.size_px
-    odd = sums["reasons"].get(f"{ImportVariant.name}:other_size", 0)
-    if odd:
+    odd, size = sums["reasons"].get(f"{ImportVariant.name}:other_size"), plan.config.size_px
+    if odd and plan.config.resize:
+        typer.echo(f"{odd} pictures are not square")
+    elif odd:
         typer.echo(
-            f"{odd} are not {size}x{size}: --size {size} --overwrite resizes the square ones"
+            f"{odd} pictures are not {size}x{size}: --size {size} --overwrite resizes those that "
+            "are square"
         )
     wanted = options_to_pair(root, plan.config.variant, ImportVariant.name)
     typer.echo(f"next: normpipe run {root} --from pair{wanted}")

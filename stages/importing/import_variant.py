@@ -7,6 +7,7 @@ a part of the flow: no run makes such a variant.
 import hashlib
 import io
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -57,7 +58,6 @@ class ImportVariant(MapStage):
     """
 
     name: ClassVar[str] = "import-variant"
-    resume_command: ClassVar[str] = "normpipe import-variant {} FOLDER --variant NAME"
     beside_job: ClassVar[bool] = True
     libraries: tuple[str, ...] = ("pyarrow", "pillow", "numpy")
     reads = (ALIGNED_FACES,)
@@ -68,6 +68,8 @@ class ImportVariant(MapStage):
     ) -> None:
         self.config: ImportConfig = config
         self.writes = variant_dataset(config.variant)
+        shown = shlex.quote(str(folder)).replace("{", "{{").replace("}", "}}")
+        self.resume_command = f"normpipe import-variant {{}} {shown} --variant {config.variant}"
         source = config.source or folder.name
         self.description = (
             f"Normalized faces that others made (by {config.made_by}), imported from {source}; no "
@@ -173,7 +175,9 @@ def _plain_suffix(data: bytes) -> str:
 def variant_dataset(variant: str) -> str:
     """Return the dataset of a variant. Raises InputError for a name that cannot be one."""
     if not _VARIANT.fullmatch(variant):
-        raise InputError(f"--variant '{variant}': use letters, digits, . _ - and no leading . or _")
+        raise InputError(
+            f"--variant '{variant}': give a name of letters, digits, . _ - without leading . or _"
+        )
     return f"normalized/{variant}"
 
 
@@ -221,14 +225,17 @@ def plan_variant(
 
 def _as_before(config: ImportConfig, settings: dict[str, Any]) -> ImportConfig:
     """Return settings with what an earlier import decided where nothing else is asked for."""
+    before = ImportConfig.model_validate(settings)
+    asked = [config.original, config.picture, config.suffixes]
+    same = asked == [before.original, before.picture, before.suffixes]
     kept: list[str] = []
-    if not (config.spelling or config.depth or config.original or config.picture or config.pairs):
-        kept += ["spelling", "depth"]
+    if not (config.pairs or config.spelling or config.depth) and (same or not any(asked)):
+        kept += ["spelling", "depth", "original", "picture", "suffixes"]
     if config.shift is None:
         kept.append("shift")
     if config.size_px is None:
         kept += ["size_px", "resize"]
-    return config.model_copy(update={name: settings[name] for name in kept})
+    return config.model_copy(update={name: getattr(before, name) for name in kept})
 
 
 def _size_of_most(plan: ImportPlan) -> int:
