@@ -55,6 +55,9 @@ REASONS: dict[str, tuple[Status, str]] = {
     "saturated_output": ("rejected", "the normalized image is mostly white or clipped"),
     "flat_output": ("rejected", "the normalized image has almost no contrast"),
     "not_finite_output": ("rejected", "the network returned NaN or infinite values"),
+    # import-variant
+    "not_in_import": ("rejected", "the imported set has no picture of it"),
+    "other_size": ("rejected", "the imported picture is not square, or not of the set's size"),
     # pair
     "no_normalized": ("rejected", "the aligned row has no normalized row"),
     "no_original": ("rejected", "the normalized row has no aligned row"),

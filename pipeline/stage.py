@@ -109,7 +109,9 @@ class Stage(ABC):
     #: The table of its settings in a job file; empty: the stage's name.
     settings_table: ClassVar[str] = ""
     #: The command that resumes its job; ``{}`` is the output folder.
-    resume_command: ClassVar[str] = "normpipe run {}"
+    resume_command: str = "normpipe run {}"
+    #: It adds a dataset to a finished job's, and no run makes it: ``job.toml`` stays as it is.
+    beside_job: ClassVar[bool] = False
     #: Increased when the same input and settings give other bytes than before.
     version: ClassVar[int] = 1
     #: Python packages whose version shapes the bytes.

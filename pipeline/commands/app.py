@@ -31,6 +31,9 @@ COMMANDS: dict[str, Command] = {
     "measure": Command(
         "run_commands", "measure", "Run", "Measure expression, head pose, gaze and quality."
     ),
+    "import-variant": Command(
+        "run_commands", "import_variant", "Run", "Take normalized faces that others made."
+    ),
     "init": Command("run_commands", "init", "Run", "Write a job file that states every setting."),
     "status": Command(
         "look_commands", "status", "Look", "Show what is done, left, rejected and failed."

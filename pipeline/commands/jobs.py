@@ -13,13 +13,14 @@ from pydantic import BaseModel
 
 from ...manifests.keys import sample_id
 from ...stages import CONFIGS, SINKS
-from ..config import Job, load_job
+from ..config import Job, load_job, validate_settings
 from ..errors import InputError, nearest
 from ..store.job_file import FLOW, HEAD, changes, has_shards, keep, read_job, saved_settings
 from ..store.labels import JOB_FILE, LABELS_FILE, holds_job, is_saved_job
 from ..store.lock import locked
-from ..store.shards import ShardFolder
+from ..store.shards import ShardFolder, datasets_in
 from ..store.storage import is_store, location
+from ..store.toml_text import value_text
 
 log = logging.getLogger("normpipe")
 
@@ -175,3 +176,35 @@ def keep_settings(
     if changes(root, tables) and agreed():
         with locked(root):
             keep(root, tables, CONFIGS)
+
+
+def options_to_pair(root: Path, variant: str, imported: str) -> str:
+    """Return the options with which a run pairs a new variant, besides those that it pairs now.
+
+    If nothing else was normalized or paired, its name is saved in the folder's job instead: the
+    next run goes on with the imported variants.
+
+    Args:
+        variant: that was imported.
+        imported: the stage that imports variants.
+    """
+    saved = saved_settings(root, {"pair": CONFIGS["pair"]})
+    pair: Any = validate_settings(CONFIGS["pair"], (saved or {}).get("pair", {}), "pair")
+    made = {
+        folder.path.name: (folder.description() or {}).get("stage")
+        for folder in datasets_in(root / "normalized").values()
+        if folder.records()
+    }
+    others = [name for name, stage in made.items() if stage != imported]
+    own = {entry["writes"] for entry in read_job(root)[FLOW]}
+    there = [name for name in pair.variants if name in made or f"normalized/{name}" in own]
+    wanted = tuple(dict.fromkeys([*(there or others), variant]))
+    pairs = ShardFolder(root / "pairs")
+    paired = (pairs.description() or {}).get("settings", {}) if pairs.records() else None
+    if saved is not None and paired is None and not others and {*there} <= {*made}:
+        with locked(root):
+            keep(root, {"pair": pair.model_copy(update={"variants": wanted})}, CONFIGS)
+        return ""
+    text = "" if wanted == pair.variants else f" --set 'pair.variants={value_text(list(wanted))}'"
+    same = paired is None or paired.get("variants") == list(wanted)
+    return text if same else f"{text} --overwrite"

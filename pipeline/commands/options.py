@@ -186,6 +186,71 @@ class AgainOptions:
 
 
 @dataclass(frozen=True)
+class VariantOptions:
+    """What an imported set is."""
+
+    panel: ClassVar[str] = "What the pictures are"
+
+    variant: Annotated[
+        str, typer.Option(metavar="NAME", help="name of the variant: norface-1", show_default=False)
+    ] = ""
+    normalizer: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="what made them; default: the variant's name", show_default=False
+        ),
+    ] = ""
+    source: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="where they come from, and their licence", show_default=False
+        ),
+    ] = ""
+    size: Annotated[
+        int | None, typer.Option(metavar="PX", help="resize pictures of another size to this")
+    ] = None
+
+
+@dataclass(frozen=True)
+class MatchOptions:
+    """Which picture of an imported set belongs to which original."""
+
+    panel: ClassVar[str] = "Which picture belongs to which original"
+
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--list", metavar="FILE", help="list: columns key or path, and normalized"),
+        READ_FILE,
+    ] = None
+    original: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="its groups, found in an original's key, are equal …"),
+    ] = None
+    picture: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="… to the groups of this, found in a picture's path"),
+    ] = None
+    suffix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="left out at the end of names; repeatable"),
+    ] = None
+    shift: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="a picture's number is its original's plus N"),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return those that are given, as settings of the import."""
+        return {
+            "pairs": str(self.pairs.absolute()) if self.pairs else None,
+            "original": self.original,
+            "picture": self.picture,
+            "suffixes": tuple(self.suffix) if self.suffix else None,
+            "shift": self.shift,
+        }
+
+
+@dataclass(frozen=True)
 class RenderOptions:
     """Settings of ``synthesize``, by their names there."""
 
