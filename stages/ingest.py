@@ -9,33 +9,32 @@ import logging
 import os
 import posixpath
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pyarrow as pa
-from pydantic import Field, field_validator
 
 from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
 from ..pipeline.errors import InputError
-from ..pipeline.stage import Scan, SourceStage, StageConfig, free
+from ..pipeline.stage import Scan, SourceStage
 from ..pipeline.store.storage import is_store
 from .sources.containers.addresses import is_fetchable, is_url
 from .sources.containers.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
 from .sources.containers.objects import list_objects
 from .sources.files import FileFacts, Root, Walk, is_utf8, path_order, walk
+from .sources.ingest_settings import IngestConfig
 from .sources.inputs import ManifestRows
 from .sources.lists.face_columns import supplied_coordinates, unique_faces
 from .sources.lists.label_columns import LabelRules, folder_emotion, labels_from_list
-from .sources.lists.table import LIST_SUFFIXES, assign_columns, read_list
+from .sources.lists.table import LIST_SUFFIXES, Columns, assign_columns, read_list
 from .sources.lists.values import Cells
+from .sources.releases.recognition import advice_for
+from .sources.releases.release import Release, release_of
 
 log = logging.getLogger("normpipe")
 
-_EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
-    *(".gif", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
-)
 # Not read yet; a message says what to do instead.
 _VIDEOS = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".flv", ".3gp"}
@@ -44,55 +43,6 @@ _FRAMES = (
     "videos cannot be read yet: write the frames into a folder (ffmpeg -i VIDEO FRAMES/%06d.png), "
     "and give that folder"
 )
-
-
-class IngestConfig(StageConfig):
-    """Settings of the ingest stage.
-
-    Only ``shard_rows`` shapes the manifest for good. The rest decides which rows there are, and
-    those are compared with the manifest at every run; labels are rewritten every time.
-    """
-
-    shard_rows: int = Field(1024, ge=1, description="inputs per shard, in every stage of the job")
-    limit: int | None = free(None, description="take only the first N inputs", per_run=True, ge=1)
-    extensions: tuple[str, ...] = free(
-        _EXTENSIONS, description="files with these endings are images"
-    )
-    follow_symlinks: bool = free(False, description="follow links to folders within the input")
-    allow_urls: bool = free(
-        False,
-        description="fetch the http and https addresses of a list (--allow-urls); else they fail",
-    )
-    class_per_folder: bool = free(
-        False, description="each image's folder is named after its emotion"
-    )
-    root: Path | None = free(
-        None,
-        description="folder that a list's paths are relative to; unset: the list's own folder",
-        path=True,
-        relative_to_job_file=True,
-    )
-    path_column: str = free("path", description="column of the list with the paths")
-    columns: dict[str, str] = free(
-        {}, description="normpipe's name = the list's, for columns with other names"
-    )
-    au_columns: Literal["occurrence", "intensity"] = free(
-        "occurrence", description="what a column named AU12 holds: 0 or 1, or levels 0 to 5"
-    )
-    au_missing: float | None = free(
-        None, description="the number that means an unknown action unit (BP4D: 9)"
-    )
-    valence_arousal_missing: float | None = free(
-        None, description="the number that means unknown valence or arousal (AffectNet: -2)"
-    )
-    emotion_names: tuple[str, ...] = free(
-        (), description="names for emotions given as numbers, starting at 0; '' for no name"
-    )
-
-    @field_validator("extensions")
-    @classmethod
-    def _with_dot(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple("." + value.lower().lstrip(".") for value in values)
 
 
 class Ingest(SourceStage):
@@ -118,6 +68,7 @@ class Ingest(SourceStage):
         self._settings = config
         self.source = source
         self.dataset = dataset
+        self._release = release_of(config, source)
 
     @property
     def shard_rows(self) -> int:
@@ -129,6 +80,8 @@ class Ingest(SourceStage):
         """Return the folder that the manifest's paths are relative to, or the archive; resolved."""
         if is_store(self.source) or self._is_archive:
             return self.source.resolve()
+        if self._release is not None:
+            return self._release.root
         folder = self.source if self.source.is_dir() else self._settings.root or self.source.parent
         return folder.resolve()
 
@@ -141,6 +94,8 @@ class Ingest(SourceStage):
 
         Raises InputError if there are no inputs, or a list contradicts itself.
         """
+        if self._release is not None:
+            return self._scan_release(self._release)
         if is_store(self.source):
             return self._scan_store()
         if self.source.is_dir():
@@ -196,6 +151,8 @@ class Ingest(SourceStage):
                 f"no images in {self.source} ({_counts(found.ignored)}): give another folder, or "
                 f"set ingest.extensions to their endings"
             )
+        for line in advice_for(root.path, found.paths, self._settings.class_per_folder):
+            log.warning("%s", line)
         inputs = ManifestRows()
         for path in found.paths[: self._settings.limit]:
             self._add(inputs, root, path, found.reasons.get(path))
@@ -299,7 +256,29 @@ class Ingest(SourceStage):
         found = read_list(self.source)
         columns = assign_columns(found, self._settings.path_column, self._settings.columns)
         cells = Cells(found)
-        boxes, landmarks = supplied_coordinates(cells, columns)
+        scan = self._scan_rows(cells, columns, Root(self.root).inspect)
+        self._refuse_wrong_root(scan.rows)
+        return scan
+
+    def _scan_release(self, release: Release) -> Scan:
+        config = self._settings
+        described = release.read(
+            frozenset(config.extensions), config.follow_symlinks, config.labelled_only
+        )
+        columns = assign_columns(described.found, "path", {})
+        scan = self._scan_rows(Cells(described.found), columns, described.inspect)
+        scan.ignored.update(described.ignored)
+        missing = scan.rows["reason"].to_pylist().count("missing_file")
+        if missing:
+            log.warning("%d pictures that labels name are not there: rows missing_file", missing)
+        return scan
+
+    def _scan_rows(
+        self,
+        cells: Cells,
+        columns: Columns,
+        inspect: Callable[[str], FileFacts],
+    ) -> Scan:
         config = self._settings
         rules = LabelRules(
             config.au_columns,
@@ -307,11 +286,11 @@ class Ingest(SourceStage):
             config.valence_arousal_missing,
             config.emotion_names,
         )
+        boxes, landmarks = supplied_coordinates(cells, columns)
         labels = labels_from_list(cells, columns, rules)
-        root = Root(self.root)
-        places = self._places(cells, columns.known["path"], root)
+        places = self._places(cells, columns.known["path"])
         rows = unique_faces(cells, [path for path, _ in places], (boxes, landmarks), labels)
-        repeated = found.table.num_rows - len(rows)
+        repeated = cells.found.table.num_rows - len(rows)
         rows.sort(key=lambda row: (path_order(row.path), row.face or 0))
         complete = self._settings.limit is None or len(rows) <= self._settings.limit
         rows = rows[: self._settings.limit]
@@ -321,9 +300,8 @@ class Ingest(SourceStage):
             key = key if row.face is None else face_key(key, row.face)
             reason = places[row.row][1]
             known = reason or is_url(row.path)
-            facts = FileFacts(reason=reason) if known else root.inspect(row.path)
+            facts = FileFacts(reason=reason) if known else inspect(row.path)
             inputs.add(key, row.path, facts, boxes[row.row], landmarks[row.row])
-        self._refuse_wrong_root(inputs)
         refused = sum(facts.reason == "url_not_allowed" for facts in inputs.facts)
         if refused:
             log.warning(
@@ -335,8 +313,9 @@ class Ingest(SourceStage):
         ignored = {"repeated row": repeated} if repeated else {}
         return Scan(inputs.table(self.name), labels, ignored, complete)
 
-    def _places(self, cells: Cells, own: str, root: Root) -> list[tuple[str, str | None]]:
+    def _places(self, cells: Cells, own: str) -> list[tuple[str, str | None]]:
         """Return each row's path below the root, or its listed path and why it cannot be used."""
+        root = Root(self.root)
         texts = cells.text(own).to_pylist()
         places: list[tuple[str, str | None]] = []
         for row, text in enumerate(texts):
@@ -358,16 +337,16 @@ class Ingest(SourceStage):
                 places.append((path, None))
         return places
 
-    def _refuse_wrong_root(self, inputs: ManifestRows) -> None:
+    def _refuse_wrong_root(self, rows: pa.Table) -> None:
         """Raise if none of the listed files exists: then the root is wrong, not the files."""
-        if any(facts.reason not in ("missing_file", "outside_root") for facts in inputs.facts):
+        if {*rows["reason"].to_pylist()} - {"missing_file", "outside_root"}:
             return
-        first = inputs.paths[0] or ""
+        first = rows["path"][0].as_py() or ""
         folders = sorted(path for path in self.root.iterdir() if path.is_dir())
         near = next((path for path in folders if (path / first).is_file()), None)
         hint = f"ingest.root='{near}'" if near else "ingest.root to the folder they are relative to"
         raise InputError(
-            f"none of the {len(inputs.keys)} files listed in {self.source} is below {self.root} "
+            f"none of the {rows.num_rows} files listed in {self.source} is below {self.root} "
             f"(the first: {first}): set {hint}"
         )
 

@@ -14,7 +14,7 @@ from ..store.result_tables import ResultTable
 from ..store.storage import is_store, is_within
 from .execute import execute, identity, opened, report, report_scores, run_until, select
 from .handling import handled, start_logging
-from .jobs import faces_job, job_to_run, keep_settings, say_changes
+from .jobs import faces_job, job_to_run, keep_settings, say_changes, with_release
 from .options import (
     READ,
     WRITTEN_FILE,
@@ -60,10 +60,14 @@ def run(
         "input": data.input,
         "output": data.output,
         "dataset": data.dataset,
-        "ingest": {"limit": settings.limit, "allow_urls": settings.allow_urls or None},
+        "ingest": {
+            "limit": settings.limit,
+            "allow_urls": settings.allow_urls or None,
+            **data.release_settings(),
+        },
         "run": {"max_rejected": settings.max_rejected, **places.settings()},
     }
-    job = job_to_run(job_file, given, settings.set or [])
+    job = with_release(job_to_run(job_file, given, settings.set or []))
     if job.input is None:
         raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
     if is_within(job.output, job.input):
