@@ -167,6 +167,13 @@ def test_disfa_has_two_cameras(tmp_path, left, right):
         assert [row["AU12_intensity"] for row in seen.values()] == [1, 3, 0]
 
 
+def test_disfa_videos(tmp_path):
+    """Until videos are read; then their frames are rows with these labels."""
+    trees.disfa_labels(tmp_path)
+    (tmp_path / "LeftVideoSN001_comp.avi").write_bytes(b"video")
+    assert "videos cannot be read yet" in refused(tmp_path, "disfa")
+
+
 def test_two_pictures_of_a_frame_are_an_error(tmp_path):
     trees.disfa_labels(tmp_path)
     trees.picture(tmp_path, "a/SN001/1.png", "b/SN001/01.png")
@@ -376,7 +383,68 @@ def test_a_release_without_its_pictures(tmp_path):
     for path in (root / "Image/aligned").iterdir():
         path.unlink()
     message = refused(root, "raf_db")
-    assert "none of the 3 pictures of RAF-DB: they belong at Image/aligned/" in message
+    assert "no pictures of RAF-DB: they belong at Image/aligned/" in message
+
+
+def hostile(root: Path, name: str, data: bytes) -> str:
+    """Return the one line about a RAF-DB whose list is so."""
+    (root / name).write_bytes(data)
+    return refused(root, "raf_db")
+
+
+def test_broken_label_files_are_one_line(tmp_path):
+    root, name = trees.raf(tmp_path), "EmoLabel/list_patition_label.txt"
+    assert "is not UTF-8" in hostile(root, name, b"\xff\xfea\x00")
+    assert "has 1 cells, not 2 (path, emotion)" in hostile(root, name, b"train_00001.jpg\n")
+    assert "has no labels: no file EmoLabel" in hostile(root, name, b"")
+    message = hostile(root, name, b"../../x.jpg 1\n")
+    assert "none of the 3 pictures" in message and "the first is Image/aligned/x_aligned" in message
+    outside = tmp_path.parent / f"{tmp_path.name}.txt"
+    outside.write_text("secret 1\n")
+    (root / name).unlink()
+    (root / name).symlink_to(outside)
+    message = refused(root, "raf_db")
+    assert "outside root" in message and "secret" not in message
+
+
+def test_numbers_and_line_ends_as_people_write_them(tmp_path):
+    root, name = trees.raf(tmp_path), "EmoLabel/list_patition_label.txt"
+    text = "\ufefftrain_00001.jpg  5.0000e+00 \r\n\r\ntest_0001.jpg\t+7\r\n"
+    (root / name).write_text(text, encoding="utf-8", newline="")
+    found = table(read(root, "raf_db", labelled_only=True))
+    assert [row["emotion"] for row in found.values()] == ["neutral", "sadness"]
+    (root / name).write_text("train_00001.jpg 5\n\ntest_0001.jpg 9\n")
+    assert "line 3 of EmoLabel" in refused(root, "raf_db")
+
+
+def test_a_release_of_one_s_own(tmp_path):
+    """Patterns alone, votes, one-hot columns, words for emotions."""
+    root = tmp_path / "in"
+    trees.picture(root, "a/p1/AN/1.jpg", "b/p2/x/2.jpg")
+    text = (
+        "[class_names]\nan = 'anger'\nx = ''\n[splits]\na = 'train'\n"
+        "[layouts.mine]\npictures = '{split}/{subject}/{emotion}/*.jpg'\n"
+    )
+    found = table(read(root, "", release_file=own(tmp_path, text)))
+    assert list(found.values()) == [
+        {"subject": "p1", "split": "train", "emotion": "anger"},
+        {"subject": "p2", "split": "b"},
+    ]
+    message = refused(root, release_file=own(tmp_path, text.replace("x = ''", "")))
+    assert "the emotion in b/p2/x/2.jpg is 'x'" in message
+    trees.text(root, "hot.csv", "file,hap,ang,n", "a/p1/AN/1.jpg,0,1,3", "b/p2/x/2.jpg,0,0,1")
+    text = (
+        "[layouts.mine]\npath = '{path}'\npictures = '**'\n[[layouts.mine.labels]]\n"
+        "files = 'hot.csv'\ncolumns = {path = 'file', fear_votes = 'n'}\n"
+        "one_hot = {happiness = 'hap', anger = 'ang'}\n"
+    )
+    found = table(read(root, "", release_file=own(tmp_path, text)))
+    assert list(found.values()) == [{"emotion": "anger", "fear_votes": 3}, {"fear_votes": 1}]
+    trees.text(root, "hot.csv", "file,hap,ang,n", "a/p1/AN/1.jpg,1,1,3")
+    message = refused(root, release_file=own(tmp_path, text))
+    assert "line 2 of hot.csv is marked as happiness and anger" in message
+    trees.text(root, "hot.csv", "file,hap,n", "a/p1/AN/1.jpg,1,3")
+    assert "has no column 'ang'" in refused(root, release_file=own(tmp_path, text))
 
 
 def test_settings_of_lists_are_not_of_releases(tmp_path):

@@ -22,6 +22,7 @@ class Assembled:
     Attributes:
         sheet: the rows.
         from_paths: columns that came from names of folders and files.
+        named: rows of labels whose picture is there.
         unlabelled: rows of pictures that no label names.
         ignored: what became no row, by kind.
         shifted: whether pictures count from one less than frames.
@@ -29,6 +30,7 @@ class Assembled:
 
     sheet: LabelSheet
     from_paths: set[str]
+    named: int = 0
     unlabelled: int = 0
     ignored: Counter[str] = field(default_factory=lambda: Counter[str]())
     shifted: bool = False
@@ -81,9 +83,10 @@ def assemble(
             sheet.keep(kept)
         sheet.columns["path"] = [paths[row] for row in kept]
         _fill_in(sheet, patterns, pictures, {*layout.match}, same, folder)
-    named = {*sheet.columns.get("path", [])}
-    rest = [path for path in pictures if path not in named]
+    listed = {*sheet.columns.get("path", [])}
+    rest = [path for path in pictures if path not in listed]
     if labels is not None:
+        made.named = sum(path in pictures for path in sheet.columns["path"])
         if labelled_only:
             made.ignored["picture without a label"] += len(rest)
             rest = []

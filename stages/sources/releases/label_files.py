@@ -21,7 +21,11 @@ from .sheets import Cells, LabelSheet, joined_sheets
 _Rows = tuple[list[str], Iterator[tuple[int, list[str]]]]
 #: A cell may hold the pixels of a picture.
 _LONGEST_CELL = 2**24
+_WILD = re.compile(r"[*?{]")
 _UNIT = re.compile(r"0*[1-9]\d?")
+
+
+# pathlib is slow where a release has a million names.
 
 
 def found_below(root: Path, pattern: Pattern) -> list[str]:
@@ -41,6 +45,13 @@ def exists_below(root: Path, pattern: Pattern) -> bool:
 def _below(folder: str, prefix: str, pattern: Pattern, step: int) -> Iterator[str]:
     whole = pattern.text.split("/")[step]
     last = step == len(pattern.steps) - 1
+    if not _WILD.search(whole) and os.path.lexists(f"{folder}/{whole}"):
+        # As it is written: no need to list a folder of a million pictures.
+        if last:
+            yield prefix + whole
+        elif Path(folder, whole).is_dir():
+            yield from _below(f"{folder}/{whole}", f"{prefix}{whole}/", pattern, step + 1)
+        return
     if whole == "**" and not last:
         yield from _below(folder, prefix, pattern, step + 1)
     for entry in _entries(folder):
