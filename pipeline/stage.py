@@ -82,6 +82,10 @@ class StageConfig(BaseModel):
         }
         return {n: v for n, v in values.items() if not (v == "" and n in unset)}
 
+    def dataset_name(self) -> str:
+        """Return the name of the dataset, if these settings say which it is; else ""."""
+        return ""
+
     def shaping(self) -> dict[str, Any]:
         """Return the settings that shape results, ready for JSON.
 

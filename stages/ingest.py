@@ -9,102 +9,36 @@ import logging
 import os
 import posixpath
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import pyarrow as pa
-from pydantic import Field, field_validator
 
 from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
-from ..manifests.vocabularies import UNKNOWN_WORDS
 from ..pipeline.errors import InputError, first_few
-from ..pipeline.stage import Scan, SourceStage, free
+from ..pipeline.stage import Scan, SourceStage
 from ..pipeline.store.storage import is_store
 from .sources.containers.addresses import is_fetchable, is_url
 from .sources.containers.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
 from .sources.containers.objects import list_objects
 from .sources.files import FileFacts, Root, Walk, is_utf8, path_order, walk
+from .sources.ingest_settings import IngestConfig
 from .sources.inputs import ManifestRows
-from .sources.lists.emotion_columns import EmotionColumns, EmotionRules, folder_emotion
+from .sources.lists.emotion_columns import EmotionRules, folder_emotion
 from .sources.lists.face_columns import supplied_coordinates, unique_faces
 from .sources.lists.label_columns import LabelRules, labels_from_list
-from .sources.lists.near_files import NameDifference, NearFiles, nearly_named, report_missing
-from .sources.lists.table import LIST_SUFFIXES, assign_columns, read_list
-from .sources.lists.values import Cells, missing_numbers, words_of
+from .sources.lists.near_files import NearFiles, nearly_named, report_missing
+from .sources.lists.table import LIST_SUFFIXES, Columns, assign_columns, read_list
+from .sources.lists.values import Cells
+from .sources.releases.recognition import advice_for
+from .sources.releases.release import Release, release_of
 from .videos.frame_process import Decoding
-from .videos.listing import FrameSettings, VideoLister, add_frame_labels, warn_of_videos
+from .videos.listing import VideoLister, add_frame_labels, warn_of_videos
 
 log = logging.getLogger("normpipe")
-
-
-class IngestConfig(FrameSettings):
-    """Settings of the ingest stage.
-
-    Only ``shard_rows`` shapes the manifest for good. The rest decides which rows there are, and
-    those are compared with the manifest at every run; labels are rewritten every time.
-    """
-
-    shard_rows: int = Field(1024, ge=1, description="inputs per shard, in every stage of the job")
-    limit: int | None = free(None, description="take only the first N inputs", per_run=True, ge=1)
-    follow_symlinks: bool = free(False, description="follow links to folders within the input")
-    allow_urls: bool = free(
-        False,
-        description="fetch the http and https addresses of a list (--allow-urls); else they fail",
-    )
-    class_per_folder: bool = free(
-        False, description="each image's folder is named after its emotion"
-    )
-    root: Path | None = free(
-        None,
-        description="folder that a list's paths are relative to; unset: the list's own folder",
-        path=True,
-        relative_to_job_file=True,
-    )
-    path_column: str = free("path", description="column of the list with the paths")
-    columns: dict[str, str] = free(
-        {}, description="normpipe's name = the list's, for columns with other names"
-    )
-    au_columns: Literal["occurrence", "intensity"] = free(
-        "occurrence", description="what a column named AU12 holds: 0 or 1, or levels 0 to 5"
-    )
-    au_missing: float | tuple[float, ...] | None = free(
-        None, description="numbers that mean an unknown action unit (BP4D: 9): one, or a list"
-    )
-    valence_arousal_missing: float | tuple[float, ...] | None = free(
-        None, description="numbers that mean unknown valence or arousal (AffectNet: -2)"
-    )
-    emotion_names: tuple[str, ...] = free(
-        (), description="names for emotions given as numbers, starting at 0; '' for no name"
-    )
-    emotion_missing: tuple[str, ...] = free(
-        (), description="numbers and names that mean an unknown emotion, such as -1 and none"
-    )
-    emotion_columns: EmotionColumns = free(
-        "auto",
-        description="what columns named after emotions hold: votes, one_hot (a single 1) or labels "
-        "of their own; auto: by their cells, where no column gives the emotion",
-    )
-    unknown_words: tuple[str, ...] = free(
-        UNKNOWN_WORDS, description="cells of text that mean unknown, ignoring case"
-    )
-
-    match_names: tuple[NameDifference, ...] = free(
-        (),
-        description="find listed files whose name differs by: folders (leading ones), aligned "
-        "(_aligned before the ending), ending, case, unicode (normal form), zeros (before numbers)",
-    )
-
-    @field_validator("au_missing", "valence_arousal_missing", mode="before")
-    @classmethod
-    def _as_numbers(cls, value: Any) -> float | tuple[float, ...] | None:
-        return missing_numbers(value)
-
-    @field_validator("emotion_missing", "unknown_words", "match_names", mode="before")
-    @classmethod
-    def _as_words(cls, value: Any) -> tuple[str, ...]:
-        return words_of(value)
 
 
 class Ingest(SourceStage):
@@ -138,6 +72,7 @@ class Ingest(SourceStage):
         self.source = source
         self.dataset = dataset
         self._decoding = decoding
+        self._release = release_of(config, source)
 
     @property
     def shard_rows(self) -> int:
@@ -149,6 +84,8 @@ class Ingest(SourceStage):
         """Return the folder that the manifest's paths are relative to, or the archive; resolved."""
         if is_store(self.source) or self._is_archive:
             return self.source.resolve()
+        if self._release is not None:
+            return self._release.root
         folder = self.source if self.source.is_dir() else self._settings.root or self.source.parent
         return folder.resolve()
 
@@ -161,6 +98,8 @@ class Ingest(SourceStage):
 
         Raises InputError if there are no inputs, or a list contradicts itself.
         """
+        if self._release is not None:
+            return self._scan_release(self._release)
         if is_store(self.source):
             return self._scan_store()
         if self.source.is_dir():
@@ -210,6 +149,8 @@ class Ingest(SourceStage):
                 f"no images in {self.source} ({_counts(found.ignored)}): give another folder, or "
                 f"set ingest.extensions to their endings"
             )
+        for line in advice_for(root.path, found.paths, self._settings.class_per_folder):
+            log.warning("%s", line)
         return self._files(root, found)
 
     def _files(self, root: Root, found: Walk) -> Scan:
@@ -326,16 +267,53 @@ class Ingest(SourceStage):
     def _scan_list(self) -> Scan:
         found = read_list(self.source)
         columns = assign_columns(found, self._settings.path_column, self._settings.columns)
-        config = self._settings
+        config, root = self._settings, Root(self.root)
         cells = Cells(found, config.unknown_words)
-        boxes, landmarks = supplied_coordinates(cells, columns)
-        rules = LabelRules(**{name: getattr(config, name) for name in LabelRules._fields})
-        labels = labels_from_list(cells, columns, rules)
-        root = Root(self.root)
         near = NearFiles(root, config.extensions)
-        places = self._places(cells, columns.known["path"], root)
+        places = self._places(cells, columns.known["path"])
         places = nearly_named(places, near, root, config.match_names)
-        videos = VideoLister(root, self._settings, self._decoding)
+        scan = self._scan_rows(cells, columns, places, VideoLister(root, config, self._decoding))
+        paths, reasons = (scan.rows[name].to_pylist() for name in ("path", "reason"))
+        listed = [path or "" for path in paths]
+        report_missing(self.source, root, near, [*zip(listed, reasons, strict=True)])
+        return scan
+
+    def _scan_release(self, release: Release) -> Scan:
+        config = self._settings
+        described = release.read(
+            config.file_endings(), config.follow_symlinks, config.labelled_only
+        )
+        columns = assign_columns(described.found, "path", {})
+        cells = Cells(described.found)
+        places = self._places(cells, columns.known["path"])
+        rules = config.model_copy(update={"first_frame": described.first_frame})
+        videos = VideoLister(Root(self.root), rules, self._decoding)
+        scan = self._scan_rows(cells, columns, places, videos, described.inspect)
+        scan.ignored.update(described.ignored)
+        missing = scan.rows["reason"].to_pylist().count("missing_file")
+        if missing:
+            log.warning("%d pictures that labels name are not there: rows missing_file", missing)
+        return scan
+
+    def _scan_rows(
+        self,
+        cells: Cells,
+        columns: Columns,
+        places: list[tuple[str, str | None]],
+        videos: VideoLister,
+        inspect: Callable[[str], FileFacts] | None = None,
+    ) -> Scan:
+        """Return the scan of a list's rows.
+
+        Args:
+            places: see ``_places``.
+            videos: lists their frames; is closed.
+            inspect: what is known of a picture that is no file; None: they are files.
+        """
+        config = self._settings
+        rules = LabelRules(**{name: getattr(config, name) for name in LabelRules._fields})
+        boxes, landmarks = supplied_coordinates(cells, columns)
+        labels = labels_from_list(cells, columns, rules)
         with closing(videos):
             paths = [
                 path if reason is None and not is_url(path) else None for path, reason in places
@@ -343,23 +321,22 @@ class Ingest(SourceStage):
             numbers = videos.frames(paths, labels)
             named = list(zip([path for path, _ in places], numbers, strict=True))
             rows = unique_faces(cells, named, (boxes, landmarks), labels)
-            repeated = found.table.num_rows - len(rows)
+            repeated = cells.found.table.num_rows - len(rows)
             rows = videos.expand(rows)
-            complete = self._settings.limit is None or len(rows) <= self._settings.limit
-            rows = rows[: self._settings.limit]
+            complete = config.limit is None or len(rows) <= config.limit
+            rows = rows[: config.limit]
             inputs = ManifestRows()
             for row in rows:
                 key = f"{self.dataset}/{sample_id(row.path)}"
                 key = key if row.frame is None else f"{key}#frame{row.frame}"
                 key = key if row.face is None else face_key(key, row.face)
                 reason = places[row.row][1]
-                known = reason or is_url(row.path)
-                facts = FileFacts(reason=reason) if known else videos.facts(row)
+                if reason or is_url(row.path):
+                    facts = FileFacts(reason=reason)
+                else:
+                    facts = inspect(row.path) if inspect else videos.facts(row)
                 place = (boxes[row.row], landmarks[row.row])
                 inputs.add(key, row.path, facts, *place, frame=row.frame)
-        reasons = [facts.reason for facts in inputs.facts]
-        listed = [path or "" for path in inputs.paths]
-        report_missing(self.source, root, near, [*zip(listed, reasons, strict=True)])
         refused = sum(facts.reason == "url_not_allowed" for facts in inputs.facts)
         if refused:
             log.warning(
@@ -368,12 +345,13 @@ class Ingest(SourceStage):
         if labels is not None:
             labels = labels.take(pa.array([row.row for row in rows], pa.int64()))
             labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
-        labels = add_frame_labels(labels, inputs, self._settings.first_frame)
+        labels = add_frame_labels(labels, inputs, videos.rules.first_frame)
         ignored = Counter({"repeated row": repeated} if repeated else {}) + videos.ignored
         return Scan(inputs.table(self.name), labels, dict(ignored), complete)
 
-    def _places(self, cells: Cells, own: str, root: Root) -> list[tuple[str, str | None]]:
+    def _places(self, cells: Cells, own: str) -> list[tuple[str, str | None]]:
         """Return each row's path below the root, or its listed path and why it cannot be used."""
+        root = Root(self.root)
         texts = cells.paths(own).to_pylist()
         places: list[tuple[str, str | None]] = []
         for row, text in enumerate(texts):

@@ -41,6 +41,12 @@ COMMANDS: dict[str, Command] = {
     "sheet": Command(
         "look_commands", "sheet", "Look", "Draw a contact sheet: original, aligned, normalized."
     ),
+    "releases": Command(
+        "look_commands",
+        "releases",
+        "Look",
+        "List the releases of datasets that can be read as they are.",
+    ),
     "doctor": Command(
         "look_commands", "doctor", "Look", "Check that everything a job needs is installed."
     ),

@@ -15,6 +15,7 @@ from ...manifests.keys import sample_id
 from ...stages import CONFIGS, SINKS
 from ..config import Job, load_job, validate_settings
 from ..errors import InputError, nearest
+from ..stage import sha256_file
 from ..store.job_file import FLOW, HEAD, changes, has_shards, keep, read_job, saved_settings
 from ..store.labels import JOB_FILE, LABELS_FILE, holds_job, is_saved_job
 from ..store.lock import locked
@@ -105,6 +106,26 @@ def _recovered(root: Path, job: Mapping[str, Any], alone: bool) -> dict[str, dic
 def begun_with(root: Path, known: Mapping[str, type[BaseModel]]) -> dict[str, dict[str, Any]]:
     """Return the settings in ``known`` that a folder's job saved; none if nothing was made yet."""
     return (saved_settings(root, known) or {}) if has_shards(root) else {}
+
+
+def with_release(job: Job) -> Job:
+    """Return the job with the digest of its description of a release, if that is a file.
+
+    Raises InputError if the file has changed since the job began.
+    """
+    ingest = job.stage("ingest")
+    file, known = ingest.release_file, ingest.release_sha256
+    try:
+        digest = sha256_file(file) if file is not None else ""
+    except OSError as error:
+        raise InputError(f"cannot read the description {file}: {error.strerror}") from None
+    if file is not None and known and digest != known:
+        raise InputError(
+            f"{file} is not the description that the job began with: restore it, or read the "
+            "labels as it says now with --set ingest.release_sha256=''"
+        )
+    settings = ingest.model_copy(update={"release_sha256": digest})
+    return job.model_copy(update={"stages": {**job.stages, "ingest": settings}})
 
 
 def say_changes(job: Job, stages: Sequence[str]) -> None:

@@ -97,9 +97,23 @@ class DataOptions:
     dataset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="first part of every key; default: the name of the input"
+            metavar="NAME", help="first part of every key; default: the name of release or input"
         ),
     ] = None
+    release: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="the input is this release (normpipe releases), or as a .toml of yours describes",
+        ),
+    ] = None
+
+    def release_settings(self) -> dict[str, Any]:
+        """Return the release as settings of ``ingest``."""
+        if self.release is None:
+            return {}
+        own = self.release.endswith(".toml")
+        return {"release": "" if own else self.release, "release_file": self.release if own else ""}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,14 @@ from ..store.storage import is_store, is_within, location
 from ..store.tombstones import WITHDRAWN_FILE
 from .execute import execute, identity, opened, report, report_scores, run_until, select
 from .handling import handled, start_logging
-from .jobs import faces_job, job_to_run, keep_settings, options_to_pair, say_changes
+from .jobs import (
+    faces_job,
+    job_to_run,
+    keep_settings,
+    options_to_pair,
+    say_changes,
+    with_release,
+)
 from .options import (
     READ,
     WRITTEN_FILE,
@@ -77,10 +84,11 @@ def run(
             "every": settings.every,
             "fps": settings.fps,
             "allow_urls": settings.allow_urls or None,
+            **data.release_settings(),
         },
         "run": {"max_rejected": settings.max_rejected, **places.settings()},
     }
-    job = job_to_run(job_file, given, settings.set or [])
+    job = with_release(job_to_run(job_file, given, settings.set or []))
     if job.input is None:
         raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
     if is_within(job.output, job.input):

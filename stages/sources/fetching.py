@@ -1,5 +1,5 @@
 """Reads the inputs that a manifest names: a file or object below the root, a member of an archive,
-or an address; and nothing outside the dataset's root.
+a row of pixels, or an address; and nothing outside the dataset's root.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ...pipeline.store.storage import is_store
 from .containers.addresses import fetch_url, is_url
 from .containers.archives import Archive
 from .containers.objects import read_object
+from .containers.pixel_tables import PIXEL_SUFFIXES, PixelTable
 
 # Errors of a single file. Anything else (EIO, ENOSPC, EMFILE …) is the machine's fault and must
 # stop the shard, or a failing disk would be recorded as a thousand bad photographs.
@@ -34,17 +35,21 @@ class SourceReader:
     """Reads the bytes of manifest rows. Safe to use from several threads once it is open."""
 
     def __init__(self, root: Path, max_bytes: int, fetch_seconds: float, allow_urls: bool) -> None:
-        """``root``: the folder or store that paths are relative to, or the archive."""
+        """``root``: the folder or store that paths are relative to, the archive or the pixels."""
         self._root = root.resolve()
         self._max_bytes = max_bytes
         self._fetch_seconds = fetch_seconds
         self._allow_urls = allow_urls
-        self._archive: Archive | None = None
+        self._archive: Archive | PixelTable | None = None
 
     def open(self) -> None:
-        """Read an archive's list of members. Raises InputError if it cannot be read."""
+        """Read an archive's list of members, or the pixels of a table.
+
+        Raises InputError if it cannot be read.
+        """
         if self._archive is None and not is_store(self._root) and self._root.is_file():
-            self._archive = Archive(self._root)
+            pixels = self._root.suffix.lower() in PIXEL_SUFFIXES
+            self._archive = PixelTable(self._root) if pixels else Archive(self._root)
 
     def close(self) -> None:
         """Close the archive; ``open`` opens it again."""
