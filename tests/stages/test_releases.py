@@ -13,6 +13,7 @@ from normpipe.stages.sources.fetching import SourceReader
 from normpipe.stages.sources.lists.label_columns import RESERVED
 
 from . import release_trees as trees
+from .filming import film
 from .ingesting import reasons
 
 
@@ -168,10 +169,22 @@ def test_disfa_has_two_cameras(tmp_path, left, right):
 
 
 def test_disfa_videos(tmp_path):
-    """Until videos are read; then their frames are rows with these labels."""
+    """Labels count from 1; a key's frame counts from 0. A person without a video is missing."""
     trees.disfa_labels(tmp_path)
-    (tmp_path / "LeftVideoSN001_comp.avi").write_bytes(b"video")
-    assert "videos cannot be read yet" in refused(tmp_path, "disfa")
+    film(tmp_path / "LeftVideoSN001_comp.avi", 5, "mpeg4")
+    found = read(tmp_path, "disfa")
+    rows = table(found)
+    seen = {key: row for key, row in rows.items() if row["subject"] == "SN001"}
+    assert seen == {
+        f"d/LeftVideoSN001_comp.avi#frame{n}": {
+            **{"subject": "SN001", "fold": 3, "frame": n + 1, "camera": "Left"},
+            **{"sequence": "LeftVideoSN001_comp", **DISFA[n + 1]},
+        }
+        for n in range(3)
+    }
+    missing = {path for path, reason in reasons(found).items() if reason == "missing_file"}
+    assert missing == {"LeftVideoSN003_comp.avi"}
+    assert {row["frame"] for row in rows.values() if row["subject"] == "SN003"} == {1, 2, 3}
 
 
 def test_two_pictures_of_a_frame_are_an_error(tmp_path):

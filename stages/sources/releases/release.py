@@ -17,6 +17,7 @@ from ....manifests.layouts import Pattern, ReleaseLayout, choices
 from ....manifests.schema import LABEL_COLUMNS
 from ....pipeline.errors import InputError, nearest
 from ....pipeline.store.storage import is_store
+from ...videos.listing import VIDEO_SUFFIXES
 from ..containers.pixel_tables import PIXEL_SUFFIXES, PixelTable
 from ..files import FileFacts, Root, walk
 from ..lists.table import ListTable
@@ -235,13 +236,15 @@ class Release:
 
     def _labels(self, root: Root) -> LabelSheet | None:
         made: LabelSheet | None = None
+        match = self.layout.match
+        if any(Path(one).suffix.lower() in VIDEO_SUFFIXES for one in self.layout.pictures):
+            match = (*match, "frame")  # a video has many rows of labels
         for one in self.layout.labels:
             pixels = self.layout.pixels and one is self.layout.labels[0]
             if pixels:
                 paths = [self._pixel_file()]
             else:
                 paths = found_below(self._folder, Pattern(one.files))
-            match = self.layout.match
             sheet = read_label_files(root, one, paths, match, self._meanings.same)
             if sheet is None and not one.optional:
                 raise InputError(
