@@ -238,11 +238,11 @@ class MatchOptions:
     ] = None
     original: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="its groups, found in an original's key, are equal …"),
+        typer.Option(metavar="REGEX", help="its groups, found in an original's key, must equal"),
     ] = None
     picture: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="… to the groups of this, found in a picture's path"),
+        typer.Option(metavar="REGEX", help="those of this, found in a picture's path"),
     ] = None
     suffix: Annotated[
         list[str] | None,

@@ -176,8 +176,8 @@ def best_rule(originals: Names, pictures: Names) -> tuple[NameRule, Pairing]:
                     ambiguous = one
             elif len(one.found) > len(found.found):
                 best, found = NameRule(spelling, depth), one
-        if len(found.found) == most:
-            break
+            if len(found.found) == most:
+                return NameRule(spelling, depth), found
     unclear = ambiguous is not None and (best is None or len(ambiguous.found) > len(found.found))
     if unclear and ambiguous is not None and ambiguous.clash is not None:
         raise InputError(clash_line(ambiguous.clash))
