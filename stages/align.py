@@ -18,7 +18,17 @@ from ..manifests.keys import face_key
 from ..manifests.schema import ALIGNED
 from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError, nearest
-from ..pipeline.stage import DIGEST, GPU, MEMORY, MapStage, Row, StageConfig, check_digest, free
+from ..pipeline.stage import (
+    DIGEST,
+    GPU,
+    MEMORY,
+    MapStage,
+    Row,
+    StageConfig,
+    added,
+    check_digest,
+    free,
+)
 from .faces import geometry, pixels
 from .faces.decoder import PILLOW_MAX_PIXELS, Limits
 from .faces.detectors import (
@@ -81,6 +91,12 @@ class AlignConfig(StageConfig):
         64_000_000, ge=1, le=PILLOW_MAX_PIXELS, description="larger images are not decoded"
     )
     max_bytes: int = Field(64 * 2**20, ge=1, description="larger files are not read")
+    white: float | None = added(
+        None,
+        gt=0,
+        description="value of white where a picture does not say it: 4095 for 12 bits stored in "
+        "16, 65535 for dark 16-bit pictures, 1 for floating point",
+    )
     fetch_seconds: float = free(
         30.0,
         gt=0,
@@ -161,7 +177,7 @@ class Align(MapStage):
         """
         self.config: AlignConfig = config
         self._reader = SourceReader(root, config.max_bytes, config.fetch_seconds, allow_urls)
-        self._limits = Limits(config.max_pixels, config.max_bytes)
+        self._limits = Limits(config.max_pixels, config.max_bytes, config.white)
         bounds = ProcessLimits(config.decode_seconds, config.decode_memory_mb * 2**20)
         self._decoders = DecoderPool(self._limits, bounds) if config.isolate else None
         self._open = False
@@ -216,7 +232,7 @@ class Align(MapStage):
         """Read and decode a picture, and prepare it for the detector."""
         data = self._reader.read(row)
         if self._decoders is not None:
-            picture = pixels.to_pixels(self._decoders.decode(data))
+            picture = pixels.to_pixels(self._decoders.decode(data), self._limits.white)
         else:
             picture = pixels.decode(data, self._limits)
         prepared = self._detector.prepare(picture, row)

@@ -9,33 +9,43 @@ import logging
 import os
 import posixpath
 from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pyarrow as pa
-from pydantic import Field, field_validator
 
 from ..manifests.keys import face_key, sample_id
 from ..manifests.schema import MANIFEST
 from ..pipeline.errors import InputError
-from ..pipeline.stage import Scan, SourceStage, StageConfig, free
+from ..pipeline.stage import Scan, SourceStage
+from ..pipeline.store.labels import holds_job
 from ..pipeline.store.storage import is_store
 from .sources.containers.addresses import is_fetchable, is_url
-from .sources.containers.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
+from .sources.containers.archives import SOLID_SUFFIXES
+from .sources.containers.contents import Contents, Taken, read_contents
+from .sources.containers.nested import (
+    CONTAINER_SUFFIXES,
+    Nested,
+    folder_with,
+    is_container,
+    outermost,
+)
 from .sources.containers.objects import list_objects
 from .sources.files import FileFacts, Root, Walk, is_utf8, path_order, walk
-from .sources.inputs import ManifestRows
-from .sources.lists.face_columns import supplied_coordinates, unique_faces
+from .sources.ingest_settings import IngestConfig
+from .sources.inputs import ManifestRows, content_rows
+from .sources.lists.face_columns import ListedFace, supplied_coordinates, unique_faces
+from .sources.lists.folder_lists import read_metadata
 from .sources.lists.label_columns import LabelRules, folder_emotion, labels_from_list
-from .sources.lists.table import LIST_SUFFIXES, assign_columns, read_list
+from .sources.lists.table import LIST_SUFFIXES, Columns, ListTable, assign_columns, read_list
 from .sources.lists.values import Cells
 
 log = logging.getLogger("normpipe")
 
-_EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
-    *(".gif", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
-)
+#: ``row`` of a file that a list does not name.
+_UNLISTED = -1
 # Not read yet; a message says what to do instead.
 _VIDEOS = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".flv", ".3gp"}
@@ -44,55 +54,6 @@ _FRAMES = (
     "videos cannot be read yet: write the frames into a folder (ffmpeg -i VIDEO FRAMES/%06d.png), "
     "and give that folder"
 )
-
-
-class IngestConfig(StageConfig):
-    """Settings of the ingest stage.
-
-    Only ``shard_rows`` shapes the manifest for good. The rest decides which rows there are, and
-    those are compared with the manifest at every run; labels are rewritten every time.
-    """
-
-    shard_rows: int = Field(1024, ge=1, description="inputs per shard, in every stage of the job")
-    limit: int | None = free(None, description="take only the first N inputs", per_run=True, ge=1)
-    extensions: tuple[str, ...] = free(
-        _EXTENSIONS, description="files with these endings are images"
-    )
-    follow_symlinks: bool = free(False, description="follow links to folders within the input")
-    allow_urls: bool = free(
-        False,
-        description="fetch the http and https addresses of a list (--allow-urls); else they fail",
-    )
-    class_per_folder: bool = free(
-        False, description="each image's folder is named after its emotion"
-    )
-    root: Path | None = free(
-        None,
-        description="folder that a list's paths are relative to; unset: the list's own folder",
-        path=True,
-        relative_to_job_file=True,
-    )
-    path_column: str = free("path", description="column of the list with the paths")
-    columns: dict[str, str] = free(
-        {}, description="normpipe's name = the list's, for columns with other names"
-    )
-    au_columns: Literal["occurrence", "intensity"] = free(
-        "occurrence", description="what a column named AU12 holds: 0 or 1, or levels 0 to 5"
-    )
-    au_missing: float | None = free(
-        None, description="the number that means an unknown action unit (BP4D: 9)"
-    )
-    valence_arousal_missing: float | None = free(
-        None, description="the number that means unknown valence or arousal (AffectNet: -2)"
-    )
-    emotion_names: tuple[str, ...] = free(
-        (), description="names for emotions given as numbers, starting at 0; '' for no name"
-    )
-
-    @field_validator("extensions")
-    @classmethod
-    def _with_dot(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple("." + value.lower().lstrip(".") for value in values)
 
 
 class Ingest(SourceStage):
@@ -127,14 +88,21 @@ class Ingest(SourceStage):
     @property
     def root(self) -> Path:
         """Return the folder that the manifest's paths are relative to, or the archive; resolved."""
-        if is_store(self.source) or self._is_archive:
+        if is_store(self.source) or self._is_container:
             return self.source.resolve()
         folder = self.source if self.source.is_dir() else self._settings.root or self.source.parent
-        return folder.resolve()
+        return outermost(folder.resolve())[0]
 
     @property
-    def _is_archive(self) -> bool:
-        return self.source.suffix.lower() in ARCHIVE_SUFFIXES and self.source.is_file()
+    def _within(self) -> str:
+        """Return the folder inside an archive that a list's paths are relative to."""
+        return outermost(self._settings.root.resolve())[1] if self._settings.root else ""
+
+    @cached_property
+    def _is_container(self) -> bool:
+        """Return whether the input is an archive, or a Parquet file with pictures in it."""
+        table = self._settings.root is None
+        return is_container(self.source, self._settings.path_column if table else None)
 
     def scan(self) -> Scan:
         """Return all inputs in natural order of their paths, with their labels.
@@ -149,8 +117,8 @@ class Ingest(SourceStage):
             return self._scan_folder()
         if not self.source.exists():
             raise InputError(f"no folder or list {self.source}: give an existing one")
-        if self._is_archive:
-            return self._scan_archive()
+        if self._is_container:
+            return self._scan_contents(read_contents(Nested(self.root), None, self._taken))
         if self.source.suffix.lower() in SOLID_SUFFIXES:
             raise InputError(
                 f"{self.source} can only be read from front to back: unpack it and give the "
@@ -170,8 +138,10 @@ class Ingest(SourceStage):
             raise InputError(
                 "ingest.class_per_folder is for folders: give a list an 'emotion' column instead"
             )
-        if not self.root.is_dir():
-            raise InputError(f"ingest.root = {self.root} is not a folder: give the images' folder")
+        if not (self.root.is_dir() or is_container(self.root, None)):
+            raise InputError(
+                f"ingest.root = {self.root} is no folder, .zip or .tar: give where the images are"
+            )
         return self._scan_list()
 
     def changed(self, known: pa.Table, found: pa.Table) -> list[str]:
@@ -187,6 +157,20 @@ class Ingest(SourceStage):
     def _scan_folder(self) -> Scan:
         root = Root(self.root)
         found = walk(root, frozenset(self._settings.extensions), self._settings.follow_symlinks)
+        if holds_job(self.source):
+            raise InputError(
+                f"{self.source} is an output of normpipe run: for its faces, give its folder "
+                "'aligned'"
+            )
+        if not found.paths:
+            contents = self._contents_of_folder(root)
+            if contents is not None:
+                return self._scan_contents(contents)
+        if found.paths and found.metadata and not self._settings.class_per_folder:
+            listed, used = read_metadata(root, found.metadata, found.paths)
+            if listed is not None:
+                return self._scan_metadata(root, found, listed, used)
+        found.ignored.update(posixpath.splitext(name)[1] for name in found.metadata)
         if not found.paths and _VIDEOS.intersection(found.ignored):
             raise InputError(
                 f"no images in {self.source} ({_counts(found.ignored)}), and {_FRAMES}"
@@ -226,41 +210,52 @@ class Ingest(SourceStage):
             inputs.add(f"{self.dataset}/{sample_id(path)}", path, facts[path])
         return self._walked(found, inputs)
 
-    def _scan_archive(self) -> Scan:
+    @property
+    def _taken(self) -> Taken:
+        config = self._settings
+        return Taken(frozenset(config.extensions), config.limit, config.path_column)
+
+    def _contents_of_folder(self, root: Root) -> Contents | None:
+        """Return what is in the archives and Parquet files of a folder; None if that is nothing."""
+        inner = walk(root, frozenset(CONTAINER_SUFFIXES), self._settings.follow_symlinks)
+        found = read_contents(Nested(root.path), inner, self._taken) if inner.paths else None
+        return found if found is not None and found.paths else None
+
+    def _scan_contents(self, found: Contents) -> Scan:
+        """Return the scan of archives and Parquet files; see ``read_contents``."""
         if self._settings.root is not None or self._settings.class_per_folder:
             raise InputError(
                 "ingest.root and ingest.class_per_folder are for lists and folders: remove them, "
-                "the input is an archive"
+                "the input is an archive or a Parquet file with pictures"
             )
-        inputs, ignored = ManifestRows(), Counter[str]()
-        archive = Archive(self.root)
-        archive.close()
-        for member in archive.members:
-            name = posixpath.basename(member.path)
-            extension = posixpath.splitext(name)[1].lower()
-            if name.startswith(".") and member.facts.reason != "outside_root":
-                ignored["hidden file"] += 1
-            elif extension not in self._settings.extensions:
-                ignored[sample_id(extension) or "no extension"] += 1
-            else:
-                self._add_member(inputs, member)
-        if not inputs.keys:
+        if not found.paths:
             raise InputError(
-                f"no images in {self.source} ({_counts(ignored)}): give another archive, or set "
-                "ingest.extensions to their endings"
+                f"no images in {self.source} ({_counts(found.ignored)}): give another archive, or "
+                "set ingest.extensions to their endings"
             )
-        found = inputs.table(self.name)
-        order = sorted(range(len(inputs.keys)), key=lambda row: path_order(inputs.keys[row]))
-        rows = found.take(pa.array(order[: self._settings.limit], pa.int64()))
-        complete = rows.num_rows == found.num_rows
-        return Scan(rows, None, dict(sorted(ignored.items())), complete)
+        spellings = self._settings.columns
+        rows, labels = content_rows(found, self.dataset, spellings, self._rules)
+        ignored = dict(sorted(found.ignored.items()))
+        return Scan(rows.table(self.name), labels, ignored, found.complete)
 
-    def _add_member(self, inputs: ManifestRows, member: Member) -> None:
-        key = f"{self.dataset}/{sample_id(member.path)}"
-        if is_utf8(member.path):
-            inputs.add(key, member.path, member.facts)
-        else:
-            inputs.add(key, None, FileFacts(reason="path_not_utf8"))
+    def _scan_metadata(self, root: Root, found: Walk, listed: ListTable, used: list[str]) -> Scan:
+        """Return the scan of a folder with lists of its images; see ``read_metadata``."""
+        columns = assign_columns(listed, "path", self._settings.columns)
+        scan = self._scan_rows(Cells(listed), columns, root.inspect, found)
+        unused = [name for name in found.metadata if name not in used]
+        found.ignored.update(posixpath.splitext(name)[1] for name in unused)
+        scan.ignored.update(sorted(found.ignored.items()))
+        return scan
+
+    @property
+    def _rules(self) -> LabelRules:
+        config = self._settings
+        return LabelRules(
+            config.au_columns,
+            config.au_missing,
+            config.valence_arousal_missing,
+            config.emotion_names,
+        )
 
     def _scan_photograph(self) -> Scan:
         if self._settings.root is not None or self._settings.class_per_folder:
@@ -298,45 +293,62 @@ class Ingest(SourceStage):
     def _scan_list(self) -> Scan:
         found = read_list(self.source)
         columns = assign_columns(found, self._settings.path_column, self._settings.columns)
-        cells = Cells(found)
+        return self._scan_rows(Cells(found), columns, Nested(self.root).inspect)
+
+    def _scan_rows(
+        self,
+        cells: Cells,
+        columns: Columns,
+        inspect: Callable[[str], FileFacts],
+        found: Walk | None = None,
+    ) -> Scan:
+        """Return the scan of a list, and of the files that it does not name.
+
+        Args:
+            cells, columns: of the list.
+            inspect: returns what is known of a file.
+            found: files that may be in the list.
+        """
         boxes, landmarks = supplied_coordinates(cells, columns)
-        config = self._settings
-        rules = LabelRules(
-            config.au_columns,
-            config.au_missing,
-            config.valence_arousal_missing,
-            config.emotion_names,
-        )
-        labels = labels_from_list(cells, columns, rules)
+        labels = labels_from_list(cells, columns, self._rules)
         root = Root(self.root)
         places = self._places(cells, columns.known["path"], root)
         rows = unique_faces(cells, [path for path, _ in places], (boxes, landmarks), labels)
-        repeated = found.table.num_rows - len(rows)
+        repeated = cells.found.table.num_rows - len(rows)
+        if found is not None:
+            listed = {path for path, _ in places}
+            rows += [ListedFace(path, _UNLISTED) for path in found.paths if path not in listed]
         rows.sort(key=lambda row: (path_order(row.path), row.face or 0))
         complete = self._settings.limit is None or len(rows) <= self._settings.limit
         rows = rows[: self._settings.limit]
         inputs = ManifestRows()
         for row in rows:
+            if row.row == _UNLISTED:
+                self._add(inputs, root, row.path, found.reasons.get(row.path) if found else None)
+                continue
             key = f"{self.dataset}/{sample_id(row.path)}"
             key = key if row.face is None else face_key(key, row.face)
             reason = places[row.row][1]
             known = reason or is_url(row.path)
-            facts = FileFacts(reason=reason) if known else root.inspect(row.path)
+            facts = FileFacts(reason=reason) if known else inspect(row.path)
             inputs.add(key, row.path, facts, boxes[row.row], landmarks[row.row])
-        self._refuse_wrong_root(inputs)
+        if found is None:
+            self._refuse_wrong_root(inputs)
         refused = sum(facts.reason == "url_not_allowed" for facts in inputs.facts)
         if refused:
             log.warning(
                 "%d listed paths are addresses: --allow-urls fetches http and https", refused
             )
         if labels is not None:
-            labels = labels.take(pa.array([row.row for row in rows], pa.int64()))
+            own = [None if row.row == _UNLISTED else row.row for row in rows]
+            labels = labels.take(pa.array(own, pa.int64()))
             labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
         ignored = {"repeated row": repeated} if repeated else {}
         return Scan(inputs.table(self.name), labels, ignored, complete)
 
     def _places(self, cells: Cells, own: str, root: Root) -> list[tuple[str, str | None]]:
         """Return each row's path below the root, or its listed path and why it cannot be used."""
+        within = self._within
         texts = cells.text(own).to_pylist()
         places: list[tuple[str, str | None]] = []
         for row, text in enumerate(texts):
@@ -351,7 +363,7 @@ class Ingest(SourceStage):
                 path = path.replace("\\", "/")  # a list made on Windows
             if path.startswith("/"):
                 path = os.path.relpath(path, root.path)
-            path = posixpath.normpath(path)
+            path = posixpath.normpath(posixpath.join(within, path))
             if path.startswith("../") or path == "..":
                 places.append((text, "outside_root"))
             else:
@@ -363,8 +375,7 @@ class Ingest(SourceStage):
         if any(facts.reason not in ("missing_file", "outside_root") for facts in inputs.facts):
             return
         first = inputs.paths[0] or ""
-        folders = sorted(path for path in self.root.iterdir() if path.is_dir())
-        near = next((path for path in folders if (path / first).is_file()), None)
+        near = folder_with(self.root, first)
         hint = f"ingest.root='{near}'" if near else "ingest.root to the folder they are relative to"
         raise InputError(
             f"none of the {len(inputs.keys)} files listed in {self.source} is below {self.root} "

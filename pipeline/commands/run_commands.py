@@ -6,13 +6,23 @@ from typing import Annotated
 import typer
 
 from ...stages import CONFIGS, FLOW, SINKS, build_flow
-from ..care.status import refuse_quarantined, status
+from ..care.status import status
 from ..config import Job, load_job, template, validate_settings
 from ..errors import InputError
 from ..run.runner import Options
 from ..store.result_tables import ResultTable
 from ..store.storage import is_store, is_within
-from .execute import execute, identity, opened, report, report_scores, run_until, select
+from .execute import (
+    execute,
+    identity,
+    opened,
+    refuse_unusable,
+    refuse_without_faces,
+    report,
+    report_scores,
+    run_until,
+    select,
+)
 from .handling import handled, start_logging
 from .jobs import faces_job, job_to_run, keep_settings, say_changes
 from .options import (
@@ -88,7 +98,7 @@ def run(
     if selected:
         options = Options(again.overwrite, again.retry_failed, identity(job, flow), job.stages)
         execute(job, flow, selected, options, remote=remote(job))
-    report(job)
+    report(job, names)
     asked = any(name in SINKS for name in (stages.stage, stages.first, stages.until))
     _classify(job, sinks, asked, again.overwrite)
 
@@ -171,7 +181,8 @@ def measure(
     measured = measuring.measure(config, reader, opened(data), output, again.overwrite)
     typer.echo(measured.summary())
     if not made:
-        refuse_quarantined(status(job.output))
+        refuse_unusable(status(job.output), select(None, None, "align"))
+    refuse_without_faces(measured.statuses, output)
 
 
 @handled

@@ -151,7 +151,7 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
         "classify.encoder_rate", "classify.batch_norm", "classify.votes", "classify.mirror",
         "classify.label_smoothing", "classify.stem", "classify.drop_duplicates", "evaluate.by",
         "classify.imbalance_power", "evaluate.other_classes", "evaluate.variant",
-        "evaluate.present_from", "pair.origins",
+        "evaluate.present_from", "pair.origins", "align.white",
     }  # fmt: skip
 
 
