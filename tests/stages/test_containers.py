@@ -18,7 +18,7 @@ import pytest
 from normpipe.manifests.schema import ALIGNED, IMAGE
 from normpipe.manifests.vocabularies import SampleError
 from normpipe.stages.sources.containers import nested, picture_tables
-from normpipe.stages.sources.containers.contents import split_of
+from normpipe.stages.sources.containers.contents import named_split
 from normpipe.stages.sources.containers.picture_tables import PictureTable
 from normpipe.stages.sources.fetching import SourceReader
 
@@ -360,7 +360,7 @@ def test_few_containers_stay_open_while_threads_read(
     ],
 )  # fmt: skip
 def test_splits_are_read_from_names(name: str, split: str | None) -> None:
-    assert split_of(name) == split
+    assert named_split(name) == split
 
 
 # Lists of what is in an archive, and lists in folders

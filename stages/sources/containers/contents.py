@@ -134,7 +134,7 @@ def class_spellings(found: ListTable, given: Mapping[str, str], numbered: bool) 
     return dict(given)
 
 
-def split_of(path: str) -> str | None:
+def named_split(path: str) -> str | None:
     """Return the split that a file or folder name has in it, as Hugging Face reads names."""
     found = _SPLIT.findall(path)
     return _SPLITS[found[-1].lower()] if found else None
@@ -165,7 +165,7 @@ def _part(
     if part is None:
         ignored[f"{posixpath.splitext(name)[1]} without pictures"] += 1
         return None
-    split = split_of(name or container.path.name)
+    split = named_split(name or container.path.name)
     if split and (walked is not None or isinstance(container, PictureTable)):
         part = part._replace(labels=_with_split(part, split))
     prefix = f"{name}/" if name else ""
