@@ -159,7 +159,7 @@ class Align(MapStage):
             return Picture(self._detector.prepare(frame, row), digest)
         data = self._reader.read(row)
         if self._decoders is not None:
-            picture = pixels.to_pixels(self._decoders.decode(data))
+            picture = pixels.to_pixels(self._decoders.decode(data), self._limits.white)
         else:
             picture = pixels.decode(data, self._limits)
         prepared = self._detector.prepare(picture, row)

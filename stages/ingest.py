@@ -6,32 +6,39 @@ matters.
 """
 
 import logging
-import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
 
-from ..manifests.keys import face_key, sample_id
+from ..manifests.keys import sample_id
 from ..manifests.schema import MANIFEST
 from ..pipeline.errors import InputError, first_few
 from ..pipeline.stage import Scan, SourceStage
+from ..pipeline.store.labels import holds_job
 from ..pipeline.store.storage import is_store
-from .sources.containers.addresses import is_fetchable, is_url
-from .sources.containers.archives import ARCHIVE_SUFFIXES, SOLID_SUFFIXES, Archive, Member
+from .sources.containers.archives import SOLID_SUFFIXES
+from .sources.containers.contents import Contents, Taken, read_contents
+from .sources.containers.nested import (
+    CONTAINER_SUFFIXES,
+    Nested,
+    folder_with,
+    is_container,
+    outermost,
+)
 from .sources.containers.objects import list_objects
-from .sources.files import FileFacts, Root, Walk, is_utf8, path_order, walk
+from .sources.files import FileFacts, Root, Walk, is_utf8, walk
 from .sources.ingest_settings import IngestConfig
-from .sources.inputs import ManifestRows
+from .sources.inputs import ManifestRows, content_rows
+from .sources.listed import ListRows
 from .sources.lists.emotion_columns import EmotionRules, folder_emotion
-from .sources.lists.face_columns import supplied_coordinates, unique_faces
-from .sources.lists.label_columns import LabelRules, labels_from_list
+from .sources.lists.folder_lists import read_metadata
 from .sources.lists.near_files import NearFiles, nearly_named, report_missing
-from .sources.lists.table import LIST_SUFFIXES, Columns, assign_columns, read_list
+from .sources.lists.table import LIST_SUFFIXES, ListTable, assign_columns, read_list
 from .sources.lists.values import Cells
 from .sources.releases.recognition import advice_for
 from .sources.releases.release import Release, release_of
@@ -46,8 +53,9 @@ class Ingest(SourceStage):
 
     Args:
         config: settings.
-        source: a folder of images and videos, a ``.csv``, ``.tsv`` or ``.parquet`` list, a
-            ``.zip`` or ``.tar`` archive, one image or one video.
+        source: a folder of images and videos, a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``
+            list, a ``.zip`` or ``.tar`` archive, a Parquet file with pictures, a folder of these,
+            one image or one video.
         dataset: first part of every key.
         decoding: how videos are decoded.
     """
@@ -82,16 +90,24 @@ class Ingest(SourceStage):
     @property
     def root(self) -> Path:
         """Return the folder that the manifest's paths are relative to, or the archive; resolved."""
-        if is_store(self.source) or self._is_archive:
-            return self.source.resolve()
         if self._release is not None:
             return self._release.root
+        if is_store(self.source) or self._is_container:
+            return self.source.resolve()
         folder = self.source if self.source.is_dir() else self._settings.root or self.source.parent
-        return folder.resolve()
+        return outermost(folder.resolve())[0]
 
-    @property
-    def _is_archive(self) -> bool:
-        return self.source.suffix.lower() in ARCHIVE_SUFFIXES and self.source.is_file()
+    @cached_property
+    def _listed(self) -> ListRows:
+        config = self._settings
+        within = outermost(config.root.resolve())[1] if config.root else ""
+        return ListRows(self.name, self.dataset, config, self.root, within)
+
+    @cached_property
+    def _is_container(self) -> bool:
+        """Return whether the input is an archive, or a Parquet file with pictures in it."""
+        table = self._settings.root is None
+        return is_container(self.source, self._settings.path_column if table else None)
 
     def scan(self) -> Scan:
         """Return all inputs in natural order of their paths, with their labels.
@@ -108,8 +124,8 @@ class Ingest(SourceStage):
             return self._scan_folder()
         if not self.source.exists():
             raise InputError(f"no folder or list {self.source}: give an existing one")
-        if self._is_archive:
-            return self._scan_archive()
+        if self._is_container:
+            return self._scan_contents(read_contents(Nested(self.root), None, self._taken))
         if self.source.suffix.lower() in SOLID_SUFFIXES:
             raise InputError(
                 f"{self.source} can only be read from front to back: unpack it and give the "
@@ -127,8 +143,10 @@ class Ingest(SourceStage):
             raise InputError(
                 "ingest.class_per_folder is for folders: give a list an 'emotion' column instead"
             )
-        if not self.root.is_dir():
-            raise InputError(f"ingest.root = {self.root} is not a folder: give the images' folder")
+        if not (self.root.is_dir() or is_container(self.root, None)):
+            raise InputError(
+                f"ingest.root = {self.root} is no folder, .zip or .tar: give where the images are"
+            )
         return self._scan_list()
 
     def changed(self, known: pa.Table, found: pa.Table) -> list[str]:
@@ -144,6 +162,20 @@ class Ingest(SourceStage):
     def _scan_folder(self) -> Scan:
         root = Root(self.root)
         found = walk(root, self._settings.file_endings(), self._settings.follow_symlinks)
+        if holds_job(self.source):
+            raise InputError(
+                f"{self.source} is an output of normpipe run: for its faces, give its folder "
+                "'aligned'"
+            )
+        if not found.paths:
+            contents = self._contents_of_folder(root)
+            if contents is not None:
+                return self._scan_contents(contents)
+        if found.paths and found.metadata and not self._settings.class_per_folder:
+            listed, used = read_metadata(root, found.metadata, found.paths)
+            if listed is not None:
+                return self._scan_metadata(root, found, listed, used)
+        found.ignored.update(posixpath.splitext(name)[1] for name in found.metadata)
         if not found.paths:
             raise InputError(
                 f"no images in {self.source} ({_counts(found.ignored)}): give another folder, or "
@@ -192,42 +224,49 @@ class Ingest(SourceStage):
             complete=len(paths) == len(found.paths),
         )
 
-    def _scan_archive(self) -> Scan:
+    @property
+    def _taken(self) -> Taken:
+        config = self._settings
+        return Taken(frozenset(config.extensions), config.limit, config.path_column)
+
+    def _contents_of_folder(self, root: Root) -> Contents | None:
+        """Return what is in the archives and Parquet files of a folder; None if that is nothing."""
+        inner = walk(root, frozenset(CONTAINER_SUFFIXES), self._settings.follow_symlinks)
+        found = read_contents(Nested(root.path), inner, self._taken) if inner.paths else None
+        return found if found is not None and found.paths else None
+
+    def _scan_contents(self, found: Contents) -> Scan:
+        """Return the scan of archives and Parquet files; see ``read_contents``."""
         if self._settings.root is not None or self._settings.class_per_folder:
             raise InputError(
                 "ingest.root and ingest.class_per_folder are for lists and folders: remove them, "
-                "the input is an archive"
+                "the input is an archive or a Parquet file with pictures"
             )
-        inputs, ignored = ManifestRows(), Counter[str]()
-        archive = Archive(self.root)
-        archive.close()
-        for member in archive.members:
-            name = posixpath.basename(member.path)
-            extension = posixpath.splitext(name)[1].lower()
-            if name.startswith(".") and member.facts.reason != "outside_root":
-                ignored["hidden file"] += 1
-            elif extension not in self._settings.extensions:
-                ignored[sample_id(extension) or "no extension"] += 1
-            else:
-                self._add_member(inputs, member)
-        warn_of_videos(ignored, "unpack the archive, and give the folder")
-        if not inputs.keys:
+        warn_of_videos(found.ignored, "unpack the archive, and give the folder")
+        if not found.paths:
             raise InputError(
-                f"no images in {self.source} ({_counts(ignored)}): give another archive, or set "
-                "ingest.extensions to their endings"
+                f"no images in {self.source} ({_counts(found.ignored)}): give another archive, or "
+                "set ingest.extensions to their endings"
             )
-        found = inputs.table(self.name)
-        order = sorted(range(len(inputs.keys)), key=lambda row: path_order(inputs.keys[row]))
-        rows = found.take(pa.array(order[: self._settings.limit], pa.int64()))
-        complete = rows.num_rows == found.num_rows
-        return Scan(rows, None, dict(sorted(ignored.items())), complete)
+        spellings = self._settings.columns
+        rows, labels = content_rows(
+            found, self.dataset, spellings, self._listed.rules, self._settings.unknown_words
+        )
+        ignored = dict(sorted(found.ignored.items()))
+        return Scan(rows.table(self.name), labels, ignored, found.complete)
 
-    def _add_member(self, inputs: ManifestRows, member: Member) -> None:
-        key = f"{self.dataset}/{sample_id(member.path)}"
-        if is_utf8(member.path):
-            inputs.add(key, member.path, member.facts)
-        else:
-            inputs.add(key, None, FileFacts(reason="path_not_utf8"))
+    def _scan_metadata(self, root: Root, found: Walk, listed: ListTable, used: list[str]) -> Scan:
+        """Return the scan of a folder with lists of its images; see ``read_metadata``."""
+        columns = assign_columns(listed, "path", self._settings.columns)
+        config = self._settings
+        cells = Cells(listed, config.unknown_words)
+        places = self._listed.places(cells, columns)
+        videos = VideoLister(root, config, self._decoding)
+        scan = self._listed.scan(cells, columns, places, videos, found)
+        unused = [name for name in found.metadata if name not in used]
+        found.ignored.update(posixpath.splitext(name)[1] for name in unused)
+        scan.ignored.update(sorted(found.ignored.items()))
+        return scan
 
     def _scan_one(self) -> Scan:
         if self._settings.root is not None or self._settings.class_per_folder:
@@ -265,17 +304,27 @@ class Ingest(SourceStage):
         return pa.table({"key": pa.array(keys, pa.string()), "emotion": column})
 
     def _scan_list(self) -> Scan:
-        found = read_list(self.source)
-        columns = assign_columns(found, self._settings.path_column, self._settings.columns)
         config, root = self._settings, Root(self.root)
+        found = read_list(self.source)
+        columns = assign_columns(found, config.path_column, config.columns)
         cells = Cells(found, config.unknown_words)
-        near = NearFiles(root, config.extensions)
-        places = self._places(cells, columns.known["path"])
-        places = nearly_named(places, near, root, config.match_names)
-        scan = self._scan_rows(cells, columns, places, VideoLister(root, config, self._decoding))
+        places = self._listed.places(cells, columns)
+        near = None if root.path.is_file() else NearFiles(root, config.extensions)
+        if near is not None:
+            places = nearly_named(places, near, root, config.match_names)
+        videos = VideoLister(root, config, self._decoding, Nested(self.root).inspect)
+        scan = self._listed.scan(cells, columns, places, videos)
         paths, reasons = (scan.rows[name].to_pylist() for name in ("path", "reason"))
         listed = [path or "" for path in paths]
-        report_missing(self.source, root, near, [*zip(listed, reasons, strict=True)])
+        if near is not None:
+            report_missing(self.source, root, near, [*zip(listed, reasons, strict=True)])
+        elif not {*reasons} - {"missing_file", "outside_root"}:
+            within = folder_with(self.root, listed[0])
+            hint = f"'{within}'" if within else "the folder or archive they are relative to"
+            raise InputError(
+                f"none of the {len(listed)} files listed in {self.source} is in {self.root} (the "
+                f"first: {listed[0]}): set ingest.root to {hint}"
+            )
         return scan
 
     def _scan_release(self, release: Release) -> Scan:
@@ -285,93 +334,15 @@ class Ingest(SourceStage):
         )
         columns = assign_columns(described.found, "path", {})
         cells = Cells(described.found)
-        places = self._places(cells, columns.known["path"])
+        places = self._listed.places(cells, columns)
         rules = config.model_copy(update={"first_frame": described.first_frame})
-        videos = VideoLister(Root(self.root), rules, self._decoding)
-        scan = self._scan_rows(cells, columns, places, videos, described.inspect)
+        videos = VideoLister(Root(self.root), rules, self._decoding, described.inspect)
+        scan = self._listed.scan(cells, columns, places, videos)
         scan.ignored.update(described.ignored)
         missing = scan.rows["reason"].to_pylist().count("missing_file")
         if missing:
             log.warning("%d pictures that labels name are not there: rows missing_file", missing)
         return scan
-
-    def _scan_rows(
-        self,
-        cells: Cells,
-        columns: Columns,
-        places: list[tuple[str, str | None]],
-        videos: VideoLister,
-        inspect: Callable[[str], FileFacts] | None = None,
-    ) -> Scan:
-        """Return the scan of a list's rows.
-
-        Args:
-            places: see ``_places``.
-            videos: lists their frames; is closed.
-            inspect: what is known of a picture that is no file; None: they are files.
-        """
-        config = self._settings
-        rules = LabelRules(**{name: getattr(config, name) for name in LabelRules._fields})
-        boxes, landmarks = supplied_coordinates(cells, columns)
-        labels = labels_from_list(cells, columns, rules)
-        with closing(videos):
-            paths = [
-                path if reason is None and not is_url(path) else None for path, reason in places
-            ]
-            numbers = videos.frames(paths, labels)
-            named = list(zip([path for path, _ in places], numbers, strict=True))
-            rows = unique_faces(cells, named, (boxes, landmarks), labels)
-            repeated = cells.found.table.num_rows - len(rows)
-            rows = videos.expand(rows)
-            complete = config.limit is None or len(rows) <= config.limit
-            rows = rows[: config.limit]
-            inputs = ManifestRows()
-            for row in rows:
-                key = f"{self.dataset}/{sample_id(row.path)}"
-                key = key if row.frame is None else f"{key}#frame{row.frame}"
-                key = key if row.face is None else face_key(key, row.face)
-                reason = places[row.row][1]
-                if reason or is_url(row.path):
-                    facts = FileFacts(reason=reason)
-                else:
-                    facts = inspect(row.path) if inspect else videos.facts(row)
-                place = (boxes[row.row], landmarks[row.row])
-                inputs.add(key, row.path, facts, *place, frame=row.frame)
-        refused = sum(facts.reason == "url_not_allowed" for facts in inputs.facts)
-        if refused:
-            log.warning(
-                "%d listed paths are addresses: --allow-urls fetches http and https", refused
-            )
-        if labels is not None:
-            labels = labels.take(pa.array([row.row for row in rows], pa.int64()))
-            labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
-        labels = add_frame_labels(labels, inputs, videos.rules.first_frame)
-        ignored = Counter({"repeated row": repeated} if repeated else {}) + videos.ignored
-        return Scan(inputs.table(self.name), labels, dict(ignored), complete)
-
-    def _places(self, cells: Cells, own: str) -> list[tuple[str, str | None]]:
-        """Return each row's path below the root, or its listed path and why it cannot be used."""
-        root = Root(self.root)
-        texts = cells.paths(own).to_pylist()
-        places: list[tuple[str, str | None]] = []
-        for row, text in enumerate(texts):
-            if text is None:
-                cells.refuse(own, "is empty: every row needs the path of its image", row)
-            path = text
-            if is_url(path):
-                fetched = self._settings.allow_urls and is_fetchable(path)
-                places.append((path, None if fetched else "url_not_allowed"))
-                continue
-            if "\\" in path and not os.path.lexists(root.path / path):
-                path = path.replace("\\", "/")  # a list made on Windows
-            if path.startswith("/"):
-                path = os.path.relpath(path, root.path)
-            path = posixpath.normpath(path)
-            if path.startswith("../") or path == "..":
-                places.append((text, "outside_root"))
-            else:
-                places.append((path, None))
-        return places
 
 
 def _counts(ignored: Counter[str]) -> str:

@@ -161,6 +161,11 @@ def _refuse_missing(root: Path, folder: ShardFolder) -> None:
                 continue
             try:
                 found = (root / row["path"]).stat()
+            except NotADirectoryError:
+                raise InputError(
+                    f"{row['path']} is in an archive or a table, where it cannot be told whether "
+                    "it is unchanged: nothing was removed"
+                ) from None
             except OSError:
                 raise InputError(
                     f"{root / row['path']} is gone, so its rows could not be made again: nothing "

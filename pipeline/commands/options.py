@@ -23,8 +23,7 @@ class PathRule(NamedTuple):
 
     folder: bool
     file: bool
-    #: Made by the command where it is missing. What is only read may be missing, too: the command
-    #: knows better what to say then.
+    #: Made by the command where it is missing. What is only read may be missing: the command says so.
     written: bool = False
 
 

@@ -18,7 +18,17 @@ from ..store.result_tables import ResultTable
 from ..store.shards import ShardFolder
 from ..store.storage import is_store, is_within, location
 from ..store.tombstones import WITHDRAWN_FILE
-from .execute import execute, identity, opened, report, report_scores, run_until, select
+from .execute import (
+    execute,
+    identity,
+    opened,
+    refuse_unusable,
+    refuse_without_faces,
+    report,
+    report_scores,
+    run_until,
+    select,
+)
 from .handling import handled, start_logging
 from .jobs import (
     faces_job,
@@ -113,7 +123,7 @@ def run(
     if selected:
         options = Options(again.overwrite, again.retry_failed, identity(job, flow), job.stages)
         execute(job, flow, selected, options, remote=remote(job))
-    report(job)
+    report(job, names)
     asked = any(name in SINKS for name in (stages.stage, stages.first, stages.until))
     _classify(job, sinks, asked, again.overwrite)
 
@@ -196,7 +206,8 @@ def measure(
     measured = measuring.measure(config, reader, opened(data), output, again.overwrite)
     typer.echo(measured.summary())
     if not made:
-        refuse_quarantined(status(job.output))
+        refuse_unusable(status(job.output), select(None, None, "align"))
+    refuse_without_faces(measured.statuses, output)
 
 
 @handled

@@ -79,6 +79,13 @@ class AlignConfig(StageConfig):
         64_000_000, ge=1, le=PILLOW_MAX_PIXELS, description="larger images are not decoded"
     )
     max_bytes: int = Field(64 * 2**20, ge=1, le=2**32, description="larger files are not read")
+    white: float | None = added(
+        None,
+        gt=0,
+        le=1e9,
+        description="value of white where a picture does not say it: 4095 for 12 bits stored in "
+        "16, 65535 for dark 16-bit pictures, 1 for floating point",
+    )
     fetch_seconds: float = free(
         30.0,
         gt=0,
@@ -115,7 +122,7 @@ class AlignConfig(StageConfig):
     def decoding(self) -> Decoding:
         """Return how files from strangers are decoded."""
         bounds = ProcessLimits(self.decode_seconds, self.decode_memory_mb * 2**20)
-        return Decoding(Limits(self.max_pixels, self.max_bytes), bounds, self.isolate)
+        return Decoding(Limits(self.max_pixels, self.max_bytes, self.white), bounds, self.isolate)
 
     @model_validator(mode="after")
     def _pin_of_a_pack(self) -> Self:

@@ -26,7 +26,15 @@ from typing import Any, Final
 
 from ...manifests.vocabularies import REASONS, SampleError
 from ...pipeline.errors import NormpipeError
-from .decoder import PILLOW_MAX_PIXELS, REQUEST, RGB, SIXTEEN_BIT_KINDS, Decoded, Limits
+from .decoder import (
+    FULL_WHITE,
+    PILLOW_MAX_PIXELS,
+    REQUEST,
+    RGB,
+    SIXTEEN_BIT_KINDS,
+    Decoded,
+    Limits,
+)
 
 log = logging.getLogger("normpipe")
 
@@ -152,7 +160,7 @@ class DecoderProcess:
         self._memory = mmap.mmap(self._file, self._size)
         given = (
             *(self._file, self._size, limits.max_pixels, limits.max_bytes, bounds.memory_bytes),
-            bounds.seconds + _SLACK_SECONDS,
+            *(bounds.seconds + _SLACK_SECONDS, limits.white or 0.0),
         )
         self._process = subprocess.Popen(
             [*command, *map(str, given)],
@@ -207,14 +215,17 @@ class DecoderProcess:
                 raise DecoderFailed("decoder_died")
             raise SampleError(reason, str(answer.get("detail", ""))[:200])
         width, height, kind = answer.get("width"), answer.get("height"), answer.get("kind")
+        white = answer.get("white", 0)
         if (
             not (isinstance(width, int) and isinstance(height, int) and isinstance(kind, str))
+            or not (isinstance(white, int) and 0 <= white <= FULL_WHITE)
             or not 0 < width * height <= self._limits.max_pixels
             or width < 1
             or kind not in SIXTEEN_BIT_KINDS | {RGB}
         ):
             raise DecoderFailed("decoder_died")
-        return Decoded(width, height, kind, self._memory[: Decoded.size_of(width, height, kind)])
+        data = self._memory[: Decoded.size_of(width, height, kind)]
+        return Decoded(width, height, kind, data, white)
 
     def answer(self, seconds: float) -> dict[str, Any]:
         """Return the process's answer. Raises DecoderFailed, with the reason."""

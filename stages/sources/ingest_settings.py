@@ -33,11 +33,14 @@ class IngestConfig(FrameSettings):
     )
     root: Path | None = free(
         None,
-        description="folder that a list's paths are relative to; unset: the list's own folder",
+        description="folder or archive that a list's paths are relative to; unset: the list's own "
+        "folder",
         path=True,
         relative_to_job_file=True,
     )
-    path_column: str = free("path", description="column of the list with the paths")
+    path_column: str = free(
+        "path", description="column of the list with the paths, or of Parquet files with pictures"
+    )
     columns: dict[str, str] = free(
         {}, description="normpipe's name = the list's, for columns with other names"
     )

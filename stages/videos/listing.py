@@ -7,6 +7,7 @@ import math
 import os
 import posixpath
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -32,7 +33,7 @@ pc: Any = pyarrow.compute
 #: File name endings of pictures.
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
-    *(".gif", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
+    *(".gif", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".heic", ".heif"),
 )
 #: File name endings of videos.
 VIDEO_SUFFIXES: Final = frozenset(
@@ -125,8 +126,16 @@ def choose_frames(times: FrameTable, rules: FrameSettings) -> tuple[int, ...]:
 class VideoLister:
     """Lists the frames of videos; each file is looked through once."""
 
-    def __init__(self, root: Root, rules: FrameSettings, decoding: Decoding) -> None:
+    def __init__(
+        self,
+        root: Root,
+        rules: FrameSettings,
+        decoding: Decoding,
+        inspect: Callable[[str], FileFacts] | None = None,
+    ) -> None:
+        """``inspect``: what is known of an input that may be in an archive; None: all are files."""
         self._root, self.rules = root, rules
+        self._inspect = inspect or root.inspect
         self._pool = VideoPool(decoding)
         self._known: dict[str, ListedVideo] = {}
         #: Frames and videos that are left out, by the reason.
@@ -153,11 +162,12 @@ class VideoLister:
         return self._known[path]
 
     def _listed(self, path: str) -> ListedVideo:
-        facts = self._root.inspect(path)
+        facts = self._inspect(path)
         if facts.reason is not None:
             return ListedVideo(facts)
         try:
-            descriptor = open_source(self._root.path, path)
+            with open_source(self._root.path, path) as file:
+                descriptor = os.dup(file.fileno())
             video = OpenVideo(self._pool, descriptor, self.rules.max_frames, count_all=True)
         except SampleError as error:
             return ListedVideo(FileFacts(facts.size_bytes, facts.modified_ns, error.reason))
@@ -266,7 +276,7 @@ class VideoLister:
     def facts(self, row: ListedFace) -> FileFacts:
         """Return the facts of a listed row's file, with the reason if it has no such frame."""
         if row.frame is None and not self.is_video(row.path):
-            return self._root.inspect(row.path)
+            return self._inspect(row.path)
         known = self.video(row.path)
         if row.frame is None or known.facts.reason is not None or row.frame < known.total:
             return known.facts

@@ -154,7 +154,7 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
         "classify.label_smoothing", "classify.stem", "classify.drop_duplicates", "evaluate.by",
         "classify.imbalance_power", "evaluate.other_classes", "evaluate.variant",
         "evaluate.present_from", "pair.origins",
-        "align.listed", "align.upright", "align.look",
+        "align.listed", "align.upright", "align.look", "align.white",
         "ingest.emotion_missing",
         "ingest.emotion_columns", "ingest.unknown_words", "ingest.match_names",
     }  # fmt: skip

@@ -1,9 +1,9 @@
-"""Reads a list (CSV or Parquet) and decides what each of its columns means."""
+"""Reads a list (CSV, JSON lines or Parquet) and decides what each of its columns means."""
 
 import csv
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 from ....manifests.schema import LABEL_COLUMNS
 from ....manifests.vocabularies import VOTE_COLUMNS, vote_column
 from ....pipeline.errors import InputError, first_few, nearest
+from .json_lines import read_json_lines
 
 # pyarrow creates these functions at run time; type checkers do not see them.
 pc: Any = pyarrow.compute
 log = logging.getLogger("normpipe")
 
 #: File name endings of lists.
-LIST_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
+LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".pq")
 
 LABELS = tuple(name for name, _ in LABEL_COLUMNS if name != "key")
 #: Corners, left top right bottom.
@@ -67,14 +68,20 @@ _WHOLE_NUMBER = r"^\s*([-+]?\d+(\.0*)?\s*)?$"
 
 @dataclass(frozen=True)
 class ListTable:
-    """A list as read. CSV columns are text; Parquet columns keep their types."""
+    """A list as read. Columns of CSV and JSON are text; Parquet columns keep their types.
+
+    ``places``: returns a row's position for a message, where the row's number does not say it.
+    """
 
     path: Path
     table: pa.Table
     delimiter: str | None = None
+    places: Callable[[int], str] | None = None
 
     def where(self, row: int) -> str:
         """Return a row's position for a message: ``line 5`` of a CSV, ``row 3`` of Parquet."""
+        if self.places is not None:
+            return self.places(row)
         if self.delimiter is None:
             return f"row {row + 1}"
         # Read again: with quoted line breaks and blank lines, rows are not lines.
@@ -123,6 +130,9 @@ def read_list(path: Path) -> ListTable:
         if path.suffix.lower() in (".parquet", ".pq"):
             found = ListTable(path, pq.read_table(path))
             found.table.validate(full=True)  # invalid text, offsets beyond the end
+        elif path.suffix.lower() == ".jsonl":
+            table, lines = read_json_lines(path)
+            found = ListTable(path, table, places=lambda row: f"line {lines[row]}")
         else:
             found = _read_csv(path)
     except FileNotFoundError:
@@ -131,7 +141,7 @@ def read_list(path: Path) -> ListTable:
         ) from None
     except UnicodeError:
         raise InputError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         if "UTF8" in line or "UTF-8" in line:
             line = "it is not UTF-8 text: save it as 'CSV UTF-8'"
