@@ -33,8 +33,8 @@ from .sources.containers.nested import (
 from .sources.containers.objects import list_objects
 from .sources.files import FileFacts, Root, Walk, is_utf8, walk
 from .sources.ingest_settings import IngestConfig
-from .sources.inputs import ManifestRows, content_rows
-from .sources.listed import ListRows
+from .sources.inputs import ManifestRows
+from .sources.listed import ListRows, content_rows
 from .sources.lists.emotion_columns import EmotionRules, folder_emotion
 from .sources.lists.folder_lists import read_metadata
 from .sources.lists.near_files import NearFiles, nearly_named, report_missing
@@ -42,8 +42,8 @@ from .sources.lists.table import LIST_SUFFIXES, ListTable, assign_columns, read_
 from .sources.lists.values import Cells
 from .sources.releases.recognition import advice_for
 from .sources.releases.release import Release, release_of
+from .videos.frame_listing import VideoLister, add_frame_labels, warn_of_videos
 from .videos.frame_process import Decoding
-from .videos.listing import VideoLister, add_frame_labels, warn_of_videos
 
 log = logging.getLogger("normpipe")
 
@@ -320,10 +320,10 @@ class Ingest(SourceStage):
             report_missing(self.source, root, near, [*zip(listed, reasons, strict=True)])
         elif not {*reasons} - {"missing_file", "outside_root"}:
             within = folder_with(self.root, listed[0])
-            hint = f"'{within}'" if within else "the folder or archive they are relative to"
+            hint = f"='{within}'" if within else " to the folder or archive they are relative to"
             raise InputError(
                 f"none of the {len(listed)} files listed in {self.source} is in {self.root} (the "
-                f"first: {listed[0]}): set ingest.root to {hint}"
+                f"first: {listed[0]}): set ingest.root{hint}"
             )
         return scan
 

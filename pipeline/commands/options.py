@@ -23,7 +23,7 @@ class PathRule(NamedTuple):
 
     folder: bool
     file: bool
-    #: Made by the command where it is missing. What is only read may be missing: the command says so.
+    #: Made by the command where it is missing. The command says so if what it reads is missing.
     written: bool = False
 
 

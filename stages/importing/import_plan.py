@@ -14,7 +14,7 @@ from ...pipeline.errors import InputError
 from ...pipeline.read.reading import damage_errors, open_parquet
 from ...pipeline.stage import StageConfig, free
 from ...pipeline.store.shards import ShardFolder
-from ..ingest import IngestConfig
+from ..sources.ingest_settings import IngestConfig
 from .name_matching import (
     NameRule,
     Names,

@@ -136,7 +136,7 @@ def open_source(
         )
         if changed:
             raise SampleError("changed_since_ingest", relative)
-    except BaseException:
+    except SampleError:
         file.close()
         raise
     return file

@@ -7,11 +7,11 @@ from pydantic import Field, field_validator
 
 from ...manifests.vocabularies import UNKNOWN_WORDS
 from ...pipeline.stage import DIGEST, free
-from ..videos.listing import FrameSettings
+from ..videos.frame_settings import FrameSettings
 from .lists.emotion_columns import EmotionColumns
 from .lists.near_files import NameDifference
 from .lists.values import missing_numbers, words_of
-from .releases.release import open_description
+from .releases.opening_description import open_description
 
 
 class IngestConfig(FrameSettings):

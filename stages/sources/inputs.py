@@ -1,19 +1,13 @@
 """Collects the rows of a manifest."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from ...manifests.keys import sample_id
 from ...manifests.schema import MANIFEST
 from ...manifests.vocabularies import status_of
-from .containers.contents import Contents, class_spellings
-from .files import FileFacts, is_utf8
-from .lists.face_columns import Coordinates, supplied_coordinates
-from .lists.label_columns import LabelRules, labels_from_list
-from .lists.table import assign_columns
-from .lists.values import Cells
+from .files import FileFacts
+from .lists.face_columns import Coordinates
 
 
 @dataclass
@@ -73,40 +67,3 @@ class ManifestRows:
         }
         arrays = [pa.array(columns[f.name], f.type) for f in MANIFEST]
         return pa.Table.from_arrays(arrays, schema=MANIFEST)
-
-
-def content_rows(
-    found: Contents,
-    dataset: str,
-    spellings: Mapping[str, str],
-    rules: LabelRules,
-    unknown_words: Sequence[str],
-) -> tuple[ManifestRows, pa.Table | None]:
-    """Return the rows of what archives and Parquet files contain, and their labels, if any.
-
-    Args:
-        found: what they contain.
-        dataset: first part of every key.
-        spellings, rules: how labels are read; see ``assign_columns`` and ``labels_from_list``.
-
-    Raises:
-        InputError: labels that a column cannot hold.
-    """
-    boxes: list[Coordinates] = [None] * len(found.paths)
-    landmarks, labels = boxes, None
-    if found.listed is not None:
-        spellings = class_spellings(found.listed, spellings, bool(rules.emotion_names))
-        columns = assign_columns(found.listed, "path", spellings)
-        cells = Cells(found.listed, unknown_words)
-        boxes, landmarks = supplied_coordinates(cells, columns)
-        labels = labels_from_list(cells, columns, rules)
-    inputs = ManifestRows()
-    for row, (path, facts) in enumerate(zip(found.paths, found.facts, strict=True)):
-        key = f"{dataset}/{sample_id(path)}"
-        if is_utf8(path):
-            inputs.add(key, path, facts, boxes[row], landmarks[row])
-        else:
-            inputs.add(key, None, FileFacts(reason="path_not_utf8"))
-    if labels is not None:
-        labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
-    return inputs, labels

@@ -4,6 +4,7 @@ import logging
 import os
 import posixpath
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -11,14 +12,15 @@ import pyarrow as pa
 
 from ...manifests.keys import face_key, sample_id
 from ...pipeline.stage import Scan
-from ..videos.listing import VideoLister, add_frame_labels
+from ..videos.frame_listing import VideoLister, add_frame_labels
 from .containers.addresses import is_fetchable, is_url
+from .containers.contents import Contents, class_spellings
 from .files import FileFacts, Walk, is_utf8
 from .ingest_settings import IngestConfig
 from .inputs import ManifestRows
 from .lists.face_columns import Coordinates, ListedFace, supplied_coordinates, unique_faces
 from .lists.label_columns import LabelRules, labels_from_list
-from .lists.table import Columns
+from .lists.table import Columns, assign_columns
 from .lists.values import Cells
 
 log = logging.getLogger("normpipe")
@@ -154,3 +156,40 @@ class ListRows:
         known = reason or is_url(row.path)
         facts = FileFacts(reason=reason) if known else videos.facts(row)
         inputs.add(key, row.path, facts, box, points, frame=row.frame)
+
+
+def content_rows(
+    found: Contents,
+    dataset: str,
+    spellings: Mapping[str, str],
+    rules: LabelRules,
+    unknown_words: Sequence[str],
+) -> tuple[ManifestRows, pa.Table | None]:
+    """Return the rows of what archives and Parquet files contain, and their labels, if any.
+
+    Args:
+        found: what they contain.
+        dataset: first part of every key.
+        spellings, rules: how labels are read; see ``assign_columns`` and ``labels_from_list``.
+
+    Raises:
+        InputError: labels that a column cannot hold.
+    """
+    boxes: list[Coordinates] = [None] * len(found.paths)
+    landmarks, labels = boxes, None
+    if found.listed is not None:
+        spellings = class_spellings(found.listed, spellings, bool(rules.emotion_names))
+        columns = assign_columns(found.listed, "path", spellings)
+        cells = Cells(found.listed, unknown_words)
+        boxes, landmarks = supplied_coordinates(cells, columns)
+        labels = labels_from_list(cells, columns, rules)
+    inputs = ManifestRows()
+    for row, (path, facts) in enumerate(zip(found.paths, found.facts, strict=True)):
+        key = f"{dataset}/{sample_id(path)}"
+        if is_utf8(path):
+            inputs.add(key, path, facts, boxes[row], landmarks[row])
+        else:
+            inputs.add(key, None, FileFacts(reason="path_not_utf8"))
+    if labels is not None:
+        labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
+    return inputs, labels

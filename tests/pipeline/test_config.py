@@ -148,7 +148,8 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
         "classify.memory_gb", "classify.minutes", "classify.save_every", "classify.accumulate",
         "classify.folds",
         "ingest.release", "ingest.release_file", "ingest.release_sha256", "ingest.layout",
-        "ingest.labelled_only",
+        "ingest.labelled_only", "ingest.first_frame", "ingest.every", "ingest.videos",
+        "ingest.seconds", "ingest.max_frames", "ingest.fps", "ingest.animations",
         # Later than 0.1.0, with their default:
         "classify.encoder_rate", "classify.batch_norm", "classify.votes", "classify.mirror",
         "classify.label_smoothing", "classify.stem", "classify.drop_duplicates", "evaluate.by",

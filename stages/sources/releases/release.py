@@ -12,18 +12,19 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ....manifests.datasets import Description, described, described_in, load_description
+from ....manifests.datasets import Description, described, load_description
 from ....manifests.layouts import Pattern, ReleaseLayout, choices
 from ....manifests.schema import LABEL_COLUMNS
 from ....pipeline.errors import InputError, nearest
 from ....pipeline.store.storage import is_store
-from ...videos.listing import VIDEO_SUFFIXES
+from ...videos.frame_settings import VIDEO_SUFFIXES
 from ..containers.pixel_tables import PIXEL_SUFFIXES, PixelTable
 from ..files import FileFacts, Root, walk
 from ..lists.table import ListTable
 from .assembling import Assembled, assemble, pictures_among
 from .label_files import exists_below, found_below, read_label_files
 from .meanings import Meanings, add_majority, add_one_hot, check_counts
+from .opening_description import open_description
 from .sheets import LabelSheet, joined_sheets
 
 log = logging.getLogger("normpipe")
@@ -60,27 +61,6 @@ class ReleaseRows(NamedTuple):
     ignored: Counter[str]
     inspect: Callable[[str], FileFacts] | None
     first_frame: int
-
-
-def open_description(name: str, file: Path | None) -> Description:
-    """Return the description of a known release, or of a user's file.
-
-    Raises InputError if there is none, or it is not valid.
-    """
-    if file is None:
-        try:
-            return load_description(name)
-        except ValueError as error:
-            raise InputError(f"{error} (normpipe releases lists them)") from None
-    try:
-        description = described_in(file.read_text(encoding="utf-8"), file.stem)
-    except OSError as error:
-        raise InputError(f"cannot read the description {file}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{file} is no description of a release: {error}") from None
-    if not description.layouts:
-        raise InputError(f"{file} says nothing of the layout: add a table [layouts.NAME]")
-    return description
 
 
 def release_of(settings: Any, source: Path) -> Release | None:

@@ -9,81 +9,28 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute
-from pydantic import field_validator, model_validator
 
 from ...manifests.schema import LABEL_COLUMNS
 from ...manifests.vocabularies import SampleError
 from ...pipeline.errors import InputError
-from ...pipeline.stage import StageConfig, free
 from ..sources.fetching import open_source
 from ..sources.files import FileFacts, Root, path_order
 from ..sources.inputs import ManifestRows
 from ..sources.lists.face_columns import ListedFace
 from .frame_process import Decoding, FrameTable, OpenVideo, VideoPool
+from .frame_settings import VIDEO_SUFFIXES, FrameSettings
 
 log = logging.getLogger("normpipe")
 
 # pyarrow creates these functions at run time; type checkers do not see them.
 pc: Any = pyarrow.compute
 
-#: File name endings of pictures.
-PICTURE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
-    *(".gif", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".heic", ".heif"),
-)
-#: File name endings of videos.
-VIDEO_SUFFIXES: Final = frozenset(
-    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".flv", ".3gp"}
-    | {".mts", ".m2ts", ".ogv"}
-)
 #: File name endings of pictures that may be animated.
 ANIMATED_SUFFIXES: Final = frozenset({".gif", ".webp", ".png", ".apng"})
-
-
-class FrameSettings(StageConfig):
-    """Settings of the ingest stage: which files, and which frames of videos, are inputs."""
-
-    extensions: tuple[str, ...] = free(
-        PICTURE_SUFFIXES, description="files with these endings are images"
-    )
-    videos: bool = free(True, description="take the frames of videos; false: skip and count videos")
-    animations: bool = free(
-        False, description="take the frames of animated GIF, PNG and WebP files, as of videos"
-    )
-    every: int = free(1, ge=1, description="take every Nth frame of a video (--every)")
-    fps: float | None = free(
-        None, gt=0, description="take at most so many frames of each second of a video (--fps)"
-    )
-    seconds: tuple[float, float] | None = free(
-        None, description="take the frames of a video from … to …, in seconds from its beginning"
-    )
-    first_frame: int = free(
-        0, ge=0, le=1, description="what a list calls the first frame of a video: 0 or 1"
-    )
-    max_frames: int = free(
-        1_000_000, ge=1, le=8_000_000, description="videos with more frames are not read"
-    )
-
-    @field_validator("extensions")
-    @classmethod
-    def _with_dot(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple("." + value.lower().lstrip(".") for value in values)
-
-    def file_endings(self) -> frozenset[str]:
-        """Return the endings of the files that are inputs."""
-        return frozenset(self.extensions) | (VIDEO_SUFFIXES if self.videos else frozenset())
-
-    @model_validator(mode="after")
-    def _one_rate(self) -> Self:
-        if self.fps is not None and self.every > 1:
-            raise ValueError("ingest.fps and ingest.every both choose frames: leave one out")
-        if self.seconds is not None and not 0 <= self.seconds[0] <= self.seconds[1]:
-            raise ValueError("ingest.seconds = [from, to]: two numbers from 0, the second not less")
-        return self
 
 
 @dataclass(frozen=True)
