@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 from ...manifests.vocabularies import SampleError
 from ...pipeline.stage import Row
@@ -14,7 +13,7 @@ from ...pipeline.store.storage import is_store
 from .containers.addresses import fetch_url, is_url
 from .containers.nested import Nested
 from .containers.objects import read_object
-from .files_inside import open_inside
+from .files_inside import open_source
 
 
 class SourceReader:
@@ -110,33 +109,3 @@ def read_source(
     if len(data) != status.st_size:
         raise SampleError("changed_since_ingest", relative)
     return data
-
-
-def open_source(
-    root: Path,
-    relative: str,
-    max_bytes: int | None = None,
-    *,
-    size_bytes: int | None = None,
-    modified_ns: int | None = None,
-) -> BinaryIO:
-    """Open ``root / relative``, for files too large to be read at once.
-
-    Arguments and errors as for ``read_source``; ``max_bytes``: None for any size.
-    """
-    file = open_inside(root, relative)
-    try:
-        status = os.fstat(file.fileno())
-        if status.st_size == 0:
-            raise SampleError("empty_file", relative)
-        if max_bytes is not None and status.st_size > max_bytes:
-            raise SampleError("too_many_bytes", f"{relative}: {status.st_size} > {max_bytes}")
-        changed = (size_bytes is not None and status.st_size != size_bytes) or (
-            modified_ns is not None and status.st_mtime_ns != modified_ns
-        )
-        if changed:
-            raise SampleError("changed_since_ingest", relative)
-    except SampleError:
-        file.close()
-        raise
-    return file

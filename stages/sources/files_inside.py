@@ -56,6 +56,45 @@ def open_inside(root: Path, relative: str) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def open_source(
+    root: Path,
+    relative: str,
+    max_bytes: int | None = None,
+    *,
+    size_bytes: int | None = None,
+    modified_ns: int | None = None,
+) -> BinaryIO:
+    """Open ``root / relative``, for files too large to be read at once.
+
+    Args:
+        root: the dataset's root, already resolved.
+        relative: path below it, as the manifest has it.
+        max_bytes: files larger than this are not read; None for any size.
+        size_bytes, modified_ns: what ingest saw; None skips the comparison.
+
+    Raises:
+        SampleError: as ``open_inside``, and ``empty_file``, ``too_many_bytes``,
+            ``changed_since_ingest``.
+        OSError: an error that is not this file's fault.
+    """
+    file = open_inside(root, relative)
+    try:
+        status = os.fstat(file.fileno())
+        if status.st_size == 0:
+            raise SampleError("empty_file", relative)
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise SampleError("too_many_bytes", f"{relative}: {status.st_size} > {max_bytes}")
+        changed = (size_bytes is not None and status.st_size != size_bytes) or (
+            modified_ns is not None and status.st_mtime_ns != modified_ns
+        )
+        if changed:
+            raise SampleError("changed_since_ingest", relative)
+    except SampleError:
+        file.close()
+        raise
+    return file
+
+
 def _is_inside(root: Path, descriptor: int) -> bool:
     """Return whether an open file is in the root; a folder may have become a link meanwhile."""
     try:

@@ -17,8 +17,8 @@ import pyarrow.compute
 from ...manifests.schema import LABEL_COLUMNS
 from ...manifests.vocabularies import SampleError
 from ...pipeline.errors import InputError
-from ..sources.fetching import open_source
 from ..sources.files import FileFacts, Root, path_order
+from ..sources.files_inside import open_source
 from ..sources.inputs import ManifestRows
 from ..sources.lists.face_columns import ListedFace
 from .frame_process import Decoding, FrameTable, OpenVideo, VideoPool
