@@ -227,7 +227,8 @@ class Ingest(SourceStage):
     @property
     def _taken(self) -> Taken:
         config = self._settings
-        return Taken(frozenset(config.extensions), config.limit, config.path_column)
+        columns = tuple(config.columns.values())
+        return Taken(frozenset(config.extensions), config.limit, config.path_column, columns)
 
     def _contents_of_folder(self, root: Root) -> Contents | None:
         """Return what is in the archives and Parquet files of a folder; None if that is nothing."""

@@ -44,11 +44,15 @@ _SPLIT = re.compile(rf"(?:^|[-._ /])({'|'.join(_SPLITS)})(?=[-._ /\d]|$)", re.IG
 
 
 class Taken(NamedTuple):
-    """Which files are pictures, how many are taken, and where a Parquet file has its pictures."""
+    """Which files are pictures, how many are taken, and which columns of Parquet files.
+
+    ``path_column``: as in ``chosen_column``; ``columns``: as in ``PictureTable.labels``.
+    """
 
     extensions: frozenset[str]
     limit: int | None = None
     path_column: str = "path"
+    columns: tuple[str, ...] = ()
 
 
 @dataclass
@@ -117,6 +121,8 @@ def class_spellings(found: ListTable, given: Mapping[str, str], numbered: bool) 
         if name not in names or names[name] in given.values():
             continue
         column = found.table[names[name]]
+        if pa.types.is_nested(column.type):
+            continue
         values = [
             str(value).strip() for value in pc.unique(column).to_pylist() if value is not None
         ]
@@ -218,7 +224,7 @@ def _in_table(table: PictureTable, taken: Taken) -> _Part | None:
         return None
     rows = table.rows if taken.limit is None else min(table.rows, taken.limit)
     paths = [table.place(row, column) for row in range(rows)]
-    labels = table.labels().slice(0, rows)
+    labels = table.labels(taken.columns).slice(0, rows)
     facts = table.inspect(paths[0]) if paths else FileFacts()
     return _Part(paths, [facts] * rows, labels if labels.num_columns else None, rows == table.rows)
 

@@ -10,12 +10,15 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from ....manifests.vocabularies import SampleError
 from ....pipeline.errors import InputError
 from ..files import FileFacts, Root
 from ..files_inside import open_inside
+from ..lists.table import SYNONYMS
 from .archives import ARCHIVE_SUFFIXES, Archive
-from .picture_tables import TABLE_SUFFIXES, PictureTable, chosen_column
+from .picture_tables import TABLE_SUFFIXES, PictureTable, chosen_column, picture_columns
 from .pixel_tables import PIXEL_SUFFIXES, PixelTable
 
 Container = Archive | PictureTable | PixelTable
@@ -134,7 +137,8 @@ class Nested:
 def is_container(path: Path, path_column: str | None) -> bool:
     """Return whether a path is an archive, or a Parquet file to take pictures from.
 
-    ``path_column``: as in ``chosen_column``; None: Parquet files are lists.
+    A Parquet file with paths of files that are there is a list, unless ``path_column`` names a
+    column of pictures. ``path_column`` None: Parquet files are lists.
     """
     suffix = path.suffix.lower()
     if suffix not in CONTAINER_SUFFIXES or not path.is_file():
@@ -145,10 +149,20 @@ def is_container(path: Path, path_column: str | None) -> bool:
         return False
     try:
         table = PictureTable(path)
+        pictures = picture_columns(table.schema)
+        listed = pictures and path_column not in pictures and _names_files(table, path_column)
     except InputError:
         return False  # reading it as a list says why
-    table.close()
-    return chosen_column(path, table.schema, path_column) is not None
+    return not listed and chosen_column(path, table.schema, path_column) is not None
+
+
+def _names_files(table: PictureTable, path_column: str) -> bool:
+    """Return whether a column of paths names any file that is there."""
+    texts = {field.name for field in table.schema if pa.types.is_string(field.type)}
+    name = next((one for one in (path_column, *SYNONYMS["path"]) if one in texts), None)
+    paths = [] if name is None else table.labels()[name].to_pylist()
+    folder = table.path.parent
+    return any(path and "\0" not in path and os.path.lexists(folder / path) for path in paths)
 
 
 def outermost(path: Path) -> tuple[Path, str]:

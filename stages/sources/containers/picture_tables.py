@@ -8,7 +8,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -30,6 +30,8 @@ TABLE_SUFFIXES = (".parquet", ".pq")
 _KEPT_BYTES = 64 * 2**20
 #: Of a column, read at once. Without a buffer, a whole row group would be.
 _BUFFER_BYTES = 2**20
+#: Columns of lists that lists of faces know.
+_COORDINATES = ("bbox_xyxy", "landmarks")
 #: What describes the pictures of our own shards, and not the pictures' originals' labels.
 _OF_PICTURES = {
     *("normalized", *dict(ORIGINS)),
@@ -38,29 +40,30 @@ _OF_PICTURES = {
 
 
 def picture_columns(schema: pa.Schema) -> list[str]:
-    """Return the columns with pictures: structs with ``bytes``, or named so by ``datasets``."""
+    """Return the columns with pictures: structs with ``bytes``, or named so by ``datasets``.
+
+    Sounds and videos are such structs, too, if ``datasets`` says so.
+    """
     features = _features(schema)
+    kinds = {field.name: features.get(field.name, {}).get("_type") for field in schema}
     return [
         field.name
         for field in schema
-        if _is_struct(field.type)
-        or (_is_bytes(field.type) and features.get(field.name, {}).get("_type") == "Image")
+        if (_is_struct(field.type) and kinds[field.name] in (None, "Image"))
+        or (_is_bytes(field.type) and kinds[field.name] == "Image")
     ]
 
 
 def chosen_column(path: Path, schema: pa.Schema, path_column: str) -> str | None:
-    """Return the column of a Parquet file to take pictures from, None if it is a plain list.
+    """Return the column of a Parquet file to take pictures from, None if it has none.
 
-    A text column of paths makes it a list. ``path_column`` may name the column of pictures, too.
-    Raises InputError if there are several and none is chosen.
+    ``path_column`` may name it. Raises InputError if there are several and none is chosen.
     """
     found = picture_columns(schema)
     if path_column in found:
         return path_column
-    if not found or path_column in schema.names:
-        return None
-    if "image" in found or len(found) == 1:
-        return "image" if "image" in found else found[0]
+    if len(found) < 2 or "image" in found:
+        return "image" if "image" in found else next(iter(found), None)
     raise InputError(
         f"{path} has several columns with pictures ({', '.join(found)}): set ingest.path_column to "
         "one of them"
@@ -141,24 +144,25 @@ class PictureTable:
         """Close the file."""
         self.stream.close()
 
-    def labels(self) -> pa.Table:
+    def labels(self, columns: Collection[str] = ()) -> pa.Table:
         """Return the columns without pictures; classes have their names, as ``datasets`` has them.
 
-        Of normpipe's own shards, what describes pictures is left out, and the first columns get
-        the names that they have as labels. Raises InputError if the file is damaged.
+        Lists are left out, as they may be long, unless they are boxes or points, or among
+        ``columns``. Of normpipe's own shards, what describes pictures is left out, and the first
+        columns get the names that they have as labels. Raises InputError if the file is damaged.
         """
         ours = is_ours(self.schema)
         wanted = [
             field.name
             for field in self.schema
-            if not (_is_struct(field.type) or _is_bytes(field.type))
+            if _is_label(field, {*map(str.lower, columns), *_COORDINATES})
             and not (ours and field.name in _OF_PICTURES)
         ]
+        if len({*self.schema.names}) < len(self.schema.names):
+            raise InputError(f"{self.path} has two columns of one name: rename one of them")
         with _in_one_line(self.path):
             table = self._file.read(columns=wanted, use_threads=False).select(wanted)
             table.validate(full=True)
-        if len({*wanted}) < len(wanted):
-            raise InputError(f"{self.path} has two columns of one name: rename one of them")
         for name, feature in _features(self.schema).items():
             names = feature.get("names")
             if feature.get("_type") == "ClassLabel" and isinstance(names, list) and name in wanted:
@@ -260,6 +264,14 @@ def _named(column: pa.ChunkedArray, names: list[str]) -> pa.ChunkedArray:
 
 def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_label(field: pa.Field, lists: Collection[str]) -> bool:
+    if _is_bytes(field.type) or pa.types.is_struct(field.type):
+        return False
+    return not pa.types.is_nested(field.type) or field.name.strip().lower() in {
+        one.lower() for one in lists
+    }
 
 
 def _is_struct(kind: pa.DataType) -> bool:
