@@ -33,7 +33,7 @@ from .sources.containers.nested import (
 from .sources.containers.objects import list_objects
 from .sources.files import FileFacts, Root, Walk, is_utf8, walk
 from .sources.ingest_settings import IngestConfig
-from .sources.inputs import ManifestRows
+from .sources.inputs import ManifestRows, add_frame_labels
 from .sources.listed import ListRows, content_rows
 from .sources.lists.emotion_columns import EmotionRules, folder_emotion
 from .sources.lists.folder_lists import read_metadata
@@ -42,7 +42,7 @@ from .sources.lists.table import LIST_SUFFIXES, ListTable, assign_columns, read_
 from .sources.lists.values import Cells
 from .sources.releases.recognition import advice_for
 from .sources.releases.release import Release, release_of
-from .videos.frame_listing import VideoLister, add_frame_labels, warn_of_videos
+from .videos.frame_listing import VideoLister, warn_of_videos
 from .videos.frame_process import Decoding
 
 log = logging.getLogger("normpipe")

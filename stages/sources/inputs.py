@@ -1,13 +1,19 @@
 """Collects the rows of a manifest."""
 
+import posixpath
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 
-from ...manifests.schema import MANIFEST
+from ...manifests.schema import LABEL_COLUMNS, MANIFEST
 from ...manifests.vocabularies import status_of
 from .files import FileFacts
 from .lists.face_columns import Coordinates
+
+# pyarrow creates these functions at run time; type checkers do not see them.
+pc: Any = pyarrow.compute
 
 
 @dataclass
@@ -67,3 +73,31 @@ class ManifestRows:
         }
         arrays = [pa.array(columns[f.name], f.type) for f in MANIFEST]
         return pa.Table.from_arrays(arrays, schema=MANIFEST)
+
+
+def add_frame_labels(
+    labels: pa.Table | None, inputs: ManifestRows, first_frame: int
+) -> pa.Table | None:
+    """Return labels with ``sequence`` and ``frame`` of every frame of a video.
+
+    ``sequence`` is the video's path without its ending, unless a list says otherwise; ``frame`` is
+    the frame's number, counted as lists count. Rows of labels are those of the inputs.
+    """
+    if all(frame is None for frame in inputs.frames):
+        return labels
+    columns: dict[str, Any] = {"key": pa.array(inputs.keys, pa.string())}
+    if labels is not None:
+        columns |= {name: labels[name] for name in labels.column_names}
+    paths = zip(inputs.paths, inputs.frames, strict=True)
+    sequences = [
+        None if frame is None or path is None else posixpath.splitext(path)[0]
+        for path, frame in paths
+    ]
+    numbers = [None if frame is None else frame + first_frame for frame in inputs.frames]
+    for name, values in (("sequence", sequences), ("frame", numbers)):
+        own = pa.array(values, dict(LABEL_COLUMNS)[name])
+        listed = columns.get(name)
+        columns[name] = own if listed is None else pc.coalesce(listed, own)
+    order = [name for name, _ in LABEL_COLUMNS if name in columns]
+    rest = [name for name in columns if name not in order]
+    return pa.table({name: columns[name] for name in (*order, *rest)})

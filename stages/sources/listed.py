@@ -1,5 +1,7 @@
 """The rows of a list as inputs: its files, frames and faces, with their labels."""
 
+from __future__ import annotations
+
 import logging
 import os
 import posixpath
@@ -7,21 +9,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from ...manifests.keys import face_key, sample_id
 from ...pipeline.stage import Scan
-from ..videos.frame_listing import VideoLister, add_frame_labels
 from .containers.addresses import is_fetchable, is_url
 from .containers.contents import Contents, class_spellings
 from .files import FileFacts, Walk, is_utf8
 from .ingest_settings import IngestConfig
-from .inputs import ManifestRows
+from .inputs import ManifestRows, add_frame_labels
 from .lists.face_columns import Coordinates, ListedFace, supplied_coordinates, unique_faces
 from .lists.label_columns import LabelRules, labels_from_list
 from .lists.table import Columns, assign_columns
 from .lists.values import Cells
+
+if TYPE_CHECKING:
+    from ..videos.frame_listing import VideoLister
 
 log = logging.getLogger("normpipe")
 
