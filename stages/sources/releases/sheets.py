@@ -51,16 +51,16 @@ class LabelSheet:
 
         ``offset`` is added to ``frame``.
         """
-        known = [self.columns.get(name, [None] * len(self.places)) for name in names]
-        shifts = [offset if name == "frame" else 0 for name in names]
-        found: list[tuple[str, ...] | None] = []
-        for texts in zip(*known, strict=True):
-            parts = [
-                as_key(name, text, shift)
-                for name, text, shift in zip(names, texts, shifts, strict=True)
-            ]
-            found.append(None if None in parts else tuple(str(part) for part in parts))
-        return found
+        columns: list[Cells] = []
+        for name in names:
+            texts = self.columns.get(name, [None] * len(self.places))
+            shift = offset if name == "frame" else 0
+            spelt = {text: as_key(name, text, shift) for text in {*texts}}
+            columns.append([spelt[text] for text in texts])
+        return [
+            None if None in parts else tuple(str(part) for part in parts)
+            for parts in zip(*columns, strict=True)
+        ]
 
 
 def as_key(name: str, text: str | None, shift: int = 0) -> str | None:
