@@ -29,8 +29,8 @@ from .faces.detectors import (
     PreparedPicture,
     choose,
 )
+from .faces.detectors.tracking import Track, TrackedFaces
 from .faces.isolation import DecoderPool, ProcessLimits
-from .faces.tracking import Track, TrackedFaces
 from .sources.fetching import SourceReader
 from .videos.frame_process import Decoding
 from .videos.frame_reader import FrameReader, frame_number

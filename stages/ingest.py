@@ -30,8 +30,8 @@ from .sources.lists.face_columns import supplied_coordinates, unique_faces
 from .sources.lists.label_columns import LabelRules, folder_emotion, labels_from_list
 from .sources.lists.table import LIST_SUFFIXES, assign_columns, read_list
 from .sources.lists.values import Cells
+from .videos.frame_listing import FrameSettings, VideoLister, add_frame_labels, warn_of_videos
 from .videos.frame_process import Decoding
-from .videos.listing import FrameSettings, VideoLister, add_frame_labels, warn_of_videos
 
 log = logging.getLogger("normpipe")
 
