@@ -137,7 +137,8 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
     }
     assert hidden == {
         "ingest.limit", "ingest.extensions", "ingest.follow_symlinks", "ingest.class_per_folder",
-        "ingest.root", "ingest.path_column",
+        "ingest.root", "ingest.path_column", "ingest.videos", "ingest.animations", "ingest.every",
+        "ingest.fps", "ingest.seconds", "ingest.first_frame", "ingest.max_frames",
         "ingest.columns", "ingest.au_columns", "ingest.au_missing", "ingest.emotion_names",
         "ingest.valence_arousal_missing", "align.pack", "align.model_root", "align.device",
         "normalize.weights", "normalize.weights_sha256",
