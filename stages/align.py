@@ -38,8 +38,8 @@ from .faces.detectors import (
     listed_face,
 )
 from .faces.detectors.looking import Look, Looking
+from .faces.detectors.tracking import Track, TrackedFaces
 from .faces.isolation import DecoderPool
-from .faces.tracking import Track, TrackedFaces
 from .sources.fetching import SourceReader
 from .videos.frame_reader import FrameReader, frame_number
 

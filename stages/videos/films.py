@@ -22,7 +22,7 @@ from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
-from ..faces.decoder import RGB, Decoded, Limits, Undecodable, check_size
+from ..faces.decoder import DAMAGE, RGB, Decoded, Limits, Undecodable, check_size
 from .frame_file import FrameFile
 
 #: Containers that hold videos of people. Others (playlists, image sequences, devices …) are attack
@@ -39,6 +39,8 @@ _START_FRAMES: Final = 64
 _PASSED_AT_ONCE: Final = 1024
 #: Errors in a row after which the rest of a file counts as unreadable.
 _MOST_ERRORS: Final = 16
+#: What PyAV raises on damaged data. A MemoryError may not be the video's fault.
+_ERRORS: Final = (FFmpegError, *DAMAGE)
 #: Bit of a VP8 packet's first byte: the frame is shown.
 _VP8_SHOWN: Final = 0x10
 #: Codecs whose decoder tells of damage only when asked.
@@ -96,14 +98,20 @@ class Film:
             self._container: Any = av.open(
                 self._file.stream(), "r", options=options, metadata_errors="ignore"
             )
-        except (FFmpegError, ValueError) as error:
+        except MemoryError:
+            raise
+        except _ERRORS as error:
             self._file.check()
             raise Undecodable(self._why_not(), str(error)[:200]) from error
         covers = Disposition.attached_pic
-        streams = [s for s in self._container.streams.video if not s.disposition & covers]
+        streams = [
+            one
+            for one in self._container.streams.video
+            if not one.disposition & covers and one.codec_context is not None
+        ]
         if not streams:
-            others = len(self._container.streams)
-            raise Undecodable("not_a_video" if others else self._why_not(), "no pictures in it")
+            sound = bool(self._container.streams.audio)
+            raise Undecodable("not_a_video" if sound else self._why_not(), "no pictures in it")
         self._stream: Any = streams[0]
         self._context: Any = streams[0].codec_context
         check_size((self._context.width, self._context.height), self._limits)
@@ -133,7 +141,9 @@ class Film:
                 break
             except EOFError:
                 break
-            except (FFmpegError, ValueError):
+            except MemoryError:
+                raise
+            except _ERRORS:
                 self._file.check()
                 errors += 1
         # This header is no claim, but the list of packets by which the file is read.
@@ -307,7 +317,7 @@ class Film:
             return [], False
         except MemoryError:
             raise
-        except (FFmpegError, ValueError):
+        except _ERRORS:
             return [], True
 
     def _picture(self, frame: Any) -> Decoded:
@@ -317,7 +327,7 @@ class Film:
         check_size((width, frame.height), self._limits)
         try:
             rgb = self._convert(frame, width, format="rgb24", interpolation=_CONVERSION, threads=1)
-        except (FFmpegError, ValueError) as error:
+        except _ERRORS as error:
             raise Undecodable("bad_frame", str(error)[:200]) from error
         height, plane = rgb.height, rgb.planes[0]
         rows, bytes_of_row = memoryview(plane), 3 * width

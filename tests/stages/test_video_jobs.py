@@ -20,8 +20,8 @@ from normpipe.pipeline.run.making import process
 from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages.align import Align, AlignConfig
 from normpipe.stages.faces.detectors import Detection
+from normpipe.stages.faces.detectors.tracking import Track
 from normpipe.stages.faces.pixels import to_pixels
-from normpipe.stages.faces.tracking import Track
 from normpipe.stages.videos.frame_process import Decoding
 from normpipe.stages.videos.frame_reader import FrameReader
 

@@ -164,9 +164,10 @@ def _part(
         reason = error.reason
     if container is None:
         return _Part([name], [FileFacts(reason=reason)])
+    part = None
     if isinstance(container, PictureTable):
         part = _in_table(container, taken)
-    else:
+    elif isinstance(container, Archive):
         part = _in_archive(container, taken, ignored, alone=walked is None)
     if part is None:
         ignored[f"{posixpath.splitext(name)[1]} without pictures"] += 1

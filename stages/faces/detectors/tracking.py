@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from .detectors.detector import Detection, choose, intersection_over_union
+from .detector import Detection, choose, intersection_over_union
 
 #: Overlap with the last box, as intersection over union, from which on a face is the same one.
 LEAST_OVERLAP: Final = 0.2
