@@ -1,6 +1,7 @@
-"""Agreed facts about public datasets: folds, splits, action units, class numbers, counts.
+"""Agreed facts about public datasets: layouts, folds, splits, action units, class numbers, counts.
 
-The facts are in ``datasets/*.toml``, each with its sources; ``docs/protocols.md`` explains them.
+The facts are in ``datasets/*.toml``, each with its sources; ``docs/protocols.md`` explains them. A
+user's own file has the same fields (``docs/releases.md``).
 """
 
 import hashlib
@@ -10,9 +11,20 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from .layouts import LabelFiles, ReleaseLayout
 
 _FOLDER = Path(__file__).parent / "datasets"
+
+#: Spellings of the usual splits; ``Description.splits`` adds to them.
+SPLITS = {
+    **dict.fromkeys(("train", "training", "train_set", "training_set"), "train"),
+    **dict.fromkeys(
+        ("validation", "val", "valid", "dev", "val_set", "validation_set"), "validation"
+    ),
+    **dict.fromkeys(("test", "testing", "test_set"), "test"),
+}
 
 
 class _Facts(BaseModel):
@@ -71,25 +83,34 @@ class Description(_Facts):
         title: the name in publications.
         sources: where the facts come from, or that this was not recorded.
         subject_count: how many people; None if unknown.
-        missing: the label that means "not coded" and is never a value (``ingest.au_missing``).
+        missing: the number, or numbers, that mean "not coded" and are never a value, for action
+            units and emotions (``ingest.au_missing``).
+        valence_arousal_missing: the same for valence and arousal.
         cameras: those that projects choose from; state with every score which one was used.
         groups: subjects who are tested together, by name.
         class_numbers: number in the dataset → emotion.
+        class_names: word in the dataset → emotion, for words other than the usual; "" for none.
         other_numbers: number in the dataset → its meaning, if that is not an emotion.
+        splits: word in the dataset → split, for words other than the usual.
         tasks: how each task is trained and tested.
+        layouts: how the release lies on disk, by name; the first that fits a folder is used.
         note: how to read its label files.
     """
 
-    name: str
-    title: str
-    sources: tuple[str, ...]
+    name: str = ""
+    title: str = ""
+    sources: tuple[str, ...] = ()
     subject_count: int | None = None
-    missing: float | None = None
+    missing: float | tuple[float, ...] | None = None
+    valence_arousal_missing: float | None = None
     cameras: tuple[str, ...] = ()
     groups: dict[str, Group] = {}
     class_numbers: dict[int, str] = {}
+    class_names: dict[str, str] = {}
     other_numbers: dict[int, str] = {}
-    tasks: dict[str, Protocol]
+    splits: dict[str, str] = {}
+    tasks: dict[str, Protocol] = {}
+    layouts: dict[str, ReleaseLayout] = {}
     note: str = ""
 
     @model_validator(mode="after")
@@ -98,6 +119,25 @@ class Description(_Facts):
             if unknown := {*protocol.folds} - {*self.groups}:
                 raise ValueError(f"{self.name}, {task}: no groups {sorted(unknown)}")
         return self
+
+    @property
+    def missing_numbers(self) -> tuple[float, ...]:
+        """Return the numbers that mean "not coded"."""
+        if self.missing is None:
+            return ()
+        return self.missing if isinstance(self.missing, tuple) else (self.missing,)
+
+    @property
+    def split_names(self) -> dict[str, str]:
+        """Return word → split, for the usual words and the dataset's; words in lower case."""
+        return {**SPLITS, **{word.lower(): split for word, split in self.splits.items()}}
+
+    @property
+    def emotion_words(self) -> dict[str, str]:
+        """Return word or number → emotion, "" for none; words in lower case."""
+        words = {name.lower(): emotion for name, emotion in self.class_names.items()}
+        words |= {str(number): "" for number in self.other_numbers}
+        return words | {str(n): emotion for n, emotion in self.class_numbers.items()}
 
     @property
     def emotion_names(self) -> tuple[str, ...]:
@@ -168,6 +208,30 @@ def load_description(name: str) -> Description:
         raise ValueError(f"no description of dataset '{name}'{_nearest(name, described())}")
     text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
     return Description.model_validate({"name": name, **tomllib.loads(text)})
+
+
+def described_in(text: str, name: str) -> Description:
+    """Return the description in a file's text; ``name``: if the text gives none.
+
+    Raises:
+        ValueError: with one line: it is no TOML, or no description.
+    """
+    values = tomllib.loads(text)
+    try:
+        return Description.model_validate({"name": name, **values})
+    except ValidationError as error:
+        problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        word = str(problem["loc"][-1])
+        known = {key for model in _MODELS for key in model.model_fields}
+        raise ValueError(f"unknown key '{where}'{_nearest(word, sorted(known))}")
+    message = problem["msg"].removeprefix("Value error, ")
+    raise ValueError(f"{where + ': ' if where else ''}{message}")
+
+
+#: What a description consists of.
+_MODELS = (Description, ReleaseLayout, LabelFiles, Group, Protocol)
 
 
 def seeded_folds(subjects: Iterable[str], folds: int, seed: int = 0) -> dict[str, int]:

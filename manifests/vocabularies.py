@@ -18,13 +18,24 @@ REASONS: dict[str, tuple[Status, str]] = {
     "outside_root": ("failed", "the path leaves the input folder"),
     "unreadable": ("failed", "the file cannot be read (permissions, input/output error)"),
     "not_an_image": ("failed", "the bytes are no image of a known format"),
+    "heic_not_installed": ("failed", "HEIC or HEIF, which needs pip install pillow-heif"),
+    "unknown_range": ("failed", "the image does not say which value is white: set align.white"),
+    "unknown_colours": ("failed", "the image's colours are not RGB or grey, but LAB: convert it"),
+    "no_picture": ("failed", "the row of the Parquet file has no picture"),
     "truncated": ("failed", "the image data ends early or is damaged"),
     "too_many_pixels": ("failed", "the image is larger than the limit on pixels"),
     "too_many_bytes": ("failed", "the file is larger than the limit on bytes"),
     "decode_timeout": ("failed", "decoding took longer than the limit"),
     "decode_memory": ("failed", "decoding needs more memory than the limit"),
     "decoder_died": ("failed", "the process that decoded the file crashed on it"),
-    "several_frames": ("failed", "the file is an animation or has several pages"),
+    "several_frames": (
+        "failed",
+        "the file is an animation (see ingest.animations) or has several pages",
+    ),
+    "not_a_video": ("failed", "the bytes are no video of a known format"),
+    "too_many_frames": ("failed", "the video has more frames than the limit"),
+    "bad_frame": ("failed", "the video's frame is damaged, or needs one that is"),
+    "missing_frame": ("failed", "the video has no frame of this number"),
     "unsupported_member": ("failed", "the archive's member is encrypted, or packed in a rare way"),
     "repeated_member": ("failed", "the archive has several members of this name"),
     "url_not_allowed": ("failed", "the path is an address, which the job does not allow"),
@@ -38,13 +49,19 @@ REASONS: dict[str, tuple[Status, str]] = {
     "no_face": ("rejected", "no face was found"),
     "face_too_small": ("rejected", "the face is smaller than the least size"),
     "low_score": ("rejected", "the detection score is below the threshold"),
+    "implausible_face": ("rejected", "what was found makes no sense as a face, however turned"),
+    "no_face_in_box": ("rejected", "no face was found where the list says that one is"),
     "no_landmarks": ("rejected", "the list gives neither landmarks nor a box"),
     "bad_supplied_box": ("rejected", "the listed box or landmarks are no face within the image"),
+    "face_lost": ("rejected", "none of the frame's faces is where the tracked one was"),
     # normalize
     "black_output": ("rejected", "the normalized image is nearly black"),
     "saturated_output": ("rejected", "the normalized image is mostly white or clipped"),
     "flat_output": ("rejected", "the normalized image has almost no contrast"),
     "not_finite_output": ("rejected", "the network returned NaN or infinite values"),
+    # import-variant
+    "not_in_import": ("rejected", "the imported set has no picture of it"),
+    "other_size": ("rejected", "the imported picture is not square, or not of the set's size"),
     # pair
     "no_normalized": ("rejected", "the aligned row has no normalized row"),
     "no_original": ("rejected", "the normalized row has no aligned row"),
@@ -69,9 +86,15 @@ EMOTION_SYNONYMS = {
     "surprised": "surprise",
     "fearful": "fear",
     "afraid": "fear",
+    "scared": "fear",
     "disgusted": "disgust",
     "angry": "anger",
+    "contemptuous": "contempt",
 }
+
+#: Words that mean "unknown" in lists, in lower case: as pandas, R, spreadsheets and ARFF write
+#: them. In columns of numbers always, in text unless ``ingest.unknown_words`` says otherwise.
+UNKNOWN_WORDS = ("-", "?", "#n/a", "<na>", "n/a", "na", "nan", "none", "null")
 
 #: End of the name of a label column that counts the raters who chose an emotion.
 _VOTES = "_votes"

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationErr
 from pydantic.fields import FieldInfo
 
 from .errors import InputError, nearest
+from .stage import StageConfig
 from .store.storage import is_address, location
 from .store.toml_text import table_lines, value_text
 
@@ -154,7 +155,10 @@ def load_job(
     if not values.get("output"):
         raise InputError("no output folder: give --output OUT, or output = '…' in the job file")
     source = location(values["input"]) if values.get("input") else None
-    dataset = str(values.get("dataset") or (source.resolve().stem if source else "dataset"))
+    stages = {
+        name: validate_settings(model, values.get(name, {}), name) for name, model in known.items()
+    }
+    dataset = str(values.get("dataset") or _dataset_name(stages, source))
     if "/" in dataset or "#" in dataset:
         raise InputError(f"dataset = '{dataset}' may not contain '/' or '#': choose a plain name")
     return Job(
@@ -162,11 +166,15 @@ def load_job(
         output=location(values["output"]),
         dataset=dataset,
         run=validate_settings(RunConfig, values.get("run", {}), "run"),
-        stages={
-            name: validate_settings(model, values.get(name, {}), name)
-            for name, model in known.items()
-        },
+        stages=stages,
     )
+
+
+def _dataset_name(stages: Mapping[str, BaseModel], source: Path | None) -> str:
+    """Return the name that settings give the dataset, else that of the input."""
+    settings = [one for one in stages.values() if isinstance(one, StageConfig)]
+    named = next((name for one in settings if (name := one.dataset_name())), "")
+    return named or (source.resolve().stem if source else "dataset")
 
 
 def _read(file: Path, known: Mapping[str, type[BaseModel]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import errno
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 
@@ -108,3 +109,9 @@ def nearest(word: str, known: list[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or all known words if none is near ``word``."""
     match = get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(sorted(known))}"
+
+
+def first_few(words: Sequence[object], most: int = 10) -> str:
+    """Return words separated by commas; of many the first ones, and how many more there are."""
+    more = len(words) - most
+    return ", ".join(map(str, words[:most])) + (f" … and {more} more" if more > 0 else "")

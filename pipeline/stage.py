@@ -82,6 +82,10 @@ class StageConfig(BaseModel):
         }
         return {n: v for n, v in values.items() if not (v == "" and n in unset)}
 
+    def dataset_name(self) -> str:
+        """Return the name of the dataset, if these settings say which it is; else ""."""
+        return ""
+
     def shaping(self) -> dict[str, Any]:
         """Return the settings that shape results, ready for JSON.
 
@@ -109,7 +113,9 @@ class Stage(ABC):
     #: The table of its settings in a job file; empty: the stage's name.
     settings_table: ClassVar[str] = ""
     #: The command that resumes its job; ``{}`` is the output folder.
-    resume_command: ClassVar[str] = "normpipe run {}"
+    resume_command: str = "normpipe run {}"
+    #: It adds a dataset to a finished job's, and no run makes it: ``job.toml`` stays as it is.
+    beside_job: ClassVar[bool] = False
     #: Increased when the same input and settings give other bytes than before.
     version: ClassVar[int] = 1
     #: Python packages whose version shapes the bytes.
@@ -205,6 +211,30 @@ class MapStage(Stage):
     #: so that a bad row does not move its neighbours to other positions of the network's batch.
     #: False: items are independent, and ``compute`` gets only those to be computed.
     keeps_positions: ClassVar[bool] = False
+
+    def expect(self, rows: Sequence[Row]) -> None:
+        """Take notice of the rows of a batch that ``prepare`` will be called with, in order.
+
+        The engine calls it before it submits them, in one thread.
+        """
+
+    def relate(
+        self,
+        rows: Sequence[Row],
+        results: Sequence[Any],
+        settled: Sequence[list[Row] | None],
+        memory: dict[str, Any],
+    ) -> Sequence[Any]:
+        """Return a batch's results where they depend on the rows before them; else ``results``.
+
+        Args:
+            rows: of the batch.
+            results: of ``compute``, None for rows that it did not get.
+            settled: output rows of an earlier run that are kept, else None.
+            memory: what this method remembers; the batches of a shard share it, in order, and it is
+                empty at the first.
+        """
+        return results
 
     @property
     @abstractmethod

@@ -31,7 +31,8 @@ def build_flow(job: Job) -> list[Stage]:
     """Return the job's stages, in order, not yet open."""
     if job.input is None:
         raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
-    ingest = Ingest(job.stage("ingest"), job.input, job.dataset)
+    decoding = job.stage("align").decoding()
+    ingest = Ingest(job.stage("ingest"), job.input, job.dataset, decoding)
     normalize = Normalize(job.stage("normalize"), job.run.threads)
     pair_config: PairConfig = job.stage("pair")
     if not pair_config.variants:
@@ -42,9 +43,11 @@ def build_flow(job: Job) -> list[Stage]:
         begun = ShardFolder(job.output / Pair.writes).description()
         if begun is None or begun.get("settings", {}).get("origins"):
             pair_config = pair_config.model_copy(update={"origins": True})
+    align_config: AlignConfig = job.stage("align")
+    align_config = align_config.for_shards(ShardFolder(job.output / Align.writes).description())
     return [
         ingest,
-        Align(job.stage("align"), ingest.root, job.run.threads, job.stage("ingest").allow_urls),
+        Align(align_config, ingest.root, job.run.threads, job.stage("ingest").allow_urls),
         normalize,
         Pair(pair_config, job.output / "labels.parquet"),
     ]

@@ -8,19 +8,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar
 
 import cv2
-from pydantic import Field, model_validator
+import pyarrow as pa
 
 from ..manifests.arrays import Matrix
 from ..manifests.keys import face_key
-from ..manifests.schema import ALIGNED
+from ..manifests.schema import ALIGNED, ALIGNED_UPRIGHT
 from ..manifests.vocabularies import status_of
 from ..pipeline.errors import InputError, nearest
-from ..pipeline.stage import DIGEST, GPU, MEMORY, MapStage, Row, StageConfig, check_digest, free
+from ..pipeline.stage import (
+    GPU,
+    MEMORY,
+    MapStage,
+    Row,
+    check_digest,
+)
 from .faces import geometry, pixels
-from .faces.decoder import PILLOW_MAX_PIXELS, Limits
+from .faces.align_settings import AlignConfig
 from .faces.detectors import (
     DETECTORS,
     Detection,
@@ -28,93 +34,14 @@ from .faces.detectors import (
     DetectorSettings,
     PreparedPicture,
     choose,
+    choose_listed,
+    listed_face,
 )
-from .faces.isolation import DecoderPool, ProcessLimits
+from .faces.detectors.looking import Look, Looking
+from .faces.detectors.tracking import Track, TrackedFaces
+from .faces.isolation import DecoderPool
 from .sources.fetching import SourceReader
-
-
-class AlignConfig(StageConfig):
-    """Settings of the align stage."""
-
-    detector: str = Field("opencv", description="opencv, insightface, supplied or none")
-    pack: str = free(
-        "",
-        description="insightface model pack: a name below model_root/models, or a directory",
-        path=True,
-    )
-    pack_sha256: str = free(
-        "",
-        pattern=DIGEST,
-        description="insightface: required sha256 of the pack's detection network; empty: any",
-    )
-    model_root: str = free(
-        "~/.insightface",
-        description="folder that holds models/<pack>, for packs given by name",
-        path=True,
-    )
-    device: Literal["auto", "cpu", "cuda"] = free(  # the device class does
-        "auto",
-        description="insightface: auto (CUDA if ONNX Runtime has it), cpu or cuda",
-    )
-    threshold: float = Field(
-        0.5, ge=0.2, le=1, description="minimum detection score (opencv, insightface)"
-    )
-    canvases: tuple[float, ...] = Field(
-        (2.0, 1.0, 3.0),
-        min_length=1,
-        description="insightface: paddings to try in turn; 2 shows the picture at half the canvas",
-    )
-    faces: Literal["largest", "centre", "all"] = Field(
-        "largest", description="which of several faces: largest, centre (nearest to it) or all"
-    )
-    min_face_px: int = Field(
-        0, ge=0, description="reject faces whose crop spans fewer original pixels than this"
-    )
-    size_px: int = Field(224, ge=32, le=2048, description="side of the square crop")
-    border: Literal["black", "replicate", "reflect"] = Field(
-        "black",
-        description="pixels of the crop beyond the picture: black, replicate or reflect",
-    )
-    format: Literal["jpeg", "png"] = Field("jpeg", description="jpeg or png")
-    quality: int = Field(95, ge=1, le=100, description="JPEG quality")
-    max_pixels: int = Field(
-        64_000_000, ge=1, le=PILLOW_MAX_PIXELS, description="larger images are not decoded"
-    )
-    max_bytes: int = Field(64 * 2**20, ge=1, description="larger files are not read")
-    fetch_seconds: float = free(
-        30.0,
-        gt=0,
-        description="ingest.allow_urls: time limit for one address",
-    )
-    memory_gb: float = free(
-        4.0,
-        gt=0,
-        description="memory of this stage, requested if cluster workers declare MEMORY; enough for "
-        "photographs of 12 megapixels",
-    )
-    isolate: bool = free(
-        True,
-        description="decode in separate processes, which may hang or die; false: trusted files",
-    )
-    decode_seconds: float = free(
-        30.0,
-        gt=0,
-        description="isolate: time limit for decoding a file; it fails after two timeouts",
-    )
-    decode_memory_mb: int = free(
-        2048,
-        ge=64,
-        description="isolate: memory of a decoding process, one for each of run.threads",
-    )
-    batch_size: int = Field(
-        16, ge=1, description="images passed to the detector at once; they do not affect each other"
-    )
-
-    @model_validator(mode="after")
-    def _pin_of_a_pack(self) -> Self:
-        if self.pack_sha256 and self.detector != "insightface":
-            raise ValueError("align.pack_sha256 pins a pack: set align.detector=insightface")
-        return self
+from .videos.frame_reader import FrameReader, frame_number
 
 
 @dataclass(frozen=True)
@@ -138,7 +65,7 @@ class Align(MapStage):
     )
     reads = ("manifest",)
     writes = "aligned"
-    schema = ALIGNED
+    schema: pa.Schema = ALIGNED
     description = "Faces cut out and aligned by the eyes and the tip of the nose."
 
     def __init__(
@@ -151,7 +78,7 @@ class Align(MapStage):
         """Store settings and limits; nothing is read yet.
 
         Args:
-            config: settings.
+            config: settings; ``listed`` and ``upright`` unset mean without.
             root: folder that the rows' paths are relative to, or the archive that they are in.
             threads: pictures processed in parallel.
             allow_urls: fetch rows whose path is an address.
@@ -161,15 +88,22 @@ class Align(MapStage):
         """
         self.config: AlignConfig = config
         self._reader = SourceReader(root, config.max_bytes, config.fetch_seconds, allow_urls)
-        self._limits = Limits(config.max_pixels, config.max_bytes)
-        bounds = ProcessLimits(config.decode_seconds, config.decode_memory_mb * 2**20)
-        self._decoders = DecoderPool(self._limits, bounds) if config.isolate else None
+        decoding = config.decoding()
+        self._limits = decoding.limits
+        self._decoders = DecoderPool(self._limits, decoding.bounds) if config.isolate else None
+        self._frames = FrameReader(self._reader.open_file, decoding)
         self._open = False
         if config.detector == "opencv":  # its landmarks
             self.libraries = (*self.libraries, "torch")
         if config.detector == "insightface":
             self.libraries = (*self.libraries, "insightface", "onnxruntime", "onnxruntime-gpu")
-        self._detector = make_detector(config, threads or len(os.sched_getaffinity(0)))
+        detector = make_detector(config, threads or len(os.sched_getaffinity(0)))
+        self._chooses = detector.searches and config.listed == "choose"
+        self._detector = _looking(detector, config)
+        if config.upright:
+            self.schema = ALIGNED_UPRIGHT
+            if config.detector == "insightface":  # the second look
+                self.libraries = (*self.libraries, "torch")
 
     @property
     def batch_size(self) -> int:
@@ -206,17 +140,26 @@ class Align(MapStage):
         self._open = True
 
     def close(self) -> None:
-        """End the decoding processes, and close the archive."""
+        """End the decoding processes, and close the archive and the videos."""
         self._reader.close()
+        self._frames.close()
         self._open = False
         if self._decoders is not None:
             self._decoders.close()
 
+    def expect(self, rows: Sequence[Row]) -> None:
+        """Take notice of the frames that will be read."""
+        self._frames.expect(rows)
+
     def prepare(self, row: Row) -> Picture:
-        """Read and decode a picture, and prepare it for the detector."""
+        """Read and decode a picture or a frame, and prepare it for the detector."""
+        if frame_number(row["key"]) is not None:
+            frame = pixels.to_pixels(self._frames.read(row))
+            digest = hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest()
+            return Picture(self._detector.prepare(frame, row), digest)
         data = self._reader.read(row)
         if self._decoders is not None:
-            picture = pixels.to_pixels(self._decoders.decode(data))
+            picture = pixels.to_pixels(self._decoders.decode(data), self._limits.white)
         else:
             picture = pixels.decode(data, self._limits)
         prepared = self._detector.prepare(picture, row)
@@ -226,10 +169,41 @@ class Align(MapStage):
         """Return the faces of each picture, best first."""
         return self._detector.detect([item.prepared for item in items])
 
-    def finish(self, row: Row, item: Picture, result: list[Detection]) -> list[Row]:
+    def relate(
+        self,
+        rows: Sequence[Row],
+        results: Sequence[Any],
+        settled: Sequence[list[Row] | None],
+        memory: dict[str, Any],
+    ) -> Sequence[Any]:
+        """Follow a face from frame to frame, if ``faces`` is ``track``.
+
+        The track begins anew with each video and, as shards may be made anywhere, each shard.
+        """
+        if self.config.faces != "track":
+            return results
+        found: list[Any] = []
+        for row, result, kept in zip(rows, results, settled, strict=True):
+            track = memory.get("track")
+            if track is None or track.path != row["path"] or frame_number(row["key"]) is None:
+                track = memory["track"] = Track(row["path"])
+            faces = [] if result is None else _sensible(self._seen(result))
+            for out in kept or []:
+                track.seen(out["bbox_xyxy"])
+            followed = track.follow(faces) if faces else None
+            found.append(TrackedFaces(result or [], followed) if faces else result)
+        return found
+
+    def _seen(self, found: list[Detection]) -> list[Detection]:
+        return [f for f in found if f.score is None or f.score >= self.config.threshold]
+
+    def finish(self, row: Row, item: Picture, result: list[Detection] | TrackedFaces) -> list[Row]:
         """Return one row for each chosen face, or one row with the reason why there is none."""
+        tracked = result if isinstance(result, TrackedFaces) else None
+        result = result.faces if isinstance(result, TrackedFaces) else result
         height, width = item.prepared.pixels.shape[:2]
-        faces = [f for f in result if f.score is None or f.score >= self.config.threshold]
+        seen = self._seen(result)
+        faces = _sensible(seen)
         common: Row = {
             "source_sha256": item.source_sha256,
             "source_width_px": width,
@@ -238,9 +212,11 @@ class Align(MapStage):
         }
         if not faces:
             best = max((f.score or 0.0 for f in result), default=None)
-            reason = "no_face" if best is None else "low_score"
+            reason = "no_face" if best is None else "implausible_face" if seen else "low_score"
             return [common | {"detection_score": best} | _rejected(reason)]
-        chosen = choose(faces, self.config.faces, width, height)
+        chosen = self._chosen(item, row, faces, tracked)
+        if isinstance(chosen, str):
+            return [common | _rejected(chosen)]
         rows = [common | self._face_row(item, face) for face in chosen]
         for number, out in enumerate(rows):
             out["key"] = face_key(row["key"], number) if len(rows) > 1 else row["key"]
@@ -248,6 +224,23 @@ class Align(MapStage):
                 suffix = "jpg" if self.config.format == "jpeg" else "png"
                 out["image"]["path"] = f"{out['key']}.{suffix}"
         return rows
+
+    def _chosen(
+        self, item: Picture, row: Row, faces: list[Detection], tracked: TrackedFaces | None
+    ) -> list[Detection] | str:
+        """Return the listed face, else the followed one, else those of ``align.faces``.
+
+        Or the reason why there is none.
+        """
+        listed = listed_face(item.prepared.pixels, row) if self._chooses else None
+        if listed is not None:
+            found = choose_listed(faces, listed)
+            return "no_face_in_box" if found is None else [found]
+        if tracked is not None:
+            return "face_lost" if tracked.followed is None else [tracked.followed]
+        height, width = item.prepared.pixels.shape[:2]
+        which = "largest" if self.config.faces == "track" else self.config.faces
+        return choose(faces, which, width, height)
 
     def _face_row(self, item: Picture, face: Detection) -> Row:
         size = self.config.size_px
@@ -261,6 +254,8 @@ class Align(MapStage):
             "detection_score": face.score,
             "face_size_px": span,
         }
+        if self.config.upright:
+            columns["turned_degrees"] = geometry.turned_degrees(transform)
         if span < self.config.min_face_px:
             return columns | _rejected("face_too_small")
         crop = geometry.warp(item.prepared.pixels, transform, size, self.config.border)
@@ -279,7 +274,9 @@ class Align(MapStage):
         if face.landmarks is not None:
             return geometry.transform_from_landmarks(face.landmarks, size)
         if face.bbox_xyxy is not None:
-            return geometry.transform_from_box(face.bbox_xyxy, size, self._detector.box_frame)
+            return geometry.transform_from_box(
+                face.bbox_xyxy, size, self._detector.box_frame, face.turned_degrees
+            )
         height, width = item.prepared.pixels.shape[:2]
         return geometry.transform_from_whole(width, height, size)
 
@@ -301,6 +298,18 @@ def make_detector(config: AlignConfig, threads: int) -> Detector:
             threads=threads,
         )
     )
+
+
+def _looking(detector: Detector, config: AlignConfig) -> Detector:
+    """Return the detector with the further looks of the settings, if there are any."""
+    close = config.look == "close"
+    every = close and config.faces == "all"
+    look = Look(bool(config.upright), config.listed == "choose", close, every)
+    return Looking(detector, look) if detector.searches and look != Look() else detector
+
+
+def _sensible(faces: list[Detection]) -> list[Detection]:
+    return [face for face in faces if face.trust != "no"]
 
 
 def _rejected(reason: str) -> Row:

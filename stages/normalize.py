@@ -7,7 +7,7 @@ the network in its own thread: torch's, or ONNX Runtime's for an exported one.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -254,13 +254,7 @@ class Normalize(MapStage):
         """Return the output row; raise SampleError if its quality is too low."""
         if result is None:
             raise SampleError("not_finite_output")
-        brightness, contrast, saturated = output_quality(result)
-        if brightness < self.config.min_brightness:
-            raise SampleError("black_output", f"mean {brightness:.3f}")
-        if saturated > self.config.max_saturated:
-            raise SampleError("saturated_output", f"share {saturated:.3f}")
-        if contrast < self.config.min_contrast:
-            raise SampleError("flat_output", f"deviation {contrast:.3f}")
+        brightness, contrast, saturated = checked_quality(result, self.config)
         data = encode(result, self.config.format, self.config.quality)
         suffix = "jpg" if self.config.format == "jpeg" else "png"
         return [
@@ -274,6 +268,40 @@ class Normalize(MapStage):
                 "saturated_share": saturated,
             }
         ]
+
+
+class QualityLimits(Protocol):
+    """Limits of a usable normalized face, as ``NormalizeConfig`` has them."""
+
+    @property
+    def min_brightness(self) -> float:
+        """Return the least mean, 0-1."""
+        ...
+
+    @property
+    def min_contrast(self) -> float:
+        """Return the least standard deviation, 0-1."""
+        ...
+
+    @property
+    def max_saturated(self) -> float:
+        """Return the largest share of clipped values."""
+        ...
+
+
+def checked_quality(pixels_rgb_u8: Pixels, limits: QualityLimits) -> tuple[float, float, float]:
+    """Return what ``output_quality`` measures of (S, S, 3) uint8.
+
+    Raises SampleError: ``black_output``, ``saturated_output``, ``flat_output``.
+    """
+    brightness, contrast, saturated = output_quality(pixels_rgb_u8)
+    if brightness < limits.min_brightness:
+        raise SampleError("black_output", f"mean {brightness:.3f}")
+    if saturated > limits.max_saturated:
+        raise SampleError("saturated_output", f"share {saturated:.3f}")
+    if contrast < limits.min_contrast:
+        raise SampleError("flat_output", f"deviation {contrast:.3f}")
+    return brightness, contrast, saturated
 
 
 def output_quality(pixels_rgb_u8: Pixels) -> tuple[float, float, float]:

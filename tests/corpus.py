@@ -192,7 +192,7 @@ SPOILT = (
     Way("an animation", "several_frames", animated, suffix=".gif"),
     Way("many frames", "several_frames", of(gif_frames(20_000)), suffix=".gif"),
     Way("pages", "several_frames", pages, suffix=".tiff"),
-    Way("no range", "not_an_image", of(saved(Image.new("F", (8, 8), 0.5), "TIFF"))),
+    Way("no range", "unknown_range", of(saved(Image.new("F", (8, 8), 0.5), "TIFF"))),
     Way(
         "a folder",
         "not_a_file",

@@ -9,8 +9,10 @@ dead or hung decoder, a crash) is a finding: the file is kept and the exit statu
 """
 
 import argparse
+import contextlib
 import csv
 import faulthandler
+import importlib
 import io
 import json
 import logging
@@ -34,7 +36,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 import normpipe
-from normpipe.manifests.schema import ALIGNED
+from normpipe.manifests.schema import ALIGNED, IMAGE
 from normpipe.manifests.vocabularies import SampleError
 from normpipe.pipeline.config import load_job, template
 from normpipe.pipeline.errors import NormpipeError
@@ -42,7 +44,7 @@ from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 from normpipe.stages import CONFIGS
 from normpipe.stages.faces.isolation import DecoderPool, Limits, ProcessLimits
 from normpipe.stages.ingest import Ingest, IngestConfig
-from normpipe.stages.sources.containers.archives import Archive
+from normpipe.stages.sources.fetching import SourceReader
 
 Run = Callable[[bytes], str]
 SAMPLES = Path(__file__).parent.parent / "stages/samples"
@@ -99,7 +101,9 @@ def pictures(_: Path) -> tuple[list[bytes], Run]:
     """Decoding, in processes of its own."""
     image = Image.open(SAMPLES / "person01_happiness.jpg").convert("RGB").resize((48, 40))
     seeds = [saved(image, kind) for kind in ("JPEG", "PNG", "BMP", "TIFF", "GIF", "PPM")]
-    for kind in ("WEBP", "AVIF", "JPEG2000"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    for kind in ("WEBP", "AVIF", "JPEG2000", "HEIF"):
         try:
             seeds.append(saved(image, kind))
         except (KeyError, OSError):  # a build of Pillow without it
@@ -160,7 +164,7 @@ def lists(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def archives(folder: Path) -> tuple[list[bytes], Run]:
-    """Archives: zip and tar."""
+    """Archives, zip and tar, and Parquet files with pictures; with labels."""
     seeds: list[bytes] = []
     import tarfile
 
@@ -173,25 +177,37 @@ def archives(folder: Path) -> tuple[list[bytes], Run]:
     for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=kind) as tar:
-            for name in ("a.jpg", "n" * 150 + ".jpg", "ä.png"):
+            for name in ("a.jpg", "n" * 150 + ".jpg", "ä.png", "a.cls", "ä.json"):
+                data = {"cls": b"sad    ", "son": b'{"a":1}'}.get(name[-3:], b"picture")
                 info = tarfile.TarInfo(name)
                 info.size, info.mtime = 7, 1.5  # type: ignore[assignment]
-                tar.addfile(info, io.BytesIO(b"picture"))
+                tar.addfile(info, io.BytesIO(data))
         seeds.append(buffer.getvalue())
+    pictures = [None, *({"bytes": bytes([n]) * 99 * n, "path": None} for n in range(5))]
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["sad"]}}
+    table = pa.table({"image": pa.array(pictures, IMAGE), "label": [0, 1, -1, None, 0, 0]})
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    for options in ({}, {"compression": "NONE"}, {"data_page_version": "2.0"}):
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(about), sink, row_group_size=4, **options)
+        seeds.append(sink.getvalue().to_pybytes())
 
     def run(data: bytes) -> str:
-        path = folder / ("a.zip" if b"PK" in data[:4] else "a.tar")
+        kind = "zip" if b"PK" in data[:4] else "parquet" if data[:3] == b"PAR" else "tar"
+        path = folder / f"a.{kind}"
         path.write_bytes(data)
-        found = Ingest(IngestConfig(), path, "d").scan().rows.to_pylist()
-        archive = Archive(path)
+        stage = Ingest(IngestConfig(), path, "d")
+        found = stage.scan().rows.to_pylist()
+        reader = SourceReader(stage.root, 1000, 1.0, allow_urls=False)
+        reader.open()
         told: list[str] = []
         for row in found:
             try:
-                assert len(archive.read(row["path"], 1000)) <= 1000 if row["path"] else True
+                assert len(reader.read(row)) <= 1000 if row["path"] else True
                 told.append("read")
             except SampleError as error:
                 told.append(error.reason)
-        archive.close()
+        reader.close()
         return " ".join(told)
 
     return seeds, run

@@ -118,7 +118,7 @@ def test_docs_know_every_reason() -> None:
     [
         ("Columns of every row", schema.schema([])),
         ("manifest", schema.MANIFEST),
-        ("aligned", schema.ALIGNED),
+        ("aligned", schema.ALIGNED_UPRIGHT),
         ("normalized", schema.NORMALIZED),
         ("pairs", schema.PAIRS),
         ("Labels", pa.schema(schema.LABEL_COLUMNS)),

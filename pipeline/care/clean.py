@@ -10,7 +10,7 @@ from ..errors import InputError, nearest
 from ..run.plan import Inputs, fingerprint
 from ..run.tries import clear
 from ..store.commit import remove_file, write_json
-from ..store.job_file import read_job
+from ..store.job_file import FLOW, read_job
 from ..store.lock import locked
 from ..store.shards import ShardFolder
 from ..store.storage import is_store, location
@@ -68,6 +68,11 @@ def plan_cleaning(root: Path, name: str) -> Cleaning:
         raise InputError(f"{folder.path} has no finished shard: there is nothing to free")
     if not description.get("reads"):
         raise InputError(f"{dataset} cannot be made again from other data: it is kept")
+    if description["stage"] not in {entry["stage"] for entry in job.get(FLOW, [])}:
+        raise InputError(
+            f"{dataset} was made by 'normpipe {description['stage']}', which no run repeats: it is "
+            f"kept; to be rid of it, remove the folders {folder.path} and {folder.metadata_folder}"
+        )
     _refuse_unlike(root, folder, description)
     for source in description["reads"]:
         if not made.get(source, {}).get("reads"):
@@ -156,6 +161,11 @@ def _refuse_missing(root: Path, folder: ShardFolder) -> None:
                 continue
             try:
                 found = (root / row["path"]).stat()
+            except NotADirectoryError:
+                raise InputError(
+                    f"{row['path']} is in an archive or a table, where it cannot be told whether "
+                    "it is unchanged: nothing was removed"
+                ) from None
             except OSError:
                 raise InputError(
                     f"{root / row['path']} is gone, so its rows could not be made again: nothing "

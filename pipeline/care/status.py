@@ -66,14 +66,18 @@ def _withdrawn(root: Path) -> dict[str, Any]:
 
 
 def _datasets(root: Path, flow: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the flow's entries, each followed by what its stage wrote under other names."""
+    """Return the flow's entries, each followed by what its stage wrote under other names.
+
+    Last comes what stages beside the flow wrote.
+    """
     named = {entry["writes"] for entry in flow}
     others: dict[str, list[dict[str, Any]]] = {}
     for writes, folder in datasets_in(root).items():
         if writes not in named:
             stage = (folder.description() or {}).get("stage", "?")
             others.setdefault(stage, []).append({"stage": stage, "writes": writes})
-    return [one for entry in flow for one in [entry, *others.get(entry["stage"], [])]]
+    found = [one for entry in flow for one in [entry, *others.pop(entry["stage"], [])]]
+    return [*found, *(one for those in others.values() for one in those)]
 
 
 def status_table(state: dict[str, Any]) -> str:

@@ -14,6 +14,8 @@ from ..store.storage import parquet_file
 from ..store.toml_text import value_text
 
 _TEXTS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".toml", ".html", ".md", ".txt", ".log"})
+#: Beside a dataset, such a table lists what became no row of it; its command writes it again.
+_LEFT_OVER = ".csv"
 _MODELS = frozenset({".safetensors", ".onnx"})
 #: Paths that a message names; the others are counted.
 _NAMED = 3
@@ -23,11 +25,13 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
     """Return the files to remove, and messages about what remains, with paths below the folder.
 
     Tables that contain one of the keys are removed (such as predictions), with the JSON files next
-    to them that contain their sha256 (scores made from them). Texts that name a key are for the
-    user to remove; models forget what they learnt only by retraining.
+    to them that contain their sha256 (scores made from them), and lists beside datasets. Texts that
+    name a key are for the user to remove; models forget what they learnt only by retraining.
     """
     own = {root / name for name in datasets}
-    known = {ShardFolder(path).index_path for path in own} | {root / LABELS_FILE}
+    folders = [ShardFolder(path) for path in own]
+    known = {folder.index_path for folder in folders} | {root / LABELS_FILE}
+    beside = {folder.metadata_folder for folder in folders}
     remove: list[str] = []
     texts: list[str] = []
     models: list[str] = []
@@ -46,6 +50,8 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
                 unreadable.append(name)
             elif holds:
                 remove += [name, *_vouching(root, path)]
+        elif path.suffix == _LEFT_OVER and path.parent in beside:
+            remove.append(name)  # such as a person's pictures, which have other names
         elif path.suffix in _TEXTS and _names(path, keys):
             texts.append(name)
     texts = [name for name in texts if name not in remove]

@@ -31,12 +31,21 @@ COMMANDS: dict[str, Command] = {
     "measure": Command(
         "run_commands", "measure", "Run", "Measure expression, head pose, gaze and quality."
     ),
+    "import-variant": Command(
+        "run_commands", "import_variant", "Run", "Take normalized faces that others made."
+    ),
     "init": Command("run_commands", "init", "Run", "Write a job file that states every setting."),
     "status": Command(
         "look_commands", "status", "Look", "Show what is done, left, rejected and failed."
     ),
     "sheet": Command(
         "look_commands", "sheet", "Look", "Draw a contact sheet: original, aligned, normalized."
+    ),
+    "releases": Command(
+        "look_commands",
+        "releases",
+        "Look",
+        "List the releases of datasets that can be read as they are.",
     ),
     "doctor": Command(
         "look_commands", "doctor", "Look", "Check that everything a job needs is installed."

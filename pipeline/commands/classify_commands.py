@@ -7,13 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from ...stages import CONFIGS, SINKS
-from ..care.status import refuse_quarantined, status
+from ..care.status import status
 from ..config import load_job, validate_settings
 from ..run.runner import Options
 from ..stage import sha256_file
 from ..store.commit import write_json
 from ..store.result_tables import ResultTable
-from .execute import opened, report_scores, run_until, select
+from .execute import (
+    opened,
+    refuse_unusable,
+    refuse_without_faces,
+    report_scores,
+    run_until,
+    select,
+)
 from .handling import handled, start_logging
 from .jobs import begun_with, faces_job, keep_settings
 from .options import (
@@ -176,8 +183,8 @@ def predict(
         if not faces.any_normalizer:
             check_normalizer(found, (weights_sha256,), predicting.ANY_NORMALIZER)
 
+    last = "pair" if "normalized" in views else "align"
     if not made:
-        last = "pair" if "normalized" in views else "align"
         run_until(job, last, Options(again.overwrite, again.retry_failed), accept)
     data = faces_folder(input if made else job.output, views)
     predicted = predicting.predict(
@@ -185,7 +192,8 @@ def predict(
     )
     typer.echo(predicted.summary())
     if not made:
-        refuse_quarantined(status(job.output))
+        refuse_unusable(status(job.output), select(None, None, last))
+    refuse_without_faces(predicted.statuses, output)
 
 
 @handled

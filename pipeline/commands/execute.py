@@ -4,6 +4,7 @@ Part of the command line.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +12,41 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ...manifests.vocabularies import REASONS
 from ...stages import CONFIGS, FLOW, build_flow
 from ..care import status as status_module
 from ..config import Job, load_job
-from ..errors import InputError, nearest
+from ..errors import InputError, OutputError, nearest
 from ..run.places import Remote
 from ..run.runner import Options, Runner
 from ..run.stopping import stop_in_time
 from ..stage import Stage
 from ..store.shards import ShardFolder
+from ..store.tombstones import WITHDRAWN
 from .handling import AGAIN, stopped_in_time
 
 if TYPE_CHECKING:
     from ...stages.classification.protocol_run import ProtocolResult
     from ..read.dataset import ShardDataset
 
+#: What to do about a run in which most inputs have a reason and none is ok.
+_ADVICE = {
+    "no_face": "Faces that are cut out already: --overwrite --set align.detector=none. Else an "
+    "insightface pack finds more: 'normpipe models' says how to get one",
+    "low_score": "Run again with --overwrite and a lower --set align.threshold",
+    "face_too_small": "Run again with --overwrite and a lower --set align.min_face_px",
+    "not_an_image": "Convert the files to JPEG or PNG, and run again with --retry-failed",
+    "heic_not_installed": "Install it, and run again with --retry-failed",
+    "unknown_range": "Run again with --overwrite --set align.white=4095 (12 bits stored in 16), "
+    "65535 (dark pictures of 16 bits) or 1 (floating point)",
+    "unknown_colours": "Convert the files to RGB, and run again with --retry-failed",
+    "url_not_allowed": "Run again with --allow-urls --retry-failed",
+    **dict.fromkeys(
+        ("missing_file", "unreadable", "truncated", "empty_file", "url_failed"),
+        "Put the files right, and run again with --retry-failed",
+    ),
+    "changed_since_ingest": "Run again with --retry-failed",
+}
 #: Seconds between checks of the deadline while stages run.
 _GLANCE_SECONDS = 0.1
 
@@ -158,14 +179,58 @@ def opened(data: Path) -> "ShardDataset":
     return open_dataset(data, status="all", decode=False)
 
 
-def report(job: Job) -> None:
-    """Print where the results are and the status of every input."""
+def report(job: Job, stages: Sequence[str] = FLOW) -> None:
+    """Print where the results are and the status of every input; ``stages``: those that ran.
+
+    Raises OutputError as ``refuse_unusable``.
+    """
+    from ...stages.review.advice import face_advice
+
     state = status_module.status(job.output)
     typer.echo(status_module.status_table(state))
+    for line in face_advice(job.output, job.stage("align")):
+        typer.echo(f"advice: {line}")
     normalized = job.output / f"normalized/{job.stage('normalize').variant_name}"
     if ShardFolder(normalized).manifest_path.is_file():
         typer.echo(f"normalized dataset: {normalized}")
-    status_module.refuse_quarantined(state)
+    refuse_unusable(state, stages)
+
+
+def refuse_unusable(state: Mapping[str, Any], stages: Sequence[str]) -> None:
+    """Raise if shards were quarantined, or if no row of a stage that ran is ok.
+
+    Args:
+        state: of the job, as ``status`` returns it.
+        stages: names of those that ran.
+
+    Raises:
+        OutputError: names the most frequent reason, and says what to do.
+    """
+    status_module.refuse_quarantined(dict(state))
+    usable = {stage["stage"] for stage in state["stages"] if stage["ok"]}
+    for stage in state["stages"]:
+        counts = Counter[str]()
+        for reasons in stage["reasons"].values():
+            counts.update(reasons)
+        counts.pop(WITHDRAWN, None)
+        if not counts or stage["stage"] in usable or stage["stage"] not in stages:
+            continue
+        reason, count = counts.most_common(1)[0]
+        meaning = REASONS[reason][1] if reason in REASONS else "of a newer release"
+        advice = _ADVICE.get(reason, f"'normpipe status {state['output']}' counts the reasons")
+        raise OutputError(
+            f"{stage['stage']}: none of {counts.total()} rows is ok; {count} have {reason} "
+            f"({meaning}). {advice}"
+        )
+
+
+def refuse_without_faces(statuses: Mapping[str, int], table: Path) -> None:
+    """Raise OutputError if no row of a written table is ok; ``statuses``: its rows by status."""
+    if not statuses.get("ok"):
+        raise OutputError(
+            f"{table}: none of {sum(statuses.values())} rows has a face that can be used; the "
+            "column 'reason' says why"
+        )
 
 
 def report_scores(outcome: "ProtocolResult", output: Path) -> None:

@@ -13,13 +13,15 @@ from pydantic import BaseModel
 
 from ...manifests.keys import sample_id
 from ...stages import CONFIGS, SINKS
-from ..config import Job, load_job
+from ..config import Job, load_job, validate_settings
 from ..errors import InputError, nearest
+from ..stage import sha256_file
 from ..store.job_file import FLOW, HEAD, changes, has_shards, keep, read_job, saved_settings
 from ..store.labels import JOB_FILE, LABELS_FILE, holds_job, is_saved_job
 from ..store.lock import locked
-from ..store.shards import ShardFolder
+from ..store.shards import ShardFolder, datasets_in
 from ..store.storage import is_store, location
+from ..store.toml_text import value_text
 
 log = logging.getLogger("normpipe")
 
@@ -106,6 +108,26 @@ def begun_with(root: Path, known: Mapping[str, type[BaseModel]]) -> dict[str, di
     return (saved_settings(root, known) or {}) if has_shards(root) else {}
 
 
+def with_release(job: Job) -> Job:
+    """Return the job with the digest of its description of a release, if that is a file.
+
+    Raises InputError if the file has changed since the job began.
+    """
+    ingest = job.stage("ingest")
+    file, known = ingest.release_file, ingest.release_sha256
+    try:
+        digest = sha256_file(file) if file is not None else ""
+    except OSError as error:
+        raise InputError(f"cannot read the description {file}: {error.strerror}") from None
+    if file is not None and known and digest != known:
+        raise InputError(
+            f"{file} is not the description that the job began with: restore it, or read the "
+            "labels as it says now with --set ingest.release_sha256=''"
+        )
+    settings = ingest.model_copy(update={"release_sha256": digest})
+    return job.model_copy(update={"stages": {**job.stages, "ingest": settings}})
+
+
 def say_changes(job: Job, stages: Sequence[str]) -> None:
     """Log how the settings of ``stages`` differ from the saved job's."""
     settings = {name: job.stages[name] for name in stages if name in job.stages}
@@ -175,3 +197,35 @@ def keep_settings(
     if changes(root, tables) and agreed():
         with locked(root):
             keep(root, tables, CONFIGS)
+
+
+def options_to_pair(root: Path, variant: str, imported: str) -> str:
+    """Return the options with which a run pairs a new variant, besides those that it pairs now.
+
+    If nothing else was normalized or paired, its name is saved in the folder's job instead: the
+    next run goes on with the imported variants.
+
+    Args:
+        variant: that was imported.
+        imported: the stage that imports variants.
+    """
+    saved = saved_settings(root, {"pair": CONFIGS["pair"]})
+    pair: Any = validate_settings(CONFIGS["pair"], (saved or {}).get("pair", {}), "pair")
+    made = {
+        folder.path.name: (folder.description() or {}).get("stage")
+        for folder in datasets_in(root / "normalized").values()
+        if folder.records()
+    }
+    others = [name for name, stage in made.items() if stage != imported]
+    own = {entry["writes"] for entry in read_job(root)[FLOW]}
+    there = [name for name in pair.variants if name in made or f"normalized/{name}" in own]
+    wanted = tuple(dict.fromkeys([*(there or others), variant]))
+    pairs = ShardFolder(root / "pairs")
+    paired = (pairs.description() or {}).get("settings", {}) if pairs.records() else None
+    if saved is not None and paired is None and not others and {*there} <= {*made}:
+        with locked(root):
+            keep(root, {"pair": pair.model_copy(update={"variants": wanted})}, CONFIGS)
+        return ""
+    text = "" if wanted == pair.variants else f" --set 'pair.variants={value_text(list(wanted))}'"
+    same = paired is None or paired.get("variants") == list(wanted)
+    return text if same else f"{text} --overwrite"

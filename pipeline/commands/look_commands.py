@@ -39,6 +39,30 @@ def sheet(
 
 
 @handled
+def releases(
+    name: Annotated[
+        str | None, typer.Argument(help="one of them, or a description of your own (.toml)")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the releases of datasets that can be read as they are.
+
+    With a name: what its folder must contain, what its numbers mean, and
+    where that is known from.
+    """
+    from ...stages.sources.releases.release_text import release_lines, release_table
+
+    if name is None:
+        if as_json:
+            raise InputError("--json shows one release: name it")
+        lines = release_table()
+    else:
+        lines = release_lines(name, as_json)
+    for line in lines:
+        typer.echo(line)
+
+
+@handled
 def doctor(
     output: Annotated[
         str,

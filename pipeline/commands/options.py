@@ -23,8 +23,7 @@ class PathRule(NamedTuple):
 
     folder: bool
     file: bool
-    #: Made by the command where it is missing. What is only read may be missing, too: the command
-    #: knows better what to say then.
+    #: Made by the command where it is missing. The command says so if what it reads is missing.
     written: bool = False
 
 
@@ -97,9 +96,23 @@ class DataOptions:
     dataset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="first part of every key; default: the name of the input"
+            metavar="NAME", help="first part of every key; default: the name of release or input"
         ),
     ] = None
+    release: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="the input is this release (normpipe releases), or as a .toml of yours describes",
+        ),
+    ] = None
+
+    def release_settings(self) -> dict[str, Any]:
+        """Return the release as settings of ``ingest``."""
+        if self.release is None:
+            return {}
+        own = self.release.endswith(".toml")
+        return {"release": "" if own else self.release, "release_file": self.release if own else ""}
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,13 @@ class SettingOptions:
     set: Settings = None
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="take the first N inputs")
+    ] = None
+    every: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="take every Nth frame of a video")
+    ] = None
+    fps: Annotated[
+        float | None,
+        typer.Option(metavar="F", help="take at most F frames of each second of a video"),
     ] = None
     max_rejected: Annotated[
         float | None,
@@ -176,6 +196,71 @@ class AgainOptions:
     retry_failed: Annotated[
         bool, typer.Option(help="try failed rows again", show_default=False)
     ] = False
+
+
+@dataclass(frozen=True)
+class VariantOptions:
+    """What an imported set is."""
+
+    panel: ClassVar[str] = "What the pictures are"
+
+    variant: Annotated[
+        str, typer.Option(metavar="NAME", help="name of the variant: norface-1", show_default=False)
+    ] = ""
+    normalizer: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="what made them; default: the variant's name", show_default=False
+        ),
+    ] = ""
+    source: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="where they come from, and their licence", show_default=False
+        ),
+    ] = ""
+    size: Annotated[
+        int | None, typer.Option(metavar="PX", help="resize pictures of another size to this")
+    ] = None
+
+
+@dataclass(frozen=True)
+class MatchOptions:
+    """Which picture of an imported set belongs to which original."""
+
+    panel: ClassVar[str] = "Which picture belongs to which original"
+
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--list", metavar="FILE", help="list: columns key or path, and normalized"),
+        READ_FILE,
+    ] = None
+    original: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="its groups, found in an original's key, must equal"),
+    ] = None
+    picture: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="those of this, found in a picture's path"),
+    ] = None
+    suffix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="left out at the end of names; repeatable"),
+    ] = None
+    shift: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="a picture's number is its original's plus N"),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return those that are given, as settings of the import."""
+        return {
+            "pairs": str(self.pairs.absolute()) if self.pairs else None,
+            "original": self.original,
+            "picture": self.picture,
+            "suffixes": tuple(self.suffix) if self.suffix else None,
+            "shift": self.shift,
+        }
 
 
 @dataclass(frozen=True)

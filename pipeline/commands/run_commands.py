@@ -1,20 +1,43 @@
 """Commands that run a job. Part of the command line."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...stages import CONFIGS, FLOW, SINKS, build_flow
 from ..care.status import refuse_quarantined, status
 from ..config import Job, load_job, template, validate_settings
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..run.runner import Options
+from ..store.commit import write_if_changed
+from ..store.derive import totals
+from ..store.job_file import read_job
+from ..store.lock import locked
 from ..store.result_tables import ResultTable
-from ..store.storage import is_store, is_within
-from .execute import execute, identity, opened, report, report_scores, run_until, select
+from ..store.shards import ShardFolder
+from ..store.storage import is_store, is_within, location
+from ..store.tombstones import WITHDRAWN_FILE
+from .execute import (
+    execute,
+    identity,
+    opened,
+    refuse_unusable,
+    refuse_without_faces,
+    report,
+    report_scores,
+    run_until,
+    select,
+)
 from .handling import handled, start_logging
-from .jobs import faces_job, job_to_run, keep_settings, say_changes
+from .jobs import (
+    faces_job,
+    job_to_run,
+    keep_settings,
+    options_to_pair,
+    say_changes,
+    with_release,
+)
 from .options import (
     READ,
     WRITTEN_FILE,
@@ -22,14 +45,20 @@ from .options import (
     AgainOptions,
     DataOptions,
     FacesArgument,
+    MatchOptions,
+    OutputArgument,
     PlaceOptions,
     SettingOptions,
     Settings,
     StageOptions,
+    VariantOptions,
     WorkFolder,
     grouped,
 )
 from .workers import remote
+
+if TYPE_CHECKING:
+    from ...stages.importing.import_plan import ImportPlan
 
 
 @handled
@@ -60,10 +89,16 @@ def run(
         "input": data.input,
         "output": data.output,
         "dataset": data.dataset,
-        "ingest": {"limit": settings.limit, "allow_urls": settings.allow_urls or None},
+        "ingest": {
+            "limit": settings.limit,
+            "every": settings.every,
+            "fps": settings.fps,
+            "allow_urls": settings.allow_urls or None,
+            **data.release_settings(),
+        },
         "run": {"max_rejected": settings.max_rejected, **places.settings()},
     }
-    job = job_to_run(job_file, given, settings.set or [])
+    job = with_release(job_to_run(job_file, given, settings.set or []))
     if job.input is None:
         raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
     if is_within(job.output, job.input):
@@ -88,7 +123,7 @@ def run(
     if selected:
         options = Options(again.overwrite, again.retry_failed, identity(job, flow), job.stages)
         execute(job, flow, selected, options, remote=remote(job))
-    report(job)
+    report(job, names)
     asked = any(name in SINKS for name in (stages.stage, stages.first, stages.until))
     _classify(job, sinks, asked, again.overwrite)
 
@@ -171,7 +206,8 @@ def measure(
     measured = measuring.measure(config, reader, opened(data), output, again.overwrite)
     typer.echo(measured.summary())
     if not made:
-        refuse_quarantined(status(job.output))
+        refuse_unusable(status(job.output), select(None, None, "align"))
+    refuse_without_faces(measured.statuses, output)
 
 
 @handled
@@ -191,6 +227,87 @@ def init(
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
     typer.echo(f"wrote {path}: edit it, then run: normpipe run {path}")
+
+
+@handled
+@grouped
+def import_variant(
+    output: OutputArgument,
+    folder: Annotated[
+        Path, typer.Argument(help="folder, .zip or .tar of the normalized pictures"), READ
+    ],
+    about: VariantOptions,
+    match: MatchOptions,
+    places: PlaceOptions,
+    again: AgainOptions,
+    set: Settings = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print who has a picture; write nothing")
+    ] = False,
+) -> None:
+    """Take normalized faces that others made.
+
+    They become a variant of a job whose faces are aligned, matched by name,
+    by patterns or by a list. If it is stopped or killed, the same command
+    continues it.
+    """
+    from ...stages.importing.import_plan import ImportConfig
+    from ...stages.importing.import_variant import ImportVariant, plan_variant
+    from .workers import import_remote
+
+    start_logging()
+    root, table = location(output), ImportVariant.name
+    saved = read_job(root)
+    if str(folder.resolve()) == saved.get("input_root"):
+        raise InputError(f"{folder} holds the job's photographs: give that of the normalized faces")
+    given: dict[str, Any] = {
+        **match.settings(),
+        "variant": about.variant,
+        "normalizer": about.normalizer or None,
+        "source": about.source or None,
+        "size_px": about.size,
+        "resize": True if about.size else None,
+        "endings": saved.get("ingest", {}).get("extensions"),
+    }
+    options = {"output": root, "run": places.settings(), table: given}
+    job = load_job(None, options, set or [], {table: ImportConfig})
+    plan = plan_variant(job.stage(table), root, folder, saved["flow"], again.overwrite)
+    for line in plan.lines():
+        typer.echo(printable(line))
+    if dry_run:
+        return
+    stage = ImportVariant(plan.config, root, folder, plan)
+    remote_import = import_remote(root, folder, plan.config)
+    execute(
+        job, [stage], [stage], Options(again.overwrite, again.retry_failed), remote=remote_import
+    )
+    _report_import(root, stage.writes, plan)
+
+
+def _report_import(root: Path, dataset: str, plan: "ImportPlan") -> None:
+    """Write what was left over beside the variant, and say what is next."""
+    from ...stages.importing.import_variant import ImportVariant
+
+    made = ShardFolder(root / dataset)
+    left = made.metadata_folder / "unmatched.csv"
+    # A withdrawn person's pictures have no original any more, and their names may say who it is.
+    withdrawn = (root / WITHDRAWN_FILE).is_file()
+    with locked(root):
+        write_if_changed(left, plan.table(name_pictures=not withdrawn))
+    sums = totals(made.records())
+    counts = ", ".join(f"{count} {name}" for name, count in sums["statuses"].items())
+    typer.echo(f"{made.path}: {counts}; what has no counterpart: {left}")
+    odd, size = sums["reasons"].get(f"{ImportVariant.name}:other_size"), plan.config.size_px
+    if odd and plan.config.resize:
+        typer.echo(f"{odd} pictures are not square")
+    elif odd:
+        typer.echo(
+            f"{odd} pictures are not {size}x{size}: --size {size} --overwrite resizes those that "
+            "are square"
+        )
+    wanted = options_to_pair(root, plan.config.variant, ImportVariant.name)
+    typer.echo(f"next: normpipe run {root} --from pair{wanted}")
+    refuse_quarantined(status(root))
 
 
 def _classify(job: Job, sinks: list[str], asked: bool, overwrite: bool = False) -> None:

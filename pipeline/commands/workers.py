@@ -1,8 +1,11 @@
 """How workers in other processes build a job's stages. Part of the command line."""
 
+from pathlib import Path
 from typing import Any
 
 from ...stages import CONFIGS, build_flow
+from ...stages.importing.import_plan import ImportConfig
+from ...stages.importing.import_variant import ImportVariant
 from ..config import Job, RunConfig, portable
 from ..run.places import Remote
 from ..stage import MapStage
@@ -38,3 +41,20 @@ def build_map_stages(settings: dict[str, Any], run: RunConfig) -> dict[str, MapS
         stages={name: CONFIGS[name](**values) for name, values in settings["stages"].items()},
     )
     return {stage.name: stage for stage in build_flow(job) if isinstance(stage, MapStage)}
+
+
+def import_remote(root: Path, folder: Path, config: ImportConfig) -> Remote:
+    """Return the import of a variant as workers receive it, with everything decided."""
+    settings = {
+        "output": str(root.resolve()),
+        "pictures": str(folder.resolve()),
+        "settings": portable(config),
+    }
+    return Remote(build_import, settings)
+
+
+def build_import(settings: dict[str, Any], _run: RunConfig) -> dict[str, MapStage]:
+    """Return the stage that ``import_remote`` described, not opened."""
+    config = ImportConfig(**settings["settings"])
+    stage = ImportVariant(config, location(settings["output"]), Path(settings["pictures"]))
+    return {stage.name: stage}

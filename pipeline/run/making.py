@@ -139,10 +139,19 @@ def compute(stage: MapStage, items: list[Any]) -> list[Any]:
     return results
 
 
+def relate(
+    stage: MapStage, rows: list[Row], items: list[Any], memory: dict[str, Any]
+) -> Sequence[Any]:
+    """Return the results of a batch, each of which may depend on those before it in its shard."""
+    settled = [item.rows if isinstance(item, Kept) else None for item in items]
+    return stage.relate(rows, compute(stage, items), settled, memory)
+
+
 def process(stage: MapStage, rows: list[Row]) -> list[Row]:
     """Run one batch in the calling thread, for tests and warm-up."""
+    stage.expect([row for row in rows if row["status"] == "ok"])
     items = [prepare_row(stage, row) for row in rows]
-    results = compute(stage, items)
+    results = relate(stage, rows, items, {})
     return [
         out
         for row, item, result in zip(rows, items, results, strict=True)
@@ -229,6 +238,8 @@ class _Attempt:
         self._number, self._quarantine = task["shard"], task["quarantine"]
         self._target = ShardFolder(self._run.root / stage.writes)
         self._keys: set[str] = set()
+        #: What the stage remembers from batch to batch.
+        self._memory: dict[str, Any] = {}
         #: Batches in flight, oldest first.
         self._ahead: deque[_Batch] = deque()
         self.started = self._checked_at = time.monotonic()
@@ -294,7 +305,9 @@ class _Attempt:
             nothing = [None] * len(rows)
             made = self._pipeline.computer.submit(self._finish_batch, rows, items, nothing)
             return _Batch(rows, [], made)
-        futures = [submit(prepare_row, stage, *pair) for pair in zip(rows, kept, strict=True)]
+        pairs = list(zip(rows, kept, strict=True))
+        stage.expect([row for row, one in pairs if one is None and row["status"] == "ok"])
+        futures = [submit(prepare_row, stage, *pair) for pair in pairs]
         return _Batch(
             rows, futures, self._pipeline.computer.submit(self._compute_batch, rows, futures)
         )
@@ -304,9 +317,9 @@ class _Attempt:
     ) -> list[Future[list[Row]]]:
         items = [future.result() for future in futures]
         futures.clear()  # prepared images are large, and the batch is kept until it is written
-        return self._finish_batch(rows, items, compute(self._stage, items))
+        return self._finish_batch(rows, items, relate(self._stage, rows, items, self._memory))
 
-    def _finish_batch(self, *columns: list[Any]) -> list[Future[list[Row]]]:
+    def _finish_batch(self, *columns: Sequence[Any]) -> list[Future[list[Row]]]:
         submit, stage = self._pipeline.pool.submit, self._stage
         return [submit(finish_row, stage, *row) for row in zip(*columns, strict=True)]
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from ...manifests.vocabularies import UNKNOWN_WORDS
 from ..errors import InputError
 from ..read.reading import map_ahead
 from ..stage import Scan, SourceStage
@@ -20,7 +21,7 @@ from ..store.damage import drop_orphans, remove_all
 from ..store.labels import LABELS_FILE, read_labels
 from ..store.shards import ShardFolder, ShardWriter, write_table
 from ..store.storage import parquet_file
-from ..store.tombstones import WITHDRAWN, exclude_withdrawn, read_withdrawn
+from ..store.tombstones import WITHDRAWN, Withdrawn, exclude_withdrawn, read_withdrawn
 from .plan import Retry, fingerprint
 
 # pyarrow makes these functions at run time; no type checker sees them.
@@ -102,7 +103,27 @@ def _without_withdrawn(stage: SourceStage, root: Path, folder: ShardFolder) -> S
             len(named),
             root,
         )
+    _warn_of_unnamed(stage, scan, withdrawn, known)
     return scan
+
+
+def _warn_of_unnamed(stage: SourceStage, scan: Scan, withdrawn: Withdrawn, known: set[str]) -> None:
+    """Warn of new inputs without a subject if a withdrawn one has a name that means "unknown"."""
+    labels = scan.labels
+    if labels is None or "subject" not in labels.column_names:
+        return
+    forms = (str.lower, str.upper, str.title)
+    words = withdrawn.found(
+        {form(word) for word in UNKNOWN_WORDS for form in forms}, withdrawn.subjects
+    )
+    unnamed = labels.filter(pc.is_null(labels["subject"]))["key"].to_pylist()
+    count = len({*unnamed} - known)
+    if words and count:
+        log.warning(
+            "%s: %d new inputs have no subject, and a withdrawn one is called '%s', which may be "
+            "read as unknown: if they show that person, take it out of ingest.unknown_words",
+            *(stage.name, count, min(words)),
+        )
 
 
 def _write(stage: SourceStage, folder: ShardFolder, number: int, rows: pa.Table, mark: str) -> None:

@@ -175,14 +175,18 @@ def _write(root: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class Claim:
-    """A folder that a run holds, and the ``job.toml`` to save once the run is accepted."""
+    """A folder that a run holds, and the ``job.toml`` to save once the run is accepted.
+
+    ``text`` is None if it stays as it is.
+    """
 
     root: Path
-    text: str
+    text: str | None
 
     def accept(self) -> None:
         """Save the settings of the stages that run; a second call does nothing."""
-        _write(self.root, self.text)
+        if self.text is not None:
+            _write(self.root, self.text)
 
 
 def refuse_foreign(root: Path) -> None:
@@ -217,6 +221,9 @@ def claim(
         OutputError: the folder belongs to another job.
         InputError: its saved job is broken.
     """
+    if selected and all(stage.beside_job for stage in selected):
+        read_job(root)  # a job's folder, or refused
+        return Claim(root, None)
     head: Values = {name: readable(without_credentials(text)) for name, text in identity.items()}
     configs = dict(settings) or {stage.table: stage.config for stage in flow}
     tables = {name: saved_values(config) for name, config in configs.items()}

@@ -220,7 +220,8 @@ def _random(listing: Listing, part: Partition, how: str) -> tuple[str, ...]:
     if len(found) > 1:
         notes.append(
             f"inputs of the folders {', '.join(sorted(found.values()))} are mixed, as folders are "
-            "not read as splits: give a list with the columns path, emotion and split"
+            "not read as splits: normpipe run --release folders reads them, as do lists with a "
+            "column split"
         )
     return tuple(notes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ...pipeline.errors import InputError, nearest
 
 # pyarrow makes these functions at run time; type checkers cannot see them.
 pc: Any = pyarrow.compute
+log = logging.getLogger("normpipe")
 
 Kind = Literal["emotion", "action_units", "intensity"]
 KINDS: tuple[Kind, ...] = ("emotion", "action_units", "intensity")
@@ -157,7 +159,7 @@ def find_task(labels: pa.Table, kind: Kind | Literal["auto"], names: Sequence[st
     for name in names:
         if name not in offered:
             raise InputError(f"the labels never name '{name}'{nearest(name, offered)}")
-    return Task(chosen, tuple(names) or tuple(offered))
+    return Task(chosen, tuple(names) or tuple(_one_spelling(offered)))
 
 
 def protocol_task(
@@ -272,6 +274,16 @@ def _available(labels: pa.Table, kind: str) -> list[str]:
     offered = units_of(labels, kind).items()
     units = [unit for unit, name in offered if count_known(labels, name)]
     return sorted(units, key=lambda unit: int(unit[2:]))
+
+
+def _one_spelling(names: Sequence[str]) -> list[str]:
+    """Return names of classes without further spellings of one of them (happiness, happy)."""
+    kept: dict[str, str] = {}
+    for name in names:
+        first = kept.setdefault(emotion_name(name), name)
+        if first != name:
+            log.warning("the labels '%s' and '%s' are one class: %s", first, name, first)
+    return [*kept.values()]
 
 
 def known_numbers(labels: pa.Table, name: str) -> pa.ChunkedArray:

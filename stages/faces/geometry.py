@@ -26,6 +26,11 @@ from ...manifests.arrays import Floats, Matrix, Pixels, Points
 
 Border = Literal["black", "replicate", "reflect"]
 
+# Clockwise turns (y points down) by 0, 90, 180 and 270 degrees.
+_QUARTERS: Final[Points] = np.array(
+    [[[1, 0], [0, 1]], [[0, -1], [1, 0]], [[-1, 0], [0, -1]], [[0, 1], [-1, 0]]], np.float64
+)
+
 # In units of the aligned square's side; the renderer of training pairs uses the same three.
 TEMPLATE: Final[Points] = np.array([[0.345, 0.40], [0.655, 0.40], [0.5, 0.585]])
 TEMPLATE.setflags(write=False)
@@ -122,13 +127,16 @@ def transform_from_landmarks(landmarks: ArrayLike, size_px: int) -> Matrix:
     return similarity(points[:3], TEMPLATE * size_px)
 
 
-def transform_from_box(bbox_xyxy: ArrayLike, size_px: int, frame: BoxFrame = TIGHT_BOX) -> Matrix:
+def transform_from_box(
+    bbox_xyxy: ArrayLike, size_px: int, frame: BoxFrame = TIGHT_BOX, turned_degrees: int = 0
+) -> Matrix:
     """Return the upright frame around a box; ``frame`` is where such boxes usually are in it.
 
     Args:
         bbox_xyxy: (4,) original coordinates.
         size_px: side of the aligned square.
         frame: the convention of the detector that drew the box.
+        turned_degrees: turns the picture clockwise: 0, 90, 180 or 270.
 
     Raises:
         ValueError: the box is empty or not finite.
@@ -139,8 +147,9 @@ def transform_from_box(bbox_xyxy: ArrayLike, size_px: int, frame: BoxFrame = TIG
         raise ValueError(f"not a box: {box.tolist()}")
     scale = frame.size * size_px / float(np.sqrt(width * height))
     centre = (box[:2] + box[2:]) / 2
-    shift = np.array(frame.centre) * size_px - scale * centre
-    return np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]])
+    linear = scale * _QUARTERS[turned_degrees // 90]
+    shift = np.array(frame.centre) * size_px - linear @ centre
+    return np.column_stack([linear, shift])
 
 
 def transform_from_whole(width_px: int, height_px: int, size_px: int) -> Matrix:
@@ -178,6 +187,22 @@ def inverse(transform: Matrix) -> Matrix:
     """Return the (2, 3) transform from aligned back to original coordinates."""
     back = np.linalg.inv(transform[:, :2])
     return np.column_stack([back, -back @ transform[:, 2]]).astype(np.float64)
+
+
+def quarter_turn(width_px: int, height_px: int, turned_degrees: int) -> Matrix:
+    """Return the (2, 3) transform from a picture's coordinates to those of it turned clockwise.
+
+    ``turned_degrees`` is 0, 90, 180 or 270. The turned picture's corner is again (0, 0).
+    """
+    linear = _QUARTERS[turned_degrees // 90]
+    corner = np.minimum(linear @ (width_px, height_px), 0)
+    return np.column_stack([linear, -corner])
+
+
+def turned_degrees(transform: Matrix) -> int:
+    """Return how far a (2, 3) transform turns clockwise, to the nearest of 0, 90, 180 and 270."""
+    degrees = float(np.rad2deg(np.arctan2(transform[1, 0], transform[0, 0])))
+    return round(degrees / 90) % 4 * 90
 
 
 def scale_of(transform: Matrix) -> float:

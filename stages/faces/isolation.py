@@ -26,7 +26,15 @@ from typing import Any, Final
 
 from ...manifests.vocabularies import REASONS, SampleError
 from ...pipeline.errors import NormpipeError
-from .decoder import PILLOW_MAX_PIXELS, REQUEST, RGB, SIXTEEN_BIT_KINDS, Decoded, Limits
+from .decoder import (
+    FULL_WHITE,
+    PILLOW_MAX_PIXELS,
+    REQUEST,
+    RGB,
+    SIXTEEN_BIT_KINDS,
+    Decoded,
+    Limits,
+)
 
 log = logging.getLogger("normpipe")
 
@@ -37,7 +45,7 @@ _START_SECONDS: Final = 120.0
 #: Added to the time limit for the process's own alarm, which then ends it.
 _SLACK_SECONDS: Final = 2.0
 #: Attempts at a file whose decoder hung or died: one failure may be the machine's fault.
-_ATTEMPTS: Final = 2
+ATTEMPTS: Final = 2
 #: A line longer than this is no answer.
 _LONGEST_ANSWER: Final = 4096
 #: Memory used by a larger picture is returned to the system; what most pictures need is kept.
@@ -57,7 +65,7 @@ class ProcessLimits:
     memory_bytes: int = 2048 * 2**20
 
 
-class _DecoderFailed(Exception):
+class DecoderFailed(Exception):
     """The process hung, died or sent an invalid answer; the text is the reason."""
 
 
@@ -72,9 +80,9 @@ class DecoderPool:
         self, limits: Limits, bounds: ProcessLimits, command: Sequence[str] = COMMAND
     ) -> None:
         self._limits, self._bounds, self._command = limits, bounds, tuple(command)
-        self._idle: list[_Decoder] = []
+        self._idle: list[DecoderProcess] = []
         self._lock = threading.Lock()
-        weakref.finalize(self, _end_all, self._idle)
+        weakref.finalize(self, end_all, self._idle)
 
     def start(self) -> None:
         """Start one process, so that a failure to start shows before any work.
@@ -92,18 +100,18 @@ class DecoderPool:
         """
         if len(data) > self._limits.max_bytes:
             raise SampleError("too_many_bytes", f"{len(data)} > {self._limits.max_bytes}")
-        for left in reversed(range(_ATTEMPTS)):
+        for left in reversed(range(ATTEMPTS)):
             decoder = self._take()
             try:
                 found = decoder.decode(data)
             except SampleError:
                 self._put_back(decoder)
                 raise
-            except _DecoderFailed as failure:
+            except DecoderFailed as failure:
                 decoder.end()
                 log.debug("replacing a decoder: %s", failure)
                 if not left:
-                    raise SampleError(str(failure), f"{_ATTEMPTS} times") from None
+                    raise SampleError(str(failure), f"{ATTEMPTS} times") from None
             except BaseException:  # its late answer would be taken as the next file's
                 decoder.end()
                 raise
@@ -115,28 +123,36 @@ class DecoderPool:
     def close(self) -> None:
         """End the processes; ``decode`` would start new ones."""
         with self._lock:
-            _end_all(self._idle)
+            end_all(self._idle)
 
-    def _take(self) -> _Decoder:
+    def _take(self) -> DecoderProcess:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        return _Decoder(self._limits, self._bounds, self._command)
+        return DecoderProcess(self._limits, self._bounds, self._command)
 
-    def _put_back(self, decoder: _Decoder) -> None:
+    def _put_back(self, decoder: DecoderProcess) -> None:
         with self._lock:
             self._idle.append(decoder)
 
 
-def _end_all(idle: list[_Decoder]) -> None:
+def end_all(idle: list[DecoderProcess]) -> None:
+    """End processes, and empty the list."""
     while idle:
         idle.pop().end()
 
 
-class _Decoder:
+class DecoderProcess:
     """One process and its shared memory; one caller at a time."""
 
-    def __init__(self, limits: Limits, bounds: ProcessLimits, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        bounds: ProcessLimits,
+        command: Sequence[str],
+        requests: int = subprocess.PIPE,
+    ) -> None:
+        """Start the process. ``requests``: its stdin, if that is no pipe. Raises NormpipeError."""
         self._limits, self._bounds = limits, bounds
         most_pixels = min(limits.max_pixels, PILLOW_MAX_PIXELS)
         self._size = max(limits.max_bytes, Decoded.size_of(most_pixels, 1, RGB), mmap.PAGESIZE)
@@ -144,11 +160,11 @@ class _Decoder:
         self._memory = mmap.mmap(self._file, self._size)
         given = (
             *(self._file, self._size, limits.max_pixels, limits.max_bytes, bounds.memory_bytes),
-            bounds.seconds + _SLACK_SECONDS,
+            *(bounds.seconds + _SLACK_SECONDS, limits.white or 0.0),
         )
         self._process = subprocess.Popen(
             [*command, *map(str, given)],
-            stdin=subprocess.PIPE,
+            stdin=requests,
             stdout=subprocess.PIPE,
             # Codecs complain there about damaged files; the reason is enough.
             stderr=subprocess.DEVNULL,
@@ -158,8 +174,8 @@ class _Decoder:
             process_group=0,
         )
         try:
-            self._answer(_START_SECONDS)
-        except _DecoderFailed as failure:
+            self.answer(_START_SECONDS)
+        except DecoderFailed as failure:
             self.end()
             raise NormpipeError(
                 f"the process that decodes pictures does not start ({' '.join(command)}: "
@@ -167,40 +183,52 @@ class _Decoder:
             ) from None
 
     def decode(self, data: bytes) -> Decoded:
+        """Decode a file. Raises SampleError and DecoderFailed."""
         assert self._process.stdin is not None
         self._memory[: len(data)] = data
         try:
             self._process.stdin.write(REQUEST.pack(len(data)))
         except OSError:
-            raise _DecoderFailed("decoder_died") from None
-        answer = self._answer(self._bounds.seconds)
+            raise DecoderFailed("decoder_died") from None
+        answer = self.answer(self._bounds.seconds)
         used = len(data)
         try:
-            found = self._pixels(answer)
+            found = self.picture(answer)
             used = max(used, len(found.data))
             return found
         finally:
             if used > _KEPT_BYTES and hasattr(mmap, "MADV_REMOVE"):
                 self._memory.madvise(mmap.MADV_REMOVE)
 
-    def _pixels(self, answer: dict[str, Any]) -> Decoded:
-        """Return the pixels of a valid answer; any other is a failure of the decoder."""
+    def memory(self, count: int) -> bytes:
+        """Return the first bytes of the shared memory."""
+        return self._memory[:count]
+
+    def picture(self, answer: dict[str, Any]) -> Decoded:
+        """Return the pixels of a valid answer.
+
+        Raises SampleError for the reason in it, and DecoderFailed for any other answer.
+        """
         if "reason" in answer:
             reason = str(answer["reason"])
             if REASONS.get(reason, ("",))[0] != "failed":
-                raise _DecoderFailed("decoder_died")
+                raise DecoderFailed("decoder_died")
             raise SampleError(reason, str(answer.get("detail", ""))[:200])
         width, height, kind = answer.get("width"), answer.get("height"), answer.get("kind")
+        white = answer.get("white", 0)
         if (
             not (isinstance(width, int) and isinstance(height, int) and isinstance(kind, str))
+            or not (isinstance(white, int) and 0 <= white <= FULL_WHITE)
             or not 0 < width * height <= self._limits.max_pixels
             or width < 1
             or kind not in SIXTEEN_BIT_KINDS | {RGB}
         ):
-            raise _DecoderFailed("decoder_died")
-        return Decoded(width, height, kind, self._memory[: Decoded.size_of(width, height, kind)])
+            raise DecoderFailed("decoder_died")
+        data = self._memory[: Decoded.size_of(width, height, kind)]
+        return Decoded(width, height, kind, data, white)
 
-    def _answer(self, seconds: float) -> dict[str, Any]:
+    def answer(self, seconds: float) -> dict[str, Any]:
+        """Return the process's answer. Raises DecoderFailed, with the reason."""
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
         poll = select.poll()
@@ -209,20 +237,21 @@ class _Decoder:
         while not line.endswith(b"\n"):
             left = end - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
-                raise _DecoderFailed("decode_timeout")
+                raise DecoderFailed("decode_timeout")
             piece = os.read(output, _LONGEST_ANSWER)
             line += piece
             if not piece or len(line) > _LONGEST_ANSWER:
-                raise _DecoderFailed("decoder_died")
+                raise DecoderFailed("decoder_died")
         try:
             answer = json.loads(line)
         except ValueError:
-            raise _DecoderFailed("decoder_died") from None
+            raise DecoderFailed("decoder_died") from None
         if not isinstance(answer, dict):
-            raise _DecoderFailed("decoder_died")
+            raise DecoderFailed("decoder_died")
         return answer
 
     def end(self) -> None:
+        """End the process and give its memory back."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

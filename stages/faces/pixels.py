@@ -15,7 +15,7 @@ from PIL import Image
 
 from ...manifests.arrays import Pixels
 from ...manifests.vocabularies import SampleError
-from .decoder import RGB, Decoded, Limits, Undecodable, decode_file
+from .decoder import FULL_WHITE, LEAST_PEAK, RGB, Decoded, Limits, Undecodable, decode_file
 
 ImageFormat = Literal["jpeg", "png"]
 
@@ -26,10 +26,12 @@ def decode(data: bytes, limits: Limits) -> Pixels:
     """Decode one still image in this process; ``isolation.DecoderPool`` uses another process.
 
     Size and number of frames are checked in the header, before memory for pixels is allocated.
-    EXIF orientation is applied. 16-bit grey keeps its brightest 8 bits (rounded); 16-bit colour
-    arrives from Pillow with 8. Transparent pixels are composited over white, as viewers do. Of a
-    multi-picture JPEG (MPO, two lenses or an embedded preview) the first picture is taken; any
-    other file with several frames is refused, as it is unclear which one was meant.
+    EXIF orientation is applied. 16-bit grey is scaled to 8 bits (rounded): from the bits that the
+    file says it uses, else as ``to_pixels`` says; 16-bit colour arrives from Pillow with 8.
+    Floating-point and 32-bit grey are read if ``limits.white`` says what is white. Transparent
+    pixels are composited over white, as viewers do. Of a multi-picture JPEG (MPO, two lenses or an
+    embedded preview) the first picture is taken, of a HEIC file the primary one; any other file
+    with several frames is refused, as it is unclear which one was meant.
 
     Args:
         data: the whole file.
@@ -40,22 +42,39 @@ def decode(data: bytes, limits: Limits) -> Pixels:
 
     Raises:
         SampleError: ``too_many_bytes``, ``too_many_pixels``, ``several_frames``,
-            ``not_an_image`` (no known format, or pixels without a stated range), ``truncated``.
+            ``not_an_image``, ``heic_not_installed``, ``unknown_range``, ``unknown_colours``,
+            ``truncated``.
     """
     try:
-        return to_pixels(decode_file(data, limits))
+        found = decode_file(data, limits)
     except Undecodable as error:
         raise SampleError(error.reason, error.detail) from error
+    return to_pixels(found, limits.white)
 
 
-def to_pixels(found: Decoded) -> Pixels:
-    """Return a decoded picture as (H, W, 3) uint8 RGB."""
+def to_pixels(found: Decoded, white: float | None = None) -> Pixels:
+    """Return a decoded picture as (H, W, 3) uint8 RGB.
+
+    Args:
+        found: the picture.
+        white: ``Limits.white``. It applies to 16-bit grey that does not say what is white and has
+            no larger value; what has one uses all 16 bits.
+
+    Raises:
+        SampleError: ``unknown_range``: without ``white``, no value of 16-bit grey is as large as
+            4096, so it probably has 12 bits.
+    """
     shape = (found.height_px, found.width_px)
     if found.kind == RGB:
         return np.frombuffer(found.data, np.uint8).reshape(*shape, 3)
     # Pillow's own conversion of 16 bits clips at 255 instead of scaling.
     grey = np.frombuffer(found.data, found.kind).reshape(shape).astype(np.uint32)
-    grey = (grey * 255 + 32767) // 65535
+    peak, top = int(grey.max()), found.white
+    if not top and white is None and 0 < peak < LEAST_PEAK:
+        raise SampleError("unknown_range", f"16-bit grey, none above {peak} of {FULL_WHITE}")
+    if not top:
+        top = int(white) if white is not None and peak <= white <= FULL_WHITE else FULL_WHITE
+    grey = np.minimum((grey * 255 + top // 2) // top, 255)
     return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
 
 

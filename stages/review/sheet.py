@@ -94,7 +94,8 @@ def _original(root: Path, job: dict[str, Any], pick: dict[str, Any]) -> Image.Im
     reader = SourceReader(location(job["input_root"]), Limits().max_bytes, 0.0, allow_urls=False)
     try:
         reader.open()
-        return Image.fromarray(decode(reader.read({"path": paths[0]}), Limits()))
+        limits = Limits(white=job.get("align", {}).get("white") or None)
+        return Image.fromarray(decode(reader.read({"path": paths[0]}), limits))
     except (OSError, IndexError, SampleError, InputError):
         return None
     finally:

@@ -1,68 +1,60 @@
 """Reads the inputs that a manifest names: a file or object below the root, a member of an archive,
-or an address; and nothing outside the dataset's root.
+a row of pixels or of a Parquet file, or an address; and nothing outside the dataset's root.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from pathlib import Path
 
 from ...manifests.vocabularies import SampleError
 from ...pipeline.stage import Row
 from ...pipeline.store.storage import is_store
 from .containers.addresses import fetch_url, is_url
-from .containers.archives import Archive
+from .containers.nested import Nested
 from .containers.objects import read_object
-
-# Errors of a single file. Anything else (EIO, ENOSPC, EMFILE …) is the machine's fault and must
-# stop the shard, or a failing disk would be recorded as a thousand bad photographs.
-_REASONS = {
-    errno.ENOENT: "missing_file",
-    errno.ENOTDIR: "missing_file",
-    errno.ENAMETOOLONG: "missing_file",
-    errno.EISDIR: "not_a_file",
-    errno.ENXIO: "not_a_file",
-    errno.ELOOP: "unreadable",
-    errno.EACCES: "unreadable",
-    errno.EPERM: "unreadable",
-}
+from .files_inside import open_source
 
 
 class SourceReader:
     """Reads the bytes of manifest rows. Safe to use from several threads once it is open."""
 
     def __init__(self, root: Path, max_bytes: int, fetch_seconds: float, allow_urls: bool) -> None:
-        """``root``: the folder or store that paths are relative to, or the archive."""
+        """``root``: the folder or store that paths are relative to, the archive, or the table."""
         self._root = root.resolve()
         self._max_bytes = max_bytes
         self._fetch_seconds = fetch_seconds
         self._allow_urls = allow_urls
-        self._archive: Archive | None = None
+        self._nested: Nested | None = None
 
     def open(self) -> None:
-        """Read an archive's list of members. Raises InputError if it cannot be read."""
-        if self._archive is None and not is_store(self._root) and self._root.is_file():
-            self._archive = Archive(self._root)
+        """Open an archive, a Parquet file or a table of pixels.
+
+        Raises InputError if it cannot be read.
+        """
+        if self._nested is None and not is_store(self._root):
+            self._nested = Nested(self._root)
+            if self._root.is_file():
+                self._nested.open("")
 
     def close(self) -> None:
-        """Close the archive; ``open`` opens it again."""
-        if self._archive is not None:
-            self._archive.close()
-            self._archive = None
+        """Close archives and Parquet files; ``open`` opens them again."""
+        if self._nested is not None:
+            self._nested.close()
+            self._nested = None
 
     def read(self, row: Row) -> bytes:
         """Return the bytes that a row refers to.
 
         Raises:
-            SampleError: as ``read_source``, ``read_object``, ``Archive.read`` and ``fetch_url``.
+            SampleError: as ``read_source``, ``read_object``, ``Nested.read`` and ``fetch_url``.
             OSError, OutputError: an error that is not this input's fault.
         """
         path: str = row["path"]
         seen = {"size_bytes": row.get("size_bytes"), "modified_ns": row.get("modified_ns")}
-        if self._archive is not None:
-            return self._archive.read(path, self._max_bytes, **seen)
+        place = self._nested.find(path) if self._nested is not None else None
+        if self._nested is not None and place is not None:
+            return self._nested.read(place, self._max_bytes, **seen)
         if is_store(self._root):
             return read_object(self._root, path, self._max_bytes, **seen)
         if not is_url(path):
@@ -70,6 +62,18 @@ class SourceReader:
         if not self._allow_urls:
             raise SampleError("url_not_allowed", path)
         return fetch_url(path, self._max_bytes, self._fetch_seconds)
+
+    def open_file(self, row: Row) -> int:
+        """Return a descriptor of the file that a row refers to, below a folder.
+
+        The caller closes it. Raises as ``open_source``; SampleError ``not_a_file`` if the rows'
+        paths are not below a folder.
+        """
+        if is_store(self._root) or self._root.is_file():
+            raise SampleError("not_a_file", row["path"])
+        seen = {"size_bytes": row.get("size_bytes"), "modified_ns": row.get("modified_ns")}
+        with open_source(self._root, row["path"], **seen) as file:
+            return os.dup(file.fileno())
 
 
 def read_source(
@@ -96,52 +100,12 @@ def read_source(
             ``empty_file``, ``too_many_bytes``, ``changed_since_ingest``.
         OSError: an error that is not this file's fault.
     """
-    try:
-        path = (root / relative).resolve(strict=True)
-        if not path.is_relative_to(root):
-            raise SampleError("outside_root", f"{relative} leads out of {root}")
-        # A pipe without a writer would block the open itself.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-        descriptor = os.open(path, flags)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _as_sample_error(error, relative) from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise SampleError("not_a_file", relative)
-    if not _is_inside(root, descriptor):
-        os.close(descriptor)
-        raise SampleError("outside_root", f"{relative} now leads out of {root}")
-    with os.fdopen(descriptor, "rb") as file:
-        if status.st_size == 0:
-            raise SampleError("empty_file", relative)
-        if status.st_size > max_bytes:
-            raise SampleError("too_many_bytes", f"{relative}: {status.st_size} > {max_bytes}")
-        changed = (size_bytes is not None and status.st_size != size_bytes) or (
-            modified_ns is not None and status.st_mtime_ns != modified_ns
-        )
-        if changed:
-            raise SampleError("changed_since_ingest", relative)
+    with open_source(
+        root, relative, max_bytes, size_bytes=size_bytes, modified_ns=modified_ns
+    ) as file:
+        status = os.fstat(file.fileno())
         # One more than allowed, to notice a file that grows while it is read.
         data = file.read(max_bytes + 1)
     if len(data) != status.st_size:
         raise SampleError("changed_since_ingest", relative)
     return data
-
-
-def _is_inside(root: Path, descriptor: int) -> bool:
-    """Return whether an open file is in the root; a folder may have become a link meanwhile."""
-    try:
-        return Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(root)
-    except OSError:  # no /proc: rely on the check before
-        return True
-
-
-def _as_sample_error(error: Exception, relative: str) -> Exception:
-    if isinstance(error, RuntimeError):  # what pathlib raises for a loop of links
-        return SampleError("unreadable", f"{relative}: {error}")
-    if isinstance(error, ValueError):  # a null byte in the name
-        return SampleError("missing_file", f"{relative!r}: {error}")
-    if isinstance(error, OSError) and error.errno in _REASONS:
-        return SampleError(_REASONS[error.errno], f"{relative}: {error.strerror}")
-    return error

@@ -44,11 +44,17 @@ class Walk:
             that failed: unreadable ones, and those named like an image but without one.
         reasons: why the walk could not use a path, by path.
         ignored: number of skipped entries, by extension or by kind.
+        metadata: files that are named as lists of the images of their folder; not in ``ignored``.
     """
 
     paths: list[str] = field(default_factory=lambda: list[str]())
     reasons: dict[str, str] = field(default_factory=lambda: dict[str, str]())
     ignored: Counter[str] = field(default_factory=lambda: Counter[str]())
+    metadata: list[str] = field(default_factory=lambda: list[str]())
+
+
+#: Lists that Hugging Face's image folders may have in each folder.
+METADATA = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
 
 
 def path_order(path: str) -> Any:
@@ -135,6 +141,8 @@ class _Walker:
             self._linked_folder(entry, relative)
         elif self._is_image(entry.name):
             self.found.paths.append(relative)
+        elif entry.name in METADATA:
+            self.found.metadata.append(relative)
         else:
             extension = os.path.splitext(entry.name)[1].lower()
             self.found.ignored[sample_id(extension) or "no extension"] += 1
@@ -172,6 +180,7 @@ def walk(root: Root, extensions: frozenset[str], follow_symlinks: bool) -> Walk:
     walker = _Walker(root, extensions, follow_symlinks)
     walker.folder("")
     walker.found.paths.sort(key=path_order)
+    walker.found.metadata.sort(key=path_order)
     return walker.found
 
 

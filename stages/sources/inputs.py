@@ -1,13 +1,19 @@
 """Collects the rows of a manifest."""
 
+import posixpath
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 
-from ...manifests.schema import MANIFEST
+from ...manifests.schema import LABEL_COLUMNS, MANIFEST
 from ...manifests.vocabularies import status_of
 from .files import FileFacts
 from .lists.face_columns import Coordinates
+
+# pyarrow creates these functions at run time; type checkers do not see them.
+pc: Any = pyarrow.compute
 
 
 @dataclass
@@ -19,6 +25,7 @@ class ManifestRows:
     facts: list[FileFacts] = field(default_factory=lambda: list[FileFacts]())
     boxes: list[Coordinates] = field(default_factory=lambda: list[Coordinates]())
     landmarks: list[Coordinates] = field(default_factory=lambda: list[Coordinates]())
+    frames: list[int | None] = field(default_factory=lambda: list[int | None]())
 
     def add(
         self,
@@ -27,13 +34,27 @@ class ManifestRows:
         facts: FileFacts,
         bbox: Coordinates = None,
         landmarks: Coordinates = None,
+        *,
+        frame: int | None = None,
     ) -> None:
-        """Append one input; ``path`` is None if it cannot be written as text."""
+        """Append one input; ``path`` is None if it cannot be written as text.
+
+        ``frame``: its number, from 0, if it is a frame of a video.
+        """
         self.keys.append(key)
         self.paths.append(path)
         self.facts.append(facts)
         self.boxes.append(bbox)
         self.landmarks.append(landmarks)
+        self.frames.append(frame)
+
+    def cut(self, most: int | None) -> bool:
+        """Keep the first ``most`` inputs; return whether there were no more."""
+        if most is None or len(self.keys) <= most:
+            return True
+        for column in (self.keys, self.paths, self.facts, self.boxes, self.landmarks, self.frames):
+            del column[most:]
+        return False
 
     def table(self, stage: str) -> pa.Table:
         """Return the rows as a MANIFEST table."""
@@ -52,3 +73,31 @@ class ManifestRows:
         }
         arrays = [pa.array(columns[f.name], f.type) for f in MANIFEST]
         return pa.Table.from_arrays(arrays, schema=MANIFEST)
+
+
+def add_frame_labels(
+    labels: pa.Table | None, inputs: ManifestRows, first_frame: int
+) -> pa.Table | None:
+    """Return labels with ``sequence`` and ``frame`` of every frame of a video.
+
+    ``sequence`` is the video's path without its ending, unless a list says otherwise; ``frame`` is
+    the frame's number, counted as lists count. Rows of labels are those of the inputs.
+    """
+    if all(frame is None for frame in inputs.frames):
+        return labels
+    columns: dict[str, Any] = {"key": pa.array(inputs.keys, pa.string())}
+    if labels is not None:
+        columns |= {name: labels[name] for name in labels.column_names}
+    paths = zip(inputs.paths, inputs.frames, strict=True)
+    sequences = [
+        None if frame is None or path is None else posixpath.splitext(path)[0]
+        for path, frame in paths
+    ]
+    numbers = [None if frame is None else frame + first_frame for frame in inputs.frames]
+    for name, values in (("sequence", sequences), ("frame", numbers)):
+        own = pa.array(values, dict(LABEL_COLUMNS)[name])
+        listed = columns.get(name)
+        columns[name] = own if listed is None else pc.coalesce(listed, own)
+    order = [name for name, _ in LABEL_COLUMNS if name in columns]
+    rest = [name for name in columns if name not in order]
+    return pa.table({name: columns[name] for name in (*order, *rest)})

@@ -72,7 +72,7 @@ class PlanPairs(SourceStage):
 
     name: ClassVar[str] = "plan"
     settings_table: ClassVar[str] = "synthesize"
-    resume_command: ClassVar[str] = _GOES_ON
+    resume_command = _GOES_ON
     writes = "plan"
     schema = PLAN
     description = "Which pairs normpipe synthesize renders: person, seed and split of each."
@@ -107,7 +107,7 @@ class Synthesize(MapStage):
     """Renders the planned pairs."""
 
     name: ClassVar[str] = "synthesize"
-    resume_command: ClassVar[str] = _GOES_ON
+    resume_command = _GOES_ON
     version: ClassVar[int] = 4
     libraries: tuple[str, ...] = ("pyarrow", "numpy", "opencv-python", "torch", "numba")
     reads = ("plan",)

@@ -127,7 +127,7 @@ def label_tables(files: Sequence[Path]) -> dict[Path, pa.Table]:
             ) from None
         if labels is None:
             raise InputError(f"--labels {file} has no labels, only paths")
-        paths = pc.replace_substring(cells.text(columns.known["path"]), "\\", "/")
+        paths = pc.replace_substring(cells.paths(columns.known["path"]), "\\", "/")
         if pc.count_distinct(paths, mode="all").as_py() < len(paths):
             raise InputError(f"--labels {file} names a picture twice: keep one row of each")
         tables[file] = labels.append_column("path", paths)

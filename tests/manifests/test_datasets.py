@@ -10,11 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from normpipe.manifests.datasets import Description, described, load_description, seeded_folds
+from normpipe.manifests.datasets import (
+    Description,
+    described,
+    described_in,
+    load_description,
+    seeded_folds,
+)
 from normpipe.manifests.vocabularies import ACTION_UNITS, EMOTIONS
 
 GOLDEN = {"F001": 1, "F002": 1, "F003": 2, "F004": 3, "F005": 2, "F006": 2, "F007": 1, "F008": 3}
-ALL = ["affectnet", "bp4d", "bp4d_plus", "disfa", "raf_db"]
+ALL = [
+    *("aff_wild2", "affectnet", "bp4d", "bp4d_plus", "ck_plus", "disfa", "fer2013", "ferplus"),
+    *("folders", "raf_db", "raf_db_compound"),
+]
+#: Those with classes that are no emotions of ours.
+OTHER_CLASSES = {"aff_wild2", "raf_db_compound"}
 
 
 def test_these_are_described():
@@ -29,7 +40,9 @@ def test_every_name_is_in_the_vocabulary(name):
         known = EMOTIONS if protocol.kind == "emotion" else ACTION_UNITS
         assert {*protocol.names} <= {*known}
         assert len({*protocol.names}) == len(protocol.names)
-    assert {*description.class_numbers.values()} <= {*EMOTIONS}
+    assert {*description.class_numbers.values()} <= {*EMOTIONS} or name in OTHER_CLASSES
+    assert description.layouts and all(one.about for one in description.layouts.values())
+    assert {*description.split_names.values()} == {"train", "validation", "test"}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -104,10 +117,29 @@ def test_affectnet():
     assert {*eight.names} - {*seven.names} == {"contempt"} and not seven.verified
 
 
+def test_a_user_s_file_is_checked_like_ours():
+    made = described_in("[class_names]\nan = 'anger'\nun = ''\n[splits]\nA = 'train'", "my")
+    assert made.name == "my" and made.emotion_words == {"an": "anger", "un": ""}
+    assert made.split_names["a"] == made.split_names["training"] == "train"
+    assert described_in("name = 'x'", "my").name == "x"
+    assert described_in("missing = [9, -1]", "my").missing_numbers == (9, -1)
+    for text, message in (
+        ("class_number = 3", "unknown key 'class_number'; did you mean 'class_numbers'"),
+        ("[layouts.a]\npicture = 'x'", "unknown key 'layouts.a.picture'; did you mean 'pictures'"),
+        ("[layouts.a]\npictures = '../x'", "layouts.a.pictures: '../x': write a path below"),
+        ("[layouts.a]\nabout = 'x'", "say where the pictures are"),
+        ("[class_numbers]\none = 'x'", "class_numbers.one"),
+        ("a = ", "Invalid value"),
+    ):
+        with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+            described_in(text, "my")
+        assert message in str(caught.value)
+
+
 def test_an_unknown_name_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'disfa'"):
         load_description("disfaa")
-    with pytest.raises(ValueError, match="known: affectnet"):
+    with pytest.raises(ValueError, match="known: aff_wild2"):
         load_description("x")
     with pytest.raises(ValueError, match="no description"):
         load_description("../vocabularies")

@@ -137,7 +137,8 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
     }
     assert hidden == {
         "ingest.limit", "ingest.extensions", "ingest.follow_symlinks", "ingest.class_per_folder",
-        "ingest.root", "ingest.path_column",
+        "ingest.root", "ingest.path_column", "ingest.videos", "ingest.animations", "ingest.every",
+        "ingest.fps", "ingest.seconds", "ingest.first_frame", "ingest.max_frames",
         "ingest.columns", "ingest.au_columns", "ingest.au_missing", "ingest.emotion_names",
         "ingest.valence_arousal_missing", "align.pack", "align.model_root", "align.device",
         "normalize.weights", "normalize.weights_sha256",
@@ -147,11 +148,16 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
         "classify.device", "classify.devices", "classify.threads", "classify.workers",
         "classify.memory_gb", "classify.minutes", "classify.save_every", "classify.accumulate",
         "classify.folds",
+        "ingest.release", "ingest.release_file", "ingest.release_sha256", "ingest.layout",
+        "ingest.labelled_only",
         # Later than 0.1.0, with their default:
         "classify.encoder_rate", "classify.batch_norm", "classify.votes", "classify.mirror",
         "classify.label_smoothing", "classify.stem", "classify.drop_duplicates", "evaluate.by",
         "classify.imbalance_power", "evaluate.other_classes", "evaluate.variant",
         "evaluate.present_from", "pair.origins",
+        "align.listed", "align.upright", "align.look", "align.white",
+        "ingest.emotion_missing",
+        "ingest.emotion_columns", "ingest.unknown_words", "ingest.match_names",
     }  # fmt: skip
 
 

@@ -168,21 +168,17 @@ def test_extensions_may_be_named_without_dot(tmp_path):
 
 
 def test_nothing_to_take_is_one_line(tmp_path):
-    put(tmp_path, "a.txt", "b.txt", "c.mp4")
-    assert "2 .txt, 1 .mp4" in refused(tmp_path)
+    put(tmp_path, "a.txt", "b.txt", "c.pdf")
+    assert "2 .txt, 1 .pdf" in refused(tmp_path)
     (tmp_path / "bare").mkdir()
     assert "it holds no files" in refused(tmp_path / "bare")
     assert "no folder or list" in refused(tmp_path / "missing")
     assert "neither a folder nor a list" in refused(tmp_path / "a.txt")
 
 
-def test_a_video_is_said_to_need_its_frames(tmp_path):
-    put(tmp_path, "clips/a.MP4", "clips/b.webm")
-    for source in (tmp_path / "clips/a.MP4", tmp_path / "clips"):
-        line = refused(source)
-        assert str(source) in line and "frames into a folder" in line
-    put(tmp_path, "clips/c.jpg")
-    found = scan(tmp_path / "clips")
+def test_videos_can_be_left_out(tmp_path):
+    put(tmp_path, "a.MP4", "b.webm", "c.jpg")
+    found = scan(tmp_path, videos=False)
     assert keys(found) == ["d/c.jpg"] and found.ignored == {".mp4": 1, ".webm": 1}
 
 
@@ -193,8 +189,8 @@ def test_one_image_is_an_input_too(tmp_path):
     assert found.rows["path"].to_pylist() == ["a#1.JPG"] and reasons(found) == {}
     put(tmp_path, "empty.png", data=b"")
     assert reasons(scan(tmp_path / "empty.png")) == {"empty.png": "empty_file"}
-    assert "one image" in refused(tmp_path / "b.jpg", class_per_folder=True)
-    assert "one image" in refused(tmp_path / "b.jpg", root=tmp_path)
+    assert "one file" in refused(tmp_path / "b.jpg", class_per_folder=True)
+    assert "one file" in refused(tmp_path / "b.jpg", root=tmp_path)
 
 
 def test_dataset_names_fit_into_keys(tmp_path):

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from normpipe.manifests.vocabularies import SampleError
-from normpipe.stages.faces.pixels import Limits, decode, encode, quality_measures
+from normpipe.manifests.vocabularies import REASONS, SampleError
+from normpipe.stages.faces import decoder
+from normpipe.stages.faces.isolation import DecoderPool, ProcessLimits
+from normpipe.stages.faces.pixels import Limits, decode, encode, quality_measures, to_pixels
 from normpipe.stages.sources.fetching import read_source
 
 LIMITS = Limits()
@@ -164,9 +166,150 @@ def test_postscript_is_not_even_looked_at() -> None:
     assert reason(data) == "not_an_image"
 
 
-def test_pixels_without_a_range_are_refused() -> None:
-    data = saved(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF")
-    assert reason(data) == "not_an_image"
+# What is white
+
+
+def grey_ramp(white: int) -> np.ndarray:
+    """16 x 16 values from black to white, no two alike."""
+    return np.round(np.linspace(0, white, 256)).astype(np.uint16).reshape(16, 16)
+
+
+def pgm(values: np.ndarray, maxval: int, plain: bool = False) -> bytes:
+    head = f"P{2 if plain else 5}\n# a comment\n{values.shape[1]} {values.shape[0]}\n{maxval}\n"
+    body = " ".join(map(str, values.ravel())).encode() if plain else values.astype(">u2").tobytes()
+    return head.encode() + body
+
+
+def tiff(values: bytes, side: int, bits: int, photometric: int = 1) -> bytes:
+    """A grey TIFF of one strip."""
+    tags = [(256, 4, side), (257, 4, side), (258, 3, bits), (259, 3, 1), (262, 3, photometric)]
+    tags += [(273, 4, 8), (277, 3, 1), (278, 4, side), (279, 4, len(values))]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    tables = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(values)) + values + tables
+
+
+def packed12(values: np.ndarray) -> bytes:
+    a, b = values.ravel()[::2].astype(int), values.ravel()[1::2].astype(int)
+    return np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], 1).astype(np.uint8).tobytes()
+
+
+def png16(values: np.ndarray, bits: int | None) -> bytes:
+    """A 16-bit grey PNG, its values as they are; ``bits`` for its sBIT chunk."""
+    whole = saved(Image.fromarray(values), "PNG")
+    if bits is None:
+        return whole
+    chunk = b"sBIT" + bytes([bits])
+    chunk = struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return whole[:33] + chunk + whole[33:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pgm(grey_ramp(4095), 4095),
+        pgm(grey_ramp(1023), 1023, plain=True),
+        pgm(grey_ramp(65535), 65535),
+        tiff(packed12(grey_ramp(4095)), 16, 12),
+        tiff(grey_ramp(65535).tobytes(), 16, 16),
+        tiff((65535 - grey_ramp(65535)).tobytes(), 16, 16, photometric=0),
+        png16(grey_ramp(4095), 12),
+        png16(grey_ramp(1023), 10),
+        png16(grey_ramp(65535) >> 4 << 4, 12),  # as PNG wants it: scaled
+        png16(grey_ramp(65535), 16),
+    ],
+)
+def test_grey_of_more_than_8_bits_is_as_bright_as_its_file_says(data: bytes) -> None:
+    for white in (None, 4095):  # what the file says counts
+        ramp = decode(data, Limits(white=white))[:, :, 0].ravel().astype(int)
+        assert np.abs(ramp - np.arange(256)).max() <= 1
+
+
+def test_a_dark_png_that_is_scaled_as_it_should_be_keeps_its_values() -> None:
+    dark = (grey_ramp(4095) >> 4) << 4  # 12 bits, scaled, and none is bright
+    assert reason(png16(dark, 12)) == "unknown_range"
+    found = decode(png16(dark, 12), Limits(white=65535))[:, :, 0]
+    assert np.array_equal(found, (dark.astype(int) * 255 + 32767) // 65535)
+
+
+def test_16_bits_of_which_12_are_used_are_refused_or_scaled_when_asked() -> None:
+    for data in (png16(grey_ramp(4095), None), tiff(grey_ramp(4095).tobytes(), 16, 16)):
+        assert reason(data) == "unknown_range"
+        asked = decode(data, Limits(white=4095))[:, :, 0].ravel()
+        assert np.array_equal(asked, np.arange(256))
+        assert decode(data, Limits(white=65535)).max() == 16
+    # One value above white: all 16 bits are used after all.
+    bright = grey_ramp(4095)
+    bright[0, 0] = 4096
+    plain = decode(png16(bright, None), LIMITS)
+    assert plain.max() == 16 and np.array_equal(
+        plain, decode(png16(bright, None), Limits(white=4095))
+    )
+    assert decode(png16(grey_ramp(4095) * 0, None), LIMITS).max() == 0  # black is black
+
+
+def test_dark_16_bit_colour_is_refused_for_its_lower_bits_are_gone() -> None:
+    values = np.repeat(grey_ramp(4095)[:, :, None], 3, 2).astype(">u2")
+    lines = b"".join(b"\x00" + row.tobytes() for row in values)
+    data = png(16, 16, depth=16, colour=2, body=zlib.compress(lines))
+    assert reason(data) == "unknown_range" == reason(data, Limits(white=4095))
+    assert decode(data, Limits(white=65535)).max() == 15
+
+
+def test_floating_point_needs_a_white() -> None:
+    ramp = (np.arange(256) / 255).astype(np.float32).reshape(16, 16)
+    data = saved(Image.fromarray(ramp), "TIFF")
+    assert reason(data) == "unknown_range" == reason(data, Limits(white=0.5))
+    assert np.array_equal(decode(data, Limits(white=1.0))[:, :, 0].ravel(), np.arange(256))
+    for bad in (np.nan, -1.0, np.inf):
+        ramp[3, 3] = bad
+        assert reason(saved(Image.fromarray(ramp), "TIFF"), Limits(white=1.0)) == "unknown_range"
+    whole = saved(Image.fromarray((np.arange(256) * 1000).astype(np.int32).reshape(16, 16)), "TIFF")
+    assert reason(whole) == "unknown_range"
+    found = decode(whole, Limits(white=255_000.0))[:, :, 0].ravel()
+    assert np.array_equal(found, np.arange(256))
+
+
+def test_lab_says_so() -> None:
+    assert reason(saved(Image.new("LAB", (8, 8)), "TIFF")) == "unknown_colours"
+
+
+# HEIC
+
+HEIC_HEAD = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+
+
+def test_heic_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    formats = tuple(name for name in decoder.FORMATS if name != "HEIF")
+    monkeypatch.setattr(decoder, "_formats", lambda: formats)
+    assert reason(HEIC_HEAD) == "heic_not_installed"
+    assert "pip install pillow-heif" in REASONS["heic_not_installed"][1]
+    assert reason(HEIC_HEAD.replace(b"heic", b"isom").replace(b"mif1", b"isom")) == "not_an_image"
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_heic_is_read_as_viewers_show_it(isolated: bool) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    side = Image.fromarray(np.ascontiguousarray(np.rot90(picture())))
+    side.getexif()[0x0112] = 6  # stored on its side
+    data = saved(side, "HEIF", quality=95)
+    assert b"irot" in data
+    two = heif.from_pillow(Image.fromarray(picture()))
+    two.add_from_pillow(Image.fromarray(255 - picture()))
+    buffer = io.BytesIO()
+    two.save(buffer, quality=95, primary_index=0)
+    pool = DecoderPool(LIMITS, ProcessLimits())
+    try:
+        for whole in (data, buffer.getvalue()):
+            found = to_pixels(pool.decode(whole)) if isolated else decode(whole, LIMITS)
+            assert found.shape == picture().shape
+            for row, column in [(5, 5), (5, 50), (35, 5), (35, 50)]:
+                assert np.abs(found[row, column].astype(int) - picture()[row, column]).max() < 20
+    finally:
+        pool.close()
+    assert reason(data, Limits(max_pixels=1000)) == "too_many_pixels"
+    assert reason(data[: len(data) // 2]) in {"truncated", "not_an_image"}
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])

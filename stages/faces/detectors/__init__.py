@@ -2,11 +2,19 @@
 
 from typing import Final
 
-from .detector import Canvas, Detection, Detector, DetectorSettings, PreparedPicture, choose
+from .detector import (
+    Canvas,
+    Detection,
+    Detector,
+    DetectorSettings,
+    PreparedPicture,
+    choose,
+    choose_listed,
+)
 from .insightface import InsightFace
 from .none import AlreadyAligned
 from .opencv import OpenCV
-from .supplied import Supplied
+from .supplied import Supplied, listed_face
 
 DETECTORS: Final[dict[str, type[Detector]]] = {
     "opencv": OpenCV,
@@ -23,4 +31,6 @@ __all__ = [
     "DetectorSettings",
     "PreparedPicture",
     "choose",
+    "choose_listed",
+    "listed_face",
 ]

@@ -16,6 +16,11 @@ from ..geometry import TIGHT_BOX, BoxFrame
 from ..onnx import Device
 
 Origin = Literal["detector", "box", "supplied", "none"]
+Trust = Literal["sure", "maybe", "no"]
+#: A detection is of the listed face if their boxes' intersection over union is at least this (boxes
+#: in lists may be twice as wide as tight ones, and neighbours' faces do not overlap), or if it
+#: holds at least so many of the five listed landmarks.
+LISTED_OVERLAP, LISTED_INSIDE = 0.2, 3
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,16 @@ class Detection:
         landmarks: (5, 2) float64 in the order of ``LANDMARK_NAMES``, or None.
         score: 0–1, or None where the detector has no meaningful one.
         origin: what the frame is based on; written as ``landmarks_from``.
+        trust: whether it makes sense as a face (``second_look``); "sure" if nobody looked.
+        turned_degrees: how far the picture was turned clockwise when it was found.
     """
 
     bbox_xyxy: Points | None
     landmarks: Points | None
     score: float | None
     origin: Origin
+    trust: Trust = "sure"
+    turned_degrees: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,12 @@ class PreparedPicture:
     Attributes:
         pixels: (H, W, 3) uint8 RGB, upright.
         payload: the detector's own data: a first canvas, or what the row supplied.
+        tile: it is a part of a large picture, to be looked at once, without padding.
     """
 
     pixels: Pixels
     payload: Any
+    tile: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,8 +89,12 @@ class Detector(ABC):
     """
 
     name: ClassVar[str]
+    # Whether its score says that the crop is an upright face: then it needs no second look.
+    scores_upright: ClassVar[bool] = False
+    # Whether it looks for faces in pixels, so that looking again may find others.
+    searches: ClassVar[bool] = True
     # Where its boxes are in the canonical frame, for faces without landmarks.
-    box_frame: ClassVar[BoxFrame] = TIGHT_BOX
+    box_frame: BoxFrame = TIGHT_BOX
 
     def __init__(self, settings: DetectorSettings) -> None:
         self.settings = settings
@@ -102,6 +117,10 @@ class Detector(ABC):
     def prepare(self, pixels: Pixels, row: Mapping[str, Any]) -> PreparedPicture:
         """Prepare a picture, (H, W, 3) uint8 RGB; may refuse its row with a ``SampleError``."""
         return PreparedPicture(pixels, None)
+
+    def prepare_tile(self, pixels: Pixels) -> PreparedPicture:
+        """Prepare a part of a large picture, (S, S, 3) uint8 RGB."""
+        return self.prepare(pixels, {})
 
     @abstractmethod
     def detect(self, pictures: Sequence[PreparedPicture]) -> list[list[Detection]]:
@@ -214,6 +233,30 @@ def choose(
         return [faces[int(np.argmax(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)))]]
     away = np.linalg.norm(middles - (width_px / 2, height_px / 2), axis=1)
     return [faces[int(np.argmin(away))]]
+
+
+def choose_listed(faces: Sequence[Detection], listed: Detection) -> Detection | None:
+    """Return the detection of the face that a list names, or None.
+
+    The one that overlaps the listed box most, or holds most of the listed landmarks; see
+    ``LISTED_OVERLAP``. All must have boxes.
+    """
+    best, found = (0.0, 0, 0.0), None
+    for face in faces:
+        box = face.bbox_xyxy
+        assert box is not None
+        overlap, inside, away = 0.0, 0, 0.0
+        if listed.bbox_xyxy is not None:
+            overlap = float(intersection_over_union(listed.bbox_xyxy, box[None])[0])
+        if listed.landmarks is not None:
+            points = listed.landmarks
+            inside = int(((points >= box[:2]) & (points <= box[2:])).all(axis=1).sum())
+            away = float(np.linalg.norm(points.mean(axis=0) - (box[:2] + box[2:]) / 2))
+        if overlap < LISTED_OVERLAP and inside < LISTED_INSIDE:
+            continue
+        if found is None or (overlap, inside, -away) > best:
+            best, found = (overlap, inside, -away), face
+    return found
 
 
 def _rank(face: Detection) -> tuple[float, ...]:

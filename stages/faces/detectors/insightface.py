@@ -93,6 +93,10 @@ class InsightFace(Detector):
         """Resize the picture, (H, W, 3) uint8 RGB, for the first canvas."""
         return PreparedPicture(pixels, self._place(pixels, self.settings.canvases[0]))
 
+    def prepare_tile(self, pixels: Pixels) -> PreparedPicture:
+        """Resize a part of a picture, (S, S, 3) uint8 RGB, so that it fills the canvas."""
+        return PreparedPicture(pixels, self._place(pixels, 1.0), tile=True)
+
     def detect(self, pictures: Sequence[PreparedPicture]) -> list[list[Detection]]:
         """Return each picture's faces, best first; pictures are processed alone, in parallel."""
         assert self._pool is not None, "open() comes first"
@@ -115,6 +119,8 @@ class InsightFace(Detector):
         ]
 
     def _faces(self, picture: PreparedPicture) -> list[Detection]:
+        if picture.tile:
+            return self.detect_canvas(*picture.payload)
         found: list[Detection] = []
         for number, padding in enumerate(self.settings.canvases):
             first = number == 0

@@ -15,6 +15,7 @@ class AlreadyAligned(Detector):
     """
 
     name: ClassVar[str] = "none"
+    searches: ClassVar[bool] = False
 
     def detect(self, pictures: Sequence[PreparedPicture]) -> list[list[Detection]]:
         """Return one face per image."""

@@ -10,6 +10,7 @@ import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
@@ -17,7 +18,7 @@ import cv2
 import cv2.data
 import numpy as np
 
-from ....manifests.arrays import Matrix, Pixels, Points
+from ....manifests.arrays import Floats, Matrix, Pixels, Points
 from ....pipeline.errors import InputError
 from ....pipeline.stage import sha256_file
 from ..geometry import (
@@ -84,7 +85,8 @@ class OpenCV(Detector):
     """
 
     name: ClassVar[str] = "opencv"
-    box_frame: ClassVar[BoxFrame] = BoxFrame(centre=(0.498, 0.485), size=0.809)
+    scores_upright: ClassVar[bool] = True
+    box_frame: BoxFrame = BoxFrame(centre=(0.498, 0.485), size=0.809)
 
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__(settings)
@@ -127,6 +129,10 @@ class OpenCV(Detector):
             pixels, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
         )
 
+    def prepare_tile(self, pixels: Pixels) -> PreparedPicture:
+        """Convert a part of a picture, (S, S, 3) uint8 RGB, to grey, (S, S) uint8."""
+        return replace(self.prepare(pixels, {}), tile=True)
+
     def detect(self, pictures: Sequence[PreparedPicture]) -> list[list[Detection]]:
         """Return each picture's faces, best first; pictures are processed alone, in parallel."""
         assert self._pool is not None, "open() comes first"
@@ -135,7 +141,7 @@ class OpenCV(Detector):
     def _faces(self, picture: PreparedPicture) -> list[Detection]:
         grey: Pixels = picture.payload
         found: list[Detection] = []
-        for attempt in ATTEMPTS:
+        for attempt in ATTEMPTS[-1:] if picture.tile else ATTEMPTS:
             boxes = self._boxes(grey, attempt)
             found += [self._detection(grey, box) for box in boxes]
             sure = any((face.score or 0) >= self.settings.threshold for face in found)
@@ -239,6 +245,23 @@ class FivePoints:
         if apart < _LEAST_APART * (box[2] - box[0]) / self._box_frame.size:
             return Face(first.landmarks, 0.0)
         return self._predict(grey, transform_from_landmarks(first.landmarks, INPUT_SIZE), True)
+
+    def read(self, crops: Pixels) -> tuple[Points, Floats]:
+        """Return (B, 5, 2) landmarks, in pixels, and (B,) scores of aligned crops, each for itself.
+
+        Args:
+            crops: (B, 80, 80) uint8 grey, cut as ``transform_from_landmarks`` says.
+        """
+        import torch
+
+        from ...networks.landmarks import INPUT_SIZE
+
+        assert self._network is not None, "open() comes first"
+        with torch.inference_mode():
+            found = self._network(torch.from_numpy(crops[:, None]).float() / 255)
+            points = self._network.marks(found.points68).double().numpy()
+            scores = torch.sigmoid(found.face.double()).numpy()
+        return (points + 1) * INPUT_SIZE / 2, scores
 
     def _predict(self, grey: Pixels, transform: Matrix, mirrored: bool) -> Face:
         """Predict on one crop, or average it and its mirror image; the batch holds nothing else."""

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ....manifests.vocabularies import SampleError
 from ....pipeline.errors import InputError
@@ -59,15 +59,15 @@ class Member:
 class Archive:
     """A zip or tar file, read in place. Safe to use from several threads."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the list of members.
+    def __init__(self, path: Path, file: BinaryIO | None = None) -> None:
+        """Read the list of members; ``file``: the archive, if it is open already.
 
         Raises InputError if it is not such an archive, or cannot be read.
         """
         self.path = path
         try:
-            self._file = path.open("rb")
-            self._zip = zipfile.ZipFile(self._file) if path.suffix.lower() == ".zip" else None
+            self.stream = file or path.open("rb")
+            self._zip = zipfile.ZipFile(self.stream) if path.suffix.lower() == ".zip" else None
             listed: list[Member] = []
             self._list(listed)
         except _DAMAGE as error:
@@ -95,6 +95,11 @@ class Archive:
     def members(self) -> list[Member]:
         """Return the members that are not folders, one for each name."""
         return list(self._members.values())
+
+    def inspect(self, path: str) -> FileFacts:
+        """Return what the archive says about a member."""
+        member = self._members.get(path)
+        return FileFacts(reason="missing_file") if member is None else member.facts
 
     def read(
         self,
@@ -132,7 +137,7 @@ class Archive:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.stream.close()
 
     def _zip_members(self) -> Iterator[Member]:
         assert self._zip is not None
@@ -167,7 +172,7 @@ class Archive:
             raise SampleError("unsupported_member", f"{member.path}: {error}") from error
 
     def _tar_members(self) -> Iterator[Member]:
-        with tarfile.open(fileobj=self._file, mode="r:", tarinfo=_BoundedInfo) as archive:
+        with tarfile.open(fileobj=self.stream, mode="r:", tarinfo=_BoundedInfo) as archive:
             for info in archive:
                 if info.isdir():
                     continue
@@ -181,7 +186,7 @@ class Archive:
 
     def _tar_bytes(self, member: Member) -> bytes:
         start, size = member.handle
-        return os.pread(self._file.fileno(), size, start)
+        return os.pread(self.stream.fileno(), size, start)
 
 
 class _BoundedInfo(tarfile.TarInfo):

@@ -22,11 +22,13 @@ class ListedFace:
         path: of its image, as in the manifest.
         row: the first row that names it, from 0.
         face: its number, if the list names several faces in this image.
+        frame: its number, from 0, if it is a frame of a video.
     """
 
     path: str
     row: int
     face: int | None = None
+    frame: int | None = None
 
 
 def supplied_coordinates(
@@ -58,23 +60,23 @@ def supplied_coordinates(
 
 def unique_faces(
     cells: Cells,
-    paths: list[str],
+    places: list[tuple[str, int | None]],
     coordinates: tuple[list[Coordinates], list[Coordinates]],
     labels: pa.Table | None,
 ) -> list[ListedFace]:
-    """Return one entry for each face that a list names.
+    """Return one entry for each face that a list names; ``places``: path and frame of each row.
 
     A path in several rows with different boxes or landmarks has several faces: they are numbered
     in the order of the list. Identical rows count once. Rows that contradict each other raise an
     InputError that names both lines.
     """
-    rows_of: defaultdict[str, list[int]] = defaultdict(list)
-    for row, path in enumerate(paths):
-        rows_of[path].append(row)
+    rows_of: defaultdict[tuple[str, int | None], list[int]] = defaultdict(list)
+    for row, place in enumerate(places):
+        rows_of[place].append(row)
     entries: list[ListedFace] = []
-    for path, rows in rows_of.items():
+    for (path, frame), rows in rows_of.items():
         if len(rows) == 1:
-            entries.append(ListedFace(path, rows[0]))
+            entries.append(ListedFace(path, rows[0], frame=frame))
             continue
         first: dict[str, int] = {}
         for row in rows:
@@ -88,7 +90,7 @@ def unique_faces(
             _contradiction(cells, path, other, unplaced, "once with coordinates and once without")
         several = len(first) > 1
         for face, row in enumerate(first.values()):
-            entries.append(ListedFace(path, row, face if several else None))
+            entries.append(ListedFace(path, row, face if several else None, frame))
     return entries
 
 

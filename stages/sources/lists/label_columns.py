@@ -5,7 +5,6 @@ letter E of FACS). A list may hold both. ``happiness_votes`` counts the raters w
 """
 
 import logging
-import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -13,16 +12,23 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ....manifests.schema import (
-    ALIGNED,
+    ALIGNED_UPRIGHT,
     LABEL_COLUMNS,
     MANIFEST,
     NORMALIZED,
     ORIGINS,
     PAIRS,
 )
-from ....manifests.vocabularies import ACTION_UNITS, EMOTIONS, emotion_name
-from ....pipeline.errors import InputError, nearest
-from .table import Columns
+from ....manifests.vocabularies import ACTION_UNITS
+from ....pipeline.errors import first_few
+from .emotion_columns import (
+    EmotionColumns,
+    EmotionRules,
+    derived_emotions,
+    emotion_labels,
+    find_emotions,
+)
+from .table import Columns, report_extras
 from .values import Cells
 
 # pyarrow creates these functions at run time; type checkers do not see them.
@@ -31,44 +37,113 @@ log = logging.getLogger("normpipe")
 
 #: Names that a label may not have, because data columns have them.
 RESERVED = frozenset(
-    {*MANIFEST.names, *ALIGNED.names, *NORMALIZED.names, *PAIRS.names}
+    {*MANIFEST.names, *ALIGNED_UPRIGHT.names, *NORMALIZED.names, *PAIRS.names}
     | {"normalized", "shard", "row_group", "row", *dict(ORIGINS)}
 )
 
 _TYPES = dict(LABEL_COLUMNS)
-_NUMBER = re.compile(r"^-?\d+(\.0*)?$")
+#: One number that means unknown, or several.
+Codes = float | Sequence[float] | None
 
 
 class LabelRules(NamedTuple):
     """What the settings say about labels; see ``IngestConfig``."""
 
     au_columns: Literal["occurrence", "intensity"] = "occurrence"
-    au_missing: float | None = None
-    valence_arousal_missing: float | None = None
+    au_missing: Codes = None
+    valence_arousal_missing: Codes = None
     emotion_names: Sequence[str] = ()
+    emotion_missing: Sequence[str] = ()
+    emotion_columns: EmotionColumns = "auto"
+
+    @property
+    def of_emotions(self) -> EmotionRules:
+        """Return those about emotions."""
+        return EmotionRules(self.emotion_names, self.emotion_missing, self.emotion_columns)
+
+
+class _Missing:
+    """Numbers that mean unknown, and which of them occurred."""
+
+    def __init__(self, setting: str, codes: Codes, what: str) -> None:
+        codes = () if codes is None else (codes,) if isinstance(codes, int | float) else codes
+        self._setting, self._what = setting, what
+        self._met = dict.fromkeys(map(float, codes), False)
+        self._columns = 0
+
+    def dropped(self, numbers: pa.Array) -> pa.Array:
+        """Return numbers with null for those that mean unknown."""
+        self._columns += 1
+        for code in self._met:
+            missing = pc.fill_null(pc.equal(numbers, code), False)
+            self._met[code] |= pc.any(missing).as_py() is True
+            numbers = pc.if_else(missing, pa.scalar(None, numbers.type), numbers)
+        return numbers
+
+    def report(self, file: str) -> None:
+        """Log which numbers met no cell."""
+        unmet = [f"{code:g}" for code, met in self._met.items() if not met]
+        if unmet and not self._columns:
+            log.warning("%s: ingest.%s: there is no %s", file, self._setting, self._what)
+        elif unmet:
+            log.info(
+                "%s: ingest.%s: no %s is %s", file, self._setting, self._what, first_few(unmet)
+            )
 
 
 def labels_from_list(cells: Cells, columns: Columns, rules: LabelRules) -> pa.Table | None:
     """Return the label columns of a list, rows in its order, or None if it has none.
 
     Columns are in the order of LABEL_COLUMNS, then action units by number, then the others and the
-    votes, as in the list.
+    votes, as in the list. Completes ``columns`` by those that only their cells tell to be emotions.
+    Logs what was read as what, and what as unknown.
     Raises InputError, naming the line, for values that a column cannot hold.
     """
+    find_emotions(cells, columns, rules.of_emotions)
+    report_extras(cells.found, columns)
+    of_units = _Missing("au_missing", rules.au_missing, "action unit")
+    found = _known_labels(cells, columns, rules)
+    found.update(_action_units(cells, columns, rules, of_units))
+    found.update(_other_labels(cells, columns, {*found}))
+    of_units.report(cells.found.path.name)
+    cells.report_unknown()
+    return pa.table(found) if found else None
+
+
+def _known_labels(cells: Cells, columns: Columns, rules: LabelRules) -> dict[str, pa.Array]:
+    """Return the columns of LABEL_COLUMNS that a list has."""
     found: dict[str, pa.Array] = {}
+    of_places = _Missing(
+        "valence_arousal_missing", rules.valence_arousal_missing, "valence or arousal"
+    )
     for name, kind in LABEL_COLUMNS:
         own = columns.known.get(name)
-        if own is None:
+        if name == "emotion" and own is None:
+            derived = derived_emotions(cells, columns)
+            if derived is not None:
+                found[name] = derived
+            elif rules.emotion_missing or rules.emotion_names:
+                log.warning(
+                    "%s: ingest.emotion_%s: there is no emotion",
+                    *(cells.found.path.name, "missing" if rules.emotion_missing else "names"),
+                )
+        elif own is None:
             continue
-        if name == "emotion":
-            found[name] = _emotions(cells, own, rules.emotion_names)
+        elif name == "emotion":
+            found[name] = emotion_labels(cells, own, rules.of_emotions)
         elif name in ("valence", "arousal"):
-            found[name] = _unit_range(cells, own, rules.valence_arousal_missing)
+            found[name] = _unit_range(cells, own, of_places)
         elif pa.types.is_integer(kind):
             found[name] = cells.integers(own, kind)
         else:
             found[name] = cells.text(own)
-    found.update(_action_units(cells, columns, rules))
+    of_places.report(cells.found.path.name)
+    return found
+
+
+def _other_labels(cells: Cells, columns: Columns, taken: set[str]) -> dict[str, pa.Array]:
+    """Return votes and columns that normpipe does not know, in the order of the list."""
+    found: dict[str, pa.Array] = {}
     voted = {own: column for column, own in columns.votes.items()}
     for name in (n for n in cells.found.table.column_names if n in {*columns.extras, *voted}):
         array = _votes(cells, name) if name in voted else cells.any_type(name)
@@ -78,75 +153,16 @@ def labels_from_list(cells: Cells, columns: Columns, rules: LabelRules) -> pa.Ta
         label = voted.get(name, f"list_{name}" if name in RESERVED else name)
         if label != name and name not in voted:
             log.warning("keeping the column '%s' as '%s': '%s' is reserved", name, label, name)
-        if label in found:
+        if label in found or label in taken:
             cells.refuse(name, f"would be a second label named '{label}': rename it")
+        if label == "unknown_votes" and columns.no_face is not None:
+            array = _sum(array, _votes(cells, columns.no_face))
         found[label] = array
-    return pa.table(found) if found else None
+    return found
 
 
-def emotions_of(
-    names: Sequence[str | None], emotion_names: Sequence[str], what: str
-) -> dict[str | None, str | None]:
-    """Map each spelling to its standard name, numbers by ``emotion_names``.
-
-    Raises InputError for a number without a name; ``what`` names the source of the spellings.
-    """
-    result: dict[str | None, str | None] = {None: None}
-    for name in names:
-        if name is None:
-            continue
-        if not _NUMBER.match(name):
-            result[name] = emotion_name(name)
-            continue
-        if not emotion_names:
-            raise InputError(
-                f"{what} is the number {name}, and datasets number emotions differently: give "
-                "their names in order, such as ingest.emotion_names=['neutral', 'happiness', …]"
-            )
-        number = int(float(name))
-        if not 0 <= number < len(emotion_names):
-            raise InputError(
-                f"{what} is the number {name}, but ingest.emotion_names has names for 0 to "
-                f"{len(emotion_names) - 1} (use '' for a number without a name)"
-            )
-        result[name] = emotion_name(emotion_names[number]) or None
-    return result
-
-
-def folder_emotion(folder: str, emotion_names: Sequence[str]) -> str | None:
-    """Return the emotion that a class folder is named after.
-
-    Raises InputError, naming the folder, if it is not a known emotion.
-    """
-    name = folder.rsplit("/", 1)[-1]
-    emotion = emotions_of([name], emotion_names, f"the class folder '{folder}'")[name]
-    if emotion is not None and emotion not in EMOTIONS:
-        raise InputError(
-            f"the class folder '{folder}' is not a known emotion: rename it, or turn "
-            f"ingest.class_per_folder off{nearest(emotion, list(EMOTIONS))}"
-        )
-    return emotion
-
-
-def _emotions(cells: Cells, own: str, emotion_names: Sequence[str]) -> pa.Array:
-    spellings = cells.text(own)
-    distinct = spellings.unique().to_pylist()
-    first = next((name for name in distinct if name is not None and _NUMBER.match(name)), None)
-    row = 0 if first is None else pc.index(spellings, first).as_py()
-    standard = emotions_of(
-        distinct, emotion_names, f"{cells.found.path}: '{own}' in {cells.found.where(row)}"
-    )
-    other = sorted({name for name in standard.values() if name and name not in EMOTIONS})
-    if other:
-        log.warning(
-            "%s: kept unchanged, as they are not among the eight emotions: %s",
-            *(cells.found.path.name, ", ".join(other[:10])),
-        )
-    return pa.array([standard[name] for name in spellings.to_pylist()], pa.string())
-
-
-def _unit_range(cells: Cells, own: str, missing: float | None) -> pa.Array:
-    numbers = _known(cells.numbers(own), missing)
+def _unit_range(cells: Cells, own: str, missing: _Missing) -> pa.Array:
+    numbers = missing.dropped(cells.numbers(own))
     cells.require(
         own,
         numbers,
@@ -157,7 +173,9 @@ def _unit_range(cells: Cells, own: str, missing: float | None) -> pa.Array:
     return numbers.cast(pa.float32())
 
 
-def _action_units(cells: Cells, columns: Columns, rules: LabelRules) -> dict[str, pa.Array]:
+def _action_units(
+    cells: Cells, columns: Columns, rules: LabelRules, missing: _Missing
+) -> dict[str, pa.Array]:
     found: dict[str, pa.Array] = {}
     ordered = sorted(columns.action_units.items(), key=lambda item: (int(item[0][0][2:]), item[1]))
     for (unit, kind), own in ordered:
@@ -167,7 +185,7 @@ def _action_units(cells: Cells, columns: Columns, rules: LabelRules) -> dict[str
         name = f"{unit}_intensity" if intensity else unit
         if name in found:
             cells.refuse(own, f"is the second column of {name}: rename one")
-        numbers = _known(cells.numbers(own), rules.au_missing)
+        numbers = missing.dropped(cells.numbers(own))
         found[name] = (
             _intensity(cells, own, numbers) if intensity else _occurrence(cells, own, numbers)
         )
@@ -213,8 +231,10 @@ def _votes(cells: Cells, own: str) -> pa.Array:
     return numbers if whole is False else cells.integers(own, pa.int64())
 
 
-def _known(numbers: pa.Array, missing: float | None) -> pa.Array:
-    """Return numbers with null for the one that means unknown."""
-    if missing is None:
-        return numbers
-    return pc.if_else(pc.equal(numbers, missing), pa.scalar(None, numbers.type), numbers)
+def _sum(one: pa.Array, other: pa.Array) -> pa.Array:
+    """Return sums of votes, where unknown counts as none; null where both are."""
+    if pa.types.is_integer(one.type) and pa.types.is_integer(other.type):
+        one, other = one.cast(pa.int64()), other.cast(pa.int64())  # int8 would overflow
+    total = pc.add(pc.fill_null(one, 0), pc.fill_null(other, 0))
+    known = pc.or_(pc.is_valid(one), pc.is_valid(other))
+    return pc.if_else(known, total, pa.scalar(None, total.type))

@@ -1,25 +1,30 @@
-"""Reads a list (CSV or Parquet) and decides what each of its columns means."""
+"""Reads a list (CSV, JSON lines or Parquet) and decides what each of its columns means."""
 
 import csv
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ....manifests.schema import LABEL_COLUMNS
 from ....manifests.vocabularies import VOTE_COLUMNS, vote_column
-from ....pipeline.errors import InputError, nearest
+from ....pipeline.errors import InputError, first_few, nearest
+from .json_lines import read_json_lines
 
+# pyarrow creates these functions at run time; type checkers do not see them.
+pc: Any = pyarrow.compute
 log = logging.getLogger("normpipe")
 
 #: File name endings of lists.
-LIST_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
+LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".pq")
 
 LABELS = tuple(name for name, _ in LABEL_COLUMNS if name != "key")
 #: Corners, left top right bottom.
@@ -44,28 +49,39 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "image_path",
         "filepath",
         "subdirectory_filepath",
+        "image name",
+        "image_name",
     ),
     "subject": ("identity", "subject_id", "person"),
     "split": ("part", "partition", "subset"),
     "emotion": ("expression",),
 }
 
-# ``AU12``, ``au_01``, ``AU12_intensity``; ``_r`` and ``_c`` are OpenFace's regression and class.
+# ``AU12``, ``au_01``, ``AU 1``, ``AU12_intensity``; OpenFace's ``_r`` is regression, ``_c`` class.
 _ACTION_UNIT = re.compile(
-    r"^au_?0*(?P<number>[1-9]\d?)(?:_(?P<kind>occurrence|occ|c|intensity|int|r))?$"
+    r"^au[\s_-]*0*(?P<number>[1-9]\d?)(?:[\s_-]+(?P<kind>occurrence|occ|c|intensity|int|r))?$"
 )
+# What pandas and R call the numbers of rows when they write a table.
+_INDEX_COLUMN = re.compile(r"^(|unnamed: \d+(\.\d+)*|__index_level_\d+__)$")
+_WHOLE_NUMBER = r"^\s*([-+]?\d+(\.0*)?\s*)?$"
 
 
 @dataclass(frozen=True)
 class ListTable:
-    """A list as read. CSV columns are text; Parquet columns keep their types."""
+    """A list as read. Columns of CSV and JSON are text; Parquet columns keep their types.
+
+    ``places``: returns a row's position for a message, where the row's number does not say it.
+    """
 
     path: Path
     table: pa.Table
     delimiter: str | None = None
+    places: Callable[[int], str] | None = None
 
     def where(self, row: int) -> str:
         """Return a row's position for a message: ``line 5`` of a CSV, ``row 3`` of Parquet."""
+        if self.places is not None:
+            return self.places(row)
         if self.delimiter is None:
             return f"row {row + 1}"
         # Read again: with quoted line breaks and blank lines, rows are not lines.
@@ -89,6 +105,8 @@ class Columns:
             list's name.
         votes: of ``vocabularies.VOTE_COLUMNS`` → the list's name.
         extras: other columns, kept as labels under their own names.
+        one_hot: emotion → the list's name of the column that is 1 for it; see ``find_emotions``.
+        no_face: FER+'s column of votes for "no face", which count as unknown.
     """
 
     known: dict[str, str] = field(default_factory=lambda: dict[str, str]())
@@ -97,6 +115,8 @@ class Columns:
     )
     votes: dict[str, str] = field(default_factory=lambda: dict[str, str]())
     extras: list[str] = field(default_factory=lambda: list[str]())
+    one_hot: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+    no_face: str | None = None
 
     @property
     def taken(self) -> set[str]:
@@ -110,6 +130,9 @@ def read_list(path: Path) -> ListTable:
         if path.suffix.lower() in (".parquet", ".pq"):
             found = ListTable(path, pq.read_table(path))
             found.table.validate(full=True)  # invalid text, offsets beyond the end
+        elif path.suffix.lower() == ".jsonl":
+            table, lines = read_json_lines(path)
+            found = ListTable(path, table, places=lambda row: f"line {lines[row]}")
         else:
             found = _read_csv(path)
     except FileNotFoundError:
@@ -118,18 +141,44 @@ def read_list(path: Path) -> ListTable:
         ) from None
     except UnicodeError:
         raise InputError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         if "UTF8" in line or "UTF-8" in line:
             line = "it is not UTF-8 text: save it as 'CSV UTF-8'"
         raise InputError(f"cannot read the list {path}: {line}") from None
+    if not found.table.num_rows:
+        raise InputError(f"the list {path} has no rows")
+    found = _without_empty(found)
     names = found.table.column_names
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{path} has the column '{twice[0]}' twice: rename one of them")
-    if not found.table.num_rows:
-        raise InputError(f"the list {path} has no rows")
     return found
+
+
+def _without_empty(found: ListTable) -> ListTable:
+    """Return a list without columns that have neither a name nor a cell: a comma ends each line."""
+    kept = [
+        place
+        for place, name in enumerate(found.table.column_names)
+        if name.strip() or not _all_match(found.table.column(place), r"^\s*$")
+    ]
+    return replace(found, table=found.table.select(kept))
+
+
+def _counts_rows(found: ListTable, name: str) -> bool:
+    """Return whether a column is the number of the row, as pandas and R write it, or empty."""
+    if not _INDEX_COLUMN.match(name.strip().lower()):
+        return False
+    column = found.table[name]
+    return pa.types.is_integer(column.type) or _all_match(column, _WHOLE_NUMBER)
+
+
+def _all_match(column: pa.ChunkedArray, pattern: str) -> bool:
+    """Return whether all cells of a column are null, or text that a pattern matches."""
+    if not pa.types.is_string(column.type):
+        return column.null_count == len(column)
+    return pc.all(pc.match_substring_regex(column, pattern)).as_py() is not False
 
 
 def _read_csv(path: Path) -> ListTable:
@@ -180,7 +229,9 @@ def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, s
     wanted = dict(spellings)
     if path_column != "path":
         wanted["path"] = path_column
-    for name, spelling in wanted.items():
+    trimmed = {name.strip(): name for name in reversed(names)}
+    for name, written in wanted.items():
+        spelling = written if written in names else trimmed.get(written.strip(), written)
         if spelling not in names:
             raise InputError(f"{found.path} has no column '{spelling}'{nearest(spelling, names)}")
         match = _ACTION_UNIT.match(name.lower())
@@ -200,11 +251,13 @@ def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, s
     if "path" not in columns.known:
         raise InputError(
             f"{found.path} has no column 'path': set ingest.path_column to the column with the "
-            f"image paths (columns: {', '.join(names[:12])})"
+            f"image paths (columns: {first_few([name or repr(name) for name in names], 12)})"
         )
     _whole_sets_only(columns)
-    columns.extras = [name for name in names if name not in columns.taken]
-    _report(found, columns)
+    extras = [name for name in names if name not in columns.taken]
+    columns.extras = [name for name in extras if not _counts_rows(found, name)]
+    if ignored := [f"'{name}'" for name in extras if name not in columns.extras]:
+        log.info("%s: ignoring numbers of rows: the column %s", found.path.name, first_few(ignored))
     return columns
 
 
@@ -248,7 +301,8 @@ def _whole_sets_only(columns: Columns) -> None:
                 del columns.known[name]
 
 
-def _report(found: ListTable, columns: Columns) -> None:
+def report_extras(found: ListTable, columns: Columns) -> None:
+    """Log which columns are kept under their own names, and which of them look misspelt."""
     words = ["path", *LABELS, "bbox_xyxy", "landmarks"]
     free = [word for word in words if word not in columns.known]
     for name in columns.extras:
@@ -259,7 +313,7 @@ def _report(found: ListTable, columns: Columns) -> None:
                 "ingest.columns.%s='%s'",
                 *(found.path.name, name, match[0], match[0], name),
             )
-        elif re.match(r"au_?\d", name.lower()):
+        elif re.match(r"au[\s_-]*\d", name.strip().lower()):
             log.warning(
                 "%s: keeping the column '%s' as a label of that name; action units are read from "
                 "names such as AU12, AU12_occurrence and AU12_intensity",

@@ -73,6 +73,11 @@ def test_what_cannot_be_made_again_stays(job: list[str]) -> None:
     refused(call("clean", out, "--stage", "align", "--yes"), picture.name, "is gone")
     picture.write_bytes(data)
     os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns))
+    aside = photographs.rename(photographs.with_name("aside"))
+    photographs.touch()  # as if it were an archive
+    refused(call("clean", out, "--stage", "align", "--yes"), "is in an archive")
+    photographs.unlink()
+    aside.rename(photographs)
     folder = ShardFolder(out / "aligned")
     made = folder.description()
     assert made is not None

@@ -23,6 +23,12 @@ PANELS = {
         "Where the work is done",
         "Running again",
     },
+    "import-variant": {
+        "What the pictures are",
+        "Which picture belongs to which original",
+        "Where the work is done",
+        "Running again",
+    },
     "synthesize": {"What is rendered"},
     "classify": {"What is learned and how it is tested"},
     "predict": {"Faces of photographs", "Classifying", "Running again"},

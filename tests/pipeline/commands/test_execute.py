@@ -12,6 +12,8 @@ from normpipe.pipeline.commands.execute import (
     execute,
     identity,
     opened,
+    refuse_unusable,
+    refuse_without_faces,
     report,
     report_scores,
     run_until,
@@ -180,3 +182,42 @@ def test_a_training_that_is_not_through_exits_3(
     with pytest.raises(typer.Exit) as ended:
         report_scores(ProtocolResult([], None, False), tmp_path)
     assert ended.value.exit_code == 3 and str(tmp_path) in capsys.readouterr().out
+
+
+def staged(stage: str, ok: int, **reasons: dict[str, int]) -> dict[str, Any]:
+    return {"stage": stage, "ok": ok, "reasons": reasons}
+
+
+def state_of(*stages: dict[str, Any]) -> dict[str, Any]:
+    return {"output": "OUT", "stages": list(stages)}
+
+
+def test_a_run_without_one_usable_row_says_why_and_what_to_do() -> None:
+    bad = state_of(
+        staged("ingest", 5, ingest={"empty_file": 1}),
+        staged("align", 0, ingest={"empty_file": 1}, align={"no_face": 4, "low_score": 1}),
+    )
+    with pytest.raises(
+        OutputError, match=r"align: none of 6 rows is ok; 4 have no_face \(no face.*"
+    ):
+        refuse_unusable(bad, FLOW)
+    refuse_unusable(bad, ["ingest"])  # what another run did is not this one's
+    strange = state_of(staged("align", 0, align={"from_tomorrow": 2}))
+    with pytest.raises(OutputError, match="normpipe status OUT"):
+        refuse_unusable(strange, FLOW)
+
+
+def test_a_run_with_some_usable_rows_or_none_that_could_be_is_well() -> None:
+    refuse_unusable(state_of(staged("align", 1, align={"no_face": 4})), FLOW)
+    # Another variant of the same stage counts, and a withdrawal is no failure.
+    refuse_unusable(
+        state_of(staged("normalize", 0, n={"black_output": 1}), staged("normalize", 3)), FLOW
+    )
+    refuse_unusable(state_of(staged("align", 0, withdraw={"withdrawn": 4})), FLOW)
+    refuse_unusable(state_of(staged("align", 0)), FLOW)
+
+
+def test_a_table_without_a_face_says_so(tmp_path: Path) -> None:
+    refuse_without_faces({"ok": 1, "failed": 3}, tmp_path / "a.csv")
+    with pytest.raises(OutputError, match="none of 3 rows"):
+        refuse_without_faces({"failed": 3}, tmp_path / "a.csv")

@@ -63,6 +63,23 @@ def test_stages_one_by_one_equal_the_whole_run(
     assert digests(parts) == digests(finished)
 
 
+@pytest.mark.parametrize("stages", [("--until", "align"), ("--stage", "align"), ()])
+def test_nothing_usable_is_status_2_whatever_ran(
+    tmp_path: Path, settings: list[str], stages: tuple[str, ...]
+) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"not a picture")
+    junk = [str(tmp_path / "in") if i and settings[i - 1] == "--input" else one
+            for i, one in enumerate(settings)]  # fmt: skip
+    out = tmp_path / "out"
+    if "--stage" in stages:
+        assert call("run", *junk, "--output", out, "--stage", "ingest").exit_code == 0
+    refused(call("run", *junk, "--output", out, *stages), "2 rows", "not_an_image", "JPEG or PNG")
+    refused(call("measure", tmp_path / "in", "--output", tmp_path / "m.csv"), "not_an_image")
+    assert pq.read_table(out / "aligned/shard-00000.parquet").num_rows == 2
+
+
 def test_limit_takes_the_first_and_the_rest_comes_later(
     tmp_path: Path, settings: list[str]
 ) -> None:

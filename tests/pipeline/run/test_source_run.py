@@ -170,3 +170,18 @@ def test_with_overwrite_other_settings_cut_the_source_anew(tmp_path: Path) -> No
     folder = ShardFolder(tmp_path / "manifest")
     assert [r.rows for r in folder.records().values()] == [5, 2]
     assert [*folder.shard_sizes()] == folder.recorded_numbers() == [0, 1]
+
+
+def test_a_withdrawn_subject_whose_name_means_unknown_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = Withdrawal(on="2026-11-25", by=("subject",), inputs=1, rows=1)
+    withdrawn = Withdrawn(salt=new_salt()).adding(["toy/b"], ["NA"], gone)
+    (tmp_path / "withdrawn.json").write_text(withdrawn.model_dump_json())
+    none = pa.array([None], pa.string())
+    assert ingest(tmp_path, [*"ab"], labels=pa.table({"key": ["toy/b"], "subject": none})) == [
+        ["a"]
+    ]
+    assert "is called" not in caplog.text  # known by its key
+    ingest(tmp_path, [*"abc"], labels=pa.table({"key": ["toy/c"], "subject": none}))
+    assert "1 new inputs have no subject, and a withdrawn one is called 'NA'" in caplog.text

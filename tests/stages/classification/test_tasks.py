@@ -133,3 +133,12 @@ def test_labels_that_ingest_would_refuse_are_one_line(name, values, words):
         check_labels(pa.table({"AU12": good}), "OUT")
     names = pa.array(["anger", None]).dictionary_encode()
     check_labels(pa.table({"emotion": names, "AU1": pa.nulls(2)}), "OUT")
+
+
+def test_two_spellings_of_one_emotion_are_one_class(caplog):
+    labels = pa.table({"emotion": ["happy", "happiness", "Sad", "sad", "dazed", None]})
+    task = find_task(labels, "auto", ())
+    assert task.names == ("happiness", "Sad", "dazed")
+    assert task.truth(labels)[:5].tolist() == [0, 0, 1, 1, 2]
+    assert "'happiness' and 'happy' are one class: happiness" in caplog.text
+    assert find_task(labels, "auto", ("happy", "sad")).names == ("happy", "sad")

@@ -1,0 +1,1 @@
+"""Normalized faces that others made: which picture belongs to which original, and their rows."""
