@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .pipeline.errors import FaceError, NormpipeError
     from .pipeline.read.dataset import ShardDataset, collate, open_dataset
-    from .stages.memory.tools import Classifier, ExpressionEncoder, Normalizer
+    from .stages.memory.tools import Aligner, Classifier, ExpressionEncoder, Normalizer
 
 __version__ = "0.1.0"
 
 #: Name → the module that it is in.
 _HOMES = {
+    "Aligner": "stages.memory.tools",
     "Classifier": "stages.memory.tools",
     "ExpressionEncoder": "stages.memory.tools",
     "FaceError": "pipeline.errors",
@@ -26,6 +27,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Aligner",
     "Classifier",
     "ExpressionEncoder",
     "FaceError",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import cv2
 import pyarrow as pa
 
-from ..manifests.arrays import Matrix
+from ..manifests.arrays import Matrix, Pixels
 from ..manifests.keys import face_key
 from ..manifests.schema import ALIGNED, ALIGNED_UPRIGHT
 from ..manifests.vocabularies import status_of
@@ -168,6 +168,13 @@ class Align(MapStage):
     def compute(self, items: list[Picture]) -> Sequence[list[Detection]]:
         """Return the faces of each picture, best first."""
         return self._detector.detect([item.prepared for item in items])
+
+    def rows_of(self, pictures: Sequence[Pixels]) -> list[list[Row]]:
+        """Return the rows that pictures in memory, (H, W, 3) uint8 RGB, would get."""
+        nameless: Row = {"key": ""}
+        items = [Picture(self._detector.prepare(one, nameless), "") for one in pictures]
+        found = zip(items, self.compute(items), strict=True)
+        return [self.finish(nameless, item, faces) for item, faces in found]
 
     def relate(
         self,

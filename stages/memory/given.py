@@ -40,9 +40,7 @@ class Given(NamedTuple):
 
     def back(self, results: Pixels) -> Any:
         """Return pictures (N, S, S, 3) uint8 in the form of what was given."""
-        found: Any = results
-        if self.tensors:
-            found = torch.from_numpy(np.array(results.transpose(0, 3, 1, 2), order="C"))
+        found = as_given(results, self.tensors)
         return found[0] if self.single else found
 
 
@@ -66,6 +64,11 @@ def given_pictures(pictures: Pictures) -> Given:
         raise InputError(_wrong(pictures)) from None
     tensors = bool(each) and all(isinstance(one, torch.Tensor) for one in each)
     return Given([pixels_of(one) for one in each], False, tensors)
+
+
+def as_given(pixels: Pixels, tensors: bool) -> Any:
+    """Return pictures (…, S, S, 3) uint8 as they are, or as a tensor (…, 3, S, S)."""
+    return torch.from_numpy(np.moveaxis(pixels, -1, -3).copy()) if tensors else pixels
 
 
 def pixels_of(picture: Picture) -> Pixels:

@@ -1,9 +1,9 @@
-"""The normalizer, its encoder and classifiers on faces in memory; the same pixels as the job's."""
+"""Aligner, normalizer, its encoder and classifiers in memory; the same pixels as the job's."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,17 +11,100 @@ import numpy as np
 import torch
 
 from ...manifests.arrays import Floats, Pixels
+from ...manifests.vocabularies import REASONS
 from ...pipeline.config import validate_settings
 from ...pipeline.errors import FaceError, InputError
+from ...pipeline.stage import Row
+from ..align import Align, AlignConfig
 from ..classification.classifiers import TrainedClassifier, open_classifier, predict_batches
 from ..classification.views import PLANS, view_batch
-from ..faces.pixels import encode
+from ..faces.decoder import Limits
+from ..faces.pixels import decode, encode
 from ..networks.devices import resolve_device
 from ..normalize import Normalize, NormalizeConfig
 from ..review.face_reader import FaceReadings, open_face_reader
-from .given import Given, Picture, Pictures, by_batches, given_pictures
+from .given import Given, Picture, Pictures, as_given, by_batches, given_pictures, pixels_of
 
 _BATCH = 32
+
+
+class Aligner:
+    """Finds the faces of photographs and crops them, as the job's ``align`` stage does.
+
+    Args:
+        detector: ``opencv``, ``insightface`` (with ``pack=``), or ``none`` for faces that are
+            aligned already.
+        threads: pictures of a batch that are looked at in parallel.
+        settings: any other setting of the table ``[align]``: ``size_px``, ``threshold``, ``pack`` …
+
+    Raises:
+        InputError: an unknown setting, or a missing pack.
+    """
+
+    def __init__(self, detector: str = "opencv", *, threads: int = 1, **settings: Any) -> None:
+        values = {"detector": detector, **settings, "format": "png", "isolate": False}
+        config = validate_settings(AlignConfig, values, "align").for_shards(None)
+        self._threads = threads
+        self._stage = Align(config, Path(), threads)
+        with _threads(1):
+            self._stage.open()
+
+    def __call__(self, pictures: Pictures, *, all: bool = False) -> Any:
+        """Return the aligned face of each picture.
+
+        Args:
+            pictures: one or several: (H, W, 3) uint8 RGB, a PIL image, a uint8 tensor (3, H, W), a
+                file; or a sequence of these, of any sizes.
+            all: return all faces of each picture, from left to right, as a list that may be empty.
+
+        Returns:
+            (S, S, 3) uint8 RGB; a list of these for several pictures; tensors (3, S, S) for
+            tensors. The same pixels as the job's before it encodes them.
+
+        Raises:
+            FaceError: a picture without a face (unless ``all``), or not a picture; ``reason`` says
+                why, as a row of the job would.
+            InputError: something that is not a picture.
+        """
+        given = given_pictures(pictures)
+        found = [self._faces(rows, all) for rows in self._rows(given.pixels, all)]
+        shown = [[as_given(face, given.tensors) for face in faces] for faces in found]
+        each: list[Any] = shown if all else [faces[0] for faces in shown]
+        return each[0] if given.single else each
+
+    def stream(self, pictures: Iterable[Picture]) -> Iterator[list[Pixels]]:
+        """Yield the face of each of any number of pictures, in order, as a list of one or none.
+
+        A picture that is none, or has no face, gives an empty list. Holds one batch at a time.
+        """
+        for batch in by_batches(pictures, self._stage.batch_size):
+            sound: dict[int, Pixels] = {}
+            for place, one in enumerate(batch):
+                with suppress(FaceError):
+                    sound[place] = pixels_of(one)
+            rows = dict(zip(sound, self._rows([*sound.values()], False), strict=True))
+            yield from (_crops(rows.get(place, [])) for place in range(len(batch)))
+
+    def _rows(self, pixels: list[Pixels], every: bool) -> list[list[Row]]:
+        stage = self._stage
+        if every and stage.config.faces != "all":
+            stage = self._every = self._every or self._of_all_faces()
+        with _threads(1):
+            return [rows for b in by_batches(pixels, stage.batch_size) for rows in stage.rows_of(b)]
+
+    _every: Align | None = None
+
+    def _of_all_faces(self) -> Align:
+        config = self._stage.config.model_copy(update={"faces": "all"})
+        stage = Align(config, Path(), self._threads)
+        stage.open()
+        return stage
+
+    def _faces(self, rows: list[Row], every: bool) -> list[Pixels]:
+        found = _crops(rows)
+        if not found and not every:
+            raise FaceError(rows[0]["reason"], REASONS[rows[0]["reason"]][1])
+        return found
 
 
 class Normalizer:
@@ -276,6 +359,11 @@ class Classifier:
         needed = PLANS[model.views].reads
         encoded = {view: [encode(one, "png", 0) for one in pictures[view]] for view in needed}
         return view_batch(encoded, model.views, model.network, model.normalizer)
+
+
+def _crops(rows: list[Row]) -> list[Pixels]:
+    """Return the crops of rows that have one."""
+    return [decode(row["image"]["bytes"], Limits()) for row in rows if row.get("image")]
 
 
 def _shipped_normalizer(model: TrainedClassifier, device: str) -> Normalizer:

@@ -72,6 +72,37 @@ def test_normalized_faces_are_those_of_the_job(job, faces, normalizer) -> None:
     assert normalizer.weights_sha256 == shipped_weights()["compact"]
 
 
+def test_aligned_faces_are_those_of_the_job(job, faces) -> None:
+    rows = [row for row in pq.read_table(job / "aligned").to_pylist() if row["status"] == "ok"]
+    folder = job.parent / "photographs"
+    files = [folder / row["key"].partition("/")[2] for row in rows]
+    aligner = normpipe.Aligner()
+    assert all(map(np.array_equal, aligner(files), faces))
+    assert np.array_equal(aligner(files[0]), faces[0])
+    assert np.array_equal(aligner(Image.open(files[0])), faces[0])
+    (one,) = aligner(files[0], all=True)
+    assert np.array_equal(one, faces[0])
+    tensor = torch.from_numpy(np.asarray(Image.open(files[0]).convert("RGB"))).permute(2, 0, 1)
+    assert np.array_equal(aligner(tensor).permute(1, 2, 0).numpy(), faces[0])
+    stream = [*aligner.stream([files[0], b"no picture", np.zeros((64, 64, 3), np.uint8)])]
+    assert [len(found) for found in stream] == [1, 0, 0]
+    assert np.array_equal(stream[0][0], faces[0])
+
+
+def test_a_picture_without_a_face_says_so() -> None:
+    empty = np.zeros((64, 64, 3), np.uint8)
+    aligner = normpipe.Aligner()
+    with pytest.raises(normpipe.FaceError, match="no_face: no face was found") as caught:
+        aligner(empty)
+    assert caught.value.reason == "no_face"
+    assert aligner(empty, all=True) == []
+    assert aligner([empty, empty], all=True) == [[], []]
+    with pytest.raises(normpipe.NormpipeError, match=r"unknown key 'align\.sise_px'"):
+        normpipe.Aligner(sise_px=3)
+    with pytest.raises(normpipe.NormpipeError, match="unknown detector 'opncv'; did you mean"):
+        normpipe.Aligner("opncv")
+
+
 def test_every_form_gives_the_same(tmp_path, faces, normalizer) -> None:
     wanted = normalizer(faces[0])
     assert (wanted.shape, wanted.dtype) == ((192, 192, 3), np.uint8)
