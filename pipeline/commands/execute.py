@@ -46,6 +46,10 @@ _ADVICE = {
         "Put the files right, and run again with --retry-failed",
     ),
     "changed_since_ingest": "Run again with --retry-failed",
+    **dict.fromkeys(
+        ("black_output", "saturated_output", "flat_output", "not_finite_output"),
+        "The weights are to blame: run again with --overwrite and other normalize.weights",
+    ),
 }
 #: Seconds between checks of the deadline while stages run.
 _GLANCE_SECONDS = 0.1
