@@ -82,7 +82,7 @@ def test_aligned_faces_are_those_of_the_job(job, faces) -> None:
     assert np.array_equal(aligner(Image.open(files[0])), faces[0])
     (one,) = aligner(files[0], all=True)
     assert np.array_equal(one, faces[0])
-    tensor = torch.from_numpy(np.asarray(Image.open(files[0]).convert("RGB"))).permute(2, 0, 1)
+    tensor = torch.from_numpy(np.array(Image.open(files[0]).convert("RGB"))).permute(2, 0, 1)
     assert np.array_equal(aligner(tensor).permute(1, 2, 0).numpy(), faces[0])
     stream = [*aligner.stream([files[0], b"no picture", np.zeros((64, 64, 3), np.uint8)])]
     assert [len(found) for found in stream] == [1, 0, 0]
