@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .pipeline.errors import FaceError, NormpipeError
     from .pipeline.read.dataset import ShardDataset, collate, open_dataset
-    from .stages.memory.tools import Aligner, Classifier, ExpressionEncoder, Normalizer
+    from .stages.memory.classifying import Classifier
+    from .stages.memory.tools import Aligner, ExpressionEncoder, Normalizer
 
 __version__ = "0.1.0"
 
 #: Name → the module that it is in.
 _HOMES = {
     "Aligner": "stages.memory.tools",
-    "Classifier": "stages.memory.tools",
+    "Classifier": "stages.memory.classifying",
     "ExpressionEncoder": "stages.memory.tools",
     "FaceError": "pipeline.errors",
     "Normalizer": "stages.memory.tools",

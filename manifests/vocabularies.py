@@ -18,7 +18,10 @@ REASONS: dict[str, tuple[Status, str]] = {
     "outside_root": ("failed", "the path leaves the input folder"),
     "unreadable": ("failed", "the file cannot be read (permissions, input/output error)"),
     "not_an_image": ("failed", "the bytes are no image of a known format"),
-    "heic_not_installed": ("failed", "HEIC or HEIF, which needs pip install pillow-heif"),
+    "heic_not_installed": (
+        "failed",
+        "the file is HEIC or HEIF, which needs pillow-heif: pip install pillow-heif",
+    ),
     "unknown_range": ("failed", "the image does not say which value is white: set align.white"),
     "unknown_colours": ("failed", "the image's colours are not RGB or grey, but LAB: convert it"),
     "no_picture": ("failed", "the row of the Parquet file has no picture"),

@@ -45,7 +45,7 @@ COMMANDS: dict[str, Command] = {
         "look_commands",
         "releases",
         "Look",
-        "List the releases of datasets that can be read as they are.",
+        "List the releases that can be read as they are.",
     ),
     "doctor": Command(
         "look_commands", "doctor", "Look", "Check that everything a job needs is installed."

@@ -45,7 +45,7 @@ def releases(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the releases of datasets that can be read as they are.
+    """List the releases that can be read as they are.
 
     With a name: what its folder must contain, what its numbers mean, and
     where that is known from.

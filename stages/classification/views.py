@@ -118,7 +118,7 @@ class ViewData:
 def view_batch(
     encoded: Mapping[str, Sequence[bytes]], views: str, network: MixtureClassifier, normalizer: str
 ) -> Batch:
-    """Return a batch, as ``ViewData.batch``, of faces that are in no dataset.
+    """Return a batch of faces that are in no dataset: pictures (N, C, S, S), as ``ViewData.batch``.
 
     Args:
         encoded: files of N faces for each picture that ``PLANS[views]`` reads.

@@ -150,7 +150,7 @@ def decode_file(data: bytes, limits: Limits) -> Decoded:
             return upright(image, data, limits)
         except DAMAGE as error:
             _reraise_own_error(error)
-            raise Undecodable("truncated", f"{type(error).__name__}: {error}"[:200]) from error
+            raise Undecodable("truncated", _one_line(error)) from error
 
 
 @cache
@@ -176,6 +176,11 @@ def _is_heif(data: bytes) -> bool:
     return bool(brands & _HEIF_BRANDS)
 
 
+def _one_line(error: Exception) -> str:
+    """Return what a library says, which may have several lines."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 def _reraise_own_error(error: Exception) -> None:
     """Raise errors of this process, not of the file: a module that it may no longer load."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
@@ -197,7 +202,7 @@ def _check_header(image: Image.Image, limits: Limits) -> None:
         several = image.format not in _FIRST_TAKEN and bool(getattr(image, "is_animated", False))
     except DAMAGE as error:
         _reraise_own_error(error)
-        raise Undecodable("truncated", f"{type(error).__name__}: {error}"[:200]) from error
+        raise Undecodable("truncated", _one_line(error)) from error
     if several:
         raise Undecodable("several_frames", str(image.format))
 

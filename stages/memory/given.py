@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -121,3 +122,14 @@ def _wrong(found: object) -> str:
         f"a picture is (H, W, 3) uint8 RGB, a uint8 tensor (3, H, W), a PIL image or a file, not "
         f"{what}"
     )
+
+
+@contextmanager
+def torch_threads(count: int) -> Generator[None]:
+    """Let torch compute with so many threads, and then as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,14 +1,13 @@
-"""Aligner, normalizer, its encoder and classifiers in memory; the same pixels as the job's."""
+"""Aligner, normalizer and its encoder in memory; the same pixels as the job's."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from ...manifests.arrays import Floats, Pixels
 from ...manifests.vocabularies import REASONS
@@ -16,14 +15,20 @@ from ...pipeline.config import validate_settings
 from ...pipeline.errors import FaceError, InputError
 from ...pipeline.stage import Row
 from ..align import Align, AlignConfig
-from ..classification.classifiers import TrainedClassifier, open_classifier, predict_batches
-from ..classification.views import PLANS, view_batch
 from ..faces.decoder import Limits
-from ..faces.pixels import decode, encode
-from ..networks.devices import resolve_device
+from ..faces.pixels import decode
 from ..normalize import Normalize, NormalizeConfig
 from ..review.face_reader import FaceReadings, open_face_reader
-from .given import Given, Picture, Pictures, as_given, by_batches, given_pictures, pixels_of
+from .given import (
+    Given,
+    Picture,
+    Pictures,
+    as_given,
+    by_batches,
+    given_pictures,
+    pixels_of,
+    torch_threads,
+)
 
 _BATCH = 32
 
@@ -46,7 +51,7 @@ class Aligner:
         config = validate_settings(AlignConfig, values, "align").for_shards(None)
         self._threads = threads
         self._stage = Align(config, Path(), threads)
-        with _threads(1):
+        with torch_threads(1):
             self._stage.open()
 
     def __call__(self, pictures: Pictures, *, all: bool = False) -> Any:
@@ -73,7 +78,7 @@ class Aligner:
         return each[0] if given.single else each
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[list[Pixels]]:
-        """Yield the face of each of any number of pictures, in order, as a list of one or none.
+        """Yield a list with the face, (S, S, 3) uint8 RGB, of each of any number of pictures.
 
         A picture that is none, or has no face, gives an empty list. Holds one batch at a time.
         """
@@ -89,7 +94,7 @@ class Aligner:
         stage = self._stage
         if every and stage.config.faces != "all":
             stage = self._every = self._every or self._of_all_faces()
-        with _threads(1):
+        with torch_threads(1):
             return [rows for b in by_batches(pixels, stage.batch_size) for rows in stage.rows_of(b)]
 
     _every: Align | None = None
@@ -146,7 +151,7 @@ class Normalizer:
         config = validate_settings(NormalizeConfig, settings, "normalize")
         self._threads = threads
         self._stage = Normalize(config, threads if config.is_onnx else None)
-        with _threads(threads):
+        with torch_threads(threads):
             self._stage.open()
 
     @property
@@ -197,7 +202,7 @@ class Normalizer:
         return self._stage.batch_size
 
     def _run(self, faces: list[Pixels]) -> list[Pixels]:
-        with _threads(self._threads):
+        with torch_threads(self._threads):
             found = self._stage.compute(faces)
         for place, face in enumerate(found):
             if face is None:
@@ -223,7 +228,7 @@ class ExpressionEncoder:
         self, weights: str | Path = "compact", *, device: str = "auto", threads: int = 1
     ) -> None:
         self._threads = threads
-        with _threads(threads):
+        with torch_threads(threads):
             self._reader = open_face_reader(weights, device)
 
     @property
@@ -259,124 +264,14 @@ class ExpressionEncoder:
         _require_one_size(given.pixels)
         if not given.pixels:
             raise InputError("no faces: give at least one")
-        with _threads(self._threads):
+        with torch_threads(self._threads):
             each = [self._reader.read(np.stack(b)) for b in by_batches(given.pixels, _BATCH)]
         return FaceReadings(*(np.concatenate(part) for part in zip(*each, strict=True)))
-
-
-class Classifier:
-    """A classifier that ``normpipe classify`` trained, for faces in memory. See :meth:`open`."""
-
-    def __init__(
-        self, model: TrainedClassifier, normalizer: Normalizer | None, device: str, threads: int
-    ) -> None:
-        self._model = model
-        self._normalizer = normalizer
-        self._device = device
-        self._threads = threads
-
-    @classmethod
-    def open(
-        cls,
-        path: str | Path,
-        *,
-        normalizer: Normalizer | None = None,
-        device: str = "auto",
-        threads: int = 1,
-    ) -> Classifier:
-        """Open a model.
-
-        Args:
-            path: ``OUT/classify``, or a ``classifier.safetensors``.
-            normalizer: makes the second view of a model that has learnt from both. Default: the
-                shipped weights that made the faces it has learnt from, if it was those.
-            device: as for :class:`Normalizer`.
-            threads: of torch on a CPU.
-
-        Raises:
-            InputError: not a classifier, a missing device, or a normalizer other than the one that
-                the model has learnt from.
-        """
-        model = open_classifier(Path(path))
-        found = str(resolve_device(device, "device"))
-        needed = "normalized" in PLANS[model.views].reads
-        if needed and normalizer is None:
-            normalizer = _shipped_normalizer(model, device)
-        if needed and normalizer and normalizer.weights_sha256 not in model.normalized_by:
-            known = ", ".join(digest[:12] for digest in model.normalized_by) or "unknown"
-            raise InputError(
-                f"the classifier has learnt from faces that other weights normalized ({known}): "
-                "give normalizer=Normalizer(FILE) with those"
-            )
-        return cls(model, normalizer if needed else None, found, threads)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """What the columns of the result mean: emotions, or action units."""
-        return self._model.task.names
-
-    @property
-    def task(self) -> str:
-        """``emotion``, ``action_units`` or ``intensity``."""
-        return self._model.task.kind
-
-    def __call__(self, faces: Pictures, normalized: Pictures | None = None) -> Floats:
-        """Return probabilities (levels from 0 to 5 for ``intensity``), float32.
-
-        The same as the job's on faces that are stored as PNG; JPEG changes pixels a little.
-
-        Args:
-            faces: aligned, one or several; see :class:`Normalizer`.
-            normalized: the same, normalized, if they are there already.
-
-        Returns:
-            (L,) for one face, (N, L) for several, in the order of ``labels``.
-        """
-        given = given_pictures(faces)
-        if not given.pixels:
-            raise InputError("no faces: give at least one")
-        if normalized is not None:
-            second = given_pictures(normalized).pixels
-            if len(second) != len(given.pixels):
-                raise InputError(
-                    f"{len(given.pixels)} faces and {len(second)} normalized ones: give one each"
-                )
-        elif self._normalizer is not None:
-            second = list(self._normalizer.stream(given.pixels))
-        else:
-            second = []
-        pairs = {"original": given.pixels, "normalized": second}
-        with _threads(self._threads):
-            batches = (
-                self._batch({view: each[start : start + _BATCH] for view, each in pairs.items()})
-                for start in range(0, len(given.pixels), _BATCH)
-            )
-            found = predict_batches(self._model, batches, self._device).values.astype(np.float32)
-        return found[0] if given.single else found
-
-    def _batch(self, pictures: dict[str, list[Pixels]]) -> dict[str, torch.Tensor]:
-        model = self._model
-        needed = PLANS[model.views].reads
-        encoded = {view: [encode(one, "png", 0) for one in pictures[view]] for view in needed}
-        return view_batch(encoded, model.views, model.network, model.normalizer)
 
 
 def _crops(rows: list[Row]) -> list[Pixels]:
     """Return the crops of rows that have one."""
     return [decode(row["image"]["bytes"], Limits()) for row in rows if row.get("image")]
-
-
-def _shipped_normalizer(model: TrainedClassifier, device: str) -> Normalizer:
-    """Return the shipped normalizer whose faces a model has learnt from. Raises InputError."""
-    from ..networks.files.checkpoint import shipped_weights
-
-    names = [name for name, digest in shipped_weights().items() if digest in model.normalized_by]
-    if not names:
-        raise InputError(
-            "the classifier has learnt from faces that weights of your own normalized: give "
-            "normalizer=Normalizer(FILE) with those"
-        )
-    return Normalizer(names[0], device=device)
 
 
 def _require_one_size(faces: list[Pixels]) -> None:
@@ -391,14 +286,3 @@ def _require_one_size(faces: list[Pixels]) -> None:
             f"a face is square, and this picture is {sizes[0][1]} x {sizes[0][0]}: align it first "
             "(normpipe.Aligner)"
         )
-
-
-@contextmanager
-def _threads(count: int) -> Generator[None]:
-    """Let torch compute with so many threads, and then as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
