@@ -34,7 +34,7 @@ from .sources.containers.objects import list_objects
 from .sources.files import FileFacts, Root, Walk, is_utf8, walk
 from .sources.ingest_settings import IngestConfig
 from .sources.inputs import ManifestRows, add_frame_labels
-from .sources.listed import ListRows, content_rows
+from .sources.listed import ListRows
 from .sources.lists.emotion_columns import EmotionRules, folder_emotion
 from .sources.lists.folder_lists import read_metadata
 from .sources.lists.near_files import NearFiles, nearly_named, report_missing
@@ -249,12 +249,7 @@ class Ingest(SourceStage):
                 f"no images in {self.source} ({_counts(found.ignored)}): give another archive, or "
                 "set ingest.extensions to their endings"
             )
-        spellings = self._settings.columns
-        rows, labels = content_rows(
-            found, self.dataset, spellings, self._listed.rules, self._settings.unknown_words
-        )
-        ignored = dict(sorted(found.ignored.items()))
-        return Scan(rows.table(self.name), labels, ignored, found.complete)
+        return self._listed.contents(found)
 
     def _scan_metadata(self, root: Root, found: Walk, listed: ListTable, used: list[str]) -> Scan:
         """Return the scan of a folder with lists of its images; see ``read_metadata``."""

@@ -84,15 +84,26 @@ def open_source(
             raise SampleError("empty_file", relative)
         if max_bytes is not None and status.st_size > max_bytes:
             raise SampleError("too_many_bytes", f"{relative}: {status.st_size} > {max_bytes}")
-        changed = (size_bytes is not None and status.st_size != size_bytes) or (
-            modified_ns is not None and status.st_mtime_ns != modified_ns
-        )
-        if changed:
-            raise SampleError("changed_since_ingest", relative)
+        now = (status.st_size, status.st_mtime_ns)
+        refuse_changed(relative, (size_bytes, modified_ns), now)
     except SampleError:
         file.close()
         raise
     return file
+
+
+def refuse_changed(
+    path: str, seen: tuple[int | None, int | None], now: tuple[int | None, int | None]
+) -> None:
+    """Raise SampleError ``changed_since_ingest`` for another size or time than ingest saw.
+
+    Args:
+        path: for the message.
+        seen: bytes, and ns since 1970; None where ingest recorded nothing.
+        now: the same of the input that is there.
+    """
+    if any(before is not None and before != after for before, after in zip(seen, now, strict=True)):
+        raise SampleError("changed_since_ingest", path)
 
 
 def _is_inside(root: Path, descriptor: int) -> bool:

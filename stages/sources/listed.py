@@ -6,7 +6,6 @@ import logging
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,6 +129,32 @@ class ListRows:
         ignored = Counter({"repeated row": repeated} if repeated else {}) + videos.ignored
         return Scan(inputs.table(self._stage), labels, dict(ignored), complete)
 
+    def contents(self, found: Contents) -> Scan:
+        """Return the scan of what archives and Parquet files contain, with their labels.
+
+        Raises InputError for labels that a column cannot hold.
+        """
+        boxes: list[Coordinates] = [None] * len(found.paths)
+        landmarks, labels = boxes, None
+        if found.listed is not None:
+            named = bool(self.rules.emotion_names)
+            spellings = class_spellings(found.listed, self._config.columns, named)
+            columns = assign_columns(found.listed, "path", spellings)
+            cells = Cells(found.listed, self._config.unknown_words)
+            boxes, landmarks = supplied_coordinates(cells, columns)
+            labels = labels_from_list(cells, columns, self.rules)
+        inputs = ManifestRows()
+        for row, (path, facts) in enumerate(zip(found.paths, found.facts, strict=True)):
+            key = f"{self._dataset}/{sample_id(path)}"
+            if is_utf8(path):
+                inputs.add(key, path, facts, boxes[row], landmarks[row])
+            else:
+                inputs.add(key, None, FileFacts(reason="path_not_utf8"))
+        if labels is not None:
+            labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
+        ignored = dict(sorted(found.ignored.items()))
+        return Scan(inputs.table(self._stage), labels, ignored, found.complete)
+
     def _faces(
         self,
         cells: Cells,
@@ -161,40 +186,3 @@ class ListRows:
         known = reason or is_url(row.path)
         facts = FileFacts(reason=reason) if known else videos.facts(row)
         inputs.add(key, row.path, facts, box, points, frame=row.frame)
-
-
-def content_rows(
-    found: Contents,
-    dataset: str,
-    spellings: Mapping[str, str],
-    rules: LabelRules,
-    unknown_words: Sequence[str],
-) -> tuple[ManifestRows, pa.Table | None]:
-    """Return the rows of what archives and Parquet files contain, and their labels, if any.
-
-    Args:
-        found: what they contain.
-        dataset: first part of every key.
-        spellings, rules: how labels are read; see ``assign_columns`` and ``labels_from_list``.
-
-    Raises:
-        InputError: labels that a column cannot hold.
-    """
-    boxes: list[Coordinates] = [None] * len(found.paths)
-    landmarks, labels = boxes, None
-    if found.listed is not None:
-        spellings = class_spellings(found.listed, spellings, bool(rules.emotion_names))
-        columns = assign_columns(found.listed, "path", spellings)
-        cells = Cells(found.listed, unknown_words)
-        boxes, landmarks = supplied_coordinates(cells, columns)
-        labels = labels_from_list(cells, columns, rules)
-    inputs = ManifestRows()
-    for row, (path, facts) in enumerate(zip(found.paths, found.facts, strict=True)):
-        key = f"{dataset}/{sample_id(path)}"
-        if is_utf8(path):
-            inputs.add(key, path, facts, boxes[row], landmarks[row])
-        else:
-            inputs.add(key, None, FileFacts(reason="path_not_utf8"))
-    if labels is not None:
-        labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
-    return inputs, labels

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from ....manifests.vocabularies import SampleError
 from ....pipeline.errors import InputError
 from ..files import FileFacts
+from ..files_inside import refuse_changed
 
 log = logging.getLogger("normpipe")
 
@@ -123,11 +124,7 @@ class Archive:
             raise SampleError(facts.reason, path)
         if (facts.size_bytes or 0) > max_bytes:
             raise SampleError("too_many_bytes", f"{path}: {facts.size_bytes} > {max_bytes}")
-        seen = (facts.size_bytes, facts.modified_ns)
-        if any(
-            a is not None and a != b for a, b in zip((size_bytes, modified_ns), seen, strict=True)
-        ):
-            raise SampleError("changed_since_ingest", path)
+        refuse_changed(path, (size_bytes, modified_ns), (facts.size_bytes, facts.modified_ns))
         data = self._zip_bytes(member, max_bytes) if self._zip else self._tar_bytes(member)
         if len(data) > max_bytes:
             raise SampleError("too_many_bytes", f"{path}: more than its header says")

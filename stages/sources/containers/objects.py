@@ -11,6 +11,7 @@ from ....manifests.vocabularies import SampleError
 from ....pipeline.errors import InputError
 from ....pipeline.store.storage import store_errors
 from ..files import FileFacts, Walk, path_order
+from ..files_inside import refuse_changed
 
 #: Keys under which the various stores give an object's modification time.
 _TIMES = ("LastModified", "last_modified", "updated", "modified", "mtime", "created")
@@ -91,9 +92,9 @@ def _refuse(
         raise SampleError("empty_file", relative)
     if info["size"] > max_bytes:
         raise SampleError("too_many_bytes", f"{relative}: {info['size']} > {max_bytes}")
-    seen, now = modified_ns, _modified_ns(info)
-    if size_bytes not in (None, info["size"]) or (None not in (seen, now) and seen != now):
-        raise SampleError("changed_since_ingest", relative)
+    now = _modified_ns(info)  # None in a store without times
+    now = modified_ns if now is None else now
+    refuse_changed(relative, (size_bytes, modified_ns), (info["size"], now))
 
 
 def _modified_ns(info: Mapping[str, Any]) -> int | None:

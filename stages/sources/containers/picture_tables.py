@@ -21,6 +21,7 @@ from ....manifests.schema import ALIGNED, COMMON, NORMALIZED, ORIGINS, PAIRS
 from ....manifests.vocabularies import SampleError
 from ....pipeline.errors import InputError
 from ..files import FileFacts
+from ..files_inside import refuse_changed
 
 log = logging.getLogger("normpipe")
 
@@ -123,9 +124,7 @@ class PictureTable:
         if found is None:
             raise SampleError("missing_file", path)
         status = os.fstat(self.stream.fileno())
-        now = (status.st_size, status.st_mtime_ns)
-        if any(a not in (None, b) for a, b in zip((size_bytes, modified_ns), now, strict=True)):
-            raise SampleError("changed_since_ingest", path)
+        refuse_changed(path, (size_bytes, modified_ns), (status.st_size, status.st_mtime_ns))
         column, row = found
         group = bisect_right(self._ends, row)
         with self._lock:

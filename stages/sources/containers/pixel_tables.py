@@ -14,6 +14,7 @@ import pyarrow.csv
 from ....manifests.vocabularies import SampleError
 from ....pipeline.errors import InputError
 from ..files import FileFacts
+from ..files_inside import refuse_changed
 
 #: Endings of files that may hold pixels.
 PIXEL_SUFFIXES = (".csv", ".tsv")
@@ -81,9 +82,7 @@ class PixelTable:
         picture = self._find(path)
         if len(picture) > max_bytes:
             raise SampleError("too_many_bytes", f"{path}: {len(picture)} > {max_bytes}")
-        seen = ((size_bytes, len(picture)), (modified_ns, self._modified_ns))
-        if any(before is not None and before != now for before, now in seen):
-            raise SampleError("changed_since_ingest", path)
+        refuse_changed(path, (size_bytes, modified_ns), (len(picture), self._modified_ns))
         return picture
 
     def close(self) -> None:
