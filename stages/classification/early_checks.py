@@ -32,7 +32,7 @@ def planned_parts(
         InputError: data that ``check_partition`` refuses, or settings that exclude each other.
     """
     sources = photographs(listing)
-    there: Sequence[str | None] = []
+    there: list[str | None] = []
     if other is not None:
         if config.folds:
             raise InputError("folds and another test dataset exclude each other: give only one")
@@ -41,6 +41,10 @@ def planned_parts(
         part = all_of(listing, task, own)
         parts = [replace(part, name="cross-dataset", test=part.test[:0], left_out={})]
         there = photographs(other.take(foreign_part(other, task, split, bool(config.labels)).test))
+        if config.drop_duplicates and {config.train_split, config.test_split} <= splits:
+            # The same faces train as without another dataset, so one training serves both tests.
+            own_test = held_out(listing, task, config.train_split, config.test_split, config.seed)
+            there = [*there, *(sources[row] for row in own_test.test)]
     elif config.folds:
         parts = folds(listing, task, config.folds, config.seed)
     else:

@@ -19,7 +19,7 @@ from normpipe.stages.metrics.resampling import Draws
 
 from .classification.faces import Face, opened, write_faces
 from .classification.toys import EMOTIONS, TASKS, card, drawn, table
-from .classification.training import settings
+from .classification.training import easy_faces, settings
 
 ROWS, SEEDS = 60, (0, 1)
 
@@ -251,6 +251,32 @@ def test_the_same_trainings_are_scored_elsewhere(easy, tmp_path, monkeypatch):
     saved = json.loads((tmp_path / "ablation-other.json").read_text())
     assert saved["tested"] == "other"
     assert (tmp_path / "ablation.md").read_text() == here.text() + "\n"
+
+
+def test_the_same_faces_train_without_duplicates_wherever_it_is_scored(tmp_path):
+    faces = [Face(key, labels, original=one, normalized=two)
+             for key, labels, one, two in easy_faces(9)]  # fmt: skip
+    for number, face in enumerate(faces):
+        face.source = f"s{number}"
+    faces[0].source = faces[30].source  # the last twelve test
+    data = write_faces(tmp_path / "data", faces)
+    foreign = [
+        Face("other/a.png", {"emotion": "neutral"}), Face("other/b.png", {"emotion": "anger"})
+    ]  # fmt: skip
+    foreign[0].source, foreign[1].source = "s99", "s98"
+    other = write_faces(tmp_path / "other", foreign)
+    config = AblateConfig(arms=("original",), heads=("mixture",), seeds=(0,), sizes=(20,))
+    recipe = QUICK.model_copy(update={"drop_duplicates": True})
+    ablate(config, recipe, opened(data), tmp_path / "made")
+    (model,) = (tmp_path / "made/runs").rglob("classifier.safetensors")
+    before = model.stat().st_mtime_ns
+    ablate(config, recipe, opened(data), tmp_path / "made", test=(opened(other), ""))
+    assert model.stat().st_mtime_ns == before
+    # A picture of the other dataset does not train either: that is another training.
+    foreign[0].source = "s3"
+    other = write_faces(tmp_path / "third", foreign)
+    with pytest.raises(OutputError, match=r"other (labels|settings)"):
+        ablate(config, recipe, opened(data), tmp_path / "made", test=(opened(other), ""))
 
 
 ELSEWHERE = ("neutral", "happiness", "surprise", "contempt")
