@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .pipeline.errors import FaceError, NormpipeError
+    from .pipeline.errors import FaceError, InputError, Interrupted, NormpipeError, OutputError
     from .pipeline.read.dataset import ShardDataset, collate, open_dataset
     from .stages.memory.classifying import Classifier
+    from .stages.memory.running import JobResult, run
     from .stages.memory.tools import Aligner, ExpressionEncoder, Normalizer
 
 __version__ = "0.1.0"
@@ -20,11 +21,16 @@ _HOMES = {
     "Classifier": "stages.memory.classifying",
     "ExpressionEncoder": "stages.memory.tools",
     "FaceError": "pipeline.errors",
+    "InputError": "pipeline.errors",
+    "Interrupted": "pipeline.errors",
+    "JobResult": "stages.memory.running",
     "Normalizer": "stages.memory.tools",
     "NormpipeError": "pipeline.errors",
+    "OutputError": "pipeline.errors",
     "ShardDataset": "pipeline.read.dataset",
     "collate": "pipeline.read.dataset",
     "open_dataset": "pipeline.read.dataset",
+    "run": "stages.memory.running",
 }
 
 __all__ = [
@@ -32,12 +38,17 @@ __all__ = [
     "Classifier",
     "ExpressionEncoder",
     "FaceError",
+    "InputError",
+    "Interrupted",
+    "JobResult",
     "Normalizer",
     "NormpipeError",
+    "OutputError",
     "ShardDataset",
     "__version__",
     "collate",
     "open_dataset",
+    "run",
 ]
 
 

@@ -23,6 +23,7 @@ from ..pipeline.stage import (
     MapStage,
     Row,
     StageConfig,
+    added,
     check_digest,
     free,
     sha256_file,
@@ -37,13 +38,26 @@ class NormalizeConfig(StageConfig):
     """Settings of the normalize stage."""
 
     network: str = Field(
-        "compact", description="name of the network; empty: the one that the weights are for"
+        "compact",
+        description="name of the network, also of one that another installed package brings; "
+        "empty: the one that the weights are for",
     )
     weights: str = free(
         "",
-        description="path of a .safetensors file, or of an .onnx file that normpipe "
-        "export-normalizer wrote; empty: the weights that ship with the network",
+        description="path of a .safetensors file, or of an .onnx file; empty: the weights that "
+        "ship with the network",
         path=True,  # their digest does
+    )
+    input_range: tuple[float, float] | None = added(
+        None,
+        description="the values of black and of white that an .onnx file of others wants, such as "
+        "[-1, 1]; empty: as its metadata says",
+    )
+    output_range: tuple[float, float] | None = added(
+        None, description="the values of black and of white that it gives; empty: likewise"
+    )
+    colours: Literal["rgb", "bgr"] | None = added(
+        None, description="the order of its colours, rgb or bgr; empty: likewise"
     )
     weights_sha256: str = free(  # their digest does
         "",
@@ -94,7 +108,19 @@ class NormalizeConfig(StageConfig):
         self._plain_name(self.variant_name)  # also a name taken from the network or the weights
         if self.is_onnx and self.precision != "fp32":
             raise ValueError("an .onnx file computes in fp32: set precision=fp32")
+        said = next((name for name, value in self.contract.items() if value is not None), "")
+        if said and not self.is_onnx:
+            raise ValueError(f"{said} is for .onnx files: leave it out")
         return self
+
+    @property
+    def contract(self) -> dict[str, Any]:
+        """Return what the settings say of an .onnx file of others; see ``onnx_file.CONTRACT``."""
+        return {
+            "input_range": self.input_range,
+            "output_range": self.output_range,
+            "colours": self.colours,
+        }
 
     @property
     def variant_name(self) -> str:
@@ -190,11 +216,13 @@ class Normalize(MapStage):
         from .networks import NETWORKS
         from .networks.devices import resolve_device
         from .networks.files.checkpoint import find_weights
+        from .networks.files.installed import installed_names, open_installed
         from .networks.files.normalizer_file import open_normalizer
 
         name = self.config.network
-        if name and name not in NETWORKS:
-            raise InputError(f"unknown network '{name}'{nearest(name, list(NETWORKS))}")
+        others = installed_names() if name and name not in NETWORKS else []
+        if name and name not in (*NETWORKS, *others):
+            raise InputError(f"unknown network '{name}'{nearest(name, [*NETWORKS, *others])}")
         self._device = resolve_device(self.config.device, "normalize.device")
         self._device_class = str(self._device.type)
         if self._threads is not None and self._device.type == "cpu":
@@ -205,6 +233,13 @@ class Normalize(MapStage):
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        if name in others:
+            file = Path(self.config.weights) if self.config.weights else None
+            if file is not None:
+                self._check_pin(file)
+            installed = open_installed(name, file)
+            self._digest, self._name = installed.digest, name
+            return installed.module.requires_grad_(False).to(self._device)
         path = find_weights(self.config.weights or name)
         self._check_pin(path)
         loaded = open_normalizer(path)
@@ -218,7 +253,7 @@ class Normalize(MapStage):
 
         path = Path(self.config.weights)
         self._check_pin(path)
-        exported = open_onnx(path, self.config.device, self._threads)
+        exported = open_onnx(path, self.config.device, self._threads, said=self.config.contract)
         self._device, self._device_class = torch.device("cpu"), exported.device_class
         self._digest, self._name = exported.digest, exported.network
         return lambda images: torch.from_numpy(exported(images.contiguous().numpy()))
@@ -244,7 +279,9 @@ class Normalize(MapStage):
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, bf16):
             images = torch.from_numpy(batch).to(self._device)
             images = images.permute(0, 3, 1, 2).float().div_(255)  # (B, 3, H, W)
-            faces = self._network(images)[: len(items)].float()  # (b, 3, S, S)
+            faces = self._network(images)
+            _check_faces(faces, images)
+            faces = faces[: len(items)].float()  # (b, 3, S, S)
             finite = torch.isfinite(faces).flatten(1).all(1)  # (b,)
             pixels = (faces.nan_to_num().clamp(0, 1) * 255).round_().byte()
             pixels = pixels.permute(0, 2, 3, 1).cpu().numpy()
@@ -268,6 +305,16 @@ class Normalize(MapStage):
                 "saturated_share": saturated,
             }
         ]
+
+
+def _check_faces(faces: Any, images: Any) -> None:
+    """Raise InputError unless a network gave (B, 3, S, S) for (B, 3, H, W)."""
+    shape = tuple(getattr(faces, "shape", ()))
+    if len(shape) != 4 or shape[:2] != (len(images), 3) or shape[2] != shape[3]:
+        raise InputError(
+            f"the network turns {tuple(images.shape)} into {shape or type(faces).__name__}: a "
+            "normalizer gives (B, 3, S, S)"
+        )
 
 
 class QualityLimits(Protocol):

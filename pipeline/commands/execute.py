@@ -19,11 +19,14 @@ from ..config import Job, load_job
 from ..errors import InputError, OutputError, nearest
 from ..run.places import Remote
 from ..run.runner import Options, Runner
-from ..run.stopping import stop_in_time
+from ..run.stopping import stop_in_time, stop_when_interrupted
 from ..stage import Stage
 from ..store.shards import ShardFolder
+from ..store.storage import is_store
 from ..store.tombstones import WITHDRAWN
 from .handling import AGAIN, stopped_in_time
+from .jobs import keep_settings
+from .workers import remote as job_remote
 
 if TYPE_CHECKING:
     from ...stages.classification.protocol_run import ProtocolResult
@@ -94,11 +97,17 @@ def execute(
     options: Options,
     deadline: Callable[[], bool] | None = None,
     remote: Remote | None = None,
+    called: bool = False,
 ) -> None:
     """Run stages, handling signals: the first stops within the grace time, the second at once.
 
-    ``deadline`` returns True when to stop, dropping shards in flight; ``remote``: how workers build
-    the stages. Raises Interrupted when stopped.
+    Args:
+        deadline: returns True when to stop, dropping shards in flight.
+        remote: how workers build the stages.
+        called: from Python, so that a signal must not end the process.
+
+    Raises:
+        Interrupted: it was stopped.
     """
     if job.run.distributed and remote is None:
         raise InputError(
@@ -111,7 +120,8 @@ def execute(
     if deadline is not None:
         threading.Thread(target=_stop_at, args=(deadline, runner, through), daemon=True).start()
     try:
-        with stop_in_time(runner, job.run.grace_seconds, AGAIN):
+        stopping = stop_in_time(runner, job.run.grace_seconds, AGAIN)
+        with stop_when_interrupted(runner) if called else stopping:
             runner.run(selected)
     finally:
         through.set()
@@ -244,3 +254,72 @@ def report_scores(outcome: "ProtocolResult", output: Path) -> None:
         typer.echo(f"scores, with a page each: {output}")
     if not outcome.finished:
         stopped_in_time(output)
+
+
+def run_stages(job: Job, names: Sequence[str], options: Options, called: bool = False) -> None:
+    """Run those of a job's stages that make datasets, here or with the workers of its settings.
+
+    Args:
+        names: of the stages to run; classify and evaluate among them are left to ``classify_job``.
+        options: without the job's identity and settings, which are added.
+        called: as of ``execute``.
+    """
+    flow = build_flow(job)
+    selected = [stage for stage in flow if stage.name in names]
+    if selected:
+        options = replace(options, identity=identity(job, flow), settings=job.stages)
+        execute(job, flow, selected, options, remote=job_remote(job), called=called)
+
+
+def classify_job(
+    job: Job, sinks: Sequence[str], asked: bool, overwrite: bool, say: Callable[[str], None]
+) -> "ProtocolResult | None":
+    """Run classify and evaluate as the last stages of a job.
+
+    Args:
+        sinks: ``classify``, ``evaluate`` or both. Evaluating only needs a trained model.
+        asked: False if they were not requested: unsuitable labels are then reported, and
+            are no error.
+        overwrite: redo what was made with other settings.
+        say: is given the line that says why they are left out.
+
+    Returns:
+        The scores; None if they are left out.
+    """
+    output = job.output
+    if not sinks:
+        return None
+    if is_store(output) and asked:
+        raise InputError(f"{output}: classify and evaluate work on folders: copy the job to one")
+    if not (output / "labels.parquet").is_file() and not asked:
+        return None
+    if is_store(output):
+        say("classify, evaluate: left out, for they work on folders")
+        return None
+    # Imported here: torch takes seconds to import.
+    from ...stages.classification.classifiers import open_classifier
+    from ...stages.classification.protocol_run import run_protocol
+    from ...stages.classify import TrainingDataChanged, plan_partitions, settings_match
+
+    config, scoring = settings = job.stage("classify"), job.stage("evaluate")
+    if "classify" not in sinks:
+        open_classifier(output / "classify")  # says so where there is none
+    try:
+        planned = plan_partitions(config, opened(output))
+    except InputError as error:
+        if asked:
+            raise
+        say(f"classify: left out: {error}")
+        return None
+    folder = output / "classify"
+    keep_settings(
+        output, folder, settings, lambda: overwrite or settings_match(config, planned, folder)
+    )
+    try:
+        return run_protocol(config, scoring, planned, folder, None, overwrite)
+    except TrainingDataChanged as error:
+        if asked:
+            raise
+        # New pictures are no reason to replace a trained model without being asked.
+        say(f"classify: left as it was: {error}")
+        return None

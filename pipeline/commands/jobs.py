@@ -20,7 +20,7 @@ from ..store.job_file import FLOW, HEAD, changes, has_shards, keep, read_job, sa
 from ..store.labels import JOB_FILE, LABELS_FILE, holds_job, is_saved_job
 from ..store.lock import locked
 from ..store.shards import ShardFolder, datasets_in
-from ..store.storage import is_store, location
+from ..store.storage import is_store, is_within, location
 from ..store.toml_text import value_text
 
 log = logging.getLogger("normpipe")
@@ -106,6 +106,17 @@ def _recovered(root: Path, job: Mapping[str, Any], alone: bool) -> dict[str, dic
 def begun_with(root: Path, known: Mapping[str, type[BaseModel]]) -> dict[str, dict[str, Any]]:
     """Return the settings in ``known`` that a folder's job saved; none if nothing was made yet."""
     return (saved_settings(root, known) or {}) if has_shards(root) else {}
+
+
+def refuse_unusable_input(job: Job) -> None:
+    """Raise InputError for a job without input, or whose output lies inside its input."""
+    if job.input is None:
+        raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
+    if is_within(job.output, job.input):
+        raise InputError(
+            f"{job.output} lies inside the input folder, where its pictures would become inputs: "
+            "choose an --output beside it"
+        )
 
 
 def with_release(job: Job) -> Job:

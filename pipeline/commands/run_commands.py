@@ -16,16 +16,17 @@ from ..store.job_file import read_job
 from ..store.lock import locked
 from ..store.result_tables import ResultTable
 from ..store.shards import ShardFolder
-from ..store.storage import is_store, is_within, location
+from ..store.storage import location
 from ..store.tombstones import WITHDRAWN_FILE
 from .execute import (
+    classify_job,
     execute,
-    identity,
     opened,
     refuse_unusable,
     refuse_without_faces,
     report,
     report_scores,
+    run_stages,
     run_until,
     select,
 )
@@ -33,8 +34,8 @@ from .handling import handled, start_logging
 from .jobs import (
     faces_job,
     job_to_run,
-    keep_settings,
     options_to_pair,
+    refuse_unusable_input,
     say_changes,
     with_release,
 )
@@ -55,7 +56,6 @@ from .options import (
     WorkFolder,
     grouped,
 )
-from .workers import remote
 
 if TYPE_CHECKING:
     from ...stages.importing.import_plan import ImportPlan
@@ -99,30 +99,21 @@ def run(
         "run": {"max_rejected": settings.max_rejected, **places.settings()},
     }
     job = with_release(job_to_run(job_file, given, settings.set or []))
-    if job.input is None:
-        raise InputError("no input: give --input PHOTOS, or input = '…' in the job file")
-    if is_within(job.output, job.input):
-        raise InputError(
-            f"{job.output} lies inside the input folder, where its pictures would become inputs: "
-            "choose an --output beside it"
-        )
-    flow = build_flow(job)
+    refuse_unusable_input(job)
     names = select(stages.stage, stages.first, stages.until)
-    selected = [one for one in flow if one.name in names]
     sinks = [name for name in SINKS if name in names]
     say_changes(job, names)
     if dry_run:
         from ..care.estimate import estimate, estimate_table
 
+        selected = [one for one in build_flow(job) if one.name in names]
         typer.echo(estimate_table(estimate(job.output, selected, job.run.threads)))
         if sinks:
             typer.echo(
                 f"then, if there are labels: {', '.join(sinks)} (--until pair leaves it out)"
             )
         return
-    if selected:
-        options = Options(again.overwrite, again.retry_failed, identity(job, flow), job.stages)
-        execute(job, flow, selected, options, remote=remote(job))
+    run_stages(job, names, Options(again.overwrite, again.retry_failed))
     report(job, names)
     asked = any(name in SINKS for name in (stages.stage, stages.first, stages.until))
     _classify(job, sinks, asked, again.overwrite)
@@ -151,8 +142,7 @@ def demo(
         "classify": {"least_steps": 24, "epochs": 1, "batch_size": 16, "workers": 0},
     }
     job = load_job(None, given, [], CONFIGS)
-    flow = build_flow(job)
-    execute(job, flow, flow, Options(identity=identity(job, flow), settings=job.stages))
+    run_stages(job, FLOW, Options())
     report(job)
     typer.echo(f"contact sheet: {draw_sheet(job.output, 16, None)}")
     _classify(job, list(SINKS), asked=True)
@@ -311,48 +301,7 @@ def _report_import(root: Path, dataset: str, plan: "ImportPlan") -> None:
 
 
 def _classify(job: Job, sinks: list[str], asked: bool, overwrite: bool = False) -> None:
-    """Run classify and evaluate as the last stages of a job.
-
-    Args:
-        sinks: ``classify``, ``evaluate`` or both. Evaluating only needs a trained model.
-        asked: False if they were not requested: unsuitable labels are then reported, and
-            are no error.
-        overwrite: redo what was made with other settings.
-    """
-    output = job.output
-    if not sinks:
-        return
-    if is_store(output) and asked:
-        raise InputError(f"{output}: classify and evaluate work on folders: copy the job to one")
-    if not (output / "labels.parquet").is_file() and not asked:
-        return
-    if is_store(output):
-        typer.echo("classify, evaluate: left out, for they work on folders", err=True)
-        return
-    from ...stages.classification.classifiers import open_classifier
-    from ...stages.classification.protocol_run import run_protocol
-    from ...stages.classify import TrainingDataChanged, plan_partitions, settings_match
-
-    config, scoring = settings = job.stage("classify"), job.stage("evaluate")
-    if "classify" not in sinks:
-        open_classifier(output / "classify")  # says so where there is none
-    try:
-        planned = plan_partitions(config, opened(output))
-    except InputError as error:
-        if asked:
-            raise
-        typer.echo(f"classify: left out: {error}", err=True)
-        return
-    folder = output / "classify"
-    keep_settings(
-        output, folder, settings, lambda: overwrite or settings_match(config, planned, folder)
-    )
-    try:
-        outcome = run_protocol(config, scoring, planned, folder, None, overwrite)
-    except TrainingDataChanged as error:
-        if asked:
-            raise
-        # New pictures are no reason to replace a trained model without being asked.
-        typer.echo(f"classify: left as it was: {error}", err=True)
-        return
-    report_scores(outcome, folder)
+    """Run the last stages as ``classify_job`` does, and print what comes of it."""
+    outcome = classify_job(job, sinks, asked, overwrite, lambda line: typer.echo(line, err=True))
+    if outcome is not None:
+        report_scores(outcome, job.output / "classify")

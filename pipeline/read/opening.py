@@ -1,7 +1,7 @@
 """Find a dataset, and locate its rows, images and labels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from ...manifests.arrays import Int32s
+from ...manifests.arrays import Int32s, Mask
 from ...manifests.keys import pair_key
 from ...manifests.schema import (
     COMMON,
@@ -60,11 +60,13 @@ class ColumnSource:
     Attributes:
         folders: its folder for each variant; under "" if all rows are in one.
         columns: name in the item → column.
+        types: name in the item → Arrow type.
         places: as in ``ColumnReader``.
     """
 
     folders: dict[str, Path]
     columns: dict[str, str]
+    types: dict[str, pa.DataType]
     places: Int32s
 
 
@@ -112,6 +114,25 @@ class OpenedDataset:
         available = [name for source in self.sources for name in source.columns]
         variant = ["variant"] if "variant" in self.rows.column_names else []
         return [*_COMMON, *available, *self.joined_labels, *variant]
+
+    @property
+    def types(self) -> dict[str, pa.DataType]:
+        """Return the Arrow type of every column in ``offered``."""
+        found = {name: self.rows.schema.field(name).type for name in _COMMON}
+        for source in self.sources:
+            found |= source.types
+        found |= {name: column.type for name, column in self.joined_labels.items()}
+        return found | ({"variant": pa.string()} if "variant" in self.rows.column_names else {})
+
+    def keep(self, mask: Mask) -> "OpenedDataset":
+        """Return the dataset with those rows of which a mask (N,) is true."""
+        chosen = pa.array(mask)
+        return replace(
+            self,
+            rows=self.rows.filter(chosen).combine_chunks(),
+            joined_labels={n: one.filter(chosen) for n, one in self.joined_labels.items()},
+            sources=[replace(one, places=one.places[mask]) for one in self.sources],
+        )
 
     def choose(self, columns: Sequence[str] | None = None) -> ChosenColumns:
         """Choose columns; None for the default ones. Raises InputError for an unknown one."""
@@ -278,9 +299,10 @@ def _sources(
     """Return where columns can be read, and the names of the image columns."""
     references = _references(schema)
     if not references:
-        own = {name: name for name in schema.names if name not in _COMMON}
-        pictures = [field.name for field in schema if field.type == IMAGE]
-        return [ColumnSource({"": folder}, own, _places(rows, ""))], pictures
+        types = {field.name: field.type for field in schema if field.name not in _COMMON}
+        pictures = [name for name, kind in types.items() if kind == IMAGE]
+        own = {name: name for name in types}
+        return [ColumnSource({"": folder}, own, types, _places(rows, ""))], pictures
     job = folder.resolve().parent
     variants = sorted(rows["variant"].unique().to_pylist())
     return [_referenced_source(job, one, variants, rows) for one in references], [
@@ -295,9 +317,10 @@ def _referenced_source(
     folders = {"": job / reference.dataset}
     if "{variant}" in reference.dataset:
         folders = {one: job / reference.dataset.format(variant=one) for one in variants}
-    columns = _columns(next(iter(folders.values()))) if folders else ["image"]
-    names = {reference.item_name(name): name for name in columns}
-    return ColumnSource(folders, names, _places(rows, reference.prefix))
+    types = _columns(next(iter(folders.values()))) if folders else {"image": IMAGE}
+    names = {reference.item_name(name): name for name in types}
+    typed = {reference.item_name(name): kind for name, kind in types.items()}
+    return ColumnSource(folders, names, typed, _places(rows, reference.prefix))
 
 
 def _places(rows: pa.Table, prefix: str) -> Int32s:
@@ -306,13 +329,13 @@ def _places(rows: pa.Table, prefix: str) -> Int32s:
     return np.stack(places, axis=1).astype(np.int32)
 
 
-def _columns(folder: Path) -> list[str]:
+def _columns(folder: Path) -> dict[str, pa.DataType]:
     if not folder.is_dir():
         raise InputError(
             f"the pairs refer to {folder}, which is missing: put it back, or {PAIRS_ALONE}"
         )
     schema = _schema(folder, _numbers(ShardFolder(folder)))
-    return [name for name in schema.names if name not in _COMMON]
+    return {field.name: field.type for field in schema if field.name not in _COMMON}
 
 
 def _labels(

@@ -20,7 +20,7 @@ from ..store.storage import parquet_file, reopened
 # Open files and row groups that one process keeps for a dataset. 64 crops of 224 px make about
 # 1 MB as JPEG and 6 MB as PNG.
 _FILES_KEPT = 64
-_GROUPS_KEPT = 8
+GROUPS_KEPT = 8
 
 
 Item = TypeVar("Item")
@@ -146,7 +146,7 @@ class RowReader:
             table = file.read_row_group(number, columns=self._columns, use_threads=False)
         group = {name: _plain(table[name]) for name in self._columns}
         self._groups[place] = group
-        while len(self._groups) > _GROUPS_KEPT:
+        while len(self._groups) > GROUPS_KEPT:
             self._groups.popitem(last=False)
         return group
 

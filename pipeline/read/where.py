@@ -7,7 +7,7 @@ other node is refused. Nothing is run.
 import ast
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -79,6 +79,17 @@ def parse_where(text: str, schema: pa.Schema) -> pyarrow.compute.Expression:
     else:
         return condition.expression
     raise InputError(f"not a condition on rows: {shown} ({why}); {_EXAMPLE}")
+
+
+def columns_of(text: str, names: Collection[str]) -> list[str]:
+    """Return which of some columns a condition may name; none for what is not a condition."""
+    try:
+        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []  # ``parse_where`` says what is wrong
+    named = [one.id for one in nodes if isinstance(one, ast.Name)]
+    named += [one.value for one in nodes if isinstance(one, ast.Constant)]
+    return [name for name in names if name in named]
 
 
 class _Part(NamedTuple):

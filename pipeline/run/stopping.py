@@ -53,6 +53,27 @@ def stop_in_time(
             signal.signal(kind, handler)
 
 
+@contextmanager
+def stop_when_interrupted(runner: "Runner") -> Generator[None, None, None]:
+    """Stop a run at the first Ctrl-C; the caller's process goes on. The second one interrupts.
+
+    For runs from Python. Does nothing outside the main thread, which no signal reaches.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(_number: int, _frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        runner.stop()
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def leave(status: int) -> NoReturn:
     """Exit as Python does, but without finalizing the interpreter.
 

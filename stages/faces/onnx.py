@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from ...pipeline.errors import InputError
@@ -145,3 +146,20 @@ def gpu_build_remedy(
         f"install the GPU build with: {pip} uninstall --yes onnxruntime && "
         f"{pip} install 'onnxruntime-gpu[cuda,cudnn]', or set {stage}.device=cpu"
     )
+
+
+def refuse_external_data(path: Path) -> None:
+    """Raise InputError for an ONNX file whose weights lie in another file, outside its digest."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    graphs: list[Any] = [onnx.load(path, load_external_data=False).graph]
+    for graph in graphs:  # grows by the graphs within
+        values = [a for node in graph.node for a in node.attribute]
+        tensors = [*graph.initializer, *(value.t for value in values if value.HasField("t"))]
+        if any(uses_external_data(one) for one in tensors):
+            raise InputError(
+                f"{path} keeps weights in another file, which its sha256 does not cover: save it "
+                "as one file (onnx.save_model(onnx.load(FILE), FILE, save_as_external_data=False))"
+            )
+        graphs += [value.g for value in values if value.HasField("g")]

@@ -107,9 +107,10 @@ def open_judged_model(model: str) -> JudgedModel:
         size = exported.input_size
 
         def run(images: Tensor) -> Tensor:
-            # The file takes one size only; sets of renders may have another.
+            # Most files take one size only; sets of renders may have another.
+            side = (size or images.shape[-1],) * 2
             sized = functional.interpolate(
-                images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+                images, size=side, mode="bilinear", antialias=True, align_corners=False
             )
             return torch.from_numpy(exported(sized.numpy()))
 

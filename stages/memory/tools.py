@@ -119,13 +119,15 @@ class Normalizer:
     same pixels as the job.
 
     Args:
-        weights: a shipped name (``compact``, ``compact-0.1.0``), or a file that ``normpipe
-            fit-normalizer`` (``.safetensors``) or ``export-normalizer`` (``.onnx``) wrote.
+        weights: a shipped name (``compact``, ``compact-0.1.0``), a file that ``normpipe
+            fit-normalizer`` wrote (``.safetensors``), or an ``.onnx`` file.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``fp32`` or ``bf16``.
         batch_size: faces that the network gets at once. Fewer are padded to it, so that results do
             not depend on their number; 1 answers single faces sooner.
         threads: of torch on a CPU. Sums may depend on it in the last bit; the job uses 1.
+        settings: any other setting of the table ``[normalize]``: ``network`` (of another installed
+            package; ``weights=""`` if it has no file), ``input_range`` …
 
     Raises:
         InputError: unknown or damaged weights, or a missing device.
@@ -139,16 +141,18 @@ class Normalizer:
         precision: Literal["fp32", "bf16"] = "fp32",
         batch_size: int = _BATCH,
         threads: int = 1,
+        **settings: Any,
     ) -> None:
-        settings = {
+        values = {
             "network": "",
             "weights": str(weights),
             "variant": "memory",
             "device": device,
             "precision": precision,
             "batch_size": batch_size,
+            **settings,
         }
-        config = validate_settings(NormalizeConfig, settings, "normalize")
+        config = validate_settings(NormalizeConfig, values, "normalize")
         self._threads = threads
         self._stage = Normalize(config, threads if config.is_onnx else None)
         with torch_threads(threads):
