@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .pipeline.commands.running.from_python import JobResult, run
     from .pipeline.errors import FaceError, InputError, Interrupted, NormpipeError, OutputError
     from .pipeline.read.dataset import ShardDataset, collate, open_dataset
     from .stages.memory.classifying import Classifier
-    from .stages.memory.running import JobResult, run
     from .stages.memory.tools import Aligner, ExpressionEncoder, Normalizer
 
 __version__ = "0.1.0"
@@ -23,14 +23,14 @@ _HOMES = {
     "FaceError": "pipeline.errors",
     "InputError": "pipeline.errors",
     "Interrupted": "pipeline.errors",
-    "JobResult": "stages.memory.running",
+    "JobResult": "pipeline.commands.running.from_python",
     "Normalizer": "stages.memory.tools",
     "NormpipeError": "pipeline.errors",
     "OutputError": "pipeline.errors",
     "ShardDataset": "pipeline.read.dataset",
     "collate": "pipeline.read.dataset",
     "open_dataset": "pipeline.read.dataset",
-    "run": "stages.memory.running",
+    "run": "pipeline.commands.running.from_python",
 }
 
 __all__ = [

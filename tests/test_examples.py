@@ -1,5 +1,6 @@
-"""The examples for batch systems: syntax, times, and what they do with exit statuses."""
+"""The examples: batch systems (syntax, times, exit statuses), the notebook, and the API page."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -8,8 +9,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
+import normpipe
 from normpipe.pipeline.config import RunConfig
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -94,3 +98,37 @@ def test_systemd_understands_the_service(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and SERVICE.name not in done.stderr, done.stderr
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """In an empty folder, to its end, with the results that it was saved with."""
+    saved = nbformat.read(EXAMPLES / "first_steps.ipynb", as_version=4)
+    fresh = nbformat.from_dict(saved)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(fresh, timeout=300, kernel_name="python3", resources=resources).execute()
+    results = [
+        [one["data"]["text/plain"] for one in cell.outputs if one.output_type == "execute_result"]
+        for notebook in (saved, fresh)
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+    half = len(results) // 2
+    named = [place for place, one in enumerate(results[:half]) if one and "mouth" in one[0]]
+    for place in range(half):
+        if place not in named:  # coefficients may differ in the last digit
+            assert results[half + place] == results[place]
+    assert (tmp_path / "out/pairs").is_dir()
+    text = (EXAMPLES / "first_steps.ipynb").read_text()
+    assert str(Path.home()) not in text and "/tmp/" not in text
+
+
+def test_the_api_page_is_that_of_the_docstrings() -> None:
+    path = EXAMPLES / "make_api_page.py"
+    spec = importlib.util.spec_from_file_location("make_api_page", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (EXAMPLES.parent / "docs/api.md").read_text()
+    assert module.page() == page, "run: python examples/make_api_page.py"
+    missing = [name for name in normpipe.__all__ if f"## `{name}`" not in page]
+    assert missing == ["__version__"]

@@ -52,6 +52,7 @@ READS_PICKLES = "stages/networks/files/mae_checkpoints.py"
 #: Names that more than one module may give to a function, with the reason.
 SHARED_NAMES = {
     "main": "what a program starts with",
+    "run": "the command, and its call from Python",
     # The loops of rendering: compiled for a CPU, and the same as array operations for a GPU.
     **dict.fromkeys(
         ("blend", "cast_shadow", "move_heads", "normals", "rasterize", "sample"),
@@ -82,6 +83,7 @@ BROAD_EXCEPTS = {
     "stages/checks/runtime.py": 1,
     "stages/faces/isolation.py": 1,
     "stages/networks/files/mae_checkpoints.py": 1,
+    "stages/networks/files/installed.py": 1,
     "stages/networks/files/onnx_file.py": 1,
     "stages/videos/frame_process.py": 3,
 }

@@ -13,16 +13,7 @@ from ..run.runner import Options
 from ..stage import sha256_file
 from ..store.commit import write_json
 from ..store.result_tables import ResultTable
-from .execute import (
-    opened,
-    refuse_unusable,
-    refuse_without_faces,
-    report_scores,
-    run_until,
-    select,
-)
 from .handling import handled, start_logging
-from .jobs import begun_with, faces_job, keep_settings
 from .options import (
     READ,
     READ_FOLDER,
@@ -42,6 +33,15 @@ from .options import (
     TestSplit,
     grouped,
 )
+from .running.execute import (
+    opened,
+    refuse_unusable,
+    refuse_without_faces,
+    report_scores,
+    run_until,
+    select,
+)
+from .running.jobs import begun_with, faces_job, keep_settings
 
 
 @handled

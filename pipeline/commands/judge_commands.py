@@ -9,7 +9,6 @@ from pydantic import BaseModel
 
 from ..config import load_job
 from ..errors import InputError
-from .execute import align_faces
 from .handling import handled, start_logging
 from .options import (
     READ,
@@ -21,6 +20,7 @@ from .options import (
     SynthesizedOption,
     TrainingFolder,
 )
+from .running.execute import align_faces
 
 
 @functools.cache

@@ -18,27 +18,7 @@ from ..store.result_tables import ResultTable
 from ..store.shards import ShardFolder
 from ..store.storage import location
 from ..store.tombstones import WITHDRAWN_FILE
-from .execute import (
-    classify_job,
-    execute,
-    opened,
-    refuse_unusable,
-    refuse_without_faces,
-    report,
-    report_scores,
-    run_stages,
-    run_until,
-    select,
-)
 from .handling import handled, start_logging
-from .jobs import (
-    faces_job,
-    job_to_run,
-    options_to_pair,
-    refuse_unusable_input,
-    say_changes,
-    with_release,
-)
 from .options import (
     READ,
     WRITTEN_FILE,
@@ -56,6 +36,27 @@ from .options import (
     WorkFolder,
     grouped,
 )
+from .running.execute import (
+    execute,
+    opened,
+    refuse_unusable,
+    refuse_without_faces,
+    report,
+    report_scores,
+    run_stages,
+    run_until,
+    select,
+)
+from .running.jobs import (
+    faces_job,
+    job_to_run,
+    keep_settings,
+    options_to_pair,
+    refuse_unusable_input,
+    say_changes,
+    with_release,
+)
+from .running.workers import remote
 
 if TYPE_CHECKING:
     from ...stages.importing.import_plan import ImportPlan
@@ -113,7 +114,7 @@ def run(
                 f"then, if there are labels: {', '.join(sinks)} (--until pair leaves it out)"
             )
         return
-    run_stages(job, names, Options(again.overwrite, again.retry_failed))
+    run_stages(job, names, Options(again.overwrite, again.retry_failed), remote(job))
     report(job, names)
     asked = any(name in SINKS for name in (stages.stage, stages.first, stages.until))
     _classify(job, sinks, asked, again.overwrite)
@@ -142,7 +143,7 @@ def demo(
         "classify": {"least_steps": 24, "epochs": 1, "batch_size": 16, "workers": 0},
     }
     job = load_job(None, given, [], CONFIGS)
-    run_stages(job, FLOW, Options())
+    run_stages(job, FLOW, Options(), remote(job))
     report(job)
     typer.echo(f"contact sheet: {draw_sheet(job.output, 16, None)}")
     _classify(job, list(SINKS), asked=True)
@@ -243,7 +244,7 @@ def import_variant(
     """
     from ...stages.importing.import_plan import ImportConfig
     from ...stages.importing.import_variant import ImportVariant, plan_variant
-    from .workers import import_remote
+    from .running.workers import import_remote
 
     start_logging()
     root, table = location(output), ImportVariant.name
@@ -302,6 +303,15 @@ def _report_import(root: Path, dataset: str, plan: "ImportPlan") -> None:
 
 def _classify(job: Job, sinks: list[str], asked: bool, overwrite: bool = False) -> None:
     """Run the last stages as ``classify_job`` does, and print what comes of it."""
-    outcome = classify_job(job, sinks, asked, overwrite, lambda line: typer.echo(line, err=True))
+    from ...stages.classification.protocol_run import classify_job
+
+    settings = job.stage("classify"), job.stage("evaluate")
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    outcome = classify_job(
+        settings, job.output, sinks, asked, overwrite, opened, keep_settings, say
+    )
     if outcome is not None:
         report_scores(outcome, job.output / "classify")

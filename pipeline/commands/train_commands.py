@@ -18,9 +18,7 @@ from ..config import Job, load_job
 from ..errors import InputError, Interrupted
 from ..run.plan import is_complete
 from ..run.runner import Options
-from .execute import align_faces, execute
 from .handling import handled, start_logging, stopped_in_time
-from .jobs import begun_with, say_changes
 from .options import (
     READ,
     READ_FOLDER,
@@ -35,6 +33,8 @@ from .options import (
     TrainingFolder,
     grouped,
 )
+from .running.execute import align_faces, execute
+from .running.jobs import begun_with, say_changes
 
 if TYPE_CHECKING:
     from ...stages.synthesis.synthesize import PlanPairs, Synthesize, SynthesizeConfig

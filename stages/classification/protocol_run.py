@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...pipeline.errors import InputError
 from ...pipeline.store.commit import write_json
+from ...pipeline.store.labels import LABELS_FILE
 from ...pipeline.store.lock import locked
-from ..classify import train
-from .classifiers import EPOCHS_FILE, TrainedClassifier, predict_faces
+from ...pipeline.store.storage import is_store
+from ..classify import TrainingDataChanged, plan_partitions, settings_match, train
+from .classifiers import EPOCHS_FILE, TrainedClassifier, open_classifier, predict_faces
 from .evaluate import evaluate_partition, prediction_table
 from .listing import Listing
 from .protocol import Partition, list_elsewhere
@@ -33,6 +36,8 @@ from .tasks import Task
 from .views import PLANS, ViewData, ViewPool
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from ...pipeline.read.dataset import ShardDataset
 
 Planned = tuple[Listing, Task, list[Partition]]
@@ -212,3 +217,63 @@ def _figures(card: ScoreCard) -> list[str]:
 def _several(what: str, cells: list[str]) -> list[str]:
     """Return lines of six cells each."""
     return [f"  {what}: " + ", ".join(cells[at : at + 6]) for at in range(0, len(cells), 6)]
+
+
+def classify_job(
+    settings: tuple[ClassifyConfig, EvaluateConfig],
+    output: Path,
+    sinks: Sequence[str],
+    asked: bool,
+    overwrite: bool,
+    opened: Callable[[Path], ShardDataset],
+    keep: Callable[[Path, Path, Sequence[BaseModel], Callable[[], bool]], None],
+    say: Callable[[str], None],
+) -> ProtocolResult | None:
+    """Run classify and evaluate as the last stages of a job.
+
+    Args:
+        output: the job's folder.
+        sinks: ``classify``, ``evaluate`` or both. Evaluating only needs a trained model.
+        asked: False if they were not requested: unsuitable labels are then reported, and
+            are no error.
+        overwrite: redo what was made with other settings.
+        opened: opens the job's dataset.
+        keep: saves the settings in the job, given its folder, the model's, the settings, and what
+            says whether they will be used.
+        say: is given the line that says why they are left out.
+
+    Returns:
+        The scores; None if they are left out.
+
+    Raises:
+        InputError: as ``plan_partitions``, if they were asked for.
+    """
+    if not sinks:
+        return None
+    if is_store(output) and asked:
+        raise InputError(f"{output}: classify and evaluate work on folders: copy the job to one")
+    if not (output / LABELS_FILE).is_file() and not asked:
+        return None
+    if is_store(output):
+        say("classify, evaluate: left out, for they work on folders")
+        return None
+    config, scoring = settings
+    folder = output / "classify"
+    if "classify" not in sinks:
+        open_classifier(folder)  # says so where there is none
+    try:
+        planned = plan_partitions(config, opened(output))
+    except InputError as error:
+        if asked:
+            raise
+        say(f"classify: left out: {error}")
+        return None
+    keep(output, folder, settings, lambda: overwrite or settings_match(config, planned, folder))
+    try:
+        return run_protocol(config, scoring, planned, folder, None, overwrite)
+    except TrainingDataChanged as error:
+        if asked:
+            raise
+        # New pictures are no reason to replace a trained model without being asked.
+        say(f"classify: left as it was: {error}")
+        return None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import os
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ..faces.decoder import Decoded
+if TYPE_CHECKING:
+    from ..faces.decoder import Decoded
 
 _BUFFER_BYTES = 2**18
 

@@ -117,8 +117,8 @@ def flow(settings: dict[str, Any]) -> list[Stage]:
 def run(output: Path, settings: dict[str, Any], places: dict[str, Any]) -> None:
     import typer
 
-    from normpipe.pipeline.commands.execute import execute
     from normpipe.pipeline.commands.handling import handled, start_logging
+    from normpipe.pipeline.commands.running.execute import execute
     from normpipe.pipeline.config import Job
     from normpipe.pipeline.run.runner import Options
 

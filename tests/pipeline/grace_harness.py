@@ -9,8 +9,8 @@ from typing import Any
 import typer
 from toys import ToyConfig, ToyMap, ToySource  # beside this script
 
-from normpipe.pipeline.commands.execute import execute
 from normpipe.pipeline.commands.handling import handled, start_logging
+from normpipe.pipeline.commands.running.execute import execute
 from normpipe.pipeline.config import Job, RunConfig
 from normpipe.pipeline.run.runner import Options
 

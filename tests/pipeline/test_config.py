@@ -155,6 +155,7 @@ def test_settings_outside_the_fingerprint_are_the_intended_ones() -> None:
         "classify.label_smoothing", "classify.stem", "classify.drop_duplicates", "evaluate.by",
         "classify.imbalance_power", "evaluate.other_classes", "evaluate.variant",
         "evaluate.present_from", "pair.origins",
+        "normalize.colours", "normalize.input_range", "normalize.output_range",
         "align.listed", "align.upright", "align.look", "align.white",
         "ingest.emotion_missing",
         "ingest.emotion_columns", "ingest.unknown_words", "ingest.match_names",

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from skimage.data import astronaut
 
 from normpipe.manifests.schema import ALIGNED, ALIGNED_UPRIGHT
-from normpipe.pipeline.commands.execute import run_until
+from normpipe.pipeline.commands.running.execute import run_until
 from normpipe.pipeline.config import load_job
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.run.making import process

@@ -19,7 +19,7 @@ from PIL import Image
 import normpipe
 from normpipe.manifests.schema import ALIGNED
 from normpipe.manifests.vocabularies import SampleError
-from normpipe.pipeline.commands.workers import build_import, import_remote
+from normpipe.pipeline.commands.running.workers import build_import, import_remote
 from normpipe.pipeline.config import RunConfig
 from normpipe.pipeline.store.shards import ShardFolder, ShardWriter
 from normpipe.stages.classification.listing import list_faces, normalized_by

@@ -214,7 +214,7 @@ def test_a_task_is_a_reference(tmp_path: Path) -> None:
     """What is sent for a shard, and what comes back, as Dask writes it: at most 1 KB."""
     from distributed.protocol import dumps, to_serialize
 
-    from normpipe.pipeline.commands.workers import build_map_stages
+    from normpipe.pipeline.commands.running.workers import build_map_stages
     from normpipe.pipeline.run.cluster import Cluster
     from normpipe.pipeline.run.making import ShardTask, TaskOutcome
     from normpipe.pipeline.run.places import Remote, run_task

@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from normpipe.pipeline.commands.execute import align_faces
+from normpipe.pipeline.commands.running.execute import align_faces
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.judging import photographs as module_under_test
 from normpipe.stages.judging.criteria import (

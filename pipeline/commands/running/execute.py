@@ -12,25 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ...manifests.vocabularies import REASONS
-from ...stages import CONFIGS, FLOW, build_flow
-from ..care import status as status_module
-from ..config import Job, load_job
-from ..errors import InputError, OutputError, nearest
-from ..run.places import Remote
-from ..run.runner import Options, Runner
-from ..run.stopping import stop_in_time, stop_when_interrupted
-from ..stage import Stage
-from ..store.shards import ShardFolder
-from ..store.storage import is_store
-from ..store.tombstones import WITHDRAWN
-from .handling import AGAIN, stopped_in_time
-from .jobs import keep_settings
-from .workers import remote as job_remote
+from ....manifests.vocabularies import REASONS
+from ....stages import CONFIGS, FLOW, build_flow
+from ...care import status as status_module
+from ...config import Job, load_job
+from ...errors import InputError, OutputError, nearest
+from ...run.places import Remote
+from ...run.runner import Options, Runner
+from ...run.stopping import stop_in_time, stop_when_interrupted
+from ...stage import Stage
+from ...store.shards import ShardFolder
+from ...store.tombstones import WITHDRAWN
+from ..handling import AGAIN, stopped_in_time
 
 if TYPE_CHECKING:
-    from ...stages.classification.protocol_run import ProtocolResult
-    from ..read.dataset import ShardDataset
+    from ....stages.classification.protocol_run import ProtocolResult
+    from ...read.dataset import ShardDataset
 
 #: What to do about a run in which most inputs have a reason and none is ok.
 _ADVICE = {
@@ -188,7 +185,7 @@ def run_until(
 def opened(data: Path) -> "ShardDataset":
     """Open all rows of a dataset, with encoded pictures, as classifiers read it."""
     # Imported here: torch takes seconds to import.
-    from ..read.dataset import open_dataset
+    from ...read.dataset import open_dataset
 
     return open_dataset(data, status="all", decode=False)
 
@@ -198,7 +195,7 @@ def report(job: Job, stages: Sequence[str] = FLOW) -> None:
 
     Raises OutputError as ``refuse_unusable``.
     """
-    from ...stages.review.advice import face_advice
+    from ....stages.review.advice import face_advice
 
     state = status_module.status(job.output)
     typer.echo(status_module.status_table(state))
@@ -256,70 +253,19 @@ def report_scores(outcome: "ProtocolResult", output: Path) -> None:
         stopped_in_time(output)
 
 
-def run_stages(job: Job, names: Sequence[str], options: Options, called: bool = False) -> None:
+def run_stages(
+    job: Job, names: Sequence[str], options: Options, remote: Remote, called: bool = False
+) -> None:
     """Run those of a job's stages that make datasets, here or with the workers of its settings.
 
     Args:
         names: of the stages to run; classify and evaluate among them are left to ``classify_job``.
         options: without the job's identity and settings, which are added.
+        remote: how workers build the stages.
         called: as of ``execute``.
     """
     flow = build_flow(job)
     selected = [stage for stage in flow if stage.name in names]
     if selected:
         options = replace(options, identity=identity(job, flow), settings=job.stages)
-        execute(job, flow, selected, options, remote=job_remote(job), called=called)
-
-
-def classify_job(
-    job: Job, sinks: Sequence[str], asked: bool, overwrite: bool, say: Callable[[str], None]
-) -> "ProtocolResult | None":
-    """Run classify and evaluate as the last stages of a job.
-
-    Args:
-        sinks: ``classify``, ``evaluate`` or both. Evaluating only needs a trained model.
-        asked: False if they were not requested: unsuitable labels are then reported, and
-            are no error.
-        overwrite: redo what was made with other settings.
-        say: is given the line that says why they are left out.
-
-    Returns:
-        The scores; None if they are left out.
-    """
-    output = job.output
-    if not sinks:
-        return None
-    if is_store(output) and asked:
-        raise InputError(f"{output}: classify and evaluate work on folders: copy the job to one")
-    if not (output / "labels.parquet").is_file() and not asked:
-        return None
-    if is_store(output):
-        say("classify, evaluate: left out, for they work on folders")
-        return None
-    # Imported here: torch takes seconds to import.
-    from ...stages.classification.classifiers import open_classifier
-    from ...stages.classification.protocol_run import run_protocol
-    from ...stages.classify import TrainingDataChanged, plan_partitions, settings_match
-
-    config, scoring = settings = job.stage("classify"), job.stage("evaluate")
-    if "classify" not in sinks:
-        open_classifier(output / "classify")  # says so where there is none
-    try:
-        planned = plan_partitions(config, opened(output))
-    except InputError as error:
-        if asked:
-            raise
-        say(f"classify: left out: {error}")
-        return None
-    folder = output / "classify"
-    keep_settings(
-        output, folder, settings, lambda: overwrite or settings_match(config, planned, folder)
-    )
-    try:
-        return run_protocol(config, scoring, planned, folder, None, overwrite)
-    except TrainingDataChanged as error:
-        if asked:
-            raise
-        # New pictures are no reason to replace a trained model without being asked.
-        say(f"classify: left as it was: {error}")
-        return None
+        execute(job, flow, selected, options, remote=remote, called=called)

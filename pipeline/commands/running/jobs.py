@@ -11,17 +11,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ...manifests.keys import sample_id
-from ...stages import CONFIGS, SINKS
-from ..config import Job, load_job, validate_settings
-from ..errors import InputError, nearest
-from ..stage import sha256_file
-from ..store.job_file import FLOW, HEAD, changes, has_shards, keep, read_job, saved_settings
-from ..store.labels import JOB_FILE, LABELS_FILE, holds_job, is_saved_job
-from ..store.lock import locked
-from ..store.shards import ShardFolder, datasets_in
-from ..store.storage import is_store, is_within, location
-from ..store.toml_text import value_text
+from ....manifests.keys import sample_id
+from ....stages import CONFIGS, SINKS
+from ...config import Job, load_job, validate_settings
+from ...errors import InputError, nearest
+from ...stage import sha256_file
+from ...store.job_file import FLOW, HEAD, changes, has_shards, keep, read_job, saved_settings
+from ...store.labels import JOB_FILE, LABELS_FILE, holds_job, is_saved_job
+from ...store.lock import locked
+from ...store.shards import ShardFolder, datasets_in
+from ...store.storage import is_store, is_within, location
+from ...store.toml_text import value_text
 
 log = logging.getLogger("normpipe")
 

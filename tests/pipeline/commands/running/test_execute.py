@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import typer
 
-from normpipe.pipeline.commands import execute as module
-from normpipe.pipeline.commands.execute import (
+from normpipe.pipeline.commands.running import execute as module
+from normpipe.pipeline.commands.running.execute import (
     align_faces,
     execute,
     identity,

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from ...stages import CONFIGS, build_flow
-from ...stages.importing.import_plan import ImportConfig
-from ...stages.importing.import_variant import ImportVariant
-from ..config import Job, RunConfig, portable
-from ..run.places import Remote
-from ..stage import MapStage
-from ..store.storage import location
+from ....stages import CONFIGS, build_flow
+from ....stages.importing.import_plan import ImportConfig
+from ....stages.importing.import_variant import ImportVariant
+from ...config import Job, RunConfig, portable
+from ...run.places import Remote
+from ...stage import MapStage
+from ...store.storage import location
 
 
 def remote(job: Job) -> Remote:
@@ -19,7 +19,7 @@ def remote(job: Job) -> Remote:
     """
     if job.run.gpus:
         # Imported here: torch takes seconds to import.
-        from ...stages.networks.devices import require_gpus
+        from ....stages.networks.devices import require_gpus
 
         require_gpus(job.run.gpus, "--gpus")
     settings = {

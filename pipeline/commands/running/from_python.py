@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...pipeline.care.status import status, status_table
-from ...pipeline.commands.execute import classify_job, refuse_unusable, run_stages, select
-from ...pipeline.commands.jobs import job_to_run, refuse_unusable_input, say_changes, with_release
-from ...pipeline.errors import InputError, nearest
-from ...pipeline.run.runner import Options
-from .. import CONFIGS, SINKS
+from ....stages import CONFIGS, SINKS
+from ...care.status import status, status_table
+from ...errors import InputError, nearest
+from ...run.runner import Options
+from .execute import opened, refuse_unusable, run_stages, select
+from .jobs import job_to_run, keep_settings, refuse_unusable_input, say_changes, with_release
+from .workers import remote
 
 if TYPE_CHECKING:
-    from ...pipeline.read.dataset import ShardDataset
+    from ...read.dataset import ShardDataset
 
 log = logging.getLogger("normpipe")
 
@@ -45,7 +46,7 @@ class JobResult:
     def dataset(self, **options: Any) -> ShardDataset:
         """Open the job's dataset; ``options`` as of :func:`normpipe.open_dataset`."""
         # Imported here: torch takes seconds to import.
-        from ...pipeline.read.dataset import open_dataset
+        from ...read.dataset import open_dataset
 
         return open_dataset(self.output, **options)
 
@@ -112,14 +113,20 @@ def run(  # noqa: PLR0913 - the options of normpipe run
     refuse_unusable_input(made)
     names = select(stage, first, until)
     say_changes(made, names)
-    run_stages(made, names, Options(overwrite, retry_failed), called=True)
+    run_stages(made, names, Options(overwrite, retry_failed), remote(made), called=True)
     state = status(made.output)
     text = [status_table(state)]
     refuse_unusable(state, names)
     sinks = [name for name in SINKS if name in names]
     asked = any(name in SINKS for name in (stage, first, until))
     notes: list[str] = []
-    outcome = classify_job(made, sinks, asked, overwrite, notes.append)
+    # Imported here: torch takes seconds to import.
+    from ....stages.classification.protocol_run import classify_job
+
+    chosen = made.stage("classify"), made.stage("evaluate")
+    outcome = classify_job(
+        chosen, made.output, sinks, asked, overwrite, opened, keep_settings, notes.append
+    )
     for note in notes:
         log.warning("%s", note)
     scores: Mapping[str, Any] = {}

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from normpipe.pipeline.commands import app as cli
 from normpipe.pipeline.commands.options import PlaceOptions
-from normpipe.pipeline.commands.workers import build_map_stages, remote
+from normpipe.pipeline.commands.running.workers import build_map_stages, remote
 from normpipe.pipeline.config import load_job
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.run.plan import describe

@@ -1,0 +1,1 @@
+"""How a command, or a call from Python, runs a job: its settings, its stages, its workers."""
