@@ -1,4 +1,4 @@
-"""Draw the README's picture from the demo's job: rendered people only, no photograph.
+"""Draw the README's picture from the demo's job: a public-domain photograph beside renders.
 
 make demo
 .venv/bin/python examples/make_readme_picture.py demo-out/job docs/images/readme.jpg
@@ -13,12 +13,12 @@ import normpipe
 
 TILE_PX, GAP_PX, ACROSS = 160, 12, 3
 FACES = [
-    "person01_surprise",
-    "person02_laughter",
-    "person03_neutral",
-    "person06_anger",
-    "person07_happiness",
-    "person05_shouting",
+    "eileen_collins.png",
+    "person02_laughter.jpg",
+    "person03_neutral.jpg",
+    "person06_anger.jpg",
+    "person07_happiness.jpg",
+    "person05_shouting.jpg",
 ]
 
 
@@ -38,8 +38,8 @@ def main(job: str, target: str) -> None:
     size = (ACROSS * cell - GAP_PX, down * (TILE_PX + GAP_PX) - GAP_PX)
     sheet = Image.new("RGB", size, "white")
     for i, name in enumerate(FACES):
-        pair = pairs[f"samples/{name}.jpg"]
-        original = Path(job).parent / "photographs" / f"{name}.jpg"
+        pair = pairs[f"samples/{name}"]
+        original = Path(job).parent / "photographs" / name
         pictures = [Image.open(original), picture(pair["image"]), picture(pair["normalized"])]
         for j, image in enumerate(pictures):
             left, top = i % ACROSS * cell + j * TILE_PX, i // ACROSS * (TILE_PX + GAP_PX)
