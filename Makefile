@@ -18,12 +18,13 @@ endif
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test durability lint format clean
+.PHONY: help demo test durability gpu-check lint format clean
 
 help:
 	@echo "make demo    install, and run the whole job on the sample faces ($(DEMO)/)"
 	@echo "make test    install with the developers' tools, and run the tests"
 	@echo "make durability  install with the tools, and kill the job in all the ways of docs/durability.md"
+	@echo "make gpu-check  check what runs on a GPU, under the Python that is there, without installing"
 	@echo "make lint    ruff and pyright"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove $(VENV), $(DEMO) and caches"
@@ -38,6 +39,10 @@ test: $(VENV)/.installed-dev
 # An hour, half of it in a store.
 durability: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pipeline.durability --kills 200
+
+# Without .venv, which would bring another torch: a bare CUDA machine has its own.
+gpu-check:
+	python3 benchmarks/gpu_check.py $(GPU_CHECK)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--pairs", type=int, default=128)
     parser.add_argument("--batch", type=int, default=64)
+    folder = Path(__file__).parent / "results"
+    parser.add_argument("--json", type=Path, default=folder / "rendering.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -96,9 +98,8 @@ def main() -> None:
         "met": rate >= wanted,
         "sizes": found,
     }
-    path = Path(__file__).parent / "results/rendering.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=2))
+    options.json.parent.mkdir(exist_ok=True)
+    options.json.write_text(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "stages.json"
-#: Seconds for which a network alone is measured, before and after the run.
-ALONE_S = 3.0
 #: Pictures of the sample set that are no faces.
 NO_FACES = {"no_face.jpg", "truncated.jpg"}
 
@@ -48,6 +46,7 @@ class Case:
     output: str
     settings: tuple[str, ...]
     limit: int
+    alone_s: float
 
 
 @dataclass
@@ -142,12 +141,12 @@ def network_alone(config, size_px: int):
     return one
 
 
-def measure_alone(one, total: Alone) -> None:
-    """Add ``ALONE_S`` seconds of a network alone to ``total``."""
+def measure_alone(one, total: Alone, seconds: float) -> None:
+    """Add some seconds of a network alone to ``total``."""
     one()
     synchronize()
     wall, cpu, inputs = time.perf_counter(), time.process_time(), 0
-    while time.perf_counter() - wall < ALONE_S:
+    while time.perf_counter() - wall < seconds:
         inputs += one()
     synchronize()
     total.inputs += inputs
@@ -198,7 +197,7 @@ def run_case(case: Case) -> dict[str, object]:
             alone["normalize"] = network_alone(stage.config, flow["align"].config.size_px)
     counts = {stage.name: count_computed(stage) for stage in stages}
     for counter, one in ((alones[name], alone[name]) for name in case.stages):
-        measure_alone(one, counter)
+        measure_alone(one, counter, case.alone_s)
     for count in counts.values():
         count[0] = 0
     memory = Memory()
@@ -209,7 +208,7 @@ def run_case(case: Case) -> dict[str, object]:
     peak_mb, growth_mb = memory.stop()
     computed = {name: count[0] for name, count in counts.items()}
     for counter, one in ((alones[name], alone[name]) for name in case.stages):
-        measure_alone(one, counter)
+        measure_alone(one, counter, case.alone_s)
     inputs = sum(r.inputs for r in ShardFolder(job.output / "manifest").records().values())
     networks_cpu = sum(computed[n] * a.cpu_s / a.inputs for n, a in alones.items())
     slowest = min(a.rate for a in alones.values())
@@ -269,7 +268,8 @@ def cases(args: argparse.Namespace, work: Path) -> list[Case]:
 
     def case(name: str, stages: tuple[str, ...], output: str, detector: str) -> Case:
         settings = (*common, *detectors[detector])
-        return Case(name, stages, str(photographs), str(work / output), settings, args.images)
+        places = str(photographs), str(work / output)
+        return Case(name, stages, *places, settings, args.images, args.alone)
 
     best = "insightface" if args.pack else "opencv"
     return [
@@ -332,6 +332,10 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help=".safetensors for normalize; else the shipped")
     parser.add_argument("--device", help="auto, cpu or cuda, for all stages")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument(
+        "--alone", type=float, default=3.0,
+        help="seconds for which a network alone is measured, before and after the run (default 3)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--set", action="append", default=[], help="stage.key=value, repeatable")
     parser.add_argument("--json", type=Path, default=RESULTS, help="where to write the figures")
