@@ -1,0 +1,455 @@
+"""Which rows of a job an export has, in which files and columns; and reading them in order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from ...manifests.arrays import Rows
+from ...manifests.datasets import Description
+from ...manifests.vocabularies import ACTION_UNITS, REASONS
+from ...pipeline.errors import InputError, first_few, nearest
+from ...pipeline.read.dataset import ShardDataset, open_dataset
+from ...pipeline.store.labels import labels_digest
+from ...pipeline.store.shards import ShardFolder, datasets_in
+from ..classification.tasks import find_task
+from .hashed_keys import hash_text
+from .picture_bytes import picture_ending, without_texts
+
+# pyarrow creates these functions at run time; type checkers do not see them.
+pc: Any = pyarrow.compute
+
+#: Rows that are read, and held, at once.
+READ_ROWS = 64
+#: Usual splits first, in this order.
+SPLITS_FIRST = ("train", "validation", "test")
+#: Split of rows whose labels name none, if others do.
+UNASSIGNED = "unassigned"
+#: Text columns that may name people or files, which are hashed with the keys.
+HASHED_COLUMNS = ("key", "subject", "sequence")
+#: Columns that say where a row is or why it is not ok; an export has its own.
+_NEVER = (
+    *("parent_key", "status", "reason", "decided_by", "image", "variant"),
+    *("original", "file_name", "original_file_name"),
+)
+_LABEL = re.compile(r"(emotion|valence|arousal|AU\d+(_intensity)?)")
+_SCALAR = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_integer)
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What is asked for.
+
+    Attributes:
+        root: the job's folder.
+        variant: of the normalized faces.
+        name: of the export; begins the names of its archives.
+        columns: besides ``key``; None: split, emotions and action units.
+        with_originals: whether the aligned faces are exported, too.
+        salt: keys and names are hashed with it; None: they stay.
+        file_rows: rows of a file.
+    """
+
+    root: Path
+    variant: str
+    name: str
+    columns: tuple[str, ...] | None = None
+    with_originals: bool = False
+    salt: bytes | None = None
+    file_rows: int = 10_000
+
+
+@dataclass(frozen=True)
+class ExportColumn:
+    """A column. ``classes``: names in the order of their numbers, where the values are classes."""
+
+    name: str
+    type: pa.DataType
+    about: str
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExportPart:
+    """The rows of one file, or of several pictures: ``rows`` are their places in the dataset."""
+
+    split: str
+    number: int
+    count: int
+    rows: Rows
+
+    @property
+    def name(self) -> str:
+        """Return a name that no other part has: ``train-00000``."""
+        return f"{self.split}-{self.number:05d}"
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """A row as it leaves.
+
+    Attributes:
+        stem: the key as a file name without ending, different for each key.
+        values: by column, ``key`` first.
+        image, original: bytes of JPEG or PNG files; no original: None.
+        image_ending, original_ending: ``jpg`` or ``png``.
+    """
+
+    stem: str
+    values: dict[str, Any]
+    image: bytes
+    image_ending: str
+    original: bytes | None
+    original_ending: str
+
+
+@dataclass
+class ExportPlan:
+    """What an export has.
+
+    Attributes:
+        request: what was asked for.
+        columns: of the values, ``key`` first.
+        parts: all files in order.
+        splits: split → rows.
+        split_names: split in the labels → its name here, where they differ.
+        classes: emotion → rows, in the order of the classes; empty without emotions.
+        left_out: ``status: reason`` → rows that are not exported.
+        rows: of the dataset, exported and left out.
+        content: hex sha256 of all that is read, for the fingerprint.
+    """
+
+    request: ExportRequest
+    columns: list[ExportColumn]
+    parts: list[ExportPart]
+    splits: dict[str, int]
+    split_names: dict[str, str]
+    classes: dict[str, int]
+    left_out: dict[str, int]
+    rows: int
+    content: str
+    _faces: ShardDataset = field(repr=False)
+    _originals: ShardDataset | None = field(repr=False)
+    _places: Rows | None = field(repr=False)
+
+    @property
+    def exported(self) -> int:
+        """Return how many rows are exported."""
+        return sum(self.splits.values())
+
+    @property
+    def labelled(self) -> bool:
+        """Return whether there are labels among the columns, besides the split."""
+        return any(one.name not in ("key", "split") for one in self.columns)
+
+    def read(self, part: ExportPart) -> Iterator[ExportRow]:
+        """Yield the rows of a part, reading ``READ_ROWS`` at once."""
+        for start in range(0, len(part.rows), READ_ROWS):
+            numbers = part.rows[start : start + READ_ROWS]
+            faces: list[dict[str, Any]] = self._faces.__getitems__(numbers.tolist())
+            originals: list[bytes | None] = [None] * len(faces)
+            if self._originals is not None and self._places is not None:
+                found = self._originals.__getitems__(self._places[numbers].tolist())
+                originals = [one["image"] for one in found]
+            for face, original in zip(faces, originals, strict=True):
+                yield self._row(face, original)
+
+    def values(self, part: ExportPart) -> Iterator[dict[str, Any]]:
+        """Yield the values of a part's rows, without reading pictures."""
+        rows = self._faces.select([one.name for one in self.columns])
+        for start in range(0, len(part.rows), READ_ROWS):
+            for one in rows.__getitems__(part.rows[start : start + READ_ROWS].tolist()):
+                yield self._values(one)
+
+    def _values(self, face: Mapping[str, Any]) -> dict[str, Any]:
+        values = {one.name: face[one.name] for one in self.columns}
+        if self.request.salt is not None:
+            for name in HASHED_COLUMNS:
+                if values.get(name) is not None:
+                    values[name] = hash_text(self.request.salt, values[name])
+        return values
+
+    def _row(self, face: Mapping[str, Any], original: bytes | None) -> ExportRow:
+        key, values = face["key"], self._values(face)
+        return ExportRow(
+            stem=values["key"] if self.request.salt is not None else file_stem(key),
+            values=values,
+            image=without_texts(face["image"], key),
+            image_ending=picture_ending(face["image"], key),
+            original=None if original is None else without_texts(original, key),
+            original_ending="" if original is None else picture_ending(original, key),
+        )
+
+    @property
+    def keys(self) -> list[str]:
+        """Return the keys of the rows that are exported, as they are at home."""
+        rows = np.concatenate([part.rows for part in self.parts])
+        return self._faces.table["key"].take(pa.array(rows)).to_pylist()
+
+
+def choose_variant(root: Path, variant: str) -> str:
+    """Return the normalized variant to export: the named one, else the only one.
+
+    Raises InputError if there is none of this name, or several and none is named.
+    """
+    made = datasets_in(root / "normalized")
+    names = [name for name, folder in made.items() if folder.shard_sizes()]
+    if variant and variant not in names:
+        raise InputError(f"{root} has no normalized variant '{variant}'{nearest(variant, names)}")
+    if not names:
+        raise InputError(f"{root} has no normalized faces: run 'normpipe run {root}' first")
+    if not variant and len(names) > 1:
+        raise InputError(f"choose a normalized variant with --variant ({', '.join(names)})")
+    return variant or names[0]
+
+
+def source_digests(root: Path) -> Iterator[str | None]:
+    """Yield the sha256 of the file of each usable aligned face; nothing without aligned faces."""
+    if not ShardFolder(root / "aligned").shard_sizes():
+        return
+    faces = open_dataset(root / "aligned", columns=["source_sha256"], decode=False)
+    for start in range(0, len(faces), READ_ROWS):
+        numbers = range(start, min(start + READ_ROWS, len(faces)))
+        yield from (one["source_sha256"] for one in faces.__getitems__(numbers))
+
+
+def plan_export(request: ExportRequest, description: Description | None) -> ExportPlan:
+    """Return what an export has, without reading pictures.
+
+    Args:
+        request: what is asked for.
+        description: of the release that the job read, if it is known: the order of its classes.
+
+    Raises:
+        InputError: unknown columns, columns that would give away paths, nothing to export, or
+            missing datasets.
+    """
+    folder = request.root / "normalized" / request.variant
+    opened = open_dataset(folder, status="all", decode=False)
+    offered = [n for n in opened.opened.offered if n not in _NEVER and n != "key"]
+    types = _types(opened, ShardFolder(folder))
+    names = _names(request, offered, types)
+    always = ["split"] if "split" in offered else []
+    faces = opened.select(
+        [*dict.fromkeys([*names, *always, "image", "status", "reason", "decided_by"])]
+    )
+    table = faces.table
+    ok = pc.equal(table["status"], "ok").combine_chunks()
+    used = table.filter(ok)
+    if not used.num_rows:
+        raise InputError(f"{folder} has no ok rows: see normpipe status {request.root}")
+    _refuse_paths(request, used, [n for n in ("key", *names) if _is_text(types.get(n))])
+    classes = _classes(used, description) if "emotion" in names else {}
+    columns = [_column(name, types, classes) for name in ("key", *names)]
+    splits, split_names, parts = _parts(table, ok, request.file_rows)
+    originals, places = _originals(request, faces) if request.with_originals else (None, None)
+    sources = [folder, *([request.root / "aligned"] if originals is not None else [])]
+    digest = [labels_digest(table), *(_content(ShardFolder(one)) for one in sources)]
+    return ExportPlan(
+        request=request,
+        columns=columns,
+        parts=parts,
+        splits=splits,
+        split_names=split_names,
+        classes=classes,
+        left_out=_left_out(table.filter(pc.invert(ok))),
+        rows=table.num_rows,
+        content=hashlib.sha256(json.dumps(digest).encode()).hexdigest(),
+        _faces=faces,
+        _originals=originals,
+        _places=places,
+    )
+
+
+def file_stem(key: str) -> str:
+    """Return a key as a file name without dots and folders; different keys give different names.
+
+    The dataset's name and an ending ``.jpg`` are left out. Characters other than letters, digits,
+    ``-`` and ``_`` become ``=2E`` and so on; names that are too long end in a hash.
+    """
+    sample = key.partition("/")[2] or key
+    plain = sample.removesuffix(".jpg")
+    name = "".join(c if c.isalnum() or c in "-_" else _escaped(c) for c in plain)
+    if plain == sample:
+        name += "="  # so that "a" and "a.jpg" differ
+    if len(name.encode()) > 150:
+        name = f"{name[:30]}={hashlib.sha256(key.encode()).hexdigest()[:32]}"
+    return name
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"={byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+
+
+def _types(opened: ShardDataset, folder: ShardFolder) -> dict[str, pa.DataType]:
+    first = next(iter(folder.shard_sizes()))
+    own = {one.name: one.type for one in folder.schema(first)}
+    return own | {one.name: one.type for one in opened.table.schema}
+
+
+def _names(
+    request: ExportRequest, offered: Sequence[str], types: Mapping[str, pa.DataType]
+) -> list[str]:
+    """Return the columns besides ``key``."""
+    if request.columns is None:
+        return [n for n in offered if n == "split" or _LABEL.fullmatch(n)]
+    names = [*dict.fromkeys(n for n in request.columns if n != "key")]
+    for name in names:
+        if name not in offered:
+            raise InputError(f"no column '{name}' can be exported{nearest(name, [*offered])}")
+        kind = types[name]
+        if not (any(fits(kind) for fits in _SCALAR) or pa.types.is_floating(kind)):
+            raise InputError(f"column '{name}' holds {kind}, not text or numbers: leave it out")
+    return names
+
+
+def _is_text(kind: pa.DataType | None) -> bool:
+    return kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _column(
+    name: str, types: Mapping[str, pa.DataType], classes: Mapping[str, int]
+) -> ExportColumn:
+    unit = ACTION_UNITS.get(name.removesuffix("_intensity"), "")
+    about = {
+        "key": "name of the row",
+        "split": "split in the labels",
+        "emotion": "emotion as labelled",
+        "valence": "-1 to 1",
+        "arousal": "-1 to 1",
+        "subject": "which person",
+    }.get(name, "")
+    if unit:
+        scale = "0 (absent) to 5 (maximum)" if name.endswith("_intensity") else "1 occurs, 0 not"
+        about = f"{unit}: {scale}"
+    return ExportColumn(
+        name, types[name], about, tuple(classes) if name == "emotion" else ()
+    )
+
+
+def _refuse_paths(request: ExportRequest, table: pa.Table, names: Sequence[str]) -> None:
+    """Raise InputError for texts that are absolute paths or addresses; hashed, for any path."""
+    for name in names:
+        if request.salt is not None and name in HASHED_COLUMNS:
+            continue
+        values = table[name].combine_chunks()
+        # A key begins with the dataset's name.
+        pattern = r"://|^/|^[A-Za-z]:[\\/]|^\\\\|^~" if name != "key" else r"^[^/]*/(/|[A-Za-z]:[\\/])|://"
+        if request.salt is not None:
+            pattern = rf"{pattern}|[\\/]"
+        found = values.filter(pc.match_substring_regex(values, pattern))
+        if not len(found):
+            continue
+        if name == "key":
+            raise InputError(
+                f"{len(found)} keys hold addresses or absolute paths ({found[0]}): add --hash-keys"
+            )
+        raise InputError(
+            f"column '{name}' holds paths or addresses ({found[0]}), which would say where the "
+            "pictures come from: leave it out of --columns"
+        )
+
+
+def _classes(table: pa.Table, description: Description | None) -> dict[str, int]:
+    """Return emotion → rows, in the order of the task; empty if no row has one."""
+    counts = {
+        pair["values"]: pair["counts"]
+        for pair in pc.value_counts(table["emotion"].combine_chunks()).to_pylist()
+        if pair["values"] is not None
+    }
+    if not counts:
+        return {}
+    found = find_task(table, "emotion", [])
+    protocol = description.tasks.get("emotion") if description is not None else None
+    ordered = [*(protocol.names if protocol is not None else ()), *found.names]
+    return {name: counts.get(name, 0) for name in dict.fromkeys([*ordered, *sorted(counts)])}
+
+
+def _parts(
+    table: pa.Table, ok: pa.Array, file_rows: int
+) -> tuple[dict[str, int], dict[str, str], list[ExportPart]]:
+    """Return split → rows, split in the labels → its name here, and the files."""
+    exported = np.flatnonzero(ok.to_numpy(zero_copy_only=False)).astype(np.int64)
+    if "split" not in table.column_names or table["split"].null_count == table.num_rows:
+        found = {"train": exported}
+        names: dict[str, str] = {}
+    else:
+        words = table["split"].combine_chunks().take(pa.array(exported))
+        coded = words.dictionary_encode()
+        codes = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False)
+        given: list[str] = coded.dictionary.to_pylist()
+        names = {word: re.sub(r"\W", "_", word) or "_" for word in given}
+        if len({*names.values()}) < len(names) or UNASSIGNED in names.values():
+            raise InputError(
+                f"splits {first_few(given)} have one name as names of files: rename them"
+            )
+        found = {names[word]: exported[codes == code] for code, word in enumerate(given)}
+        if (codes < 0).any():
+            found[UNASSIGNED] = exported[codes < 0]
+    order = sorted(found, key=lambda name: (_rank(name), name))
+    parts: list[ExportPart] = []
+    for split in order:
+        rows = found[split]
+        count = -(-len(rows) // file_rows)
+        parts += [
+            ExportPart(split, n, count, rows[n * file_rows : (n + 1) * file_rows])
+            for n in range(count)
+        ]
+    changed = {word: name for word, name in names.items() if word != name}
+    return {name: len(found[name]) for name in order}, changed, parts
+
+
+def _rank(split: str) -> int:
+    if split in SPLITS_FIRST:
+        return SPLITS_FIRST.index(split)
+    return len(SPLITS_FIRST) + (split == UNASSIGNED)
+
+
+def _originals(request: ExportRequest, faces: ShardDataset) -> tuple[ShardDataset, Rows]:
+    """Return the aligned faces, and (N,) int64 the place of each normalized row's among them."""
+    aligned = open_dataset(
+        request.root / "aligned", status="all", columns=["image", "status"], decode=False
+    )
+    places = pc.index_in(
+        faces.table["key"].combine_chunks(), aligned.table["key"].combine_chunks()
+    )
+    if places.null_count:
+        raise InputError(
+            f"{request.root / 'aligned'} lacks {places.null_count} of the faces that were "
+            f"normalized: run 'normpipe run {request.root}', or leave --with-originals out"
+        )
+    return aligned, places.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _left_out(table: pa.Table) -> dict[str, int]:
+    """Return ``status: reason`` → rows."""
+    counts: Counter[str] = Counter()
+    for status, reason in zip(
+        table["status"].to_pylist(), table["reason"].to_pylist(), strict=True
+    ):
+        counts[f"{status}: {reason}" if reason else status] += 1
+    return dict(sorted(counts.items()))
+
+
+def reason_meaning(left_out: str) -> str:
+    """Return what a reason of ``left_out`` means, for people; "" if it is not known."""
+    reason = left_out.partition(": ")[2]
+    return REASONS[reason][1] if reason in REASONS else ""
+
+
+def _content(folder: ShardFolder) -> list[Any]:
+    """Return what identifies the bytes of a dataset's shards."""
+    records = folder.records()
+    if records:
+        return [[number, one.sha256] for number, one in records.items()]
+    return [[number, size] for number, size in folder.shard_sizes().items()]
