@@ -74,12 +74,6 @@ def croissant_of(plan: ExportPlan, facts: CardFacts, written: WrittenOfPart) -> 
         {
             "@type": "cr:FileSet",
             "@id": f"{split}-files",
-            "containedIn": [
-                {"@id": one.path}
-                for part in plan.parts
-                if part.split == split
-                for one in written(part)
-            ],
             "encodingFormat": _PARQUET,
             "includes": f"data/{split}-*.parquet",
         }

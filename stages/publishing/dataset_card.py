@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +38,10 @@ class CardFacts:
     version: str
 
 
-def dataset_card(plan: ExportPlan, facts: CardFacts, layout: str, size: int) -> str:
-    """Return the text of README.md; ``size``: bytes of all files of rows."""
+def dataset_card(
+    plan: ExportPlan, facts: CardFacts, layout: str, sizes: Mapping[str, int]
+) -> str:
+    """Return the text of README.md; ``sizes``: split → bytes of its files."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("normpipe.stages.publishing", "templates"),
         autoescape=False,  # Markdown: texts go through the filters below
@@ -48,7 +51,7 @@ def dataset_card(plan: ExportPlan, facts: CardFacts, layout: str, size: int) -> 
         keep_trailing_newline=True,
     )
     environment.filters["md"] = markdown_text
-    head = json.dumps(card_head(plan, facts, layout, size), indent=1, ensure_ascii=False)
+    head = json.dumps(card_head(plan, facts, layout, sizes), indent=1, ensure_ascii=False)
     return environment.get_template("dataset_card.md").render(
         head=head,
         plan=plan,
@@ -77,7 +80,9 @@ def is_non_commercial(facts: CardFacts) -> bool:
     return facts.grant.non_commercial == "yes" or any(one.non_commercial for one in facts.makers)
 
 
-def card_head(plan: ExportPlan, facts: CardFacts, layout: str, size: int) -> dict[str, Any]:
+def card_head(
+    plan: ExportPlan, facts: CardFacts, layout: str, sizes: Mapping[str, int]
+) -> dict[str, Any]:
     """Return the head of the card. It is written as JSON, which is YAML, too."""
     licence = facts.grant.licence.lower()
     head: dict[str, Any] = {"pretty_name": plan.request.name}
@@ -91,8 +96,8 @@ def card_head(plan: ExportPlan, facts: CardFacts, layout: str, size: int) -> dic
     head["tags"] = ["normpipe", "facial-expression"]
     if plan.classes:
         head["task_categories"] = ["image-classification"]
-    sizes = (word for most, word in _SIZES if plan.exported < most)
-    head["size_categories"] = [next(sizes, "n>1M")]
+    words = (word for most, word in _SIZES if plan.exported < most)
+    head["size_categories"] = [next(words, "n>1M")]
     if layout != "parquet":
         paths = {
             "hub": "data/{}-*.parquet",
@@ -102,11 +107,11 @@ def card_head(plan: ExportPlan, facts: CardFacts, layout: str, size: int) -> dic
         files = [{"split": one, "path": paths[layout].format(one)} for one in plan.splits]
         head["configs"] = [{"config_name": "default", "data_files": files}]
     if layout == "hub":
-        head["dataset_info"] = _dataset_info(plan, size)
+        head["dataset_info"] = _dataset_info(plan, sizes)
     return head
 
 
-def _dataset_info(plan: ExportPlan, size: int) -> dict[str, Any]:
+def _dataset_info(plan: ExportPlan, sizes: Mapping[str, int]) -> dict[str, Any]:
     features: list[dict[str, Any]] = []
     for name, kind in hub_features(plan).items():
         if kind["_type"] == "ClassLabel":
@@ -114,5 +119,9 @@ def _dataset_info(plan: ExportPlan, size: int) -> dict[str, Any]:
             features.append({"name": name, "dtype": {"class_label": {"names": names}}})
         else:
             features.append({"name": name, "dtype": kind.get("dtype", "image")})
-    splits = [{"name": name, "num_examples": count} for name, count in plan.splits.items()]
-    return {"features": features, "splits": splits, "download_size": size, "dataset_size": size}
+    splits = [
+        {"name": name, "num_bytes": sizes[name], "num_examples": count}
+        for name, count in plan.splits.items()
+    ]
+    total = sum(sizes.values())
+    return {"features": features, "splits": splits, "download_size": total, "dataset_size": total}

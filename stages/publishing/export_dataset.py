@@ -121,7 +121,9 @@ def _finish(
             yield from written(part)
         yield from tables
 
-    size = sum(one.bytes for one in pictures())
+    sizes = dict.fromkeys(plan.splits, 0)
+    for part in plan.parts:
+        sizes[part.split] += sum(one.bytes for one in written(part))
     about = {
         "normpipe_export": _VERSION,
         "normpipe": facts.version,
@@ -138,7 +140,7 @@ def _finish(
         "permission": facts.grant.permission,
         "fingerprint": wanted,
     }
-    card = dataset_card(plan, facts, layout, size).encode()
+    card = dataset_card(plan, facts, layout, sizes).encode()
     described = {CARD_FILE: card, ABOUT_FILE: json_bytes(about, ascii_only=False)}
     if layout == "hub":
         described[CROISSANT_FILE] = json_bytes(

@@ -18,13 +18,15 @@ import pyarrow.parquet as pq
 
 from ...manifests.schema import IMAGE
 from ...pipeline.store.commit import PendingFile, commit_file, make_folder, storage_errors, temporary
-from .export_plan import ExportPart, ExportPlan, ExportRow, file_stem
+from .export_plan import ExportColumn, ExportPart, ExportPlan, ExportRow, file_stem
 
 #: Rows of a row group: few, so that a viewer need not read much.
 _GROUP_ROWS = 100
 #: Folder of the faces whose emotion is unknown.
 _UNLABELLED = "unlabelled"
 _ORIGINALS = "originals"
+#: In ``metadata.csv``: a text that is not known.
+_UNKNOWN = "unknown"
 
 
 class WrittenFile(NamedTuple):
@@ -213,6 +215,7 @@ class _Encoded:
 def _write_tables(plan: ExportPlan, written: WrittenOfPart, target: Path) -> list[WrittenFile]:
     """Write ``metadata.csv`` of each split, as ``datasets`` reads it beside pictures."""
     names = [column.name for column in plan.columns]
+    cell_of = {column.name: _cells(column) for column in plan.columns}
     more = ["original_file_name"] if plan.request.with_originals else []
 
     def write_split(split: str) -> WrittenFile:
@@ -223,11 +226,24 @@ def _write_tables(plan: ExportPlan, written: WrittenOfPart, target: Path) -> lis
                 paths = (one.path.partition("/")[2] for one in written(part))
                 for values in plan.values(part):
                     cells = [next(paths) for _ in range(1 + len(more))]
-                    writer.writerow([*cells, *(values[name] for name in names)])
+                    writer.writerow([*cells, *(cell_of[name](values[name]) for name in names)])
 
         return _write_whole(target, f"{split}/metadata.csv", fill)
 
     return [write_split(split) for split in plan.splits]
+
+
+def _cells(column: ExportColumn) -> Callable[[Any], Any]:
+    """Return how a value is written, so that readers guess one type in the tables of all splits.
+
+    A column without a value would be read as numbers: unknown texts are words. Whole numbers would
+    be read as others where some are unknown: then all are.
+    """
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return lambda value: _UNKNOWN if value is None else value
+    if column.whole:
+        return lambda value: value
+    return lambda value: "" if value is None else float(value)
 
 
 # ---------------------------------------------------------------- all

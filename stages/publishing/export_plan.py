@@ -43,6 +43,14 @@ _NEVER = (
     *("original", "file_name", "original_file_name"),
 )
 _LABEL = re.compile(r"(emotion|valence|arousal|AU\d+(_intensity)?)")
+_ABOUT = {
+    "key": "name of the row",
+    "split": "split in the labels",
+    "emotion": "emotion as labelled",
+    "valence": "-1 to 1",
+    "arousal": "-1 to 1",
+    "subject": "which person",
+}
 _SCALAR = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_integer)
 
 
@@ -71,12 +79,19 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class ExportColumn:
-    """A column. ``classes``: names in the order of their numbers, where the values are classes."""
+    """A column.
+
+    Attributes:
+        name, type, about: what it is.
+        classes: names in the order of their numbers, where the values are classes.
+        whole: whether the value of every exported row is known.
+    """
 
     name: str
     type: pa.DataType
     about: str
     classes: tuple[str, ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -250,7 +265,13 @@ def plan_export(request: ExportRequest, description: Description | None) -> Expo
         raise InputError(f"{folder} has no ok rows: see normpipe status {request.root}")
     _refuse_paths(request, used, [n for n in ("key", *names) if _is_text(types.get(n))])
     classes = _classes(used, description) if "emotion" in names else {}
-    columns = [_column(name, types, classes) for name in ("key", *names)]
+    whole = {n for n in used.column_names if not used[n].null_count}
+    columns = [
+        ExportColumn(
+            name, types[name], _about(name), (*classes,) * (name == "emotion"), name in whole
+        )
+        for name in ("key", *names)
+    ]
     splits, split_names, parts = _parts(table, ok, request.file_rows)
     originals, places = _originals(request, faces) if request.with_originals else (None, None)
     sources = [folder, *([request.root / "aligned"] if originals is not None else [])]
@@ -317,24 +338,13 @@ def _is_text(kind: pa.DataType | None) -> bool:
     return kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _column(
-    name: str, types: Mapping[str, pa.DataType], classes: Mapping[str, int]
-) -> ExportColumn:
+def _about(name: str) -> str:
+    """Return what a column holds, for people."""
     unit = ACTION_UNITS.get(name.removesuffix("_intensity"), "")
-    about = {
-        "key": "name of the row",
-        "split": "split in the labels",
-        "emotion": "emotion as labelled",
-        "valence": "-1 to 1",
-        "arousal": "-1 to 1",
-        "subject": "which person",
-    }.get(name, "")
     if unit:
         scale = "0 (absent) to 5 (maximum)" if name.endswith("_intensity") else "1 occurs, 0 not"
-        about = f"{unit}: {scale}"
-    return ExportColumn(
-        name, types[name], about, tuple(classes) if name == "emotion" else ()
-    )
+        return f"{unit}: {scale}"
+    return _ABOUT.get(name, "")
 
 
 def _refuse_paths(request: ExportRequest, table: pa.Table, names: Sequence[str]) -> None:
