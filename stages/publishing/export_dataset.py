@@ -89,7 +89,7 @@ def export_dataset(
     wanted = _fingerprint(plan, facts, layout)
     with locked(target):
         if _is_complete(target, wanted):
-            return Exported(target, read_about(target), again=True)
+            return Exported(target, _about(plan, facts, layout, wanted), again=True)
         _make_room(target, wanted, overwrite)
         work = target / _WORK
         write_json(work / _STATE, {"fingerprint": wanted})
@@ -124,7 +124,25 @@ def _finish(
     sizes = dict.fromkeys(plan.splits, 0)
     for part in plan.parts:
         sizes[part.split] += sum(one.bytes for one in written(part))
-    about = {
+    about = _about(plan, facts, layout, wanted)
+    card = dataset_card(plan, facts, layout, sizes).encode()
+    described = {CARD_FILE: card, ABOUT_FILE: json_bytes(about, ascii_only=False)}
+    if layout == "hub":
+        described[CROISSANT_FILE] = json_bytes(
+            croissant_of(plan, facts, written), ascii_only=False
+        )
+    sums: list[str] = []
+    for name, data in described.items():
+        write_bytes(target / name, data)
+        sums.append(f"{hashlib.sha256(data).hexdigest()}  {name}\n")
+    sums += [f"{one.sha256}  {one.path}\n" for one in pictures()]
+    write_bytes(target / SUMS_FILE, "".join(sums).encode())
+    return about
+
+
+def _about(plan: ExportPlan, facts: CardFacts, layout: str, wanted: str) -> dict[str, Any]:
+    """Return the content of ``export.json``."""
+    return {
         "normpipe_export": _VERSION,
         "normpipe": facts.version,
         "name": plan.request.name,
@@ -140,19 +158,6 @@ def _finish(
         "permission": facts.grant.permission,
         "fingerprint": wanted,
     }
-    card = dataset_card(plan, facts, layout, sizes).encode()
-    described = {CARD_FILE: card, ABOUT_FILE: json_bytes(about, ascii_only=False)}
-    if layout == "hub":
-        described[CROISSANT_FILE] = json_bytes(
-            croissant_of(plan, facts, written), ascii_only=False
-        )
-    sums: list[str] = []
-    for name, data in described.items():
-        write_bytes(target / name, data)
-        sums.append(f"{hashlib.sha256(data).hexdigest()}  {name}\n")
-    sums += [f"{one.sha256}  {one.path}\n" for one in pictures()]
-    write_bytes(target / SUMS_FILE, "".join(sums).encode())
-    return about
 
 
 def _fingerprint(plan: ExportPlan, facts: CardFacts, layout: str) -> str:

@@ -21,7 +21,8 @@ from ...manifests.vocabularies import ACTION_UNITS, REASONS
 from ...pipeline.errors import InputError, first_few, nearest
 from ...pipeline.read.dataset import ShardDataset, open_dataset
 from ...pipeline.store.labels import labels_digest
-from ...pipeline.store.shards import ShardFolder, datasets_in
+from ...pipeline.store.shards import ShardFolder
+from ...pipeline.store.storage import folders
 from ..classification.tasks import find_task
 from .hashed_keys import hash_text
 from .picture_bytes import picture_ending, without_texts
@@ -217,8 +218,9 @@ def choose_variant(root: Path, variant: str) -> str:
 
     Raises InputError if there is none of this name, or several and none is named.
     """
-    made = datasets_in(root / "normalized")
-    names = [name for name, folder in made.items() if folder.shard_sizes()]
+    place = root / "normalized"
+    found = sorted(name for name in folders(place) if not name.startswith("_"))
+    names = [name for name in found if ShardFolder(place / name).shard_sizes()]
     if variant and variant not in names:
         raise InputError(f"{root} has no normalized variant '{variant}'{nearest(variant, names)}")
     if not names:

@@ -16,6 +16,8 @@ from .export_dataset import changed_files, read_about, read_sums
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _MAIN = "main"
+#: Packages whose errors come from the Hub's client.
+_CLIENTS = frozenset({"huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "hf_xet"})
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,14 @@ def send(hub: Any, plan: Push) -> str:
 @contextmanager
 def _hub_errors(plan: Push) -> Generator[None, None, None]:
     """Turn an error of the Hub's client into one line."""
-    from huggingface_hub.errors import RepositoryNotFoundError
-
     try:
         yield
-    except (RepositoryNotFoundError, NormpipeError):
+    except NormpipeError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # its HTTP client and its storage have errors of their own
+        theirs = {kind.__module__.partition(".")[0] for kind in type(error).__mro__} & _CLIENTS
+        if not theirs and not isinstance(error, OSError | ValueError | RuntimeError):
+            raise
         raise NormpipeError(
             f"the Hub did not take {plan.repo}: {one_line(error)}; what is uploaded is kept: run the "
             "same command again"

@@ -217,7 +217,11 @@ def _ask(question: str, yes: bool) -> None:
     """Return if the user agrees. Raises InputError if not, or if nobody can be asked."""
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not _has_terminal():
         raise InputError(f"{question} Add --yes: there is no terminal to ask")
     if not typer.confirm(question, err=True):
         raise InputError("nothing was done")
+
+
+def _has_terminal() -> bool:
+    return sys.stdin.isatty()
