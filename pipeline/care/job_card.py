@@ -38,7 +38,7 @@ def _card(made: dict[str, ShardFolder], labels: pa.Table | None) -> str:
     splits = _counts(labels, _SPLIT)
     emotions = _counts(labels, _EMOTION)
     classes = [*(n for n in EMOTIONS if n in emotions), *sorted({*emotions} - {*EMOTIONS})]
-    head = {
+    head: dict[str, Any] = {
         "tags": ["normpipe", "facial-expression"],
         "configs": [one for name in made for one in _configs(name, made[name], [*splits])],
     }

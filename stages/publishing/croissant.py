@@ -5,13 +5,15 @@ https://docs.mlcommons.org/croissant/docs/croissant-spec.html
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from .dataset_card import CardFacts
-from .export_files import WrittenOfPart, picture_columns
-from .export_plan import ExportPlan
+from .export_files import WrittenOfPart, exported_pictures
+
+if TYPE_CHECKING:
+    from .dataset_card import CardFacts
+    from .export_plan import ExportPlan
 
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -97,7 +99,10 @@ def _records(plan: ExportPlan, split: str) -> dict[str, Any]:
     kinds = {column.name: _data_type(column.type) for column in plan.columns}
     kinds |= {c.name: "sc:Integer" for c in plan.columns if c.classes}
     fields: list[dict[str, Any]] = []
-    for name, kind in [*kinds.items(), *((name, "sc:ImageObject") for name in picture_columns(plan))]:
+    for name, kind in [
+        *kinds.items(),
+        *((name, "sc:ImageObject") for name in exported_pictures(plan)),
+    ]:
         source: dict[str, Any] = {"fileSet": {"@id": f"{split}-files"}, "extract": {"column": name}}
         if kind == "sc:ImageObject":
             source["transform"] = {"jsonPath": "bytes"}

@@ -10,15 +10,18 @@ from typing import Any
 
 import jinja2
 
-from .export_files import FORMATS, hub_features, picture_columns
+from .export_files import FORMATS, exported_pictures, hub_features
 from .export_plan import UNASSIGNED, ExportPlan, reason_meaning
 from .licence_gate import PARTS, Grant
 from .made_by import Maker
 
 #: Licences by the names that the Hub knows; any other is stated as it is.
 _KNOWN = frozenset(
-    "apache-2.0 mit bsd-3-clause cc0-1.0 cc-by-4.0 cc-by-3.0 cc-by-sa-4.0 cc-by-nc-4.0 "
-    "cc-by-nd-4.0 cc-by-nc-nd-4.0 cc-by-nc-sa-4.0 odbl odc-by pddl unlicense unknown".split()
+    [
+        *("apache-2.0", "mit", "bsd-3-clause", "unlicense", "odbl", "odc-by", "pddl", "cc0-1.0"),
+        *("cc-by-3.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nd-4.0"),
+        *("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
+    ]
 )
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -38,9 +41,7 @@ class CardFacts:
     version: str
 
 
-def dataset_card(
-    plan: ExportPlan, facts: CardFacts, layout: str, sizes: Mapping[str, int]
-) -> str:
+def dataset_card(plan: ExportPlan, facts: CardFacts, layout: str, sizes: Mapping[str, int]) -> str:
     """Return the text of README.md; ``sizes``: split → bytes of its files."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("normpipe.stages.publishing", "templates"),
@@ -61,7 +62,7 @@ def dataset_card(
         needed=[PARTS[part] for part in facts.grant.needed],
         layout=layout,
         about=FORMATS[layout].about,
-        pictures=picture_columns(plan),
+        pictures=exported_pictures(plan),
         left_out={name: (count, reason_meaning(name)) for name, count in plan.left_out.items()},
         unassigned=UNASSIGNED,
         non_commercial=is_non_commercial(facts),
@@ -86,9 +87,8 @@ def card_head(
     """Return the head of the card. It is written as JSON, which is YAML, too."""
     licence = facts.grant.licence.lower()
     head: dict[str, Any] = {"pretty_name": plan.request.name}
-    if licence in _KNOWN and not is_non_commercial(facts):
-        head["license"] = licence
-    elif licence in _KNOWN and "-nc" in licence:
+    # A free licence would hide that what made the pictures is not for commercial use.
+    if licence in _KNOWN and ("-nc" in licence or not is_non_commercial(facts)):
         head["license"] = licence
     else:
         name = re.sub(r"[^a-z0-9.]+", "-", licence).strip("-")[:64]

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.errors import InputError, OutputError, first_few
-from ...pipeline.stage import sha256_file
+from ...pipeline.errors import OutputError, first_few
 from ...pipeline.store.commit import (
     fsync_folder,
     json_bytes,
@@ -30,11 +29,10 @@ from .croissant import croissant_of
 from .dataset_card import CardFacts, dataset_card
 from .export_files import FORMATS, WrittenFile
 from .export_plan import ExportPart, ExportPlan
+from .export_sums import ABOUT_FILE, SUMS_FILE, changed_files, json_object, read_sums
 
 log = logging.getLogger("normpipe")
 
-#: In the folder of an export: what it is, and the sha256 of every other file.
-ABOUT_FILE, SUMS_FILE = "export.json", "SHA256SUMS"
 CARD_FILE, CROISSANT_FILE = "README.md", "croissant.json"
 #: While it is made: what is whole.
 _WORK = ".export"
@@ -67,7 +65,7 @@ class Exported:
 
 def is_begun(plan: ExportPlan, facts: CardFacts, layout: str, target: Path) -> bool:
     """Return whether the same export was begun, or finished, in a folder before."""
-    state = _read_json(target / _WORK / _STATE) or _read_json(target / ABOUT_FILE)
+    state = json_object(target / _WORK / _STATE) or json_object(target / ABOUT_FILE)
     return state is not None and state.get("fingerprint") == _fingerprint(plan, facts, layout)
 
 
@@ -128,9 +126,7 @@ def _finish(
     card = dataset_card(plan, facts, layout, sizes).encode()
     described = {CARD_FILE: card, ABOUT_FILE: json_bytes(about, ascii_only=False)}
     if layout == "hub":
-        described[CROISSANT_FILE] = json_bytes(
-            croissant_of(plan, facts, written), ascii_only=False
-        )
+        described[CROISSANT_FILE] = json_bytes(croissant_of(plan, facts, written), ascii_only=False)
     sums: list[str] = []
     for name, data in described.items():
         write_bytes(target / name, data)
@@ -180,53 +176,7 @@ def _written(target: Path, part: ExportPart) -> list[WrittenFile]:
     return [WrittenFile(*one) for one in json.loads(_part_file(target, part).read_bytes())]
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 # ---------------------------------------------------------------- the folder
-
-
-def read_sums(target: Path) -> dict[str, str]:
-    """Return path → sha256 of a finished export's files.
-
-    Raises InputError if the folder is not one.
-    """
-    about = read_about(target)
-    try:
-        lines = (target / SUMS_FILE).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
-    if not lines or "normpipe_export" not in about:
-        raise InputError(
-            f"{target} is no finished export: make it with normpipe export OUT --to {target}"
-        )
-    return {line[66:]: line[:64] for line in lines}
-
-
-def read_about(target: Path) -> dict[str, Any]:
-    """Return the content of a finished export's ``export.json``; empty if there is none."""
-    return _read_json(target / ABOUT_FILE) or {}
-
-
-def changed_files(target: Path) -> list[str]:
-    """Return what differs in a finished export: files changed, missing, or not of it.
-
-    Raises InputError if the folder is not one.
-    """
-    sums = read_sums(target)
-    found = [
-        f"{name} ({'changed' if (target / name).is_file() else 'missing'})"
-        for name, digest in sums.items()
-        if not (target / name).is_file() or sha256_file(target / name) != digest
-    ]
-    own = {*sums, SUMS_FILE, LOCK_FILE}
-    extra = (p.relative_to(target).as_posix() for p in target.rglob("*") if not p.is_dir())
-    return [*found, *(f"{name} (not of the export)" for name in sorted(extra) if name not in own)]
 
 
 def _is_complete(target: Path, wanted: str) -> bool:
@@ -234,7 +184,7 @@ def _is_complete(target: Path, wanted: str) -> bool:
 
     Raises OutputError if it is, and its files were changed since.
     """
-    about = _read_json(target / ABOUT_FILE)
+    about = json_object(target / ABOUT_FILE)
     if about is None or about.get("fingerprint") != wanted or not (target / SUMS_FILE).is_file():
         return False
     if (target / _WORK).is_dir():  # killed when all but this was done
@@ -253,8 +203,8 @@ def _make_room(target: Path, wanted: str, overwrite: bool) -> None:
 
     Raises OutputError if it holds anything else that may not be replaced.
     """
-    state = _read_json(target / _WORK / _STATE)
-    about = _read_json(target / ABOUT_FILE)
+    state = json_object(target / _WORK / _STATE)
+    about = json_object(target / ABOUT_FILE)
     if state is not None and state.get("fingerprint") == wanted:
         remove_temporaries(target)
         return

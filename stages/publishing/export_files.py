@@ -17,8 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...manifests.schema import IMAGE
-from ...pipeline.store.commit import PendingFile, commit_file, make_folder, storage_errors, temporary
-from .export_plan import ExportColumn, ExportPart, ExportPlan, ExportRow, file_stem
+from ...pipeline.store.commit import (
+    PendingFile,
+    commit_file,
+    make_folder,
+    storage_errors,
+    temporary,
+)
+from .export_columns import ExportColumn, is_text
+from .export_plan import ExportPart, ExportPlan, ExportRow, file_stem
 
 #: Rows of a row group: few, so that a viewer need not read much.
 _GROUP_ROWS = 100
@@ -62,7 +69,7 @@ def hub_features(plan: ExportPlan) -> dict[str, Any]:
             features[column.name] = {"names": [*column.classes], "_type": "ClassLabel"}
         else:
             features[column.name] = {"dtype": value_dtype(column.type), "_type": "Value"}
-    return features | {name: {"_type": "Image"} for name in picture_columns(plan)}
+    return features | {name: {"_type": "Image"} for name in exported_pictures(plan)}
 
 
 def value_dtype(kind: pa.DataType) -> str:
@@ -71,7 +78,7 @@ def value_dtype(kind: pa.DataType) -> str:
     return names.get(str(kind), str(kind))
 
 
-def picture_columns(plan: ExportPlan) -> list[str]:
+def exported_pictures(plan: ExportPlan) -> list[str]:
     """Return the names of the columns with pictures."""
     return ["image", "original"] if plan.request.with_originals else ["image"]
 
@@ -79,7 +86,7 @@ def picture_columns(plan: ExportPlan) -> list[str]:
 def _write_hub(plan: ExportPlan, part: ExportPart, target: Path) -> list[WrittenFile]:
     numbers = {c.name: {n: i for i, n in enumerate(c.classes)} for c in plan.columns if c.classes}
     fields = [(c.name, pa.int64() if c.classes else c.type) for c in plan.columns]
-    pictures = [(name, IMAGE) for name in picture_columns(plan)]
+    pictures = [(name, IMAGE) for name in exported_pictures(plan)]
     features = {"info": {"features": hub_features(plan)}}
     schema = pa.schema([*fields, *pictures], {"huggingface": json.dumps(features)})
 
@@ -98,10 +105,8 @@ def _write_hub(plan: ExportPlan, part: ExportPart, target: Path) -> list[Written
 
 def _write_plain(plan: ExportPlan, part: ExportPart, target: Path) -> list[WrittenFile]:
     fields = [(c.name, c.type) for c in plan.columns]
-    schema = pa.schema([*fields, *((name, pa.binary()) for name in picture_columns(plan))])
-    rows = (
-        row.values | {"image": row.image, "original": row.original} for row in plan.read(part)
-    )
+    schema = pa.schema([*fields, *((name, pa.binary()) for name in exported_pictures(plan))])
+    rows = (row.values | {"image": row.image, "original": row.original} for row in plan.read(part))
     return [_write_parquet(target, plain_parquet_path(part), schema, rows)]
 
 
@@ -118,15 +123,14 @@ def _write_parquet(
     ]
 
     def fill(file: PendingFile) -> None:
-        with pq.ParquetWriter(
-            pa.PythonFile(file, mode="w"),
-            schema,
+        options: dict[str, Any] = {
             # Pictures are compressed already.
-            compression={**dict.fromkeys(plain, "ZSTD"), **dict.fromkeys(leaves, "NONE")},
-            use_dictionary=plain,
-            write_statistics=plain,
-            write_page_index=True,
-        ) as writer:
+            "compression": {**dict.fromkeys(plain, "ZSTD"), **dict.fromkeys(leaves, "NONE")},
+            "use_dictionary": plain,
+            "write_statistics": plain,
+            "write_page_index": True,
+        }
+        with pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema, **options) as writer:
             while group := list(islice(rows, _GROUP_ROWS)):
                 writer.write_table(pa.Table.from_pylist(group, schema))
 
@@ -239,7 +243,7 @@ def _cells(column: ExportColumn) -> Callable[[Any], Any]:
     A column without a value would be read as numbers: unknown texts are words. Whole numbers would
     be read as others where some are unknown: then all are.
     """
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if is_text(column.type):
         return lambda value: _UNKNOWN if value is None else value
     if column.whole:
         return lambda value: value
@@ -249,7 +253,7 @@ def _cells(column: ExportColumn) -> Callable[[Any], Any]:
 # ---------------------------------------------------------------- all
 
 
-class Layout(NamedTuple):
+class ExportFormat(NamedTuple):
     """How a format lays out its files.
 
     Attributes:
@@ -264,10 +268,10 @@ class Layout(NamedTuple):
 
 
 FORMATS = {
-    "hub": Layout("Parquet as the Hugging Face Hub has it", _write_hub),
-    "webdataset": Layout("tar archives for webdataset", _write_archive),
-    "folder": Layout("pictures by split and emotion", _write_pictures, _write_tables),
-    "parquet": Layout("plain Parquet by split", _write_plain),
+    "hub": ExportFormat("Parquet as the Hugging Face Hub has it", _write_hub),
+    "webdataset": ExportFormat("tar archives for webdataset", _write_archive),
+    "folder": ExportFormat("pictures by split and emotion", _write_pictures, _write_tables),
+    "parquet": ExportFormat("plain Parquet by split", _write_plain),
 }
 
 
@@ -277,11 +281,13 @@ def _write_whole(target: Path, name: str, fill: Callable[[PendingFile], None]) -
     with storage_errors(path):
         make_folder(path.parent)
         file = PendingFile(temporary(path))
+        whole = False
         try:
             fill(file)
             digest = file.finish()
-        except BaseException:
-            file.drop()
-            raise
+            whole = True
+        finally:
+            if not whole:
+                file.drop()
         commit_file(path)
     return WrittenFile(name, digest, file.size)

@@ -6,10 +6,10 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +17,26 @@ import pyarrow.compute
 
 from ...manifests.arrays import Rows
 from ...manifests.datasets import Description
-from ...manifests.vocabularies import ACTION_UNITS, REASONS
+from ...manifests.vocabularies import REASONS
 from ...pipeline.errors import InputError, first_few, nearest
-from ...pipeline.read.dataset import ShardDataset, open_dataset
 from ...pipeline.store.labels import labels_digest
 from ...pipeline.store.shards import ShardFolder
 from ...pipeline.store.storage import folders
-from ..classification.tasks import find_task
+from ..faces.picture_bytes import picture_ending, without_texts
+from .export_columns import (
+    HASHED_COLUMNS,
+    NEVER_EXPORTED,
+    ExportColumn,
+    class_counts,
+    column_names,
+    describe_column,
+    is_text,
+    refuse_paths,
+)
 from .hashed_keys import hash_text
-from .picture_bytes import picture_ending, without_texts
+
+if TYPE_CHECKING:
+    from ...pipeline.read.dataset import ShardDataset
 
 # pyarrow creates these functions at run time; type checkers do not see them.
 pc: Any = pyarrow.compute
@@ -36,23 +47,6 @@ READ_ROWS = 64
 SPLITS_FIRST = ("train", "validation", "test")
 #: Split of rows whose labels name none, if others do.
 UNASSIGNED = "unassigned"
-#: Text columns that may name people or files, which are hashed with the keys.
-HASHED_COLUMNS = ("key", "subject", "sequence")
-#: Columns that say where a row is or why it is not ok; an export has its own.
-_NEVER = (
-    *("parent_key", "status", "reason", "decided_by", "image", "variant"),
-    *("original", "file_name", "original_file_name"),
-)
-_LABEL = re.compile(r"(emotion|valence|arousal|AU\d+(_intensity)?)")
-_ABOUT = {
-    "key": "name of the row",
-    "split": "split in the labels",
-    "emotion": "emotion as labelled",
-    "valence": "-1 to 1",
-    "arousal": "-1 to 1",
-    "subject": "which person",
-}
-_SCALAR = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_integer)
 
 
 @dataclass(frozen=True)
@@ -76,23 +70,6 @@ class ExportRequest:
     with_originals: bool = False
     salt: bytes | None = None
     file_rows: int = 10_000
-
-
-@dataclass(frozen=True)
-class ExportColumn:
-    """A column.
-
-    Attributes:
-        name, type, about: what it is.
-        classes: names in the order of their numbers, where the values are classes.
-        whole: whether the value of every exported row is known.
-    """
-
-    name: str
-    type: pa.DataType
-    about: str
-    classes: tuple[str, ...] = ()
-    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -230,32 +207,37 @@ def choose_variant(root: Path, variant: str) -> str:
     return variant or names[0]
 
 
-def source_digests(root: Path) -> Iterator[str | None]:
-    """Yield the sha256 of the file of each usable aligned face; nothing without aligned faces."""
-    if not ShardFolder(root / "aligned").shard_sizes():
-        return
-    faces = open_dataset(root / "aligned", columns=["source_sha256"], decode=False)
+def source_digests(aligned: ShardDataset) -> Iterator[str | None]:
+    """Yield the sha256 of the file of each usable aligned face."""
+    faces = aligned.select(["status", "source_sha256"])
     for start in range(0, len(faces), READ_ROWS):
         numbers = range(start, min(start + READ_ROWS, len(faces)))
-        yield from (one["source_sha256"] for one in faces.__getitems__(numbers))
+        found = faces.__getitems__(numbers)
+        yield from (one["source_sha256"] for one in found if one["status"] == "ok")
 
 
-def plan_export(request: ExportRequest, description: Description | None) -> ExportPlan:
+def plan_export(
+    request: ExportRequest,
+    opened: ShardDataset,
+    aligned: ShardDataset | None,
+    description: Description | None,
+) -> ExportPlan:
     """Return what an export has, without reading pictures.
 
     Args:
         request: what is asked for.
+        opened: all rows of the variant, with encoded pictures.
+        aligned: the same of the aligned faces; None if they are not to be exported.
         description: of the release that the job read, if it is known: the order of its classes.
 
     Raises:
         InputError: unknown columns, columns that would give away paths, nothing to export, or
             missing datasets.
     """
-    folder = request.root / "normalized" / request.variant
-    opened = open_dataset(folder, status="all", decode=False)
-    offered = [n for n in opened.opened.offered if n not in _NEVER and n != "key"]
+    folder = opened.opened.folder
+    offered = [n for n in opened.opened.offered if n not in NEVER_EXPORTED and n != "key"]
     types = _types(opened, ShardFolder(folder))
-    names = _names(request, offered, types)
+    names = column_names(request.columns, offered, types)
     always = ["split"] if "split" in offered else []
     faces = opened.select(
         [*dict.fromkeys([*names, *always, "image", "status", "reason", "decided_by"])]
@@ -265,18 +247,23 @@ def plan_export(request: ExportRequest, description: Description | None) -> Expo
     used = table.filter(ok)
     if not used.num_rows:
         raise InputError(f"{folder} has no ok rows: see normpipe status {request.root}")
-    _refuse_paths(request, used, [n for n in ("key", *names) if _is_text(types.get(n))])
-    classes = _classes(used, description) if "emotion" in names else {}
+    texts = [n for n in ("key", *names) if is_text(types.get(n))]
+    refuse_paths(used, texts, request.salt is not None)
+    classes = class_counts(used, description) if "emotion" in names else {}
     whole = {n for n in used.column_names if not used[n].null_count}
     columns = [
         ExportColumn(
-            name, types[name], _about(name), (*classes,) * (name == "emotion"), name in whole
+            name,
+            types[name],
+            describe_column(name),
+            (*classes,) * (name == "emotion"),
+            name in whole,
         )
         for name in ("key", *names)
     ]
     splits, split_names, parts = _parts(table, ok, request.file_rows)
-    originals, places = _originals(request, faces) if request.with_originals else (None, None)
-    sources = [folder, *([request.root / "aligned"] if originals is not None else [])]
+    originals, places = (None, None) if aligned is None else _originals(request, faces, aligned)
+    sources = [folder, *([] if aligned is None else [aligned.opened.folder])]
     digest = [labels_digest(table), *(_content(ShardFolder(one)) for one in sources)]
     return ExportPlan(
         request=request,
@@ -320,73 +307,6 @@ def _types(opened: ShardDataset, folder: ShardFolder) -> dict[str, pa.DataType]:
     return own | {one.name: one.type for one in opened.table.schema}
 
 
-def _names(
-    request: ExportRequest, offered: Sequence[str], types: Mapping[str, pa.DataType]
-) -> list[str]:
-    """Return the columns besides ``key``."""
-    if request.columns is None:
-        return [n for n in offered if n == "split" or _LABEL.fullmatch(n)]
-    names = [*dict.fromkeys(n for n in request.columns if n != "key")]
-    for name in names:
-        if name not in offered:
-            raise InputError(f"no column '{name}' can be exported{nearest(name, [*offered])}")
-        kind = types[name]
-        if not (any(fits(kind) for fits in _SCALAR) or pa.types.is_floating(kind)):
-            raise InputError(f"column '{name}' holds {kind}, not text or numbers: leave it out")
-    return names
-
-
-def _is_text(kind: pa.DataType | None) -> bool:
-    return kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _about(name: str) -> str:
-    """Return what a column holds, for people."""
-    unit = ACTION_UNITS.get(name.removesuffix("_intensity"), "")
-    if unit:
-        scale = "0 (absent) to 5 (maximum)" if name.endswith("_intensity") else "1 occurs, 0 not"
-        return f"{unit}: {scale}"
-    return _ABOUT.get(name, "")
-
-
-def _refuse_paths(request: ExportRequest, table: pa.Table, names: Sequence[str]) -> None:
-    """Raise InputError for texts that are absolute paths or addresses; hashed, for any path."""
-    for name in names:
-        if request.salt is not None and name in HASHED_COLUMNS:
-            continue
-        values = table[name].combine_chunks()
-        # A key begins with the dataset's name.
-        pattern = r"://|^/|^[A-Za-z]:[\\/]|^\\\\|^~" if name != "key" else r"^[^/]*/(/|[A-Za-z]:[\\/])|://"
-        if request.salt is not None:
-            pattern = rf"{pattern}|[\\/]"
-        found = values.filter(pc.match_substring_regex(values, pattern))
-        if not len(found):
-            continue
-        if name == "key":
-            raise InputError(
-                f"{len(found)} keys hold addresses or absolute paths ({found[0]}): add --hash-keys"
-            )
-        raise InputError(
-            f"column '{name}' holds paths or addresses ({found[0]}), which would say where the "
-            "pictures come from: leave it out of --columns"
-        )
-
-
-def _classes(table: pa.Table, description: Description | None) -> dict[str, int]:
-    """Return emotion → rows, in the order of the task; empty if no row has one."""
-    counts = {
-        pair["values"]: pair["counts"]
-        for pair in pc.value_counts(table["emotion"].combine_chunks()).to_pylist()
-        if pair["values"] is not None
-    }
-    if not counts:
-        return {}
-    found = find_task(table, "emotion", [])
-    protocol = description.tasks.get("emotion") if description is not None else None
-    ordered = [*(protocol.names if protocol is not None else ()), *found.names]
-    return {name: counts.get(name, 0) for name in dict.fromkeys([*ordered, *sorted(counts)])}
-
-
 def _parts(
     table: pa.Table, ok: pa.Array, file_rows: int
 ) -> tuple[dict[str, int], dict[str, str], list[ExportPart]]:
@@ -427,20 +347,17 @@ def _rank(split: str) -> int:
     return len(SPLITS_FIRST) + (split == UNASSIGNED)
 
 
-def _originals(request: ExportRequest, faces: ShardDataset) -> tuple[ShardDataset, Rows]:
+def _originals(
+    request: ExportRequest, faces: ShardDataset, aligned: ShardDataset
+) -> tuple[ShardDataset, Rows]:
     """Return the aligned faces, and (N,) int64 the place of each normalized row's among them."""
-    aligned = open_dataset(
-        request.root / "aligned", status="all", columns=["image", "status"], decode=False
-    )
-    places = pc.index_in(
-        faces.table["key"].combine_chunks(), aligned.table["key"].combine_chunks()
-    )
+    places = pc.index_in(faces.table["key"].combine_chunks(), aligned.table["key"].combine_chunks())
     if places.null_count:
         raise InputError(
-            f"{request.root / 'aligned'} lacks {places.null_count} of the faces that were "
+            f"{aligned.opened.folder} lacks {places.null_count} of the faces that were "
             f"normalized: run 'normpipe run {request.root}', or leave --with-originals out"
         )
-    return aligned, places.to_numpy(zero_copy_only=False).astype(np.int64)
+    return aligned.select(["image"]), places.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _left_out(table: pa.Table) -> dict[str, int]:

@@ -149,8 +149,8 @@ def require_grant(origin: Origin, parts: Sequence[str], licence: str, permission
             )
         if _no_derivatives(licence) and not permission:
             raise InputError(
-                f"'{licence}' forbids pictures made from its pictures: with the owner's permission, "
-                "add --i-have-permission 'WHOSE, AND WHEN'"
+                f"'{licence}' forbids pictures made from its pictures: with the owner's "
+                "permission, add --i-have-permission 'WHOSE, AND WHEN'"
             )
         commercial = "yes" if re.search(r"\bNC\b|non.?commercial", licence, re.I) else "unknown"
         needed = ("derived_pictures",) if _no_derivatives(licence) else ()

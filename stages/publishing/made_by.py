@@ -58,11 +58,23 @@ def _normalizer(folder: ShardFolder, licence: str) -> Maker:
     digests: dict[str, str] = made.get("digests", {})
     network = made.get("settings", {}).get("network", "")
     if made.get("stage") != "normalize":
-        return Maker("normalized faces", f"made by others: {folder.path.name}", {}, licence or _UNSTATED)
+        return Maker(
+            "normalized faces", f"made by others: {folder.path.name}", {}, licence or _UNSTATED
+        )
     name = _shipped_name(digests.get("weights", ""))
     if name:
-        return Maker("normalized faces", name, {f"{name}.safetensors": digests["weights"]}, shipped_licence(name))
-    return Maker("normalized faces", f"{network or 'a network'}, weights of the user's own", digests, licence or _UNSTATED)
+        return Maker(
+            "normalized faces",
+            name,
+            {f"{name}.safetensors": digests["weights"]},
+            shipped_licence(name),
+        )
+    return Maker(
+        "normalized faces",
+        f"{network or 'a network'}, weights of the user's own",
+        digests,
+        licence or _UNSTATED,
+    )
 
 
 def _detector(made: Mapping[str, Any], settings: Mapping[str, Any]) -> Maker:
@@ -71,7 +83,9 @@ def _detector(made: Mapping[str, Any], settings: Mapping[str, Any]) -> Maker:
     if name == "insightface":
         pack = Path(str(settings.get("pack", ""))).name
         if pack not in PACKS:
-            return Maker("aligned faces", "insightface, a pack of the user's own", digests, TERMS, True)
+            return Maker(
+                "aligned faces", "insightface, a pack of the user's own", digests, TERMS, True
+            )
         return Maker("aligned faces", f"insightface, {pack}", digests, PACKS[pack].licence, True)
     if name == "opencv":
         licence = f"Apache-2.0 (OpenCV); landmarks: {shipped_licence('landmarks')}"

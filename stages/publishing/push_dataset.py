@@ -12,7 +12,7 @@ from typing import Any
 
 from ...pipeline.errors import InputError, NormpipeError, first_few, one_line
 from ...pipeline.store.lock import LOCK_FILE
-from .export_dataset import changed_files, read_about, read_sums
+from .export_sums import SUMS_FILE, changed_files, read_about, read_sums
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _MAIN = "main"
@@ -75,7 +75,7 @@ def plan_push(folder: Path, repo: str, public: bool, revision: str) -> Push:
         raise InputError(
             f"{folder} is not as it was exported ({first_few(changed, 3)}): export it again"
         )
-    names = [*sums, "SHA256SUMS"]
+    names = [*sums, SUMS_FILE]
     size = sum((folder / name).stat().st_size for name in names)
     return Push(folder, repo, public, revision, len(names), size, read_about(folder))
 
@@ -83,8 +83,8 @@ def plan_push(folder: Path, repo: str, public: bool, revision: str) -> Push:
 def open_hub(plan: Push) -> Any:
     """Return a client of the Hub that is logged in, after looking whether the repository fits.
 
-    Raises InputError if ``huggingface_hub`` or a token is missing, or if the repository is there and
-    is seen by others than was asked for.
+    Raises InputError if ``huggingface_hub`` or a token is missing, or if the repository is there
+    and is seen by others than was asked for.
     """
     try:
         import huggingface_hub
@@ -93,7 +93,9 @@ def open_hub(plan: Push) -> Any:
         raise InputError("push needs huggingface_hub: pip install 'normpipe[hub]'") from None
     token = huggingface_hub.get_token()
     if not token:
-        raise InputError("the Hub needs a token that may write: run 'hf auth login', or set HF_TOKEN")
+        raise InputError(
+            "the Hub needs a token that may write: run 'hf auth login', or set HF_TOKEN"
+        )
     hub: Any = huggingface_hub.HfApi(endpoint=_endpoint(), token=token)
     with _hub_errors(plan):
         try:
@@ -144,6 +146,6 @@ def _hub_errors(plan: Push) -> Generator[None, None, None]:
         if not theirs and not isinstance(error, OSError | ValueError | RuntimeError):
             raise
         raise NormpipeError(
-            f"the Hub did not take {plan.repo}: {one_line(error)}; what is uploaded is kept: run the "
-            "same command again"
+            f"the Hub did not take {plan.repo}: {one_line(error)}; what is uploaded is kept: run "
+            "the same command again"
         ) from error

@@ -13,6 +13,7 @@ from ...store.job_file import read_job
 from ...store.labels import holds_job
 from ...store.shards import ShardFolder
 from ...store.storage import is_within, location
+from ..execute import opened
 from ..handling import handled, start_logging
 from ..options import (
     READ_FOLDER,
@@ -31,9 +32,9 @@ class ContentOptions:
 
     panel: ClassVar[str] = "What is exported"
 
-    variant: Annotated[
-        str | None, typer.Option(metavar="NAME", help="which normalized faces")
-    ] = None
+    variant: Annotated[str | None, typer.Option(metavar="NAME", help="which normalized faces")] = (
+        None
+    )
     columns: Annotated[
         str | None,
         typer.Option(
@@ -137,18 +138,26 @@ def export(
         salt=salt,
         file_rows=content.file_rows,
     )
-    origin = find_origin(job, source_digests(root))
-    plan = plan_export(request, origin.description)
+    normalized, aligned = root / "normalized" / request.variant, ShardFolder(root / "aligned")
+    originals = None
+    if content.with_originals or aligned.shard_sizes():  # they may have been cleaned
+        originals = opened(aligned.path)
+    origin = find_origin(job, source_digests(originals) if originals is not None else [])
+    plan = plan_export(
+        request,
+        opened(normalized),
+        originals if content.with_originals else None,
+        origin.description,
+    )
     parts = ["derived_pictures"]
     parts += ["originals"] * content.with_originals + ["labels"] * plan.labelled
     grant = require_grant(origin, parts, terms.licence, terms.permission)
-    aligned, normalized = ShardFolder(root / "aligned"), root / "normalized" / request.variant
     makers = find_makers(job, ShardFolder(normalized), aligned, terms.weights_licence)
     facts = CardFacts(grant, makers, code_version())
     if content.with_originals and not is_begun(plan, facts, format, to):
         _ask(
-            f"{plan.exported} real faces of {origin.title or 'people'} will be in {to}, as they are "
-            "in 'aligned'. Export them?",
+            f"{plan.exported} real faces of {origin.title or 'people'} will be in {to}, as they "
+            "are in 'aligned'. Export them?",
             yes,
         )
     if content.key_map is not None and salt is not None:
@@ -203,7 +212,9 @@ def _check_places(root: Path, to: Path, content: ContentOptions, job: dict[str, 
     inputs = job.get("input_root")
     for folder in [root, *([location(inputs)] if inputs else [])]:
         if is_within(to, folder) or is_within(folder, to):
-            raise InputError(f"{to} and {folder} must not lie within one another: choose another --to")
+            raise InputError(
+                f"{to} and {folder} must not lie within one another: choose another --to"
+            )
     for option, file in (("--salt", content.salt), ("--key-map", content.key_map)):
         if file is None:
             continue

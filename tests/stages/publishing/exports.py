@@ -15,7 +15,7 @@ from normpipe.stages.publishing.export_dataset import Exported, export_dataset
 from normpipe.stages.publishing.export_plan import ExportPlan, ExportRequest, plan_export
 from normpipe.stages.publishing.licence_gate import Origin, require_grant
 
-from ..classification.faces import Face, write_faces
+from ..classification.faces import Face, opened, write_faces
 
 #: Names that must not leave a job whose keys are hashed.
 NAMES = ("anna", "bert", "S0")
@@ -56,7 +56,9 @@ def make_job(folder: Path, **job: Any) -> Path:
 
 def plan_of(job: Path, description: Description | None = None, **request: Any) -> ExportPlan:
     values = {"variant": "compact", "name": "set", **request}
-    return plan_export(ExportRequest(root=job, **values), description)
+    asked = ExportRequest(root=job, **values)
+    aligned = opened(job / "aligned") if asked.with_originals else None
+    return plan_export(asked, opened(job / "normalized" / asked.variant), aligned, description)
 
 
 def facts(licence: str = "CC-BY-4.0") -> CardFacts:

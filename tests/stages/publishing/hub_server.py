@@ -83,10 +83,8 @@ def serving() -> Iterator[Hub]:
                 hub.branches.add(path.rpartition("/")[2])
                 self.answer({})
             elif "/preupload/" in path:
-                files = [
-                    {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
-                    for one in json.loads(body)["files"]
-                ]
+                mode = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                files = [{**mode, "path": one["path"]} for one in json.loads(body)["files"]]
                 self.answer({"files": files})
             elif "/commit/" in path:
                 for line in body.splitlines():

@@ -18,11 +18,11 @@ from PIL import Image, PngImagePlugin
 from normpipe.manifests.datasets import load_description
 from normpipe.pipeline.errors import InputError, OutputError
 from normpipe.pipeline.store.labels import LABELS_FILE
+from normpipe.stages.faces.picture_bytes import without_texts
 from normpipe.stages.publishing import export_dataset, export_files
-from normpipe.stages.publishing.export_dataset import changed_files
 from normpipe.stages.publishing.export_plan import choose_variant, file_stem
+from normpipe.stages.publishing.export_sums import changed_files
 from normpipe.stages.publishing.hashed_keys import hash_text
-from normpipe.stages.publishing.picture_bytes import without_texts
 
 from .exports import NAMES, export, facts, make_job, plan_of, tree
 
@@ -124,12 +124,18 @@ def test_webdataset_reads_the_archives(job, tmp_path):
 
 
 def test_imagefolder_opens_a_folder(job, tmp_path):
-    export(job, tmp_path / "out", "folder", with_originals=True, columns=("split", "emotion", "AU12"))
+    export(
+        job, tmp_path / "out", "folder", with_originals=True, columns=("split", "emotion", "AU12")
+    )
     assert (tmp_path / "out/test/anger/bert=2F2=2Esmile.png").is_file()
     found = datasets.load_dataset(str(tmp_path / "out"))
     assert {name: len(rows) for name, rows in found.items()} == SPLITS
     row = found["train"][0]
-    assert (row["key"], row["emotion"], row["AU12"]) == ("faces/bert/0.smile.jpg", "happiness", None)
+    assert (row["key"], row["emotion"], row["AU12"]) == (
+        "faces/bert/0.smile.jpg",
+        "happiness",
+        None,
+    )
     assert (grey(row["image"]), grey(row["original"])) == (100, 10)
     found = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"))
     assert {name: len(rows) for name, rows in found.items()} == {"train": 14, "test": 8}
@@ -197,7 +203,7 @@ def test_parts_that_are_whole_are_not_made_again(job, tmp_path, monkeypatch):
 def test_other_contents_are_refused_or_replaced(job, tmp_path):
     target = tmp_path / "out"
     export(job, target, "folder")
-    with pytest.raises(OutputError, match="another export.*--overwrite"):
+    with pytest.raises(OutputError, match=r"another export.*--overwrite"):
         export(job, target, "hub")
     (target / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"not of the export \(mine.txt\)"):
@@ -245,7 +251,7 @@ def test_columns_that_would_give_away_places_are_refused(tmp_path):
     plan_of(job, columns=("file",))
     with pytest.raises(InputError, match="column 'file' holds paths"):
         plan_of(job, columns=("file",), salt=SALT)
-    with pytest.raises(InputError, match="no column 'emotoin'.*'emotion'"):
+    with pytest.raises(InputError, match=r"no column 'emotoin'.*'emotion'"):
         plan_of(job, columns=("emotoin",))
     with pytest.raises(InputError, match="no column 'parent_key'"):
         plan_of(job, columns=("parent_key",))
@@ -253,14 +259,23 @@ def test_columns_that_would_give_away_places_are_refused(tmp_path):
 
 def test_a_variant_is_chosen(job, tmp_path):
     assert choose_variant(job, "") == "compact"
-    with pytest.raises(InputError, match="no normalized variant 'compac'.*'compact'"):
+    with pytest.raises(InputError, match=r"no normalized variant 'compac'.*'compact'"):
         choose_variant(job, "compac")
     with pytest.raises(InputError, match="has no normalized faces"):
         choose_variant(tmp_path, "")
 
 
 def test_stems_are_names_of_files_and_differ():
-    keys = ["d/a", "d/a.jpg", "d/a.png", "d/a.png.jpg", "d/a=", "d/a=.jpg", "d/a/b.jpg", "d/a=2Fb.jpg"]
+    keys = [
+        "d/a",
+        "d/a.jpg",
+        "d/a.png",
+        "d/a.png.jpg",
+        "d/a=",
+        "d/a=.jpg",
+        "d/a/b.jpg",
+        "d/a=2Fb.jpg",
+    ]
     keys += ["d/../x.jpg", "d/a.jpg#face1", "d/" + "é" * 300 + ".jpg", "d/" + "é" * 301 + ".jpg"]
     stems = [file_stem(key) for key in keys]
     assert len({*stems}) == len(keys)

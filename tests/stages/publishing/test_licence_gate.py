@@ -98,7 +98,10 @@ def described_folder(path: Path, **made) -> ShardFolder:
 def test_makers_are_named_with_their_licences(tmp_path):
     weights = recorded_digest(SHIPPED / "compact.json")
     shipped = described_folder(
-        tmp_path / "a", stage="normalize", settings={"network": "compact"}, digests={"weights": weights}
+        tmp_path / "a",
+        stage="normalize",
+        settings={"network": "compact"},
+        digests={"weights": weights},
     )
     pack = described_folder(
         tmp_path / "b", stage="align", settings={"detector": "insightface"}, digests={"d.onnx": "1"}
@@ -114,9 +117,14 @@ def test_makers_are_named_with_their_licences(tmp_path):
         tmp_path / "c", stage="normalize", settings={"network": "norface"}, digests={"weights": "2"}
     )
     imported = described_folder(tmp_path / "d", stage="import-variant", settings={}, digests={})
-    opencv = described_folder(tmp_path / "e", stage="align", settings={"detector": "opencv"}, digests={})
+    opencv = described_folder(
+        tmp_path / "e", stage="align", settings={"detector": "opencv"}, digests={}
+    )
     (first, second) = find_makers({}, own, opencv, "MIT")
-    assert (first.licence, first.sha256) == ("MIT", {"weights": "2"}) and "Apache-2.0" in second.licence
+    assert (first.licence, first.sha256) == (
+        "MIT",
+        {"weights": "2"},
+    ) and "Apache-2.0" in second.licence
     (alone,) = find_makers({}, imported, ShardFolder(tmp_path / "none"), "")
     assert "made by others" in alone.name and alone.licence == "not stated"
     own_pack = find_makers({"align": {"pack": "secret/mine"}}, own, pack, "")[1]

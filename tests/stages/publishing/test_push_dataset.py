@@ -49,7 +49,10 @@ def test_it_says_what_goes_where(folder, hub):
     lines = plan.lines()
     assert f"{plan.files} files" in lines[0] and plan.files == len(tree(folder))
     assert plan.bytes == sum(len(data) for data in tree(folder).values())
-    assert lines[1] == f"to {hub.address}/datasets/lab/faces, branch v2, PUBLIC: everybody can download it"
+    assert (
+        lines[1]
+        == f"to {hub.address}/datasets/lab/faces, branch v2, PUBLIC: everybody can download it"
+    )
     assert lines[2] == "licence: CC-BY-4.0" and not hub.asked
     assert push(folder, public=True, revision="v2")
     assert hub.branches == {"v2"} and hub.repos == {"lab/faces": False}

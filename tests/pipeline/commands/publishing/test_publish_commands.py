@@ -40,7 +40,9 @@ def test_export_needs_a_licence_and_says_what_it_did(job, tmp_path):
 
 def test_a_known_release_needs_a_permission_which_the_card_states(tmp_path):
     job = make_job(tmp_path / "job", ingest={"release": "affectnet"})
-    line = refused(call("export", job, "--to", tmp_path / "out"), "AffectNet", "--i-have-permission")
+    line = refused(
+        call("export", job, "--to", tmp_path / "out"), "AffectNet", "--i-have-permission"
+    )
     assert "agreement itself was not read" in line
     done = call("export", job, "--to", tmp_path / "out", "--i-have-permission", "M., 2026-11-30")
     assert done.exit_code == 0, done.output
