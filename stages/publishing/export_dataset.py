@@ -29,7 +29,7 @@ from .croissant import croissant_of
 from .dataset_card import CardFacts, dataset_card
 from .export_files import FORMATS, WrittenFile
 from .export_plan import ExportPart, ExportPlan
-from .export_sums import ABOUT_FILE, SUMS_FILE, changed_files, json_object, read_sums
+from .export_sums import ABOUT_FILE, SUMS_FILE, changed_files, read_sums, saved_object
 
 log = logging.getLogger("normpipe")
 
@@ -65,7 +65,7 @@ class Exported:
 
 def is_begun(plan: ExportPlan, facts: CardFacts, layout: str, target: Path) -> bool:
     """Return whether the same export was begun, or finished, in a folder before."""
-    state = json_object(target / _WORK / _STATE) or json_object(target / ABOUT_FILE)
+    state = saved_object(target / _WORK / _STATE) or saved_object(target / ABOUT_FILE)
     return state is not None and state.get("fingerprint") == _fingerprint(plan, facts, layout)
 
 
@@ -184,7 +184,7 @@ def _is_complete(target: Path, wanted: str) -> bool:
 
     Raises OutputError if it is, and its files were changed since.
     """
-    about = json_object(target / ABOUT_FILE)
+    about = saved_object(target / ABOUT_FILE)
     if about is None or about.get("fingerprint") != wanted or not (target / SUMS_FILE).is_file():
         return False
     if (target / _WORK).is_dir():  # killed when all but this was done
@@ -203,8 +203,8 @@ def _make_room(target: Path, wanted: str, overwrite: bool) -> None:
 
     Raises OutputError if it holds anything else that may not be replaced.
     """
-    state = json_object(target / _WORK / _STATE)
-    about = json_object(target / ABOUT_FILE)
+    state = saved_object(target / _WORK / _STATE)
+    about = saved_object(target / ABOUT_FILE)
     if state is not None and state.get("fingerprint") == wanted:
         remove_temporaries(target)
         return

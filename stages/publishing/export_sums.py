@@ -14,7 +14,7 @@ from ...pipeline.store.lock import LOCK_FILE
 ABOUT_FILE, SUMS_FILE = "export.json", "SHA256SUMS"
 
 
-def json_object(path: Path) -> dict[str, Any] | None:
+def saved_object(path: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if there is none."""
     try:
         found = json.loads(path.read_bytes())
@@ -42,7 +42,7 @@ def read_sums(target: Path) -> dict[str, str]:
 
 def read_about(target: Path) -> dict[str, Any]:
     """Return the content of a finished export's ``export.json``; empty if there is none."""
-    return json_object(target / ABOUT_FILE) or {}
+    return saved_object(target / ABOUT_FILE) or {}
 
 
 def changed_files(target: Path) -> list[str]:

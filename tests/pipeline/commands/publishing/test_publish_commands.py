@@ -60,7 +60,7 @@ def test_originals_are_asked_for(job, tmp_path, monkeypatch):
     monkeypatch.setattr(publish_commands, "_has_terminal", lambda: True)
     typed = [str(one) for one in (*options[:3], tmp_path / "no", *options[4:])]
     said_no = CliRunner().invoke(app, typed, input="n\n")
-    refused(said_no, "nothing was done")
+    assert said_no.exit_code == 2 and "nothing was done" in said_no.stderr
     assert "24 real faces" in said_no.stderr and not (tmp_path / "no").exists()
     assert CliRunner().invoke(app, typed, input="y\n").exit_code == 0
 
