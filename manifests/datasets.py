@@ -75,6 +75,29 @@ class Protocol(_Facts):
     note: str = ""
 
 
+Allowed = Literal["yes", "no", "unknown"]
+
+
+class Terms(_Facts):
+    """What a dataset's agreement allows. ``unknown``: no source was found, so it counts as no.
+
+    Attributes:
+        licence: its name or SPDX identifier; empty if there is none, or it is unknown.
+        originals: whether its pictures, or crops of them, may be given to others.
+        derived_pictures: the same for pictures made from them, such as normalized faces.
+        labels: the same for its labels.
+        non_commercial: whether it may be used only for research, or without profit.
+        sources: where this comes from; what was not read.
+    """
+
+    licence: str = ""
+    originals: Allowed = "unknown"
+    derived_pictures: Allowed = "unknown"
+    labels: Allowed = "unknown"
+    non_commercial: Allowed = "unknown"
+    sources: tuple[str, ...] = ()
+
+
 class Description(_Facts):
     """One dataset.
 
@@ -94,6 +117,7 @@ class Description(_Facts):
         splits: word in the dataset → split, for words other than the usual.
         tasks: how each task is trained and tested.
         layouts: how the release lies on disk, by name; the first that fits a folder is used.
+        terms: what its agreement allows (``normpipe export``).
         note: how to read its label files.
     """
 
@@ -111,6 +135,7 @@ class Description(_Facts):
     splits: dict[str, str] = {}
     tasks: dict[str, Protocol] = {}
     layouts: dict[str, ReleaseLayout] = {}
+    terms: Terms = Terms()
     note: str = ""
 
     @model_validator(mode="after")
@@ -231,7 +256,7 @@ def described_in(text: str, name: str) -> Description:
 
 
 #: What a description consists of.
-_MODELS = (Description, ReleaseLayout, LabelFiles, Group, Protocol)
+_MODELS = (Description, ReleaseLayout, LabelFiles, Group, Protocol, Terms)
 
 
 def seeded_folds(subjects: Iterable[str], folds: int, seed: int = 0) -> dict[str, int]:

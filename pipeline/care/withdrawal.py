@@ -27,6 +27,7 @@ from ..store.commit import (
 )
 from ..store.derive import derive_again
 from ..store.labels import LABELS_FILE, labels_digest, read_labels
+from ..store.layout import CARD_FILE
 from ..store.shards import ShardFolder, ShardWriter, write_table
 from ..store.storage import parquet_file
 from ..store.tombstones import (
@@ -37,6 +38,7 @@ from ..store.tombstones import (
     Withdrawn,
     without,
 )
+from .job_card import write_job_card
 
 #: Removed by every withdrawal: it shows faces and names.
 SHEET_FILE = "contact_sheet.jpg"
@@ -119,6 +121,8 @@ def carry_out(root: Path) -> Intent | None:
         _carry_out_step(root, step)
     for name in intent.derived:
         derive_again(root, name)
+    if (root / CARD_FILE).is_file():
+        write_job_card(root)
     for name in {*intent.files, SHEET_FILE}:  # a sheet may have been drawn since
         remove_file(root / name)
         if (root / name).parent.is_dir():

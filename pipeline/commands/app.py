@@ -60,6 +60,18 @@ COMMANDS: dict[str, Command] = {
     "clean": Command(
         "care_commands", "clean", "Care", "Free a dataset that the next run can make again."
     ),
+    "export": Command(
+        "publishing.publish_commands",
+        "export",
+        "Publish",
+        "Write the normalized faces for others to use.",
+    ),
+    "push": Command(
+        "publishing.publish_commands",
+        "push",
+        "Publish",
+        "Upload an export to the Hugging Face Hub.",
+    ),
     "synthesize": Command(
         "train_commands", "synthesize", "Train", "Render paired faces with exact labels."
     ),

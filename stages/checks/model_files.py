@@ -11,6 +11,17 @@ from .finding import Finding, no, warn, yes
 #: Not taken from ``networks.files.checkpoint``, which imports torch; this check needs none.
 SHIPPED = Path(__file__).parent.parent / "networks" / "weights"
 
+#: Licences of the weights that ship; the model cards (docs/models) say what they learnt from.
+_LICENCE = "Apache-2.0, trained on renders of ICT-FaceKit Light (MIT)"
+_LICENCES = {
+    "compact": f"{_LICENCE} and on photographs of FER2013 with the votes of FER+ (MIT)",
+}
+
+
+def shipped_licence(name: str) -> str:
+    """Return the licence of weights that ship with the package."""
+    return _LICENCES.get(name, _LICENCE)
+
 
 def recorded_digest(card: Path) -> str:
     """Return the sha256 that the card (.json) of shipped weights records; empty: none."""

@@ -18,11 +18,10 @@ from ...pipeline.stage import sha256_file
 from ...pipeline.store.commit import fsync_folder, storage_errors, write_json
 from ..faces.packs import PACKS, RECORD, TERMS, pack_files
 from .downloads import fetch
-from .model_files import SHIPPED, recorded_digest
+from .model_files import SHIPPED, recorded_digest, shipped_licence
 
 #: File in the folder of packs: which terms were accepted.
 ACCEPTED = "normpipe-licences.json"
-_SHIPPED_LICENCE = "Apache-2.0, trained on renders of ICT-FaceKit Light (MIT)"
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ def known_models(folder: Path) -> list[Model]:
         digest = sha256_file(path)
         same = digest == recorded_digest(path.with_suffix(".json"))
         state = "as recorded" if same else "not as recorded"
-        models.append(Model("weights", path.stem, path.name, digest, state, _SHIPPED_LICENCE))
+        licence = shipped_licence(path.stem)
+        models.append(Model("weights", path.stem, path.name, digest, state, licence))
     here = pack_files(folder)
     for file in here:
         licence = PACKS[file.pack].licence if file.pack in PACKS else "see where it came from"

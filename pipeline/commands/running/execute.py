@@ -15,6 +15,7 @@ import typer
 from ....manifests.vocabularies import REASONS
 from ....stages import CONFIGS, FLOW, build_flow
 from ...care import status as status_module
+from ...care.job_card import write_job_card
 from ...config import Job, load_job
 from ...errors import InputError, OutputError, nearest
 from ...run.places import Remote
@@ -122,6 +123,7 @@ def execute(
             runner.run(selected)
     finally:
         through.set()
+    write_job_card(job.output)
 
 
 def _stop_at(deadline: Callable[[], bool], runner: Runner, through: threading.Event) -> None:

@@ -34,6 +34,7 @@ def release_lines(name: str, as_json: bool) -> list[str]:
         return [description.model_dump_json(indent=2, exclude_defaults=True)]
     lines = [f"{name}: {description.title or 'a description without a title'}"]
     lines += [f"source: {source}" for source in description.sources]
+    lines.append(_terms(description))
     if description.note:
         lines.append(description.note.strip())
     lines += _labels(description)
@@ -51,6 +52,14 @@ def release_lines(name: str, as_json: bool) -> list[str]:
             counts = ", ".join(f"{number:,} {split}" for split, number in what.counts.items())
             lines.append(f"    published: {counts}")
     return lines
+
+
+def _terms(description: Description) -> str:
+    """Return what may be given to others; ``unknown`` counts as no (``normpipe export``)."""
+    terms = description.terms
+    said = f"its pictures {terms.originals}, pictures made from them {terms.derived_pictures}, "
+    said += f"its labels {terms.labels}; non-commercial use only: {terms.non_commercial}"
+    return f"may be given to others: {said}" + "".join(f"\n    {one}" for one in terms.sources)
 
 
 def _layout_line(name: str, layout: ReleaseLayout) -> str:
