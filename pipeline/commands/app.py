@@ -61,13 +61,13 @@ COMMANDS: dict[str, Command] = {
         "care_commands", "clean", "Care", "Free a dataset that the next run can make again."
     ),
     "export": Command(
-        "publishing.publish_commands",
+        "publish_commands",
         "export",
         "Publish",
         "Write the normalized faces for others to use.",
     ),
     "push": Command(
-        "publishing.publish_commands",
+        "publish_commands",
         "push",
         "Publish",
         "Upload an export to the Hugging Face Hub.",
