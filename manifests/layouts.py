@@ -230,6 +230,8 @@ class ReleaseLayout(_Facts):
         if self.match and not (self.path and self.labels and (self.pictures or self.pixels)):
             raise ValueError("match needs pictures, labels, and path (to name missing pictures)")
         fields = {field for one in self.pictures for field in Pattern(one).fields}
+        if "path" in fields:
+            raise ValueError("{path} in pictures: choose another name, the path is known")
         lacking = next((name for name in self.match if self.pictures and name not in fields), None)
         if lacking is not None:
             raise ValueError(f"match = '{lacking}': no pattern of pictures has {{{lacking}}}")

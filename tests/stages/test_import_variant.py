@@ -396,9 +396,15 @@ def test_other_pictures_or_rules_are_refused(out: Path, release: Callable[..., P
     refused(call(*again, "--picture", r"(\d+)\.", "--original", r"(\d+)"), "import-variant.picture")
     refused(call(*again, "--normalizer", "mine"), "digests.weights")
     before = digests(out)
-    picture(5, 30).save(folder / "train_00001.png")
+    first = folder / "train_00001.png"
+    data = first.read_bytes()
+    picture(5, 30).save(first)
     refused(call(*again), "holds other pictures", "--overwrite")
+    # Other bytes of the same size.
+    first.write_bytes(data[:-1] + b"x")
+    refused(call(*again), "holds other pictures", "times differ")
     assert digests(out) == before
+    picture(5, 30).save(first)
     imported(out, folder, "norface-1", "--overwrite")
     assert digests(out) != before
 
