@@ -47,6 +47,13 @@ from .videos.frame_process import Decoding
 
 log = logging.getLogger("normpipe")
 
+#: What to do about files that are nearly lists.
+_REMEDIES = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save it as 'CSV UTF-8'"),
+    ".json": "write one object in each line, and name it .jsonl",
+    ".txt": "name it .csv if its first line names the columns; else --release my.toml describes it",
+}
+
 
 class Ingest(SourceStage):
     """Source stage: a folder or a list → references.
@@ -133,9 +140,10 @@ class Ingest(SourceStage):
             )
         photograph = self.source.suffix.lower() in self._settings.file_endings()
         if not photograph and self.source.suffix.lower() not in LIST_SUFFIXES:
+            remedy = _REMEDIES.get(self.source.suffix.lower(), "give the folder of the images")
             raise InputError(
-                f"{self.source} is neither a folder nor a list ({', '.join(LIST_SUFFIXES)}): give "
-                "the folder that the images are in"
+                f"{self.source} is neither a folder nor a list ({', '.join(LIST_SUFFIXES)}): "
+                f"{remedy}"
             )
         if photograph:
             return self._scan_one()
