@@ -31,7 +31,7 @@ from .sources.containers.nested import (
     outermost,
 )
 from .sources.containers.objects import list_objects
-from .sources.files import FileFacts, Root, Walk, is_utf8, walk
+from .sources.files import FileFacts, Root, Walk, walk
 from .sources.ingest_settings import IngestConfig
 from .sources.inputs import ManifestRows, add_frame_labels
 from .sources.listed import ListRows
@@ -285,9 +285,7 @@ class Ingest(SourceStage):
     ) -> None:
         """Append a file below the root; ``reason`` is what is already known to be wrong with it."""
         key = f"{self.dataset}/{sample_id(path)}"
-        if not is_utf8(path):
-            inputs.add(key, None, FileFacts(reason="path_not_utf8"))
-        elif reason is None and videos.is_video(path):
+        if reason is None and videos.is_video(path):
             videos.add(inputs, key, path)
         else:
             inputs.add(key, path, FileFacts(reason=reason) if reason else root.inspect(path))

@@ -3,6 +3,7 @@
 import io
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from normpipe.stages import CONFIGS, build_flow
 from normpipe.stages.align import Align, AlignConfig
 from normpipe.stages.faces import geometry as G
 from normpipe.stages.faces.detectors import Detection, choose_listed
+from normpipe.stages.faces import decoder
 from normpipe.stages.faces.detectors import looking as L
 from normpipe.stages.faces.detectors.second_look import is_in_order
 from normpipe.stages.review.advice import face_advice
@@ -322,6 +324,37 @@ def test_pictures_without_faces_get_the_advice_that_fits_their_size(
         assert advised in lines[0] and "2 of 2 inputs" in lines[0] and "\n" not in lines[0]
     if advised is not None and "--set" in lines[0]:
         assert shlex.split(lines[0].partition("normpipe run ")[2])[0] == str(job.output)
+
+
+def test_pictures_that_cannot_be_read_as_they_are_get_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where others can: each line is followed, and then there is none."""
+    (tmp_path / "in").mkdir()
+    grey = np.full((64, 64), 2000, np.uint16)
+    Image.fromarray(grey).save(tmp_path / "in/dark.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "in/a.png")
+    given_ = {"input": tmp_path / "in", "output": tmp_path / "out"}
+    pillow_heif = pytest.importorskip("pillow_heif")
+    heif = pillow_heif.from_pillow(Image.new("RGB", (64, 64), (90, 90, 90)))
+    heif.save(tmp_path / "in/b.heic")
+    sets = ["align.isolate=false", "align.detector=none"]
+
+    def advised(*more: str, options: Options | None = None) -> list[str]:
+        job = load_job(None, given_, [*sets, *more], CONFIGS)
+        run_until(job, "align", options or Options())
+        return face_advice(job.output, job.stage("align"))
+
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pillow_heif", None)
+        decoder._formats.cache_clear()
+        heic, white = advised()
+    decoder._formats.cache_clear()
+    assert heic.startswith("1 pictures are HEIC: pip install pillow-heif")
+    assert heic.endswith(f"normpipe run {tmp_path / 'out'} --retry-failed")
+    assert "--overwrite --set align.white=4095" in white
+    assert advised(options=Options(retry_failed=True)) == [white]
+    assert advised("align.white=4095", options=Options(overwrite=True)) == []
 
 
 def test_an_older_dataset_of_a_list_with_boxes_says_so(tmp_path: Path) -> None:
