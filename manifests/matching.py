@@ -1,4 +1,4 @@
-"""Regular expressions and patterns of users: whatever they wrote, a search in a name ends in time."""
+"""Regular expressions and patterns that users write: a search in a name always ends in time."""
 
 from typing import Any, NamedTuple, Self
 

@@ -104,7 +104,7 @@ class ImportVariant(MapStage):
         self._decoders.close()
 
     def digests(self) -> dict[str, str]:
-        """Return what stands for the weights, and the digest of the pictures' names, sizes and times."""
+        """Return what stands for the weights, and the digest of the set of pictures."""
         found = {"weights": self._weights, "pictures": self._planned.pictures.digest()}
         if self.config.pairs:
             found["list"] = sha256_file(Path(self.config.pairs))

@@ -1,4 +1,4 @@
-"""The emotion that a row's votes, or its columns of 0 and 1, name: the rules for lists and releases."""
+"""The emotion that votes, or columns of 0 and 1, name: the rules for lists and releases."""
 
 from __future__ import annotations
 

@@ -167,7 +167,9 @@ def add_one_hot(sheet: LabelSheet, one_hot: dict[str, str], folder: Path) -> Non
     columns = {emotion: sheet.columns.pop(name, []) for emotion, name in one_hot.items()}
     marks = _as_numbers(columns, len(sheet.places))
     for emotion, texts in columns.items():
-        wrong = next((i for i, one in enumerate(texts) if one and as_number(one) not in (0, 1)), None)
+        wrong = next(
+            (i for i, one in enumerate(texts) if one and as_number(one) not in (0, 1)), None
+        )
         if wrong is not None:
             raise InputError(
                 f"{folder}: '{one_hot[emotion]}' in {sheet.where(wrong)} is {texts[wrong]!r}, but "
