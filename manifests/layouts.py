@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from .matching import Matcher
+
 #: Fields whose text is a whole number, compared as one: ``0643`` is ``643``.
 NUMBER_FIELDS = frozenset({"frame", "fold"})
 _FIELD = re.compile(r"\{(?P<name>_?[A-Za-z][A-Za-z0-9_]*)(?::(?P<form>[^{}]*))?\}")
@@ -46,7 +48,7 @@ class Pattern:
             raise ValueError(f"'{text}': ** stands alone between two /")
         self.text = text
         self.fields = list(dict.fromkeys(match["name"] for match in _FIELD.finditer(text)))
-        self.steps = [_compiled(self._step(step, words or {}, set())) for step in steps]
+        self.steps = [_compiled(self._step(step, words or {}, set()), text) for step in steps]
         seen: set[str] = set()
         whole = ""
         for place, step in enumerate(steps):
@@ -55,7 +57,7 @@ class Pattern:
                 whole += ".+" if last else "(?:[^/]+/)*"
             else:
                 whole += self._step(step, words or {}, seen) + ("" if last else "/")
-        self._whole = _compiled(whole)
+        self._whole = _compiled(whole, text)
 
     @staticmethod
     def _step(step: str, words: Mapping[str, Iterable[str]], seen: set[str]) -> str:
@@ -77,14 +79,17 @@ class Pattern:
         return "".join([*pieces, _glob(step[end:])])
 
     def match(self, path: str) -> dict[str, str] | None:
-        """Return the texts of the fields in a path, or None if it is none of these paths."""
+        """Return the texts of the fields in a path, or None if it is none of these paths.
+
+        Raises SlowPatternError.
+        """
         found = self._whole.fullmatch(path)
         return None if found is None else found.groupdict()
 
 
 @lru_cache(maxsize=256)
-def _compiled(text: str) -> re.Pattern[str]:
-    return re.compile(text, re.IGNORECASE | re.DOTALL)
+def _compiled(text: str, shown: str) -> Matcher:
+    return Matcher.of(text, shown, ignore_case=True)
 
 
 def _glob(text: str) -> str:
@@ -224,6 +229,12 @@ class ReleaseLayout(_Facts):
             raise ValueError("pixels need labels (the file) and path (what a row is called)")
         if self.match and not (self.path and self.labels and (self.pictures or self.pixels)):
             raise ValueError("match needs pictures, labels, and path (to name missing pictures)")
+        fields = {field for one in self.pictures for field in Pattern(one).fields}
+        if "path" in fields:
+            raise ValueError("{path} in pictures: choose another name, the path is known")
+        lacking = next((name for name in self.match if self.pictures and name not in fields), None)
+        if lacking is not None:
+            raise ValueError(f"match = '{lacking}': no pattern of pictures has {{{lacking}}}")
         if self.labels and not self.path:
             raise ValueError("labels need path: the picture that a row of labels belongs to")
         if len(self.labels) > 1 and not self.match:

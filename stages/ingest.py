@@ -31,7 +31,7 @@ from .sources.containers.nested import (
     outermost,
 )
 from .sources.containers.objects import list_objects
-from .sources.files import FileFacts, Root, Walk, is_utf8, walk
+from .sources.files import FileFacts, Root, Walk, walk
 from .sources.ingest_settings import IngestConfig
 from .sources.inputs import ManifestRows, add_frame_labels
 from .sources.listed import ListRows
@@ -46,6 +46,13 @@ from .videos.frame_listing import VideoLister, warn_of_videos
 from .videos.frame_process import Decoding
 
 log = logging.getLogger("normpipe")
+
+#: What to do about files that are nearly lists.
+_REMEDIES = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save it as 'CSV UTF-8'"),
+    ".json": "write one object in each line, and name it .jsonl",
+    ".txt": "name it .csv if its first line names the columns; else --release my.toml describes it",
+}
 
 
 class Ingest(SourceStage):
@@ -133,9 +140,10 @@ class Ingest(SourceStage):
             )
         photograph = self.source.suffix.lower() in self._settings.file_endings()
         if not photograph and self.source.suffix.lower() not in LIST_SUFFIXES:
+            remedy = _REMEDIES.get(self.source.suffix.lower(), "give the folder of the images")
             raise InputError(
-                f"{self.source} is neither a folder nor a list ({', '.join(LIST_SUFFIXES)}): give "
-                "the folder that the images are in"
+                f"{self.source} is neither a folder nor a list ({', '.join(LIST_SUFFIXES)}): "
+                f"{remedy}"
             )
         if photograph:
             return self._scan_one()
@@ -277,9 +285,7 @@ class Ingest(SourceStage):
     ) -> None:
         """Append a file below the root; ``reason`` is what is already known to be wrong with it."""
         key = f"{self.dataset}/{sample_id(path)}"
-        if not is_utf8(path):
-            inputs.add(key, None, FileFacts(reason="path_not_utf8"))
-        elif reason is None and videos.is_video(path):
+        if reason is None and videos.is_video(path):
             videos.add(inputs, key, path)
         else:
             inputs.add(key, path, FileFacts(reason=reason) if reason else root.inspect(path))

@@ -1,5 +1,6 @@
 """What is done, left, rejected and failed, from the records only."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,16 @@ def status_table(state: dict[str, Any]) -> str:
         ).rstrip()
         for row in [head, *rows]
     ]
+    made = Counter(stage["stage"] for stage in state["stages"])
     for stage in state["stages"]:
+        several = made[stage["stage"]] > 1
+        name = f"{stage['stage']} ({stage['dataset']})" if several else stage["stage"]
         for decided_by, reasons in stage["reasons"].items():
             if decided_by == stage["stage"]:
                 listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
-                lines.append(f"{decided_by}: {listed}")
+                lines.append(f"{name}: {listed}")
         for number, why in list(stage["quarantined"].items())[:_QUARANTINES_SHOWN]:
-            lines.append(f"{stage['stage']}: shard {number} quarantined: {why or 'see the log'}")
+            lines.append(f"{name}: shard {number} quarantined: {why or 'see the log'}")
     lines += [
         f"{stage['dataset']}: cleaned; the next run makes it again"
         for stage in state["stages"]

@@ -232,7 +232,7 @@ def plan_import(config: ImportConfig, root: Path, folder: Path) -> ImportPlan:
         rows = {originals[name].face: by_name[picture] for name, picture in found.items()}
     plan = ImportPlan(config, pictures, rows, unknown=unknown)
     used = {*rows.values()}
-    plan.spare.extend(path for path in pictures.sizes if path not in used)
+    plan.spare.extend(path for path in pictures.facts if path not in used)
     for one in originals.values():
         if one.reason is not None and one.face in rows:
             plan.early[one.face] = one.reason

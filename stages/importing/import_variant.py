@@ -29,6 +29,7 @@ from ..faces.isolation import DecoderPool, ProcessLimits
 from ..faces.pixels import Limits, encode, to_pixels
 from ..normalize import checked_quality
 from ..sources.fetching import SourceReader
+from ..sources.files import FileFacts
 from .import_plan import ALIGNED_FACES, ImportConfig, ImportPlan, plan_import
 
 #: ``network`` of imported rows: which one made them is not known to normpipe.
@@ -103,7 +104,7 @@ class ImportVariant(MapStage):
         self._decoders.close()
 
     def digests(self) -> dict[str, str]:
-        """Return what stands for the weights, and the digests of the pictures' names and sizes."""
+        """Return what stands for the weights, and the digest of the set of pictures."""
         found = {"weights": self._weights, "pictures": self._planned.pictures.digest()}
         if self.config.pairs:
             found["list"] = sha256_file(Path(self.config.pairs))
@@ -119,8 +120,9 @@ class ImportVariant(MapStage):
         path = self._planned.rows.get(row["key"])
         if path is None:
             raise SampleError("not_in_import")
-        size = self._planned.pictures.sizes.get(path)
-        data = self._reader.read({"path": path, "size_bytes": size})
+        seen = self._planned.pictures.facts.get(path, FileFacts())
+        known = {"size_bytes": seen.size_bytes, "modified_ns": seen.modified_ns}
+        data = self._reader.read({"path": path, **known})
         return ImportedPicture(data, to_pixels(self._decoders.decode(data)))
 
     def compute(self, items: list[Any]) -> Sequence[Any]:
@@ -214,8 +216,9 @@ def plan_variant(
     digest = plan.pictures.digest()
     if before is not None and not again and before["digests"]["pictures"] != digest:
         raise InputError(
-            f"{folder} holds other pictures than those that {name} was made from: restore them, "
-            "choose another --variant, or import them anew with --overwrite"
+            f"{folder} holds other pictures than those that {name} was made from (names, sizes or "
+            "times differ): restore them, choose another --variant, or import them anew with "
+            "--overwrite"
         )
     if plan.config.size_px is not None:
         return plan

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...manifests.keys import parse_key
+from ...manifests.matching import Matcher, SlowPatternError
 from ...pipeline.errors import InputError
 
 #: How loosely names are compared; each does what the ones before it do, and more.
@@ -249,8 +250,8 @@ def by_patterns(
     ending. ``shift`` is added to the last number of an original.
 
     Raises:
-        InputError: an expression is none, both have different numbers of groups, or a name fits
-            two files.
+        InputError: an expression is none, or takes too long; both have different numbers of
+            groups; or a name fits two files.
     """
     ours, theirs = (
         _grouped(text, option)
@@ -262,10 +263,13 @@ def by_patterns(
             f"--original has {counts[0]} groups and --picture {counts[1]}: they are compared one "
             "by one, so give both the same number"
         )
-    found = pair_up(
-        {name: _groups(ours, name, shift) for name in originals},
-        {name: _groups(theirs, name, 0) for name in pictures},
-    )
+    try:
+        found = pair_up(
+            {name: _groups(ours, name, shift) for name in originals},
+            {name: _groups(theirs, name, 0) for name in pictures},
+        )
+    except SlowPatternError as error:
+        raise InputError(f"the regular expression {error}") from None
     if found.clash is not None:
         raise InputError(clash_line(found.clash))
     return found
@@ -275,16 +279,16 @@ def by_patterns(
 _STEM = r"(?:^|/|#frame)([^/#]+?)(?:\.\w+)?(?:#face\d+)?$"
 
 
-def _grouped(pattern: str, option: str) -> re.Pattern[str]:
+def _grouped(pattern: str, option: str) -> Matcher:
     try:
-        return re.compile(pattern or _STEM)
-    except re.error as error:
+        return Matcher.of(pattern or _STEM)
+    except ValueError as error:
         raise InputError(
             f"--{option} '{pattern}' is no regular expression ({error}): correct it"
         ) from None
 
 
-def _groups(pattern: re.Pattern[str], name: str, shift: int) -> Name | None:
+def _groups(pattern: Matcher, name: str, shift: int) -> Name | None:
     match = pattern.search(unicodedata.normalize("NFC", name))
     if match is None:
         return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from ...manifests.keys import sample_id
 from ...pipeline.errors import InputError
 from ..sources.containers.archives import ARCHIVE_SUFFIXES, Archive
-from ..sources.files import Root, path_order, walk
+from ..sources.files import FileFacts, Root, path_order, walk
 from ..sources.lists.table import ListTable, read_list
 
 #: Columns of a list, with other names that they may have.
@@ -25,20 +25,23 @@ class PictureSet:
 
     Attributes:
         root: the folder or archive, resolved.
-        sizes: path below it → bytes, in natural order; None if unusable, as reading it will say.
+        facts: path below it → size and time, in natural order; a picture that is unusable has
+            none, as reading it will say.
     """
 
     root: Path
-    sizes: dict[str, int | None]
+    facts: dict[str, FileFacts]
 
     def digest(self) -> str:
-        """Return the sha256 of all names and sizes."""
-        listed = [[sample_id(path), size] for path, size in self.sizes.items()]
+        """Return the sha256 of all names, sizes and times."""
+        listed = [
+            [sample_id(path), one.size_bytes, one.modified_ns] for path, one in self.facts.items()
+        ]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
     def by_name(self) -> dict[str, str]:
         """Return name, escaped as in keys → path."""
-        return {sample_id(path): path for path in self.sizes}
+        return {sample_id(path): path for path in self.facts}
 
 
 def list_pictures(folder: Path, endings: Sequence[str]) -> PictureSet:
@@ -49,20 +52,20 @@ def list_pictures(folder: Path, endings: Sequence[str]) -> PictureSet:
     wanted = frozenset(endings)
     if folder.is_dir():
         root = Root(folder)
-        sizes = {p: root.inspect(p).size_bytes for p in walk(root, wanted, False).paths}
+        facts = {p: root.inspect(p) for p in walk(root, wanted, False).paths}
     elif folder.is_file() and folder.suffix.lower() in ARCHIVE_SUFFIXES:
         archive = Archive(folder.resolve())
         archive.close()
-        found = {member.path: member.facts.size_bytes for member in archive.members}
-        sizes = {p: found[p] for p in sorted(found, key=path_order) if _is_picture(p, wanted)}
+        found = {member.path: member.facts for member in archive.members}
+        facts = {p: found[p] for p in sorted(found, key=path_order) if _is_picture(p, wanted)}
     else:
         raise InputError(
             f"{folder} is neither a folder nor a .zip or .tar: give the one that holds the "
             "normalized pictures (unpack any other archive)"
         )
-    if not sizes:
+    if not facts:
         raise InputError(f"no pictures in {folder}: give the folder that holds them")
-    return PictureSet(folder.resolve(), sizes)
+    return PictureSet(folder.resolve(), facts)
 
 
 def _is_picture(path: str, endings: frozenset[str]) -> bool:
@@ -97,7 +100,7 @@ def listed_pairs(file: Path, originals: Mapping[str, str], pictures: PictureSet)
     """
     table = read_list(file)
     ours, theirs = _column(table, _ORIGINAL), _column(table, _PICTURE)
-    spelled = {unicodedata.normalize("NFC", path): path for path in pictures.sizes}
+    spelled = {unicodedata.normalize("NFC", path): path for path in pictures.facts}
     found, unknown, rows = dict[str, str](), list[str](), dict[str, int]()
     for row, (name, listed) in enumerate(zip(ours, theirs, strict=True)):
         original = originals.get(name, originals.get(sample_id(_plain(name))))
@@ -118,10 +121,10 @@ def listed_pairs(file: Path, originals: Mapping[str, str], pictures: PictureSet)
             f"{file} names no original of this job (such as {next(iter(originals), 'none')}): "
             f"{shown}"
         )
-    if not any(path in pictures.sizes for path in found.values()):
+    if not any(path in pictures.facts for path in found.values()):
         raise InputError(
             f"none of the pictures in {file} is in {pictures.root} (the list has "
-            f"{next(iter(found.values()))}, the folder {next(iter(pictures.sizes))}): give paths "
+            f"{next(iter(found.values()))}, the folder {next(iter(pictures.facts))}): give paths "
             "below that folder"
         )
     return ListedPairs(found, unknown)

@@ -1,4 +1,4 @@
-"""What a run advises where many pictures have no face, by the size of those pictures."""
+"""What a run advises where pictures have no face, by their size, or cannot be read as they are."""
 
 import shlex
 import statistics
@@ -29,15 +29,21 @@ def face_advice(root: Path, config: AlignConfig) -> list[str]:
     aligned = ShardFolder(root / "aligned")
     records = aligned.records()
     begun = aligned.description()
-    if begun is None or aligned.cleaned_path.is_file() or config.detector in ("none", "supplied"):
+    if begun is None or aligned.cleaned_path.is_file():
         return []
+    unread = {
+        name: sum(one.reasons.get(f"align:{name}", 0) for one in records.values())
+        for name in ("heic_not_installed", "unknown_range")
+    }
+    lines = [_of_unread(root, name, count) for name, count in unread.items() if count]
+    if config.detector in ("none", "supplied"):
+        return lines
     reasons = {
         name: sum(one.reasons.get(f"align:{name}", 0) for one in records.values())
         for name in (*_NO_FACE, "no_face_in_box")
     }
     inputs = sum(one.inputs for one in records.values())
     lost = sum(reasons[name] for name in _NO_FACE)
-    lines: list[str] = []
     if lost > _MANY * inputs:
         lines.append(f"{lost} of {inputs} inputs have no face. {_remedy(root, config, aligned)}")
     if reasons["no_face_in_box"] > _MANY * inputs:
@@ -51,6 +57,17 @@ def face_advice(root: Path, config: AlignConfig) -> list[str]:
             f"without that: {_again(root, 'listed=choose', 'upright=true')}"
         )
     return lines
+
+
+def _of_unread(root: Path, reason: str, count: int) -> str:
+    if reason == "heic_not_installed":
+        again = f"normpipe run {shlex.quote(str(root))} --retry-failed"
+        return f"{count} pictures are HEIC: pip install pillow-heif, and then {again}"
+    return (
+        f"{count} pictures do not say which value is white (unknown_range): "
+        f"{_again(root, 'white=4095')} if they have 12 bits in 16, 65535 if they are that dark, 1 "
+        "for floating point from 0 to 1; convert colour that has 12 bits in 16 (docs/inputs.md)"
+    )
 
 
 def _remedy(root: Path, config: AlignConfig, aligned: ShardFolder) -> str:

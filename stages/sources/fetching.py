@@ -13,7 +13,7 @@ from ...pipeline.store.storage import is_store
 from .containers.addresses import fetch_url, is_url
 from .containers.nested import Nested
 from .containers.objects import read_object
-from .files_inside import open_source
+from .files_inside import open_descriptor, open_source
 
 
 class SourceReader:
@@ -72,8 +72,7 @@ class SourceReader:
         if is_store(self._root) or self._root.is_file():
             raise SampleError("not_a_file", row["path"])
         seen = {"size_bytes": row.get("size_bytes"), "modified_ns": row.get("modified_ns")}
-        with open_source(self._root, row["path"], **seen) as file:
-            return os.dup(file.fileno())
+        return open_descriptor(self._root, row["path"], **seen)
 
 
 def read_source(

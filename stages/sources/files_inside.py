@@ -92,6 +92,21 @@ def open_source(
     return file
 
 
+def open_descriptor(
+    root: Path,
+    relative: str,
+    *,
+    size_bytes: int | None = None,
+    modified_ns: int | None = None,
+) -> int:
+    """Return a descriptor of an open file of any size, for another process; the caller closes it.
+
+    Arguments and errors as of ``open_source``.
+    """
+    with open_source(root, relative, size_bytes=size_bytes, modified_ns=modified_ns) as file:
+        return os.dup(file.fileno())
+
+
 def refuse_changed(
     path: str, seen: tuple[int | None, int | None], now: tuple[int | None, int | None]
 ) -> None:

@@ -9,7 +9,7 @@ import pyarrow.compute
 
 from ...manifests.schema import LABEL_COLUMNS, MANIFEST
 from ...manifests.vocabularies import status_of
-from .files import FileFacts
+from .files import FileFacts, is_utf8
 from .lists.face_columns import Coordinates
 
 # pyarrow creates these functions at run time; type checkers do not see them.
@@ -30,20 +30,21 @@ class ManifestRows:
     def add(
         self,
         key: str,
-        path: str | None,
+        path: str,
         facts: FileFacts,
         bbox: Coordinates = None,
         landmarks: Coordinates = None,
         *,
         frame: int | None = None,
     ) -> None:
-        """Append one input; ``path`` is None if it cannot be written as text.
+        """Append one input; a path that cannot be written as text is ``path_not_utf8``.
 
         ``frame``: its number, from 0, if it is a frame of a video.
         """
+        written = is_utf8(path)
         self.keys.append(key)
-        self.paths.append(path)
-        self.facts.append(facts)
+        self.paths.append(path if written else None)
+        self.facts.append(facts if written else FileFacts(reason="path_not_utf8"))
         self.boxes.append(bbox)
         self.landmarks.append(landmarks)
         self.frames.append(frame)

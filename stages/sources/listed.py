@@ -16,7 +16,7 @@ from ...manifests.keys import face_key, sample_id
 from ...pipeline.stage import Scan
 from .containers.addresses import is_fetchable, is_url
 from .containers.contents import Contents, class_spellings
-from .files import FileFacts, Walk, is_utf8
+from .files import FileFacts, Walk
 from .ingest_settings import IngestConfig
 from .inputs import ManifestRows, add_frame_labels
 from .lists.face_columns import Coordinates, ListedFace, supplied_coordinates, unique_faces
@@ -146,10 +146,7 @@ class ListRows:
         inputs = ManifestRows()
         for row, (path, facts) in enumerate(zip(found.paths, found.facts, strict=True)):
             key = f"{self._dataset}/{sample_id(path)}"
-            if is_utf8(path):
-                inputs.add(key, path, facts, boxes[row], landmarks[row])
-            else:
-                inputs.add(key, None, FileFacts(reason="path_not_utf8"))
+            inputs.add(key, path, facts, boxes[row], landmarks[row])
         if labels is not None:
             labels = labels.add_column(0, "key", pa.array(inputs.keys, pa.string()))
         ignored = dict(sorted(found.ignored.items()))
@@ -180,9 +177,6 @@ class ListRows:
         key = f"{self._dataset}/{sample_id(row.path)}"
         key = key if row.frame is None else f"{key}#frame{row.frame}"
         key = key if row.face is None else face_key(key, row.face)
-        if not is_utf8(row.path):
-            inputs.add(key, None, FileFacts(reason="path_not_utf8"))
-            return
         known = reason or is_url(row.path)
         facts = FileFacts(reason=reason) if known else videos.facts(row)
         inputs.add(key, row.path, facts, box, points, frame=row.frame)

@@ -23,6 +23,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
 from ..faces.decoder import DAMAGE, RGB, Decoded, Limits, Undecodable, check_size
+from .file_length import ends_early
 from .frame_file import FrameFile
 
 #: Containers that hold videos of people. Others (playlists, image sequences, devices …) are attack
@@ -82,7 +83,7 @@ class Film:
         Raises Undecodable.
         """
         self.times: list[float] = []
-        self.tail = ""
+        self.tail = "truncated" if ends_early(file) else ""
         self._file, self._limits, self._count_all = file, limits, count_all
         self._segments: list[_Segment] = []
         self._number: dict[int, int] = {}
@@ -164,18 +165,22 @@ class Film:
     def _scan(self) -> Iterator[int]:
         """Look through the file; yield the number of frames so far."""
         times, keys = list[int | None](), list[bool]()
-        timed, may_hide = True, self._context.name == "vp8"
+        timed, may_hide, latest = True, self._context.name == "vp8", None
         for packet in self._packets():
             # Other frames need what such a packet holds, but it is not shown.
             hidden = packet.is_discard or (may_hide and not bytes(packet)[0] & _VP8_SHOWN)
             timed = timed and (hidden or packet.pts is not None)
             times.append(None if hidden else packet.pts)
             keys.append(packet.is_keyframe)
+            latest = packet.dts
             if not len(times) % _PASSED_AT_ONCE:
                 yield len(times)
         yield len(times)
         if not times:
             raise Undecodable(self.tail or self._why_not(), "no pictures in it")
+        if self.tail and latest is not None:
+            # What is missing would be decoded later than all this, and may be shown before these.
+            times = [None if pts is None or pts > latest else pts for pts in times]
         shown = [pts for pts in times if pts is not None]
         timed = timed and bool(shown) and len(set(shown)) == len(shown)
         # AVI has no times; what stands for them is the order of the file.
@@ -303,8 +308,11 @@ class Film:
             frames, damaged = self._decoded(packet)
             if damaged and packet is not None:
                 broken = True
-                yield _Shown(next(numbers), None)
-            for frame in frames:
+                if not frames:
+                    yield _Shown(next(numbers), None)
+            # As in ``_scan``: frames of what is missing may belong before those that still wait.
+            early = packet is None and bool(self.tail) and bool(self._context.has_b_frames)
+            for frame in frames if not early else ():
                 broken = frame.is_corrupt or (broken and not frame.key_frame)
                 yield _Shown(next(numbers), None if broken else frame)
             yield None
@@ -312,7 +320,9 @@ class Film:
     def _decoded(self, packet: Any) -> tuple[list[Any], bool]:
         """Return the frames that a packet completes, and whether it is damaged."""
         try:
-            return self._context.decode(packet), False
+            # The last packet of a file that was cut off: its decoder may not tell.
+            partial = bool(self.tail) and packet is not None and packet.is_corrupt
+            return self._context.decode(packet), partial
         except EOFError:
             return [], False
         except MemoryError:

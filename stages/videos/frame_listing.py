@@ -16,8 +16,8 @@ import pyarrow.compute
 
 from ...manifests.vocabularies import SampleError
 from ...pipeline.errors import InputError
-from ..sources.files import FileFacts, Root, path_order
-from ..sources.files_inside import open_source
+from ..sources.files import FileFacts, Root, is_utf8, path_order
+from ..sources.files_inside import open_descriptor
 from ..sources.inputs import ManifestRows
 from ..sources.lists.face_columns import ListedFace
 from .frame_process import Decoding, FrameTable, OpenVideo, VideoPool
@@ -92,7 +92,12 @@ class VideoLister:
         self._pool.close()
 
     def is_video(self, path: str) -> bool:
-        """Return whether the frames of a file are inputs; may open it, if it could be animated."""
+        """Return whether the frames of a file are inputs; may open it, if it could be animated.
+
+        A file whose name is no text is one row, which says so.
+        """
+        if not is_utf8(path):
+            return False
         suffix = posixpath.splitext(path)[1].lower()
         if suffix in VIDEO_SUFFIXES:
             return self.rules.videos
@@ -112,8 +117,7 @@ class VideoLister:
         if facts.reason is not None:
             return ListedVideo(facts)
         try:
-            with open_source(self._root.path, path) as file:
-                descriptor = os.dup(file.fileno())
+            descriptor = open_descriptor(self._root.path, path)
             video = OpenVideo(self._pool, descriptor, self.rules.max_frames, count_all=True)
         except SampleError as error:
             return ListedVideo(FileFacts(facts.size_bytes, facts.modified_ns, error.reason))

@@ -6,6 +6,7 @@ import pytest
 
 from normpipe.pipeline.errors import InputError
 from normpipe.stages.ingest import Ingest, IngestConfig
+from normpipe.stages.videos.frame_process import Decoding
 
 
 def put(root: Path, *names: str, data: bytes = b"picture") -> Path:
@@ -17,7 +18,8 @@ def put(root: Path, *names: str, data: bytes = b"picture") -> Path:
 
 
 def scan(source: Path, **config):
-    return Ingest(IngestConfig(**config), source, "d").scan()
+    """Videos are decoded in place: starting processes takes longer than all else."""
+    return Ingest(IngestConfig(**config), source, "d", Decoding(isolate=False)).scan()
 
 
 def write_list(root: Path, text: str, name: str = "list.csv") -> Path:

@@ -46,6 +46,24 @@ def test_a_list_gives_references_and_typed_labels(tmp_path):
     assert types["AU12"] == pa.int8() and types["AU6_intensity"] == pa.float32()
 
 
+def test_what_excel_writes(tmp_path, caplog):
+    """A note of the separator, and rows of separators alone; lines are those of the file."""
+    put(tmp_path, "a.jpg", "b.jpg")
+    text = "sep=;\r\npath;frame;\r\na.jpg;1;\r\n;;\r\nb.jpg;{};\r\n;;\r\n"
+    found = scan(write_list(tmp_path, text.format(2)))
+    assert keys(found) == ["d/a.jpg", "d/b.jpg"] and found.labels["frame"].to_pylist() == [1, 2]
+    assert "2 rows without any cell are left out" in caplog.text
+    assert "'frame' in line 5 is 'x'" in refused(write_list(tmp_path, text.format("x")))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a.xlsx", "save it as 'CSV UTF-8'"), ("a.json", "name it .jsonl"), ("a.txt", "name it .csv")],
+)
+def test_files_that_are_nearly_lists(tmp_path, name, said):
+    assert said in refused(put(tmp_path, name) / name)
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
 def test_dialects_of_csv(tmp_path, delimiter, bom):
@@ -333,7 +351,10 @@ def test_repeated_rows_count_once_and_contradictions_are_named(tmp_path):
         (b"", "is empty"),
         (b"path,subject\n", "has no rows"),
         (b"path,path\na,b\n", "twice"),
-        (b"path,subject\na.jpg\n", "cannot read the list"),
+        (b"path,subject\na.jpg\n", "line 2 has 1 cells, the header 2 (a.jpg)"),
+        (b'sep=;\npath;subject\n"a\n.jpg";x\nb.jpg;x;y\n', "line 5 has 3 cells, the header 2 (b."),
+        ("path\na.jpg\n".encode("utf-16-le"), "UTF-16"),
+        (b"a.jpg,happy\nb.jpg,sad\n", "has no header: its first line names a picture (a.jpg, ha"),
         (b"path,subject\na.jpg,J\xfcrgen\n", "CSV UTF-8"),
         ("path\na.jpg\n".encode("utf-16"), "UTF-16"),
         (b"path,subject\n,anna\n", "needs the path"),

@@ -365,6 +365,22 @@ def test_labels_that_contradict_the_description(tmp_path):
     assert "says that 0 is neutral" in message and "--release raf_db" in message
 
 
+def test_basic_emotions_are_not_read_as_compound_ones(tmp_path, caplog):
+    """Both releases lie on disk alike; the classes that never occur tell them apart."""
+    root = trees.raf(tmp_path / "few", (5, 1, 7))
+    read(root, "raf_db_compound")
+    assert "classes of RAF-DB, too: is it --release raf_db?" in caplog.text
+    rows = [f"train_{n:05}.jpg {n % 7 + 1}" for n in range(1000)]
+    trees.text(root, "EmoLabel/list_patition_label.txt", *rows)
+    message = refused(root, "raf_db_compound")
+    assert "no row is angrily disgusted or" in message and "use --release raf_db" in message
+    trees.text(root, "EmoLabel/list_patition_label.txt", *rows, "train_01000.jpg 11")
+    caplog.clear()
+    read(root, "raf_db_compound")
+    assert "does the release number its classes as described" in caplog.text
+    assert "no class of RAF-DB" in refused(root, "raf_db")
+
+
 def test_counts_that_cannot_be(tmp_path):
     """A RAF folder read with AffectNet's order has another number of neutral faces."""
     root = trees.raf(tmp_path)
@@ -409,7 +425,7 @@ def test_broken_label_files_are_one_line(tmp_path):
     root, name = trees.raf(tmp_path), "EmoLabel/list_patition_label.txt"
     assert "is not UTF-8" in hostile(root, name, b"\xff\xfea\x00")
     assert "has 1 cells, not 2 (path, emotion)" in hostile(root, name, b"train_00001.jpg\n")
-    assert "has no labels: no file EmoLabel" in hostile(root, name, b"")
+    assert "no file EmoLabel/list_patition_label.txt with rows" in hostile(root, name, b"")
     message = hostile(root, name, b"../../x.jpg 1\n")
     assert "none of the 3 pictures" in message and "the first is Image/aligned/x_aligned" in message
     outside = tmp_path.parent / f"{tmp_path.name}.txt"
@@ -458,6 +474,50 @@ def test_a_release_of_one_s_own(tmp_path):
     assert "line 2 of hot.csv is marked as happiness and anger" in message
     trees.text(root, "hot.csv", "file,hap,n", "a/p1/AN/1.jpg,1,3")
     assert "has no column 'ang'" in refused(root, release_file=own(tmp_path, text))
+
+
+OWN = (
+    "[layouts.a]\npictures = '{split}/{subject}/{_n}.jpg'\npath = 'a/{subject}/{_n}.jpg'\n"
+    "match = ['subject', '_n']\n[[layouts.a.labels]]\nfiles = 'l.csv'\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines", "said"),
+    [
+        (OWN, ["subject,_n,emotion", "x,1,sad", "x,1,happy"], "line 2 of l.csv and line 3 of l.cs"),
+        (OWN, ["subject,_n,bbox_xyxy", "x,1,b"], "'bbox_xyxy' in line 2 of l.csv is 'b'"),
+        (OWN, ["subject,_n,emotion"], "no file l.csv with rows"),
+        (OWN.replace("'_n']", "'_m']"), [], "match = '_m': no pattern of pictures has {_m}"),
+        ("[layouts.a]\npictures = '{path}/*.jpg'", [], "{path} in pictures: choose another name"),
+        (
+            OWN + "one_hot = { anger = 'a', fear = 'f' }",
+            ["subject,_n,a,f", "y,2,0,0", "x,1,1,1.0"],
+            "line 3 of l.csv is marked as anger and fear",
+        ),
+        (
+            OWN + "one_hot = { anger = 'a', fear = 'f' }",
+            ["subject,_n,a,f", "x,1,0,2"],
+            "'f' in line 2 of l.csv is '2', but one-hot columns are 0 or 1",
+        ),
+    ],
+)
+def test_messages_about_one_s_own_release_say_where(tmp_path, text, lines, said):
+    trees.picture(tmp_path, "train/x/1.jpg")
+    trees.text(tmp_path, "l.csv", *lines)
+    assert said in refused(tmp_path, release_file=own(tmp_path, text))
+
+
+def test_a_pattern_that_would_never_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("normpipe.manifests.matching.SECONDS", 0.05)
+    trees.picture(tmp_path, f"{'a' * 60}bx.jpg")
+    text = "[layouts.a]\npictures = '{_a}{_b}{_c}{_d}{_e}{_a}{_b}{_c}{_d}{_e}x.jpg'"
+    message = refused(tmp_path, release_file=own(tmp_path, text))
+    assert "takes longer than 0.05 s to compare with 'aaaaaa" in message
+    # ** that share their folders: each is entered once.
+    trees.picture(tmp_path, f"{'d/' * 40}1.jpg")
+    stars = f"[layouts.a]\nneeds = '{'**/' * 9}x.jpg'\npictures = '**/*.jpg'"
+    assert "it has no **/**" in refused(tmp_path, release_file=own(tmp_path, stars))
 
 
 def test_settings_of_lists_are_not_of_releases(tmp_path):

@@ -146,7 +146,7 @@ def rows_of(out: Path, name: str) -> list[dict[str, Any]]:
 
 
 def arguments(source: Path, out: Path, **settings: Any) -> list[str]:
-    given = {"align.detector": "none", "align.format": "png", **settings}
+    given = {"align.detector": "none", "align.format": "png", "align.isolate": "false", **settings}
     sets = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
     job = ["run", "--input", str(source), "--output", str(out), "--dataset", "d", "--quiet"]
     return [*job, "--until", "align", *sets]
@@ -195,6 +195,7 @@ def test_a_killed_job_resumes_in_the_middle_of_a_video(tmp_path: Path) -> None:
     source.mkdir()
     film(source / "a.mp4", 90, options={"bf": "2"})
     settings = {"ingest.shard_rows": 15, "run.threads": 2, "align.batch_size": 8}
+    settings["align.isolate"] = "true"
     whole = tmp_path / "whole"
     assert call(*arguments(source, whole, **settings)).exit_code == 0
     code = "from normpipe.pipeline.commands.app import main; main()"
@@ -214,7 +215,7 @@ def test_a_video_that_changed_or_went_away(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mp4", 4)
     rows = scan(tmp_path).rows.to_pylist()
     shutil.copy(film(tmp_path / "b.mkv", 4), path)
-    stage = Align(AlignConfig(detector="none"), tmp_path, threads=2)
+    stage = Align(AlignConfig(detector="none", isolate=False), tmp_path, threads=2)
     stage.open()
     assert {row["reason"] for row in process(stage, rows)} == {"changed_since_ingest"}
     stage.close()
@@ -278,7 +279,9 @@ def test_shards_batches_and_retries_give_the_same_track(tmp_path: Path) -> None:
     film(tmp_path / "a.avi", greys, "mjpeg", {"qscale": "1"})
     rows = scan(tmp_path).rows.to_pylist()
     for which, left in (("largest", 30), ("track", 2)):
-        stage = TwoFaces(AlignConfig(detector="none", faces=which), tmp_path, threads=2)
+        stage = TwoFaces(
+            AlignConfig(detector="none", faces=which, isolate=False), tmp_path, threads=2
+        )
         stage.open()
         found = process(stage, rows)
         assert found[8]["bbox_xyxy"][0] == left and found[0]["bbox_xyxy"][0] == 2
@@ -322,7 +325,7 @@ def test_the_same_person_is_followed_among_real_faces(tmp_path: Path) -> None:
         pictures.append(np.asarray(scene))
     film(tmp_path / "a.mp4", pictures)
     rows = scan(tmp_path).rows.to_pylist()
-    settings = {"detector": "insightface", "pack": str(pack)}
+    settings = {"detector": "insightface", "pack": str(pack), "isolate": False}
     lefts = {}
     for which in ("largest", "track"):
         stage = Align(AlignConfig(**settings, faces=which), tmp_path, threads=2)

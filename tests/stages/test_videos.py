@@ -151,6 +151,29 @@ def test_a_video_cut_short_keeps_what_is_there(tmp_path: Path, pool: VideoPool) 
     video.close()
 
 
+@pytest.mark.parametrize("kind", ["open groups", "no times, old", "web", "keyframes alone"])
+def test_a_file_that_is_shorter_than_it_says_ends_early(
+    tmp_path: Path, pool: VideoPool, kind: str
+) -> None:
+    """FFmpeg is silent about it. What is shown as a frame is that frame, none that came after."""
+    whole = kind_of_film(tmp_path, kind, 40)
+    expected, data = straight(whole), whole.read_bytes()
+    cut = tmp_path / f"cut{whole.suffix}"
+    for share in (0.83, 0.7):
+        cut.write_bytes(data[: int(len(data) * share)])
+        video = opened(cut, pool)
+        frames = len(video.table.times)
+        assert video.table.tail == "truncated" and 0 < frames < 40, (kind, share)
+        seen = [outcome(video, number) for number in range(frames)]
+        good = [expected[n] if one != "bad_frame" else one for n, one in enumerate(seen)]
+        assert seen == good and seen.count("bad_frame") <= 1, (kind, share)
+        assert outcome(video, frames) == "truncated"
+        video.close()
+    # A file that was never finished, or streamed, says nothing; more than it says is no loss.
+    cut.write_bytes(data + bytes(2000))
+    assert not opened(cut, pool).table.tail
+
+
 def test_a_header_that_lies_about_the_number_of_frames(tmp_path: Path, pool: VideoPool) -> None:
     path = film(tmp_path / "a.avi", 12, "mjpeg")
     data = bytearray(path.read_bytes())

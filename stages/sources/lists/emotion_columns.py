@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from ....manifests.arrays import Floats
+from ....manifests.arrays import Floats, Rows
 from ....manifests.vocabularies import EMOTIONS, VOTE_COLUMNS, emotion_name
 from ....pipeline.errors import InputError, first_few, nearest
+from .chosen import most_voted, the_one
 from .values import Cells, written_number
 
 if TYPE_CHECKING:
@@ -308,9 +309,8 @@ def _take_votes(cells: Cells, columns: Columns, named: Mapping[str, str]) -> Non
 def derived_emotions(cells: Cells, columns: Columns) -> pa.Array | None:
     """Return the emotions that votes or columns of 0 and 1 give; None if the list has neither.
 
-    The most voted of the eight, if it has more than half of their votes and more than "unknown"
-    (with FER+'s ``NF``); else null, also in a tie. Needs votes for at least the seven without
-    contempt.
+    By ``most_voted``, with "unknown" and FER+'s ``NF`` as votes for none. Needs votes for at least
+    the seven emotions without contempt.
 
     Raises InputError, naming the line, for a row in which two emotions are 1.
     """
@@ -327,17 +327,18 @@ def derived_emotions(cells: Cells, columns: Columns) -> pa.Array | None:
     without = _numbers(cells, {own: own for own in others if own}) if any(others) else None
     if votes is None:
         return None  # ``_votes`` refuses the cell
-    most = votes.max(1)
-    known = most > votes.sum(1) / 2
-    if without is not None:
-        known &= most > without.sum(1)
+    places = most_voted(votes, np.zeros((len(votes), 0)) if without is None else without)
     log.info(
         "%s: the emotion is the most voted, if it has more than half of the votes for emotions and "
         "more than 'unknown'; %d of %d rows have none",
-        *(cells.found.path.name, int((~known).sum()), len(known)),
+        *(cells.found.path.name, int((places < 0).sum()), len(places)),
     )
-    chosen = np.asarray(names, object)[votes.argmax(1)]
-    return pa.array(chosen, pa.string(), mask=~known)
+    return _named_places(names, places)
+
+
+def _named_places(names: Sequence[str], places: Rows) -> pa.Array:
+    """Return names by their places, null for -1."""
+    return pa.array(np.asarray(names, object)[places], pa.string(), mask=places < 0)
 
 
 def _the_one(cells: Cells, one_hot: Mapping[str, str]) -> pa.Array:
@@ -350,20 +351,18 @@ def _the_one(cells: Cells, one_hot: Mapping[str, str]) -> pa.Array:
         )
     values = _numbers(cells, one_hot)
     assert values is not None
-    count = values.sum(1)
-    if (count > 1).any():
-        row = int((count > 1).argmax())
-        first, second = [one_hot[names[place]] for place in np.flatnonzero(values[row])[:2]]
+    places, several = the_one(values)
+    if several is not None:
+        first, second = [one_hot[names[place]] for place in np.flatnonzero(values[several])[:2]]
         cells.refuse(
             second,
             f"and '{first}' are both 1: correct one, or set ingest.emotion_columns to 'votes' if "
             "they count raters, to 'labels' to keep the columns as they are",
-            row,
+            several,
         )
-    if (count == 0).any():
+    if (places < 0).any():
         log.info(
             "%s: %d of %d rows have no 1 in any column of an emotion: unknown",
-            *(cells.found.path.name, int((count == 0).sum()), len(count)),
+            *(cells.found.path.name, int((places < 0).sum()), len(places)),
         )
-    chosen = np.asarray(names, object)[values.argmax(1)]
-    return pa.array(chosen, pa.string(), mask=count == 0)
+    return _named_places(names, places)

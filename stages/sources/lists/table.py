@@ -1,6 +1,5 @@
 """Reads a list (CSV, JSON lines or Parquet) and decides what each of its columns means."""
 
-import csv
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -11,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ....manifests.schema import LABEL_COLUMNS
 from ....manifests.vocabularies import VOTE_COLUMNS, vote_column
 from ....pipeline.errors import InputError, first_few, nearest
+from .csv_lists import read_csv
 from .json_lines import read_json_lines
 
 # pyarrow creates these functions at run time; type checkers do not see them.
@@ -63,6 +62,8 @@ _ACTION_UNIT = re.compile(
 )
 # What pandas and R call the numbers of rows when they write a table.
 _INDEX_COLUMN = re.compile(r"^(|unnamed: \d+(\.\d+)*|__index_level_\d+__)$")
+#: A name of a picture where that of a column should be.
+_PICTURE_NAME = re.compile(r"\.(jpe?g|png|bmp|tiff?|webp|gif)\s*$", re.IGNORECASE)
 _WHOLE_NUMBER = r"^\s*([-+]?\d+(\.0*)?\s*)?$"
 
 
@@ -75,24 +76,11 @@ class ListTable:
 
     path: Path
     table: pa.Table
-    delimiter: str | None = None
     places: Callable[[int], str] | None = None
 
     def where(self, row: int) -> str:
         """Return a row's position for a message: ``line 5`` of a CSV, ``row 3`` of Parquet."""
-        if self.places is not None:
-            return self.places(row)
-        if self.delimiter is None:
-            return f"row {row + 1}"
-        # Read again: with quoted line breaks and blank lines, rows are not lines.
-        with self.path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, delimiter=self.delimiter)
-            filled = -2
-            for cells in reader:
-                filled += bool(cells)
-                if filled == row:
-                    return f"line {reader.line_num}"
-        return f"row {row + 1}"
+        return f"row {row + 1}" if self.places is None else self.places(row)
 
 
 @dataclass
@@ -134,17 +122,18 @@ def read_list(path: Path) -> ListTable:
             table, lines = read_json_lines(path)
             found = ListTable(path, table, places=lambda row: f"line {lines[row]}")
         else:
-            found = _read_csv(path)
+            table, where = read_csv(path)
+            found = ListTable(path, table, where)
     except FileNotFoundError:
         raise InputError(
             f"no list {path}: give a folder of images or a .csv/.parquet list"
         ) from None
     except UnicodeError:
-        raise InputError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'") from None
+        raise InputError(f"{path} is not UTF-8 text: {_save(path)}") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         if "UTF8" in line or "UTF-8" in line:
-            line = "it is not UTF-8 text: save it as 'CSV UTF-8'"
+            line = f"it is not UTF-8 text: {_save(path)}"
         raise InputError(f"cannot read the list {path}: {line}") from None
     if not found.table.num_rows:
         raise InputError(f"the list {path} has no rows")
@@ -154,6 +143,10 @@ def read_list(path: Path) -> ListTable:
     if twice:
         raise InputError(f"{path} has the column '{twice[0]}' twice: rename one of them")
     return found
+
+
+def _save(path: Path) -> str:
+    return "save it as UTF-8" if path.suffix.lower() == ".jsonl" else "save it as 'CSV UTF-8'"
 
 
 def _without_empty(found: ListTable) -> ListTable:
@@ -179,36 +172,6 @@ def _all_match(column: pa.ChunkedArray, pattern: str) -> bool:
     if not pa.types.is_string(column.type):
         return column.null_count == len(column)
     return pc.all(pc.match_substring_regex(column, pattern)).as_py() is not False
-
-
-def _read_csv(path: Path) -> ListTable:
-    with path.open("rb") as stream:
-        start = stream.read(4)
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise InputError(f"{path} is UTF-16 text: save it as 'CSV UTF-8'")
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        header = next((line for line in stream if line.strip()), "")
-    if not header:
-        raise InputError(f"the list {path} is empty")
-    delimiter = _delimiter(header)
-    names = next(csv.reader([header], delimiter=delimiter))
-    table = pyarrow.csv.read_csv(
-        path,
-        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        # All text: a column's meaning decides its type, not its first values.
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types={name: pa.string() for name in names}
-        ),
-    )
-    return ListTable(path, table, delimiter)
-
-
-def _delimiter(header: str) -> str:
-    """Detect the delimiter from the header alone: cells may hold lists with other separators."""
-    try:
-        return csv.Sniffer().sniff(header, delimiters=",;\t").delimiter
-    except csv.Error:  # a single column
-        return ","
 
 
 def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, str]) -> Columns:
@@ -249,6 +212,11 @@ def assign_columns(found: ListTable, path_column: str, spellings: Mapping[str, s
     _by_name(found, columns)
     _by_synonym(found, columns)
     if "path" not in columns.known:
+        if any(_PICTURE_NAME.search(name) for name in names):
+            raise InputError(
+                f"{found.path} has no header: its first line names a picture ({first_few(names)}). "
+                "Put a line above it that names the columns, such as path,emotion"
+            )
         raise InputError(
             f"{found.path} has no column 'path': set ingest.path_column to the column with the "
             f"image paths (columns: {first_few([name or repr(name) for name in names], 12)})"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ....manifests.layouts import Pattern, ReleaseLayout, fill
 from ....pipeline.errors import InputError
+from .label_files import matched
 from .sheets import Cells, LabelSheet, as_key
 
 Fields = Mapping[str, str]
@@ -40,7 +41,7 @@ def pictures_among(paths: Sequence[str], patterns: Sequence[Pattern]) -> dict[st
     """Return path → fields for the paths that match one of the patterns, the first that does."""
     found: dict[str, Fields] = {}
     for path in paths:
-        fields = next((f for one in patterns if (f := one.match(path)) is not None), None)
+        fields = next((f for one in patterns if (f := matched(one, path)) is not None), None)
         if fields is not None:
             found[path] = fields
     return found

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ....manifests.layouts import LabelFiles, Pattern, fields_of, fill
+from ....manifests.matching import SlowPatternError
 from ....pipeline.errors import InputError, nearest
 from ..files import Root, path_order
 from .sheets import Cells, LabelSheet, joined_sheets
@@ -33,16 +34,45 @@ def found_below(root: Path, pattern: Pattern) -> list[str]:
 
     Hidden names are skipped, and links to folders are not followed by ``**``.
     """
-    found = {path for path in _below(str(root), "", pattern, 0) if pattern.match(path) is not None}
-    return sorted(found, key=path_order)
+    paths = _below(str(root), "", pattern, 0, set())
+    return sorted({path for path in paths if matched(pattern, path) is not None}, key=path_order)
 
 
 def exists_below(root: Path, pattern: Pattern) -> bool:
     """Return whether any path below a folder matches a pattern."""
-    return any(pattern.match(path) is not None for path in _below(str(root), "", pattern, 0))
+    paths = _below(str(root), "", pattern, 0, set())
+    return any(matched(pattern, path) is not None for path in paths)
 
 
-def _below(folder: str, prefix: str, pattern: Pattern, step: int) -> Iterator[str]:
+def matched(pattern: Pattern, path: str) -> dict[str, str] | None:
+    """Return the texts of a pattern's fields in a path; None if it is none of these paths.
+
+    Raises InputError for a pattern that takes too long.
+    """
+    with _in_time():
+        return pattern.match(path)
+
+
+@contextmanager
+def _in_time() -> Generator[None, None, None]:
+    try:
+        yield
+    except SlowPatternError as error:
+        raise InputError(f"the description of the release: the pattern {error}") from None
+
+
+def _fits(pattern: Pattern, step: int, name: str) -> bool:
+    with _in_time():
+        return pattern.steps[step].fullmatch(name) is not None
+
+
+def _below(
+    folder: str, prefix: str, pattern: Pattern, step: int, seen: set[tuple[str, int]]
+) -> Iterator[str]:
+    """Yield paths that may match from a step on; ``seen``: folders and steps that were begun."""
+    if (prefix, step) in seen:  # of two ** that share the folders above
+        return
+    seen.add((prefix, step))
     whole = pattern.text.split("/")[step]
     last = step == len(pattern.steps) - 1
     if not _WILD.search(whole) and os.path.lexists(f"{folder}/{whole}"):
@@ -50,22 +80,22 @@ def _below(folder: str, prefix: str, pattern: Pattern, step: int) -> Iterator[st
         if last:
             yield prefix + whole
         elif Path(folder, whole).is_dir():
-            yield from _below(f"{folder}/{whole}", f"{prefix}{whole}/", pattern, step + 1)
+            yield from _below(f"{folder}/{whole}", f"{prefix}{whole}/", pattern, step + 1, seen)
         return
     if whole == "**" and not last:
-        yield from _below(folder, prefix, pattern, step + 1)
+        yield from _below(folder, prefix, pattern, step + 1, seen)
     for entry in _entries(folder):
         path = prefix + entry.name
         if whole == "**":
             if last and not _is_folder(entry):
                 yield path
             if entry.is_dir(follow_symlinks=False):
-                yield from _below(entry.path, path + "/", pattern, step)
-        elif pattern.steps[step].fullmatch(entry.name):
+                yield from _below(entry.path, path + "/", pattern, step, seen)
+        elif _fits(pattern, step, entry.name):
             if last:
                 yield path
             elif _is_folder(entry):
-                yield from _below(entry.path, path + "/", pattern, step + 1)
+                yield from _below(entry.path, path + "/", pattern, step + 1, seen)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -108,7 +138,7 @@ def read_label_files(
     inner = {name for column in described.header for name in fields_of(column)}
     sheets: dict[tuple[str, ...], LabelSheet] = {}
     for path in paths:
-        fields = pattern.match(path) or {}
+        fields = matched(pattern, path) or {}
         reason = root.inspect(path).reason
         if reason == "empty_file":
             continue

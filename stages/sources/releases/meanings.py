@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+
+from ....manifests.arrays import Floats, Rows
 from ....manifests.datasets import Description
 from ....manifests.vocabularies import EMOTION_SYNONYMS, EMOTIONS, VOTE_COLUMNS, emotion_name
 from ....pipeline.errors import InputError, nearest
+from ..lists.chosen import most_voted, the_one
 from .sheets import Cells, LabelSheet
 
 _ACTION_UNIT = re.compile(r"au_?0*(?P<number>[1-9]\d?)(?P<kind>_intensity)?", re.IGNORECASE)
@@ -161,43 +165,56 @@ def add_one_hot(sheet: LabelSheet, one_hot: dict[str, str], folder: Path) -> Non
         InputError: a row has several, or anything but 0 and 1.
     """
     columns = {emotion: sheet.columns.pop(name, []) for emotion, name in one_hot.items()}
-    chosen: Cells = []
-    for row in range(len(sheet.places)):
-        marked = list[str]()
-        for emotion, texts in columns.items():
-            number = as_number(texts[row]) if texts else None
-            if texts and texts[row] and number not in (0, 1):
-                raise InputError(
-                    f"{folder}: '{one_hot[emotion]}' in {sheet.where(row)} is {texts[row]!r}, but "
-                    "one-hot columns are 0 or 1"
-                )
-            marked += [emotion] if number else []
-        if len(marked) > 1:
+    marks = _as_numbers(columns, len(sheet.places))
+    for emotion, texts in columns.items():
+        wrong = next(
+            (i for i, one in enumerate(texts) if one and as_number(one) not in (0, 1)), None
+        )
+        if wrong is not None:
             raise InputError(
-                f"{folder}: {sheet.where(row)} is marked as {' and '.join(marked)}: one-hot labels "
-                "name one emotion"
+                f"{folder}: '{one_hot[emotion]}' in {sheet.where(wrong)} is {texts[wrong]!r}, but "
+                "one-hot columns are 0 or 1"
             )
-        chosen.append(marked[0] if marked else None)
-    sheet.columns["emotion"] = chosen
+    places, several = the_one(marks)
+    names = [*columns]
+    if several is not None:
+        marked = [names[place] for place in np.flatnonzero(marks[several])]
+        raise InputError(
+            f"{folder}: {sheet.where(several)} is marked as {' and '.join(marked)}: one-hot labels "
+            "name one emotion"
+        )
+    sheet.columns["emotion"] = _named(names, places)
 
 
 def add_majority(sheet: LabelSheet, others: Sequence[str]) -> None:
-    """Add the column ``emotion``: what most raters chose.
+    """Add the column ``emotion``: what most raters chose; see ``most_voted``.
 
-    The most voted of the eight emotions, if it has more than half of their votes and more than all
-    votes for none of them (``unknown_votes`` and ``others``) together. Rows without one, ties among
-    them, have no emotion. FER+ (arXiv 1608.01041) calls this majority voting; papers differ in it.
+    Args:
+        sheet: changed in place.
+        others: columns of votes for no emotion, besides ``unknown_votes``.
     """
-    named = {column.removesuffix("_votes"): sheet.columns.get(column) for column in VOTE_COLUMNS}
-    rest = [named.pop("unknown"), *(sheet.columns.get(name) for name in others)]
-    chosen: Cells = []
-    for row in range(len(sheet.places)):
-        votes = {name: as_number(texts[row]) or 0.0 for name, texts in named.items() if texts}
-        none = sum(as_number(texts[row]) or 0.0 for texts in rest if texts)
-        first = max(votes, key=lambda name: votes[name], default="")
-        most = votes.get(first, 0.0)
-        chosen.append(first if most > sum(votes.values()) / 2 and most > none else None)
-    sheet.columns["emotion"] = chosen
+    voted = [name for name in VOTE_COLUMNS if name in sheet.columns and name != "unknown_votes"]
+    none = [name for name in ("unknown_votes", *others) if name in sheet.columns]
+    votes, without = (
+        _as_numbers({name: sheet.columns[name] for name in names}, len(sheet.places))
+        for names in (voted, none)
+    )
+    names = [name.removesuffix("_votes") for name in voted]
+    places = most_voted(votes, without) if voted else np.full(len(sheet.places), -1)
+    sheet.columns["emotion"] = _named(names, places)
+
+
+def _as_numbers(columns: Mapping[str, Cells], rows: int) -> Floats:
+    """Return columns as numbers (rows, C), 0 where they are none."""
+    made = np.zeros((rows, len(columns)))
+    for place, texts in enumerate(columns.values()):
+        if texts:
+            made[:, place] = [as_number(text) or 0.0 for text in texts]
+    return made
+
+
+def _named(names: Sequence[str], places: Rows) -> Cells:
+    return [names[place] if place >= 0 else None for place in places.tolist()]
 
 
 def check_counts(

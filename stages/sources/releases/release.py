@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,18 +34,6 @@ _FOR_OTHERS = (*("class_per_folder", "root", "path_column", "columns", "emotion_
 _MANY = 1000
 
 
-@dataclass(frozen=True)
-class ReleaseTable(ListTable):
-    """The rows of a release as the table of a list; ``path`` is its folder."""
-
-    #: A row's place in the release: ``line 3 of EmoLabel/list.txt``.
-    place: Callable[[int], str] = str
-
-    def where(self, row: int) -> str:
-        """Return a row's place for a message."""
-        return self.place(row)
-
-
 class ReleaseRows(NamedTuple):
     """What a release says.
 
@@ -57,7 +44,7 @@ class ReleaseRows(NamedTuple):
         first_frame: what the labels call the first frame of a video.
     """
 
-    found: ReleaseTable
+    found: ListTable
     ignored: Counter[str]
     inspect: Callable[[str], FileFacts] | None
     first_frame: int
@@ -228,7 +215,7 @@ class Release:
             sheet = read_label_files(root, one, paths, match, self._meanings.same)
             if sheet is None and not one.optional:
                 raise InputError(
-                    f"{self._source} has no labels: no file {one.files} ({self._title})"
+                    f"{self._source} has no labels of {self._title}: no file {one.files} with rows"
                 )
             if sheet is None:
                 continue
@@ -252,7 +239,7 @@ class Release:
                 f"the pictures of {self._title} belong at {where}"
             )
 
-    def _table(self, made: Assembled) -> ReleaseTable:
+    def _table(self, made: Assembled) -> ListTable:
         sheet, layout = made.sheet, self.layout
         if layout.majority:
             add_majority(sheet, layout.other_votes)
@@ -267,7 +254,7 @@ class Release:
             for name in names
             if not units or name == "path" or any(sheet.columns[name])
         }
-        return ReleaseTable(self._folder, pa.table(columns), None, sheet.where)
+        return ListTable(self._folder, pa.table(columns), places=sheet.where)
 
     def _say(self, made: Assembled, counts: list[str]) -> None:
         if counts:
@@ -283,24 +270,61 @@ class Release:
                 "%s: pictures count from %d, so picture N shows the labelled frame N + 1",
                 *(self._title, (self.layout.frames_from or 0) - 1),
             )
-        emotions = {*made.sheet.columns.get("emotion", [])} - {None}
-        never = {*self.description.class_numbers.values()} - emotions
-        if emotions and never and len(made.sheet.places) >= _MANY:
-            log.warning(
-                "%s: no row is %s: does the release number its classes as described?",
-                *(self._title, " or ".join(sorted(never))),
+        self._refuse_another_s_labels(made.sheet)
+
+    def _refuse_another_s_labels(self, sheet: LabelSheet) -> None:
+        """Raise if labels use only some classes, and are numbered as another known release is.
+
+        With few rows that may be chance, and is a warning.
+        """
+        emotions = Counter(one for one in sheet.columns.get("emotion", []) if one)
+        numbers = self.description.class_numbers
+        never = sorted({*numbers.values()} - {*emotions})
+        used = {number for number, emotion in numbers.items() if emotion in emotions}
+        if not used or not never:
+            return
+        other = next(
+            (
+                known
+                for known in map(load_description, self._of_the_same_files())
+                if known.class_numbers and used <= {*known.class_numbers} < {*numbers}
+            ),
+            None,
+        )
+        many = emotions.total() >= _MANY
+        what = f"no row is {' or '.join(never)}"
+        if other is not None and many and not self._own:
+            raise InputError(
+                f"{self._folder}: {what}, and all numbers are classes of {other.title}: use "
+                f"--release {other.name}, or a description of your own (--release my.toml)"
             )
+        if other is not None:
+            log.warning(
+                "%s: %s, and all numbers are classes of %s, too: is it --release %s?",
+                *(self._title, what, other.title, other.name),
+            )
+        elif many:
+            log.warning(
+                "%s: %s: does the release number its classes as described?", self._title, what
+            )
+
+    def _of_the_same_files(self) -> list[str]:
+        """Return other known releases that the folder may be, with the same files of labels."""
+        mine = {*_label_paths(self._folder, self.layout)}
+        return [
+            name
+            for name, layout in recognized(self._folder).items()
+            if (self._own or name != self.description.name)
+            and mine & {*_label_paths(self._folder, layout)}
+        ]
 
     def _refuse_other_numbers(self) -> None:
         """Raise if a user's description numbers the classes of a known release differently."""
         mine = self.description.class_numbers
         said = ""
-        for name, layout in recognized(self._folder).items():
+        for name in self._of_the_same_files():
             known = load_description(name)
-            shared = {*_label_paths(self._folder, layout)} & {
-                *_label_paths(self._folder, self.layout)
-            }
-            if not shared or not known.class_numbers:
+            if not known.class_numbers:
                 continue
             wrong = [n for n, emotion in mine.items() if known.class_numbers.get(n) != emotion]
             if not wrong:
