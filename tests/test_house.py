@@ -33,6 +33,7 @@ CONTRACT = {
     "store/storage",
     "read/reading",
     "read/dataset",  # as a type: a command opens the dataset that it hands in
+    "read/exclusions",
 }
 #: Modules of stages that may know more, with the reason.
 BEYOND_CONTRACT = {

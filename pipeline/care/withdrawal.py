@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...manifests.vocabularies import status_of
 from ..errors import InputError
+from ..read.exclusions import strike_withdrawn
 from ..run.plan import fingerprint, input_digests
 from ..store.commit import (
     fsync_folder,
@@ -113,6 +114,7 @@ def carry_out(root: Path) -> Intent | None:
         root / WITHDRAWN_FILE, json_bytes(intent.after.model_dump(mode="json"), ascii_only=False)
     )
     _strike_labels(root / LABELS_FILE, intent.after)
+    strike_withdrawn(root, intent.after)
     for name in intent.relabelled:
         _relabel(root, name)
     for step in intent.steps:

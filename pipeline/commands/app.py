@@ -57,6 +57,12 @@ COMMANDS: dict[str, Command] = {
     "withdraw": Command(
         "care_commands", "withdraw", "Care", "Remove a person from every dataset, for good."
     ),
+    "exclude": Command(
+        "care_commands",
+        "exclude",
+        "Care",
+        "Leave rows out where a job is read; --undo takes them in again.",
+    ),
     "clean": Command(
         "care_commands", "clean", "Care", "Free a dataset that the next run can make again."
     ),

@@ -142,7 +142,7 @@ def open_dataset(
     *,
     labels: str | Path | pa.Table | None = None,
     columns: Sequence[str] | None = None,
-    status: Literal["ok", "rejected", "failed", "all"] = "ok",
+    status: Literal["ok", "rejected", "failed", "excluded", "all"] | None = "ok",
     decode: bool = True,
     transform: Callable[[Item], Any] | None = None,
 ) -> ShardDataset:
@@ -160,8 +160,9 @@ def open_dataset(
             several faces of an image share its labels.
         columns: what an item contains besides ``key``: names of label or shard columns. For pairs
             also the aligned dataset's columns, and the normalized one's as ``normalized_<name>``.
-        status: which rows; rows other than ``ok`` may lack images (None), and their items contain
-            ``status``, ``reason`` and ``decided_by``.
+        status: which rows; None is ``all``. Rows other than ``ok`` may lack images (None), and
+            their items contain ``status``, ``reason`` and ``decided_by``. Rows that ``normpipe
+            exclude`` leaves out are not ``ok`` but ``excluded``, with the reason given for it.
         decode: return images as uint8 tensors (3, H, W) RGB; False returns the encoded bytes.
         transform: called with each item; its return value replaces the item.
 

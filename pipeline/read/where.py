@@ -81,6 +81,20 @@ def parse_where(text: str, schema: pa.Schema) -> pyarrow.compute.Expression:
     raise InputError(f"not a condition on rows: {shown} ({why}); {_EXAMPLE}")
 
 
+def columns_in(text: str, schema: pa.Schema) -> list[str]:
+    """Return the columns of a schema that a parsed condition may name, in the schema's order.
+
+    ``text``: a condition that ``parse_where`` takes.
+    """
+    named: set[object] = set()
+    for node in ast.walk(ast.parse(text.strip(), mode="eval")):
+        if isinstance(node, ast.Name):
+            named.add(node.id)
+        elif isinstance(node, ast.Constant):  # of column('its name')
+            named.add(node.value)
+    return [name for name in schema.names if name in named]
+
+
 class _Part(NamedTuple):
     """A part of a condition.
 
