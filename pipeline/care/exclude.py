@@ -147,7 +147,7 @@ def include(
             keys = given.reasons.keys() & old.keys()
             unknown = [key for key in given.reasons if key not in old]
             if unknown and not allow_unknown:
-                raise InputError(_complaint(given, unknown, "not excluded", [*old]))
+                raise InputError(_complaint(given, unknown, "not excluded", [*old], [*old]))
         kept = [row for key, row in old.items() if key not in keys]
         _write(root, kept)
         return Exclusion(len(keys), 0, tuple(unknown), len(kept))
@@ -253,7 +253,7 @@ def _keys(root: Path, dataset: str) -> Iterable[pa.Array]:
 
 def _name(key: str) -> str:
     """Return the last part of a key, without ending, face and case: what people mistype least."""
-    return key.partition("#")[0].rpartition("/")[2].rpartition(".")[0].lower()
+    return key.partition("#")[0].rpartition("/")[2].rsplit(".", 1)[0].lower()
 
 
 def _complaint(
@@ -262,8 +262,8 @@ def _complaint(
     """Return one line that names unknown keys, each with a near one if there is one."""
     said: list[str] = []
     for key in unknown[:_NAMED]:
-        alike = [one for one in near if _name(one) == _name(key)] or near
-        match = get_close_matches(key, alike, 1, 0.5) or get_close_matches(key, others, 1, 0.5)
+        alike = [one for one in near if _name(one) == _name(key)]
+        match = get_close_matches(key, alike, 1, 0.0) or get_close_matches(key, others, 1, 0.5)
         said.append(f"{key} (did you mean {match[0]}?)" if match else key)
     count = len(unknown)
     return (

@@ -41,6 +41,12 @@ COMMANDS: dict[str, Command] = {
     "sheet": Command(
         "look_commands", "sheet", "Look", "Draw a contact sheet: original, aligned, normalized."
     ),
+    "report": Command(
+        "look_commands",
+        "report",
+        "Look",
+        "Write pages to look through a job, and to mark faces to exclude.",
+    ),
     "releases": Command(
         "look_commands",
         "releases",

@@ -24,7 +24,7 @@ from .execute import (
     opened,
     refuse_unusable,
     refuse_without_faces,
-    report,
+    report_run,
     report_scores,
     run_until,
     select,
@@ -123,7 +123,7 @@ def run(
     if selected:
         options = Options(again.overwrite, again.retry_failed, identity(job, flow), job.stages)
         execute(job, flow, selected, options, remote=remote(job))
-    report(job, names)
+    report_run(job, names)
     asked = any(name in SINKS for name in (stages.stage, stages.first, stages.until))
     _classify(job, sinks, asked, again.overwrite)
 
@@ -153,7 +153,7 @@ def demo(
     job = load_job(None, given, [], CONFIGS)
     flow = build_flow(job)
     execute(job, flow, flow, Options(identity=identity(job, flow), settings=job.stages))
-    report(job)
+    report_run(job)
     typer.echo(f"contact sheet: {draw_sheet(job.output, 16, None)}")
     _classify(job, list(SINKS), asked=True)
     typer.echo("(with a handful of faces this shows that it runs, not how well it works)")
