@@ -10,6 +10,7 @@ import typer
 from ...stages.faces.packs import PACKS, ROOT, pack_files, packs_folder
 from ..care import status as status_module
 from ..care.withdraw import described_datasets
+from ..care.withdrawal import REPORT_FOLDER
 from ..errors import InputError
 from ..store.storage import is_store, location
 from .handling import USER, complain, handled, start_logging
@@ -33,11 +34,27 @@ def sheet(
     variant: Annotated[
         str | None, typer.Option(metavar="NAME", help="which normalized faces")
     ] = None,
+    status: Annotated[
+        str, typer.Option(metavar="STATUS", help="ok, rejected, failed, excluded or all")
+    ] = "ok",
+    label: Annotated[
+        str,
+        typer.Option(
+            metavar="VALUE", help="only with this label: anger, or split=test", show_default=False
+        ),
+    ] = "",
+    sort: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN", help="the first by this column; -COLUMN: the last", show_default=False
+        ),
+    ] = "",
 ) -> None:
     """Draw a contact sheet: original, aligned, normalized."""
     from ...stages.review.sheet import draw_sheet
 
-    typer.echo(f"contact sheet: {draw_sheet(location(output), rows, variant)}")
+    path = draw_sheet(location(output), rows, variant, status, label, sort)
+    typer.echo(f"contact sheet: {path}")
 
 
 @handled
@@ -73,7 +90,7 @@ def report(
         raise InputError(f"{root} is an address, and pages need a folder: give --to DIR")
     state, made = status_module.status(root), described_datasets(root)
     job = faces_of_job(root, state, made, not no_originals, device if coefficients else "")
-    written = write_job_report(job, to or root / "report")
+    written = write_job_report(job, to or root / REPORT_FOLDER)
     for line in written.lines:
         complain(line)
     typer.echo(f"report: {written.page} ({written.rows} rows, {written.bytes / 1e6:.1f} MB)")

@@ -14,12 +14,14 @@ from ...manifests.arrays import Pixels, Rows
 HASH_BYTES = 32
 #: Pictures whose hashes differ in at most so many of 256 bits are near-duplicates.
 MOST_BITS = 12
-#: Hashes of a bucket that are compared with each other; of a larger one, each with its next ones.
-_BUCKET = 256
+#: Hashes of a bucket that are compared with each other; of a larger one, each with so many next ones.
+_BUCKET, _NEXT = 256, 32
 _SIDE = 16
 
 #: N hashes: (N, 32) uint8.
 Hashes = NDArray[np.uint8]
+#: M pairs of rows: (M, 2) int64.
+Links = NDArray[np.int64]
 
 
 def picture_hash(pixels_rgb_u8: Pixels) -> Hashes:
@@ -42,53 +44,51 @@ def duplicate_groups(hashes: Hashes) -> Rows:
     Args:
         hashes: (N, 32) uint8; all zero where there is no picture.
     """
-    words = np.ascontiguousarray(hashes).view(np.uint64)  # (N, 4)
-    some = np.flatnonzero(words.any(axis=1))
-    links: list[NDArray[np.int64]] = []
-    for piece in np.ascontiguousarray(hashes[some]).view(np.uint16).astype(np.int64).T:
-        order = np.argsort(piece, kind="stable")
-        starts = np.flatnonzero(np.diff(piece[order], prepend=-1, append=-1))
-        for start, stop in pairwise(starts.tolist()):
+    rows = np.flatnonzero(hashes.any(axis=1))
+    different, which = np.unique(hashes[rows], axis=0, return_inverse=True)
+    words = np.ascontiguousarray(different).view(np.uint64)  # (M, 4)
+    links: list[Links] = [np.zeros((0, 2), np.int64)]
+    for piece in np.ascontiguousarray(different).view(np.uint16).astype(np.int64).T:
+        order = np.argsort(piece, kind="stable")  # within a piece, in the order of all bits
+        edges = np.flatnonzero(np.diff(piece[order], prepend=-1, append=-1))
+        for start, stop in pairwise(edges.tolist()):
             if stop - start > 1:
-                links.append(_near(words, some[order[start:stop]]))
-    pairs = np.concatenate(links) if links else np.zeros((0, 2), np.int64)
-    return _numbered(_joined(len(hashes), np.unique(pairs, axis=0)))
+                links.append(_near(words, order[start:stop]))
+    first = _joined(len(different), np.unique(np.concatenate(links), axis=0))
+    return _numbered(len(hashes), rows, first[which.reshape(-1)])
 
 
-def _near(words: NDArray[np.uint64], rows: Rows) -> NDArray[np.int64]:
-    """Return (M, 2) pairs of near rows of a bucket."""
-    if len(rows) > _BUCKET:
-        # Such as faces of one film: alike ones are next to each other when sorted by all bits.
-        rows = rows[np.lexsort(words[rows].T)]
-    found: list[NDArray[np.int64]] = []
-    for step in range(1, min(len(rows), _BUCKET)):
+def _near(words: NDArray[np.uint64], rows: Rows) -> Links:
+    """Return (M, 2) pairs of near rows of a bucket; of a large one, with the next rows alone."""
+    most = len(rows) if len(rows) <= _BUCKET else _NEXT
+    found: list[Links] = []
+    for step in range(1, most):
         one, other = rows[:-step], rows[step:]
-        bits = np.bitwise_count(words[one] ^ words[other]).sum(axis=1)
-        near = bits <= MOST_BITS
+        near = np.bitwise_count(words[one] ^ words[other]).sum(axis=1) <= MOST_BITS
         found.append(np.stack([one[near], other[near]], axis=1))
     return np.concatenate(found)
 
 
-def _joined(count: int, pairs: NDArray[np.int64]) -> Rows:
-    """Return (N,) the lowest row of each one's group."""
-    first = np.arange(count)
-
-    def lowest(row: int) -> int:
-        while first[row] != row:
-            first[row] = first[first[row]]
-            row = int(first[row])
-        return row
-
-    for one, other in pairs.tolist():
-        low, high = sorted((lowest(one), lowest(other)))
-        first[high] = low
-    return np.array([lowest(row) for row in range(count)], np.int64)
+def _joined(count: int, links: Links) -> Rows:
+    """Return (M,) the lowest row that each is linked with, over any number of links."""
+    lowest = np.arange(count)
+    while True:
+        before = lowest.copy()
+        for one, other in (links.T, links.T[::-1]):
+            np.minimum.at(lowest, one, lowest[other])
+        lowest = lowest[lowest]
+        if np.array_equal(lowest, before):
+            return lowest
 
 
-def _numbered(first: Rows) -> Rows:
-    """Return (N,) numbers of the groups with several rows, from 1 on."""
-    alone = np.bincount(first, minlength=len(first))[first] < 2
-    _, numbers = np.unique(first[~alone], return_inverse=True)
-    groups = np.zeros(len(first), np.int64)
-    groups[~alone] = numbers + 1
+def _numbered(count: int, rows: Rows, first: Rows) -> Rows:
+    """Return (N,) numbers of the groups with several of the rows, in their order, from 1 on."""
+    _, start, group, size = np.unique(
+        first, return_index=True, return_inverse=True, return_counts=True
+    )
+    number = np.zeros(len(size), np.int64)
+    several = np.flatnonzero(size > 1)
+    number[several[np.argsort(start[several])]] = np.arange(1, len(several) + 1)
+    groups = np.zeros(count, np.int64)
+    groups[rows] = number[group]
     return groups
