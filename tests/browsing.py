@@ -108,7 +108,9 @@ class Tab:
     def until(self, script: str, seconds: float = 60) -> Any:
         """Return the value of JavaScript once it is true."""
         end = time.monotonic() + seconds
-        while not (found := self.run(script)):
+        # While a page loads, it has no body and no functions yet.
+        guarded = f"(() => {{ try {{ return {script} }} catch {{ return null }} }})()"
+        while not (found := self.run(guarded)):
             assert time.monotonic() < end, f"never true: {script}; {self.errors}"
             time.sleep(0.02)
         return found

@@ -14,7 +14,7 @@ from ...manifests.arrays import Pixels, Rows
 HASH_BYTES = 32
 #: Pictures whose hashes differ in at most so many of 256 bits are near-duplicates.
 MOST_BITS = 12
-#: Hashes of a bucket that are compared with each other; of a larger one, each with so many next ones.
+#: Hashes of a bucket that are all compared; of a larger one, each with so many next ones.
 _BUCKET, _NEXT = 256, 32
 _SIDE = 16
 
