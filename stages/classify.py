@@ -246,6 +246,7 @@ def _write(
             "faces": len(faces),
             "left_out": known["left_out"],
             "dropped_duplicates": known["dropped"],
+            "excluded": faces.excluded,
             "pictures_unknown": unknown,
             "subjects": len({*faces.subjects()} - {None}),
             "normalized_by": [*made_by],
@@ -367,7 +368,11 @@ def _finished(folder: Path, about: dict[str, Any], overwrite: bool) -> bool:
         return False
     wanted = {**json.loads(json.dumps(about)), "data": found.get("about", {}).get("data")}
     same = found.get("about") == wanted
-    kind, what = (TrainingDataChanged, "labels or pictures") if same else (OutputError, "settings")
+    kind, what = (
+        (TrainingDataChanged, "labels or pictures, or exclusions")
+        if same
+        else (OutputError, "settings")
+    )
     before, files = (found.get("about", {}).get(name, {}) for name in ("settings", "files"))
     lines = differences(before, wanted["settings"], "classify.")
     lines += [  # the same name or path, but what it names has changed

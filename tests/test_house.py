@@ -33,11 +33,14 @@ CONTRACT = {
     "store/storage",
     "read/reading",
     "read/dataset",  # as a type: a command opens the dataset that it hands in
+    "read/exclusions",
+    "read/columns",
 }
 #: Modules of stages that may know more, with the reason.
 BEYOND_CONTRACT = {
     # Draws from a finished job's folder: reads its job.toml.
     "stages/review/sheet.py": {"store/job_file"},
+    "stages/review/faces_of_job.py": {"store/job_file"},
 }
 #: The command line knows the engine and the stages; nothing else does.
 BOTH_SIDES = "pipeline/commands/"

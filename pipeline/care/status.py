@@ -4,7 +4,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
+from ..errors import OutputError, first_few
+from ..read.exclusions import read_exclusions
 from ..store.derive import totals
 from ..store.job_file import read_job
 from ..store.shards import ShardFolder, datasets_in
@@ -52,6 +53,7 @@ def status(root: Path) -> dict[str, Any]:
         "dataset": job.get("dataset"),
         "stages": stages,
         "withdrawn": _withdrawn(root),
+        "excluded": _excluded(root),
     }
 
 
@@ -64,6 +66,12 @@ def _withdrawn(root: Path) -> dict[str, Any]:
         "withdrawals": len(withdrawals),
         "unfinished": (root / INTENT_FILE).is_file(),
     }
+
+
+def _excluded(root: Path) -> dict[str, Any]:
+    """Return the number of excluded keys, also by the reason given for them."""
+    reasons = Counter(read_exclusions(root)["reason"].to_pylist())
+    return {"keys": reasons.total(), "reasons": dict(reasons.most_common())}
 
 
 def _datasets(root: Path, flow: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -124,6 +132,10 @@ def status_table(state: dict[str, Any]) -> str:
         lines.append(
             f"withdrawn: {withdrawn['inputs']} inputs, in {withdrawn['withdrawals']} withdrawals"
         )
+    excluded = state["excluded"]
+    if excluded["keys"]:
+        reasons = [f"{reason} {count}" for reason, count in excluded["reasons"].items()]
+        lines.append(f"excluded: {excluded['keys']} keys: {first_few(reasons)}")
     if withdrawn["unfinished"]:
         lines.append(f"a withdrawal was stopped: normpipe withdraw {state['output']} finishes it")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from ..store.labels import JOB_FILE, LABELS_FILE, OLD_JOB_FILE
 from ..store.lock import STORE_LOCK
 from ..store.shards import ShardFolder
 from ..store.storage import parquet_file
+from ..store.tombstones import EXCLUDED_FILE
 from ..store.toml_text import value_text
 
 _TEXTS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".toml", ".html", ".md", ".txt", ".log"})
@@ -30,7 +31,8 @@ def find_traces(root: Path, datasets: list[str], keys: Set[str]) -> tuple[list[s
     """
     own = {root / name for name in datasets}
     folders = [ShardFolder(path) for path in own]
-    known = {folder.index_path for folder in folders} | {root / LABELS_FILE}
+    known = {folder.index_path for folder in folders}
+    known |= {root / LABELS_FILE, root / EXCLUDED_FILE}
     beside = {folder.metadata_folder for folder in folders}
     remove: list[str] = []
     texts: list[str] = []

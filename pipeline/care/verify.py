@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from ..errors import InputError
+from ..read.exclusions import read_exclusions
 from ..stage import sha256_file
 from ..store.commit import TEMPORARY, json_bytes
 from ..store.derive import manifest_of
@@ -26,6 +28,7 @@ from ..store.shards import ShardFolder, ShardRecord, shard_name
 from ..store.storage import folders, is_store, parquet_file, sizes
 from ..store.tombstones import (
     DECIDED_BY,
+    EXCLUDED_FILE,
     INTENT_FILE,
     WITHDRAWN,
     WITHDRAWN_FILE,
@@ -267,7 +270,10 @@ def _is_constant(stats: pq.Statistics) -> bool:
 
 
 #: Files that ``manifest.json`` may list besides the shards → whether they are in the job's folder.
-_LISTED = {CARD_FILE: False, INDEX_FILE: False, LABELS_FILE: True, WITHDRAWN_FILE: True}
+_LISTED = {
+    **dict.fromkeys((CARD_FILE, INDEX_FILE), False),
+    **dict.fromkeys((LABELS_FILE, WITHDRAWN_FILE, EXCLUDED_FILE), True),
+}
 
 
 def _derived(root: Path, folder: ShardFolder, records: dict[int, ShardRecord]) -> Iterator[str]:
@@ -285,7 +291,10 @@ def _derived(root: Path, folder: ShardFolder, records: dict[int, ShardRecord]) -
     if not set(files) <= set(_LISTED):
         yield "manifest.json cannot be read: run the job again"
         return
-    lines = list(_changed_files(root, folder, files))
+    checked = dict(files)
+    if (folder.description() or {}).get("reads"):  # said once, of the inputs
+        checked.pop(EXCLUDED_FILE, None)
+    lines = list(_changed_files(root, folder, checked))
     expected = manifest_of(folder, records)
     shards = {shard["file"]: shard for shard in expected["shards"]}
     if listed.keys() != shards.keys():
@@ -309,7 +318,26 @@ def _changed_files(root: Path, folder: ShardFolder, files: dict[str, str]) -> It
     for name, digest in files.items():
         path = (root if _LISTED[name] else folder.metadata_folder) / name
         shown = name if _LISTED[name] else _metadata_name(folder, name)
-        if not path.is_file():
+        if name == EXCLUDED_FILE:
+            yield from _changed_exclusions(path, digest)
+        elif not path.is_file():
             yield f"{shown} is gone: run the job again"
         elif sha256_file(path) != digest:
             yield f"{shown} is not as it was written: remove it, and run the job again"
+
+
+def _changed_exclusions(path: Path, digest: str) -> Iterator[str]:
+    """Yield what is wrong with the file of exclusions: without it, excluded rows are back."""
+    if not path.is_file():
+        yield f"{path.name} is gone, so its rows are back: restore it, or accept that: run the job"
+        return
+    try:
+        read_exclusions(path.parent)
+    except InputError as error:
+        yield str(error)
+        return
+    if sha256_file(path) != digest:
+        yield (
+            f"{path.name} has other rows than were recorded: normpipe exclude {path.parent} --show "
+            "lists them; run the job to accept them"
+        )

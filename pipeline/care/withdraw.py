@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import InputError, nearest
+from ..read.exclusions import read_exclusions
 from ..run.plan import Inputs, fingerprint
 from ..run.tries import clear
 from ..store.commit import fsync_folder, remove_temporaries, write_json
@@ -98,6 +99,7 @@ def _remove_uncommitted(root: Path) -> None:
 def plan_withdrawal(root: Path, subjects: Sequence[str], keys: Sequence[str]) -> Intent | None:
     """Return the changes to make; None if there is nothing to do. Reads only."""
     made = described_datasets(root)
+    read_exclusions(root)  # a damaged file would stop the withdrawal half-way
     before = read_withdrawn(root) or Withdrawn(salt=new_salt())
     person = _Person(list(subjects), list(keys))
     labels = read_labels(root / LABELS_FILE) if (root / LABELS_FILE).is_file() else None

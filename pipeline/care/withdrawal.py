@@ -7,6 +7,7 @@ shard that was rewritten already is recognized by its sha256, and one that was c
 """
 
 import base64
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...manifests.vocabularies import status_of
 from ..errors import InputError
+from ..read.exclusions import strike_withdrawn
 from ..run.plan import fingerprint, input_digests
 from ..store.commit import (
     fsync_folder,
@@ -28,8 +30,9 @@ from ..store.commit import (
 from ..store.derive import derive_again
 from ..store.labels import LABELS_FILE, labels_digest, read_labels
 from ..store.layout import CARD_FILE
+from ..store.lock import LOCK_FILE
 from ..store.shards import ShardFolder, ShardWriter, write_table
-from ..store.storage import parquet_file
+from ..store.storage import is_store, parquet_file
 from ..store.tombstones import (
     DECIDED_BY,
     INTENT_FILE,
@@ -42,6 +45,11 @@ from .job_card import write_job_card
 
 #: Removed by every withdrawal: it shows faces and names.
 SHEET_FILE = "contact_sheet.jpg"
+#: The same of the pages that ``normpipe report`` writes there, also if it was killed.
+REPORT_FOLDER = "report"
+_REPORTS = (REPORT_FOLDER, f"{REPORT_FOLDER}.tmp", f"{REPORT_FOLDER}.old.tmp")
+#: In such a folder: no folder of the user's has them.
+_OF_REPORTS = ("report.json", "pictures", LOCK_FILE)
 #: What a neutral row keeps besides the common columns: readers of pairs need the variant.
 _KEPT = frozenset({"variant"})
 
@@ -115,6 +123,7 @@ def carry_out(root: Path) -> Intent | None:
         root / WITHDRAWN_FILE, json_bytes(intent.after.model_dump(mode="json"), ascii_only=False)
     )
     _strike_labels(root / LABELS_FILE, intent.after)
+    strike_withdrawn(root, intent.after)
     for name in intent.relabelled:
         _relabel(root, name)
     for step in intent.steps:
@@ -127,9 +136,17 @@ def carry_out(root: Path) -> Intent | None:
         remove_file(root / name)
         if (root / name).parent.is_dir():
             fsync_folder((root / name).parent)
+    _remove_reports(root)
     remove_file(root / INTENT_FILE)
     fsync_folder(root)
     return intent
+
+
+def _remove_reports(root: Path) -> None:
+    """Remove the pages of reports: they show faces and names."""
+    for folder in (root / name for name in _REPORTS if not is_store(root)):
+        if any((folder / name).exists() for name in _OF_REPORTS):
+            shutil.rmtree(folder)
 
 
 def _strike_labels(path: Path, withdrawn: Withdrawn) -> None:

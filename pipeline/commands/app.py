@@ -41,6 +41,12 @@ COMMANDS: dict[str, Command] = {
     "sheet": Command(
         "look_commands", "sheet", "Look", "Draw a contact sheet: original, aligned, normalized."
     ),
+    "report": Command(
+        "look_commands",
+        "report",
+        "Look",
+        "Write pages to look through a job, and to mark faces to exclude.",
+    ),
     "releases": Command(
         "look_commands",
         "releases",
@@ -56,6 +62,12 @@ COMMANDS: dict[str, Command] = {
     "verify": Command("care_commands", "verify", "Care", "Check every shard against its record."),
     "withdraw": Command(
         "care_commands", "withdraw", "Care", "Remove a person from every dataset, for good."
+    ),
+    "exclude": Command(
+        "care_commands",
+        "exclude",
+        "Care",
+        "Leave rows out where a job is read; --undo takes them in again.",
     ),
     "clean": Command(
         "care_commands", "clean", "Care", "Free a dataset that the next run can make again."

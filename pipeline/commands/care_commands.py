@@ -1,21 +1,23 @@
-"""Commands that look after a dataset: verify it, remove a person, free space.
+"""Commands that look after a dataset: verify it, remove a person, leave rows out, free space.
 
 Part of the command line.
 """
 
 import json
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..care import clean as cleaning
+from ..care import exclude as excluding
 from ..care import verify as verifying
 from ..care import withdraw as withdrawing
-from ..errors import InputError, printable
+from ..errors import InputError, first_few, printable
 from ..store.storage import location
 from .handling import DIFFERENCES, complain, handled, start_logging
-from .options import AsJson, OutputArgument
+from .options import READ_FILE, AsJson, OutputArgument
 
 
 @handled
@@ -69,6 +71,63 @@ def withdraw(
         "normpipe changes no file of the input folder, and cannot reach copies, exports and "
         "backups: remove their pictures there yourself"
     )
+
+
+@handled
+def exclude(
+    output: OutputArgument,
+    list_file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[LIST]", help="CSV with a column key, or one key a line"),
+        READ_FILE,
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help='on columns: "sharpness < 20"')
+    ] = None,
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="kept with the rows", show_default=False)
+    ] = "",
+    undo: Annotated[
+        bool, typer.Option("--undo", help="take them in again; without a list: all")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="print what is excluded, as CSV")] = False,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="pass over keys that are not in the job")
+    ] = False,
+) -> None:
+    """Leave rows out where a job is read; --undo takes them in again.
+
+    Nothing is made again, and no shard changes. A photograph's key leaves out
+    all of its faces.
+    """
+    start_logging()
+    root = location(output)
+    if show:
+        if list_file is not None or where is not None or undo:
+            raise InputError("--show prints what is excluded: give it alone")
+        for line in excluding.exclusion_lines(root):
+            typer.echo(line)
+        return
+    if list_file is not None and where is not None:
+        raise InputError("give a list or --where, not both")
+    given = where if list_file is None else excluding.read_list(list_file)
+    if undo:
+        done = excluding.include(root, given, allow_unknown)
+        typer.echo(f"taken in again: {done.changed} keys; {done.excluded} stay excluded")
+    elif given is None:
+        raise InputError("nothing to exclude: give a list or --where; --show prints what is")
+    else:
+        done = excluding.exclude(root, given, reason, allow_unknown)
+        typer.echo(
+            f"excluded: {done.changed} keys, and {done.same} that were already; now "
+            f"{done.excluded} in all"
+        )
+    if done.unknown:
+        complain(f"passed over, as unknown: {first_few(done.unknown)}")
+    if done.changed:
+        typer.echo(
+            "no shard was changed; what was trained, scored or exported before stays as it is"
+        )
 
 
 @handled

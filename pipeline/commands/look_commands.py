@@ -2,15 +2,18 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ...stages.faces.packs import PACKS, ROOT, pack_files, packs_folder
 from ..care import status as status_module
+from ..care.withdraw import described_datasets
+from ..care.withdrawal import REPORT_FOLDER
 from ..errors import InputError
-from ..store.storage import location
-from .handling import USER, handled
+from ..store.storage import is_store, location
+from .handling import USER, complain, handled, start_logging
 from .options import READ_FOLDER, WRITTEN_FOLDER, AsJson, OutputArgument
 
 
@@ -31,11 +34,66 @@ def sheet(
     variant: Annotated[
         str | None, typer.Option(metavar="NAME", help="which normalized faces")
     ] = None,
+    status: Annotated[
+        str, typer.Option(metavar="STATUS", help="ok, rejected, failed, excluded or all")
+    ] = "ok",
+    label: Annotated[
+        str,
+        typer.Option(
+            metavar="VALUE", help="only with this label: anger, or split=test", show_default=False
+        ),
+    ] = "",
+    sort: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN", help="the first by this column; -COLUMN: the last", show_default=False
+        ),
+    ] = "",
 ) -> None:
     """Draw a contact sheet: original, aligned, normalized."""
     from ...stages.review.sheet import draw_sheet
 
-    typer.echo(f"contact sheet: {draw_sheet(location(output), rows, variant)}")
+    path = draw_sheet(location(output), rows, variant, status, label, sort)
+    typer.echo(f"contact sheet: {path}")
+
+
+@handled
+def report(
+    output: OutputArgument,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="folder for the pages; default: OUTPUT/report"),
+        WRITTEN_FOLDER,
+    ] = None,
+    no_originals: Annotated[
+        bool, typer.Option("--no-originals", help="leave the photographs out: faster")
+    ] = False,
+    coefficients: Annotated[
+        bool,
+        typer.Option("--coefficients", help="read expressions off each face, with a network"),
+    ] = False,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="of that network: auto, cpu or cuda")
+    ] = "auto",
+) -> None:
+    """Write pages to look through a job, and to mark faces to exclude.
+
+    They open from disk, without a network: counts and reasons, distributions,
+    and each face with its original and its normalized pictures.
+    """
+    from ...stages.review.faces_of_job import faces_of_job
+    from ...stages.review.job_report import write_job_report
+
+    start_logging()
+    root = location(output)
+    if to is None and is_store(root):
+        raise InputError(f"{root} is an address, and pages need a folder: give --to DIR")
+    state, made = status_module.status(root), described_datasets(root)
+    job = faces_of_job(root, state, made, not no_originals, device if coefficients else "")
+    written = write_job_report(job, to or root / REPORT_FOLDER)
+    for line in written.lines:
+        complain(line)
+    typer.echo(f"report: {written.page} ({written.rows} rows, {written.bytes / 1e6:.1f} MB)")
 
 
 @handled

@@ -41,7 +41,7 @@ from .running.execute import (
     opened,
     refuse_unusable,
     refuse_without_faces,
-    report,
+    report_run,
     report_scores,
     run_stages,
     run_until,
@@ -115,7 +115,7 @@ def run(
             )
         return
     run_stages(job, names, Options(again.overwrite, again.retry_failed), remote(job))
-    report(job, names)
+    report_run(job, names)
     asked = any(name in SINKS for name in (stages.stage, stages.first, stages.until))
     _classify(job, sinks, asked, again.overwrite)
 
@@ -144,7 +144,7 @@ def demo(
     }
     job = load_job(None, given, [], CONFIGS)
     run_stages(job, FLOW, Options(), remote(job))
-    report(job)
+    report_run(job)
     typer.echo(f"contact sheet: {draw_sheet(job.output, 16, None)}")
     _classify(job, list(SINKS), asked=True)
     typer.echo("(with a handful of faces this shows that it runs, not how well it works)")

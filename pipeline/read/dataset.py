@@ -19,14 +19,13 @@ from ...manifests.arrays import Mask
 from ...manifests.vocabularies import EMOTIONS
 from ..errors import InputError, first_few, nearest
 from ..store.storage import location
+from .columns import offered_schema, read_columns
 from .opening import ColumnReader, OpenedDataset, open_rows
 from .reading import Place
 from .stream import ShardStream
-from .where import columns_of, parse_where
+from .where import columns_in, parse_where
 
 Item = dict[str, Any]
-#: Rows whose columns are read at once.
-_CHUNK = 4096
 #: Items that are read at once in a loop over a dataset.
 _BATCH = 64
 
@@ -229,7 +228,7 @@ def open_dataset(  # noqa: PLR0913 - each is a question of its own
     split: str | Sequence[str] | None = None,
     where: str | pyarrow.compute.Expression | None = None,
     columns: Sequence[str] | None = None,
-    status: Literal["ok", "rejected", "failed", "all"] = "ok",
+    status: Literal["ok", "rejected", "failed", "excluded", "all"] | None = "ok",
     as_classes: bool | Sequence[str] = False,
     decode: bool = True,
     transform: Callable[[Item], Any] | None = None,
@@ -254,8 +253,9 @@ def open_dataset(  # noqa: PLR0913 - each is a question of its own
             expression of pyarrow. A row whose value is unknown does not meet it.
         columns: what an item contains besides ``key``: names of label or shard columns. For pairs
             also the aligned dataset's columns, and the normalized one's as ``normalized_<name>``.
-        status: which rows; rows other than ``ok`` may lack images (None), and their items contain
-            ``status``, ``reason`` and ``decided_by``.
+        status: which rows; None is ``all``. Rows other than ``ok`` may lack images (None), and
+            their items contain ``status``, ``reason`` and ``decided_by``. Rows that ``normpipe
+            exclude`` leaves out are not ``ok`` but ``excluded``, with the reason given for it.
         as_classes: return values of stable type, which ``default_collate`` takes: ``emotion`` as
             its number in ``dataset.classes`` (-1: unknown), other numbers as they are, with 0 where
             they are unknown, and ``<name>_known`` beside each: True where it is known; text as "".
@@ -277,25 +277,6 @@ def open_dataset(  # noqa: PLR0913 - each is a question of its own
     return ShardDataset(found, columns, decode, transform, classes)
 
 
-def read_columns(found: OpenedDataset, names: Sequence[str]) -> pa.Table:
-    """Return columns of all rows as a table; pictures as encoded bytes.
-
-    Raises InputError for a column that is not in ``found.offered``.
-    """
-    dataset = ShardDataset(found, names, decode=False)
-    types = found.types
-    schema = pa.schema([(name, types[name]) for name in names])
-    if {*names} <= {*dataset.table.column_names}:
-        return dataset.table.select(list(names)).cast(schema)
-    parts = [
-        pa.Table.from_pylist(
-            dataset.__getitems__(range(at, min(at + _CHUNK, len(dataset)))), schema
-        )
-        for at in range(0, len(dataset), _CHUNK)
-    ]
-    return pa.concat_tables([schema.empty_table(), *parts])
-
-
 def _of_split(found: OpenedDataset, wanted: Sequence[str]) -> Mask:
     """Return (N,) which rows are of some splits."""
     if "split" not in found.offered:
@@ -310,14 +291,11 @@ def _of_split(found: OpenedDataset, wanted: Sequence[str]) -> Mask:
 
 def _meets(found: OpenedDataset, where: str | pyarrow.compute.Expression) -> Mask:
     """Return (N,) which rows meet a condition."""
-    types = found.types
-    offered = [name for name in found.offered if name not in found.pictures]
-    schema = pa.schema([(name, types[name]) for name in offered])
-    shown = str(where)
+    schema, shown = offered_schema(found), str(where)
     if isinstance(where, str):
-        condition, names = parse_where(where, schema), columns_of(where, offered)
+        condition, names = parse_where(where, schema), columns_in(where, schema)
     else:  # it does not say what it names: not more than its text does
-        condition, names = where, [name for name in offered if name in shown]
+        condition, names = where, [name for name in schema.names if name in shown]
     try:
         table = read_columns(found, names or ["key"])
         table = table.append_column("_place", pa.array(np.arange(table.num_rows)))
@@ -325,7 +303,7 @@ def _meets(found: OpenedDataset, where: str | pyarrow.compute.Expression) -> Mas
     except (pa.ArrowException, TypeError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"where = {shown}: {why}") from None
-    mask = np.zeros(table.num_rows, np.bool_)
+    mask = np.zeros(len(table), np.bool_)
     mask[places] = True
     return mask
 

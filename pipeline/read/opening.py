@@ -27,6 +27,7 @@ from ..store.layout import METADATA_PREFIX
 from ..store.shards import ShardFolder
 from ..store.storage import location, parquet_file
 from ..store.tombstones import refuse_unfinished
+from .exclusions import EXCLUDED, exclusions_of, mark_excluded
 from .reading import RowReader, damage_errors, open_parquet
 
 # pyarrow makes these functions at run time; no type checker sees them.
@@ -35,7 +36,7 @@ pc: Any = pyarrow.compute
 _COMMON = [name for name, _ in COMMON]
 _PLACE = ["shard", "row_group", "row"]
 _DECISION = ["status", "reason", "decided_by"]
-STATUSES = ("ok", "rejected", "failed", "all")
+STATUSES = ("ok", "rejected", "failed", EXCLUDED, "all")
 
 
 @dataclass
@@ -158,15 +159,18 @@ class OpenedDataset:
         return found + (_DECISION if self.status != "ok" else [])
 
 
-def open_rows(path: Path, labels: str | Path | pa.Table | None, status: str) -> OpenedDataset:
+def open_rows(
+    path: Path, labels: str | Path | pa.Table | None, status: str | None
+) -> OpenedDataset:
     """Open a dataset; arguments and errors as for ``open_dataset``."""
+    status = status or "all"
     if status not in STATUSES:
         raise InputError(f"unknown status '{status}'{nearest(status, list(STATUSES))}")
     shards = ShardFolder(dataset_folder(path))
     refuse_unfinished(job_folder(shards.path))
     numbers = _numbers(shards)
     schema = _schema(shards.path, numbers)
-    rows = _rows(shards, numbers, schema)
+    rows = mark_excluded(_rows(shards, numbers, schema), exclusions_of(shards.path))
     if status != "all":
         rows = rows.filter(pc.equal(rows["status"], status))
     sources, pictures = _sources(shards.path, schema, rows)

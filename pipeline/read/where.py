@@ -7,7 +7,7 @@ other node is refused. Nothing is run.
 import ast
 import operator
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -81,15 +81,18 @@ def parse_where(text: str, schema: pa.Schema) -> pyarrow.compute.Expression:
     raise InputError(f"not a condition on rows: {shown} ({why}); {_EXAMPLE}")
 
 
-def columns_of(text: str, names: Collection[str]) -> list[str]:
-    """Return which of some columns a condition may name; none for what is not a condition."""
-    try:
-        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []  # ``parse_where`` says what is wrong
-    named = [one.id for one in nodes if isinstance(one, ast.Name)]
-    named += [one.value for one in nodes if isinstance(one, ast.Constant)]
-    return [name for name in names if name in named]
+def columns_in(text: str, schema: pa.Schema) -> list[str]:
+    """Return the columns of a schema that a parsed condition may name, in the schema's order.
+
+    ``text``: a condition that ``parse_where`` takes.
+    """
+    named: set[object] = set()
+    for node in ast.walk(ast.parse(text.strip(), mode="eval")):
+        if isinstance(node, ast.Name):
+            named.add(node.id)
+        elif isinstance(node, ast.Constant):  # of column('its name')
+            named.add(node.value)
+    return [name for name in schema.names if name in named]
 
 
 class _Part(NamedTuple):

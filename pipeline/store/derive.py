@@ -24,7 +24,7 @@ from .commit import (
 from .labels import LABELS_FILE
 from .layout import CARD_FILE, INDEX_FILE
 from .shards import PLACE, ShardFolder, ShardRecord
-from .tombstones import WITHDRAWN_FILE
+from .tombstones import EXCLUDED_FILE, WITHDRAWN_FILE
 
 #: Minimum rows of a row group in an index; it holds complete shards.
 _INDEX_GROUP = 1 << 16
@@ -79,6 +79,8 @@ def _derive(root: Path, name: str, words: str, schema: pa.Schema) -> None:
     if not manifest["made_by"].get("reads"):  # a source: what belongs to its inputs
         others = [name for name in (LABELS_FILE, WITHDRAWN_FILE) if (root / name).is_file()]
         listed |= {name: sha256_file(root / name) for name in others}
+    if (root / EXCLUDED_FILE).is_file():  # so that a dataset that is copied alone says it
+        listed[EXCLUDED_FILE] = sha256_file(root / EXCLUDED_FILE)
     write_if_changed(folder.card_path, card)
     # Last: while the manifest is missing or outdated, the index is rewritten.
     write_if_changed(

@@ -21,6 +21,8 @@ from ..errors import InputError
 from ..stage import Scan
 
 WITHDRAWN_FILE = "withdrawn.json"
+#: Rows that are left out where a job is read (``read.exclusions``).
+EXCLUDED_FILE = "excluded.parquet"
 #: Exists from the first change of a withdrawal to the last (``care.withdrawal``).
 INTENT_FILE = "withdrawing.json"
 #: ``reason`` and ``decided_by`` of the rows that replace a withdrawn person's.

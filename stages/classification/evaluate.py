@@ -94,7 +94,7 @@ def evaluate(
     for name in (TRAINED, *groups):
         table = table.append_column(name, facts[name])
     found = score(model.task, table, config.threshold)
-    found["coverage"]["left_out"] = dict(part.left_out)
+    found["coverage"] |= {"left_out": dict(part.left_out), "excluded": faces.excluded}
     use = ExpertUse(model.task.names, predictions.input_load, predictions.output_gates)
     found["warnings"] = [*notes, *found["warnings"], *use.warnings()]
     card = ScoreCard(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ...manifests.arrays import Floats, Mask, Pixels, Rows
 from ...manifests.vocabularies import EMOTIONS, vote_columns
 from ...pipeline.errors import InputError, nearest
+from ...pipeline.read.exclusions import EXCLUDED, excluded_digest
 from ...pipeline.store.labels import holds_job, vote_shares
 from ...pipeline.store.shards import ShardFolder
 from ..training.pictures import Form, decode_picture
@@ -52,6 +53,7 @@ class Listing:
         items: (N,) its row in ``dataset``.
         variants: normalized variants of its rows.
         notes: what was done to the labels, for scores on them.
+        excluded: inputs that are not among the rows, as ``normpipe exclude`` left them out.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Listing:
     items: Rows
     variants: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    excluded: int = 0
 
     def __len__(self) -> int:
         return len(self.items)
@@ -105,6 +108,9 @@ class Listing:
 def list_faces(dataset: ShardDataset, views: Sequence[str], variant: str = "") -> Listing:
     """List the labelled inputs of a dataset, one face each: the largest of several.
 
+    Inputs whose face is excluded are left out, even if another face would be usable: labels are
+    mostly about the largest.
+
     Args:
         dataset: opened with ``status="all", decode=False``: output of ``normpipe run``, or a
             dataset within it.
@@ -122,7 +128,13 @@ def list_faces(dataset: ShardDataset, views: Sequence[str], variant: str = "") -
             "ingest.class_per_folder), or add a labels.parquet with a column 'key' next to it"
         )
     check_labels(listing.labels, listing.path)
-    return listing.take(_one_per_input(listing, dataset))
+    chosen = listing.take(_one_per_input(listing, dataset))
+    kept = np.asarray([status != EXCLUDED for status in chosen.column("status")], np.bool_)
+    count = int((~kept).sum())
+    if not count:
+        return chosen
+    note = f"{count} inputs are excluded (normpipe exclude): they neither train nor test"
+    return replace(chosen.take(np.flatnonzero(kept)), notes=(note,), excluded=count)
 
 
 def class_shares(task: Task, labels: pa.Table) -> Floats:
@@ -314,12 +326,27 @@ def _one_per_input(listing: Listing, dataset: ShardDataset) -> Rows:
     sizes = dataset.select([_SIZE]) if _SIZE in dataset.opened.offered else None
     chosen: list[int] = []
     for group in groups.values():
-        usable = [row for row in group if statuses[row] == "ok"] or group
-        if sizes is not None and len(usable) > 1 and statuses[usable[0]] == "ok":
+        faces = [row for row in group if statuses[row] in ("ok", EXCLUDED)]
+        usable = faces or group
+        if sizes is not None and len(faces) > 1:
             items = sizes.__getitems__(listing.items[usable].tolist())
             usable = [usable[int(np.argmax([item[_SIZE] or 0 for item in items]))]]
         chosen.append(usable[0])
     return np.asarray(chosen, np.int64)
+
+
+def counted_statuses(statuses: Mapping[str, int]) -> str:
+    """Return ``7 ok, 1 rejected, 0 failed``; and how many rows are excluded, if any are."""
+    some = [EXCLUDED] if statuses.get(EXCLUDED) else []
+    return ", ".join(f"{statuses.get(n, 0)} {n}" for n in ("ok", "rejected", "failed", *some))
+
+
+def rows_digest(listing: Listing) -> str:
+    """Return the sha256 of the shards that a listing is of, and of which rows are excluded."""
+    digest = shards_digest(listing.dataset.opened.folder)
+    if without := excluded_digest(listing.labels):
+        digest = hashlib.sha256(f"{digest} without {without}".encode()).hexdigest()
+    return digest
 
 
 def shards_digest(shards: Path) -> str:

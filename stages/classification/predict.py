@@ -26,7 +26,7 @@ from ...pipeline.stage import StageConfig
 from ...pipeline.store.result_tables import ResultTable
 from ..networks.devices import resolve_device
 from .classifiers import TrainedClassifier, check_normalizer, predict_faces
-from .listing import Listing, input_paths, list_rows, shards_digest
+from .listing import Listing, counted_statuses, input_paths, list_rows, rows_digest
 from .scores.scoring import predicted_columns
 from .tasks import Task
 from .views import PLANS, ViewData, ViewPool, normalizer_weights
@@ -66,7 +66,7 @@ class Predicted:
 
     def summary(self) -> str:
         """Return one line."""
-        counts = ", ".join(f"{self.statuses.get(n, 0)} {n}" for n in ("ok", "rejected", "failed"))
+        counts = counted_statuses(self.statuses)
         return f"predictions: {sum(self.statuses.values())} rows, {counts}: {self.output}"
 
 
@@ -100,7 +100,7 @@ def predict(
     paths = input_paths(listing)
     about = {
         "model_sha256": model_sha256,
-        "data_sha256": shards_digest(data.opened.folder),
+        "data_sha256": rows_digest(listing),
         "normalized_by": [*(weights or ())],
         "variant": config.variant,
         "views": model.views,

@@ -170,7 +170,7 @@ def list_elsewhere(
     if config.present_from is None or task.kind != "action_units":
         return listing
     labels, lines = occurrence_from(listing.labels, config.present_from, task.names)
-    return replace(listing, labels=labels, notes=tuple(lines))
+    return replace(listing, labels=labels, notes=(*listing.notes, *lines))
 
 
 def _divided(

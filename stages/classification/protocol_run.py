@@ -155,8 +155,10 @@ def _with_notes(pooled: ScoreFile, folds: list[ScoreFile], parts: Sequence[Parti
     card = pooled.card
     shared = [note for note in parts[0].notes if all(note in part.notes for part in parts)]
     more = (note for note in (*shared, *left_out_notes(left_out)) if note not in card.warnings)
+    excluded = max(one.card.coverage.excluded for one in folds)  # of all folds together
+    counts = {"left_out": dict(left_out.most_common()), "excluded": excluded}
     changes = {
-        "coverage": card.coverage.model_copy(update={"left_out": dict(left_out.most_common())}),
+        "coverage": card.coverage.model_copy(update=counts),
         "warnings": (*dict.fromkeys(more), *card.warnings),
     }
     return replace(pooled, card=card.model_copy(update=changes))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...manifests.arrays import Floats, Mask, Pixels, Rows, Words
 from ...pipeline.errors import InputError
+from ...pipeline.read.exclusions import exclusions_of, is_excluded
 from ...pipeline.read.reading import open_parquet
 from ...pipeline.store.labels import find_labels, label_rows, read_labels, vote_shares
 from ...pipeline.store.shards import ShardFolder
@@ -67,6 +68,7 @@ def load_real(folder: Path, most: int | None = None, seed: int = 0) -> RealFaces
         raise InputError(f"{folder} has no labels.parquet: align a list with labels")
     rows = pa.concat_tables([_rows_of(shards, number) for number in numbers])
     rows = rows.filter(pc.equal(rows["status"], "ok")).combine_chunks()
+    rows = rows.filter(pa.array(~is_excluded(exclusions_of(aligned), rows))).combine_chunks()
     labels = read_labels(file)
     if "emotion" not in labels.column_names:
         raise InputError(f"the labels {file} have no column 'emotion'")

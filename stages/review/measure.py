@@ -28,7 +28,7 @@ from ...pipeline.errors import InputError, missing_resource
 from ...pipeline.read.reading import map_ahead
 from ...pipeline.stage import StageConfig
 from ...pipeline.store.result_tables import ResultTable
-from ..classification.listing import Listing, input_paths, list_rows, shards_digest
+from ..classification.listing import Listing, counted_statuses, input_paths, list_rows, rows_digest
 from ..faces.geometry import head_rolls
 from ..faces.pixels import Limits, decode
 from .face_reader import FAIR, GOOD, FaceReader, FaceReadings
@@ -61,7 +61,7 @@ class Measured:
 
     def summary(self) -> str:
         """Return a few lines, the last one with the counts."""
-        counts = ", ".join(f"{self.statuses.get(n, 0)} {n}" for n in ("ok", "rejected", "failed"))
+        counts = counted_statuses(self.statuses)
         rows = f"measured: {sum(self.statuses.values())} rows, {counts}: {self.output}"
         return "\n".join([*self.quality, rows])
 
@@ -99,7 +99,7 @@ def measure(
         **reader.weights,
         "normpipe": __version__,
         "device": reader.device.type,
-        "data_sha256": shards_digest(data.opened.folder),
+        "data_sha256": rows_digest(listing),
         "batch_size": config.batch_size,
     }
     known = table.finished(about, overwrite)

@@ -1,21 +1,27 @@
 """Draws the contact sheet: original | aligned | normalized."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 from PIL import Image, ImageDraw, ImageOps
 
+from ...manifests.arrays import Rows
 from ...manifests.vocabularies import SampleError
-from ...pipeline.errors import InputError
-from ...pipeline.read.reading import open_parquet
+from ...pipeline.errors import InputError, OutputError, nearest
+from ...pipeline.read.columns import offered_schema, read_columns
+from ...pipeline.read.dataset import ShardDataset, open_dataset
 from ...pipeline.store.commit import write_bytes
 from ...pipeline.store.job_file import read_job
 from ...pipeline.store.shards import ShardFolder, datasets_in
 from ...pipeline.store.storage import location
-from ..faces.pixels import Limits, decode
+from ..align import AlignConfig
+from ..faces.isolation import DecoderPool
+from ..faces.pixels import to_pixels
 from ..sources.fetching import SourceReader
 
 # pyarrow creates these functions at run time; type checkers do not see them.
@@ -27,28 +33,65 @@ ACROSS = 4
 _INK, _PAPER, _GAP = (40, 40, 40), (255, 255, 255), 8
 
 
-def draw_sheet(root: Path, rows: int, variant: str | None) -> Path:
-    """Draw ``contact_sheet.jpg`` with faces spread evenly over a variant; return its path.
+def draw_sheet(
+    root: Path, rows: int, variant: str | None, status: str = "ok", label: str = "", sort: str = ""
+) -> Path:
+    """Draw ``contact_sheet.jpg`` with faces of a job; return its path.
 
-    Raises InputError if there is no finished variant, or several and none is named.
+    Args:
+        root: the job's folder.
+        rows: faces on the sheet, spread evenly over those to choose from.
+        variant: of the normalized faces; None: the only one.
+        status: of the faces: ``ok``, ``rejected``, ``failed``, ``excluded``, or ``all``.
+        label: only faces with this label: a value such as ``anger``, or ``split=test``.
+        sort: a column of the faces or labels: the first ones are drawn, with a leading ``-`` the
+            last ones.
+
+    Raises:
+        InputError: there is no finished variant, or several and none is named; no such status,
+            label or column; or no such faces.
     """
     job = read_job(root)
-    aligned, normalized = ShardFolder(root / "aligned"), _variant(root, variant)
-    with open_parquet(normalized.index_path) as file:
-        index = file.read()
-    index = index.filter(pc.equal(index["status"], "ok"))
-    if not index.num_rows:
-        raise InputError(f"{normalized.path} has no ok rows: see normpipe status {root}")
-    count = min(rows, index.num_rows)
-    picks = index.take([i * index.num_rows // count for i in range(count)]).to_pylist()
-    tiles = [_triple(root, job, aligned, normalized, pick) for pick in picks]
+    normalized = _variant(root, variant)
+    made = open_dataset(normalized.path, status=_as_status(status), decode=False)
+    aligned = open_dataset(root / "aligned", status="all", decode=False)
+    places: Any = pc.index_in(made.opened.rows["key"], aligned.opened.rows["key"].combine_chunks())
+    chosen = np.arange(len(made))
+    if label:
+        chosen = chosen[_labelled(made, label)]
+    if sort:
+        chosen = _sorted((made, aligned, places), chosen, sort)[:rows]
+    if not len(chosen):
+        what = f" with the label {label}" if label else ""
+        raise InputError(
+            f"{normalized.path} has no {status} rows{what}: see normpipe status {root}"
+        )
+    count = min(rows, len(chosen))
+    picks = [int(chosen[i * len(chosen) // count]) for i in range(count)]
+    paths = _paths(root, made)
+    with_original = _Originals(job)
+    try:
+        tiles = [
+            [
+                with_original.picture(paths(row)),
+                None if places[row].as_py() is None else _picture(aligned, places[row].as_py()),
+                _picture(made, row),
+            ]
+            for row in picks
+        ]
+    finally:
+        with_original.close()
     path = root / "contact_sheet.jpg"
     buffer = io.BytesIO()
-    _compose(tiles, [pick["key"].partition("/")[2] for pick in picks]).save(
-        buffer, "JPEG", quality=90
-    )
+    keys = made.opened.rows["key"].take(picks).to_pylist()
+    _compose(tiles, [key.partition("/")[2] for key in keys]).save(buffer, "JPEG", quality=90)
     write_bytes(path, buffer.getvalue())
     return path
+
+
+def _as_status(status: str) -> Any:
+    """Return a status for ``open_dataset``, which refuses an unknown one."""
+    return status
 
 
 def _variant(root: Path, variant: str | None) -> ShardFolder:
@@ -62,44 +105,91 @@ def _variant(root: Path, variant: str | None) -> ShardFolder:
     return ShardFolder(root / "normalized" / variant)
 
 
-def _triple(
-    root: Path,
-    job: dict[str, Any],
-    aligned: ShardFolder,
-    normalized: ShardFolder,
-    pick: dict[str, Any],
-) -> list[Image.Image | None]:
-    """Return the original, aligned and normalized picture of one row (None: missing)."""
-    row = _find(aligned, pick["shard"], pick["key"])
-    made = _find(normalized, pick["shard"], pick["key"])
-    return [_original(root, job, pick), _picture(row), _picture(made)]
+def _labelled(made: ShardDataset, label: str) -> Any:
+    """Return (N,) which rows have a label, given as its value or as ``column=value``."""
+    labels = made.opened.joined_labels
+    column, equals, value = label.partition("=")
+    if equals and column not in labels:
+        raise InputError(f"the labels have no column '{column}'{nearest(column, [*labels])}")
+    texts = {
+        name: [None if one is None else str(one) for one in values.to_pylist()]
+        for name, values in labels.items()
+        if not equals or name == column
+    }
+    wanted = value if equals else label
+    found = np.zeros(len(made), np.bool_)
+    for values in texts.values():
+        found |= np.array([one == wanted for one in values], np.bool_)
+    if not found.any():
+        known = {
+            one for name, values in texts.items() for one in values if one and name != "subject"
+        }
+        raise InputError(f"no such face has the label '{wanted}'{nearest(wanted, sorted(known))}")
+    return found
 
 
-def _find(folder: ShardFolder, shard: int, key: str) -> pa.Table:
-    with open_parquet(folder.shard(shard)) as file:
-        table = file.read(["key", "image"])
-    return table.filter(pc.equal(table["key"], key))
-
-
-def _picture(table: pa.Table) -> Image.Image | None:
-    if not table.num_rows or table["image"][0].as_py() is None:
-        return None
-    return Image.open(io.BytesIO(table["image"][0].as_py()["bytes"])).convert("RGB")
-
-
-def _original(root: Path, job: dict[str, Any], pick: dict[str, Any]) -> Image.Image | None:
-    with open_parquet(ShardFolder(root / "manifest").shard(pick["shard"])) as file:
-        manifest = file.read(["key", "path"])
-    paths = manifest.filter(pc.equal(manifest["key"], pick["parent_key"]))["path"].to_pylist()
-    reader = SourceReader(location(job["input_root"]), Limits().max_bytes, 0.0, allow_urls=False)
+def _sorted(job: tuple[ShardDataset, ShardDataset, Any], chosen: Rows, sort: str) -> Rows:
+    """Return chosen rows in the order of a column of the aligned faces, else of the variant."""
+    made, aligned, places = job
+    name, last_first = sort.removeprefix("-"), sort.startswith("-")
+    own, before = offered_schema(made.opened).names, offered_schema(aligned.opened).names
+    if name in before:
+        values = read_columns(aligned.opened, [name])[name].take(places)
+    elif name in own:
+        values = read_columns(made.opened, [name])[name]
+    else:
+        known = sorted({*own, *before})
+        raise InputError(f"there is no column '{name}' to sort by{nearest(name, known)}")
     try:
-        reader.open()
-        limits = Limits(white=job.get("align", {}).get("white") or None)
-        return Image.fromarray(decode(reader.read({"path": paths[0]}), limits))
-    except (OSError, IndexError, SampleError, InputError):
-        return None
-    finally:
-        reader.close()
+        order = pc.sort_indices(
+            pa.table({"value": values}),
+            [("value", "descending" if last_first else "ascending")],
+        )
+    except pa.ArrowException:
+        raise InputError(f"the column '{name}' has no order: sort by another one") from None
+    wanted = {*chosen.tolist()}
+    return np.array([row for row in order.to_pylist() if row in wanted], np.int64)
+
+
+def _picture(dataset: ShardDataset, row: int) -> Image.Image | None:
+    data = dataset[row]["image"]
+    return None if data is None else Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def _paths(root: Path, made: ShardDataset) -> Callable[[int], str | None]:
+    """Return a function that gives the path of a row's photograph."""
+    manifest = open_dataset(root / "manifest", status="all").opened
+    found: Any = pc.index_in(made.opened.rows["parent_key"], manifest.rows["key"].combine_chunks())
+    paths = read_columns(manifest, ["path"])["path"].take(found)
+    return lambda row: paths[row].as_py()
+
+
+class _Originals:
+    """Reads photographs; strangers' files are decoded in a process that can be killed."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        white = job.get("align", {}).get("white") or None
+        decoding = AlignConfig.model_validate({"white": white}).decoding()
+        self._white = white
+        self._pool = DecoderPool(decoding.limits, decoding.bounds)
+        root = location(job["input_root"])
+        self._reader = SourceReader(root, decoding.limits.max_bytes, 0.0, allow_urls=False)
+
+    def picture(self, path: str | None) -> Image.Image | None:
+        """Return a photograph; None where it cannot be read."""
+        if path is None:
+            return None
+        try:
+            self._reader.open()
+            found = self._pool.decode(self._reader.read({"path": path}))
+            return Image.fromarray(to_pixels(found, self._white))
+        except (OSError, SampleError, InputError, OutputError):
+            return None
+
+    def close(self) -> None:
+        """End the process, and close archives."""
+        self._pool.close()
+        self._reader.close()
 
 
 def _compose(tiles: list[list[Image.Image | None]], names: list[str]) -> Image.Image:

@@ -21,6 +21,7 @@ import torch
 from ...manifests.arrays import Floats, Pixels
 from ...manifests.vocabularies import SampleError
 from ...pipeline.errors import InputError
+from ...pipeline.read.exclusions import exclusions_of, is_excluded
 from ...pipeline.stage import sha256_file
 from ..faces.detectors import DetectorSettings, choose
 from ..faces.detectors.opencv import OpenCV
@@ -220,13 +221,20 @@ class _AlignedFaces:
     def __init__(self, shards: list[Path]) -> None:
         self._places: list[tuple[Path, int]] = []
         listed = hashlib.sha256()
+        exclusions = exclusions_of(shards[0].parent)
         for shard in shards:
             columns = pq.read_schema(shard).names
             if not {"image", "status"} <= {*columns}:
                 raise InputError(f"--appearance {shard}: no pictures: give aligned faces")
-            status = pq.read_table(shard, columns=["status"])["status"].to_pylist()
-            self._places += [(shard, row) for row, word in enumerate(status) if word == "ok"]
+            wanted = [name for name in ("key", "parent_key", "status") if name in columns]
+            table = pq.read_table(shard, columns=wanted)
+            gone = is_excluded(exclusions, table)
+            status = table["status"].to_pylist()
+            good = [row for row, word in enumerate(status) if word == "ok" and not gone[row]]
+            self._places += [(shard, row) for row in good]
             listed.update(f"{shard.name}\0{sha256_file(shard)}\n".encode())
+            if gone.any():
+                listed.update(repr(good).encode())
         if not self._places:
             raise InputError(f"--appearance {shards[0].parent}: it has no ok rows")
         self.digest = listed.hexdigest()

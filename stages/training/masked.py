@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from ...manifests.arrays import Pixels, Rows
 from ...manifests.schema import IMAGE
 from ...pipeline.errors import InputError
+from ...pipeline.read.exclusions import exclusions_of, is_excluded
 from ...pipeline.read.reading import Place, RowReader, open_parquet
 from ...pipeline.store.labels import find_labels, label_rows, read_labels
 from .batching import ENDLESS
@@ -121,6 +122,7 @@ def _source(given: Path, column: str, split: str) -> Source:
         raise InputError(f"no shards in {given}: give a folder that normpipe wrote")
     places: list[NDArray[np.int64]] = []
     keys: list[pa.Array] = []
+    exclusions = exclusions_of(folder)
     for shard in sorted(folder.glob("shard-*.parquet")):
         number, file = int(shard.stem.partition("-")[2]), open_parquet(shard)
         if column not in file.schema_arrow.names or file.schema_arrow.field(column).type != IMAGE:
@@ -129,7 +131,7 @@ def _source(given: Path, column: str, split: str) -> Source:
                 f"{folder} has no pictures in a column '{column}': choose one of "
                 f"{', '.join(pictures) or 'none'} with --set pretrain_encoder.column=…"
             )
-        kept = _usable(file, folder, split)
+        kept = _usable(file, folder, split, exclusions)
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         group = np.repeat(np.arange(len(sizes)), sizes)
         row = np.concatenate([np.arange(size) for size in sizes]) if sizes else group
@@ -140,11 +142,13 @@ def _source(given: Path, column: str, split: str) -> Source:
     return Source(RowReader(folder, [column]), column, np.concatenate(places), table)
 
 
-def _usable(file: pq.ParquetFile, folder: Path, split: str) -> NDArray[np.bool_]:
+def _usable(
+    file: pq.ParquetFile, folder: Path, split: str, exclusions: pa.Table
+) -> NDArray[np.bool_]:
     """Return (N,) which rows have a picture and belong to the split."""
     wanted = ("key", "parent_key", "status", "split")
     table = file.read([name for name in wanted if name in file.schema_arrow.names])
-    good = np.asarray(pc.equal(table["status"], "ok"), bool)
+    good = np.asarray(pc.equal(table["status"], "ok"), bool) & ~is_excluded(exclusions, table)
     if not split:
         return good
     if "split" in table.column_names:

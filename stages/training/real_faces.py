@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ...manifests.arrays import Rows
 from ...pipeline.errors import InputError
+from ...pipeline.read.exclusions import exclusions_of, is_excluded
 from ...pipeline.store.labels import find_labels, label_rows, read_labels
 from .face_labels import FaceLabels, by_path, joined, label_tables, labels_of, merged
 from .pictures import Form, Pictures
@@ -146,6 +147,7 @@ def _dataset(given: Path, split: str) -> pa.Table:
             "normpipe run --until align, or the folder 'aligned' in it"
         )
     table = pa.concat_tables([_usable(shard) for shard in shards], promote_options="default")
+    table = table.filter(pa.array(~is_excluded(exclusions_of(folder), table)))
     if not split:
         return table
     inside = _splits(table, folder) == split

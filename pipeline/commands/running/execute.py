@@ -192,7 +192,7 @@ def opened(data: Path) -> "ShardDataset":
     return open_dataset(data, status="all", decode=False)
 
 
-def report(job: Job, stages: Sequence[str] = FLOW) -> None:
+def report_run(job: Job, stages: Sequence[str] = FLOW) -> None:
     """Print where the results are and the status of every input; ``stages``: those that ran.
 
     Raises OutputError as ``refuse_unusable``.

@@ -47,6 +47,7 @@ class Coverage(_Frozen):
         trained: rows whose picture also trained the model, as far as that can be checked.
         left_out: inputs of the test part that are not in the test set, by class or
             ``without a label``.
+        excluded: inputs of the dataset that normpipe exclude left out; of all its parts together.
     """
 
     test_rows: int
@@ -56,6 +57,7 @@ class Coverage(_Frozen):
     unknown_classes: dict[str, int] = {}
     trained: int = 0
     left_out: dict[str, int] = {}
+    excluded: int = 0
 
 
 class FoldSummary(_Frozen):

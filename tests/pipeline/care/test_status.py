@@ -81,7 +81,10 @@ def stage(name: str, **changes: Any) -> dict[str, Any]:
 
 def state(*stages: dict[str, Any]) -> dict[str, Any]:
     withdrawn = {"inputs": 0, "withdrawals": 0, "unfinished": False}
-    return {"output": "OUT", "stages": [*stages], "withdrawn": withdrawn}
+    return {
+        "output": "OUT", "stages": [*stages], "withdrawn": withdrawn,
+        "excluded": {"keys": 0, "reasons": {}},
+    }  # fmt: skip
 
 
 def test_the_table_is_this_one() -> None:

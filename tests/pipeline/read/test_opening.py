@@ -194,7 +194,7 @@ def test_columns_that_are_offered_are_those_that_can_be_chosen(paired):
     for part in chosen.readers:
         assert part.places.shape == (opened.rows.num_rows, 3) and part.places.dtype == np.int32
     assert [*opened.choose(["AU12"]).readers] == []
-    with pytest.raises(InputError, match="unknown status 'OK'; known: all, failed"):
+    with pytest.raises(InputError, match="unknown status 'OK'; known: all, excluded, failed"):
         open_rows(paired, None, "OK")
 
 

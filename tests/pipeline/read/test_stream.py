@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, default_collate
 
 import normpipe
 from normpipe.pipeline.errors import InputError
-from normpipe.pipeline.read.dataset import read_columns
+from normpipe.pipeline.read.columns import read_columns
 
 from .pictured import ROWS, usable
 

@@ -1,22 +1,28 @@
 """From a dataset to one row a labelled input, and its pictures."""
 
 import io
+from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from normpipe.pipeline.errors import InputError
 from normpipe.pipeline.read.dataset import open_dataset
+from normpipe.pipeline.read.exclusions import write_exclusions
 from normpipe.pipeline.store.commit import write_json
+from normpipe.pipeline.store.lock import locked
 from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages.classification.listing import (
     ViewStore,
+    counted_statuses,
     input_paths,
     list_faces,
     list_rows,
     normalized_by,
     photographs,
+    rows_digest,
 )
 from normpipe.stages.classification.tasks import Task
 from normpipe.stages.training.pictures import Form
@@ -62,6 +68,30 @@ def refused(words, *args):
         path, *others = args
         list_faces(opened(path), *others)
     assert "\n" not in str(caught.value)
+
+
+def test_excluded_inputs_neither_train_nor_test(tmp_path):
+    job = write_faces(tmp_path / "job", several(_5={"labels": {"emotion": "neutral"}}))
+    whole, digest = list_faces(opened(job), BOTH), rows_digest(list_rows(opened(job), BOTH))
+    assert (whole.excluded, whole.notes) == (0, ())
+    with locked(job):
+        rows = [("d/b.jpg#2", "blurred"), ("d/c.jpg", "no face, and stays so")]
+        table = {"key": [key for key, _ in rows], "reason": [why for _, why in rows]}
+        write_exclusions(job, pa.table({**table, "excluded_on": ["2026-12-01"] * 2}))
+    # The input's largest face is out, and no other takes its label.
+    found = list_faces(opened(job), BOTH)
+    assert found.column("key") == ["d/a.jpg", "d/c.jpg", "d/e.jpg"] and found.excluded == 1
+    assert found.notes == ("1 inputs are excluded (normpipe exclude): they neither train nor test",)
+    assert found.take([0, 2]).excluded == 1
+    assert found.digest(TASK) != whole.digest(TASK)
+    assert found.take([0]).digest(TASK) == whole.take([0]).digest(TASK)  # unchanged rows
+    # All rows are listed for predictions and measurements, and say it.
+    rows = list_rows(opened(job), BOTH)
+    assert rows.column("status").count("excluded") == 1 and len(rows) == 6
+    assert rows_digest(rows) != digest
+    counts = Counter(rows.column("status"))
+    assert counted_statuses(counts) == "3 ok, 2 rejected, 0 failed, 1 excluded"
+    assert counted_statuses({"ok": 3}) == "3 ok, 0 rejected, 0 failed"
 
 
 def test_one_row_an_input_the_largest_face(job):
