@@ -70,7 +70,8 @@ class LicenceOptions:
     panel: ClassVar[str] = "Licence"
 
     licence: Annotated[
-        str, typer.Option(metavar="TEXT", help="of the pictures: CC-BY-4.0, …", show_default=False)
+        str,
+        typer.Option(metavar="TEXT", help="of the pictures, such as CC-BY-4.0", show_default=False),
     ] = ""
     permission: Annotated[
         str,
