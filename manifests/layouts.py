@@ -11,9 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from .matching import Matcher
+from .vocabularies import NUMBER_FIELDS
 
-#: Fields whose text is a whole number, compared as one: ``0643`` is ``643``.
-NUMBER_FIELDS = frozenset({"frame", "fold"})
 _FIELD = re.compile(r"\{(?P<name>_?[A-Za-z][A-Za-z0-9_]*)(?::(?P<form>[^{}]*))?\}")
 _WIDTH = re.compile(r"0\d+")
 

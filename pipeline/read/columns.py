@@ -75,6 +75,8 @@ def _gathered(opened: OpenedDataset, source: ColumnSource, columns: list[str]) -
     read = 0
     keys: Any = opened.rows["_source"]
     for folder, rows in _by_folder(opened, source):
+        if not len(rows):
+            continue
         shards = ShardFolder(folder)
         order = rows[np.argsort(places[rows, 0], kind="stable")]
         numbers, starts = np.unique(places[order, 0], return_index=True)
