@@ -29,6 +29,7 @@ PANELS = {
         "Where the work is done",
         "Running again",
     },
+    "export": {"What is exported", "Licence"},
     "synthesize": {"What is rendered"},
     "classify": {"What is learned and how it is tested"},
     "predict": {"Faces of photographs", "Classifying", "Running again"},
