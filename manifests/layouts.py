@@ -1,7 +1,7 @@
 """How a release lies on disk: where its pictures and its labels are, and what joins them.
 
-Part of a dataset's description (``datasets.py``). Nothing here opens a file. Whatever pattern a user
-writes, a search for it ends in time.
+Part of a dataset's description (``datasets.py``). Nothing here opens a file. Whatever pattern a
+user writes, a search for it ends in time.
 """
 
 import re
@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 #: Fields whose text is a whole number, compared as one: ``0643`` is ``643``.
 NUMBER_FIELDS = frozenset({"frame", "fold"})
 _FIELD = re.compile(r"\{(?P<name>_?[A-Za-z][A-Za-z0-9_]*)(?::(?P<form>[^{}]*))?\}")
-_WIDTH = re.compile(r"0\d+")
-
 
 #: CPU time of the process in which a name is searched. A sound pattern needs microseconds.
 SECONDS = 1.0
