@@ -540,7 +540,7 @@ def test_a_known_release_is_recognized(tmp_path, caplog):
         caplog.clear()
         root = build(tmp_path / build.__name__)
         Ingest(IngestConfig(), root, "d").scan()
-        assert f"--release {name}" in caplog.text and str(root) in caplog.text
+        assert f"normpipe run --release {name} --input {root} --output " in caplog.text
 
 
 def test_folders_of_splits_and_emotions_get_advice(tmp_path, caplog):
