@@ -1,20 +1,76 @@
 """How a release lies on disk: where its pictures and its labels are, and what joins them.
 
-Part of a dataset's description (``datasets.py``). Nothing here opens a file.
+Part of a dataset's description (``datasets.py``). Nothing here opens a file. Whatever pattern a
+user writes, a search for it ends in time.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, Self
 
+import regex  # as the standard library's re, which has no limit on time
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from .matching import Matcher
 from .vocabularies import NUMBER_FIELDS
 
 _FIELD = re.compile(r"\{(?P<name>_?[A-Za-z][A-Za-z0-9_]*)(?::(?P<form>[^{}]*))?\}")
-_WIDTH = re.compile(r"0\d+")
+
+#: CPU time of the process in which a name is searched. A sound pattern needs microseconds.
+SECONDS = 1.0
+_SHOWN = 60
+
+
+class SlowPatternError(ValueError):
+    """A pattern that would be searched for without an end."""
+
+
+class Matcher(NamedTuple):
+    """A compiled regular expression, and how messages call it."""
+
+    compiled: Any
+    shown: str
+
+    @classmethod
+    def of(cls, text: str, shown: str = "", *, ignore_case: bool = False) -> Self:
+        """Compile a regular expression.
+
+        Args:
+            text: as of the module ``re``.
+            shown: what the user wrote, if that is another text.
+            ignore_case: whether upper and lower case are the same.
+
+        Raises:
+            ValueError: it is none.
+        """
+        flags = regex.DOTALL | regex.IGNORECASE if ignore_case else 0
+        try:
+            return cls(regex.compile(text, flags), shown or text)
+        except regex.error as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def groups(self) -> int:
+        """Return the number of its groups."""
+        return self.compiled.groups
+
+    def search(self, name: str) -> Any:
+        """Return the first match within a name, or None. Raises SlowPatternError."""
+        return self._ended(self.compiled.search, name)
+
+    def fullmatch(self, name: str) -> Any:
+        """Return the match of a whole name, or None. Raises SlowPatternError."""
+        return self._ended(self.compiled.fullmatch, name)
+
+    def _ended(self, find: Any, name: str) -> Any:
+        try:
+            return find(name, timeout=SECONDS)
+        except TimeoutError:
+            some = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
+            raise SlowPatternError(
+                f"'{self.shown}' takes longer than {SECONDS:g} s to compare with '{some}': write "
+                "it with fewer parts that may be of any length"
+            ) from None
 
 
 class _Facts(BaseModel):

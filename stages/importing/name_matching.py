@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...manifests.keys import parse_key
-from ...manifests.matching import Matcher, SlowPatternError
+from ...manifests.layouts import Matcher, SlowPatternError
 from ...pipeline.errors import InputError
 
 #: How loosely names are compared; each does what the ones before it do, and more.

@@ -5,9 +5,10 @@ FFmpeg reads what is there, and says nothing of the rest.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from .frame_file import FrameFile
+if TYPE_CHECKING:
+    from .frame_file import FrameFile
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 #: Writers of AVI count in different ways; so few bytes are no frame.

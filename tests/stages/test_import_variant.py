@@ -164,6 +164,9 @@ def test_pairs_and_classifiers_take_several_variants(
 ) -> None:
     for number in (1, 2):
         imported(out, release(f"id{number}", 100 * number), f"norface-{number}")
+    shown = call("status", out).stdout
+    for number in (1, 2):
+        assert f"import-variant (normalized/norface-{number}): not_in_import 1" in shown
     assert call("run", out, "--stage", "pair").exit_code == 0
     pairs = normpipe.open_dataset(out)
     assert len(pairs) == 20 and pairs[0]["normalized"].shape == (3, 24, 24)

@@ -158,6 +158,6 @@ def test_patterns() -> None:
 
 
 def test_a_regular_expression_that_would_never_end_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr("normpipe.manifests.matching.SECONDS", 0.05)
+    monkeypatch.setattr("normpipe.manifests.layouts.SECONDS", 0.05)
     with pytest.raises(InputError, match=r"'\(a\|aa\)\+b1\$' takes longer than 0.05 s"):
         by_patterns(["a" * 60 + "b1!"], ["b1.png"], ("(a|aa)+b1$", "(b1)"), 0)

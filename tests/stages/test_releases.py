@@ -509,7 +509,7 @@ def test_messages_about_one_s_own_release_say_where(tmp_path, text, lines, said)
 
 
 def test_a_pattern_that_would_never_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("normpipe.manifests.matching.SECONDS", 0.05)
+    monkeypatch.setattr("normpipe.manifests.layouts.SECONDS", 0.05)
     trees.picture(tmp_path, f"{'a' * 60}bx.jpg")
     text = "[layouts.a]\npictures = '{_a}{_b}{_c}{_d}{_e}{_a}{_b}{_c}{_d}{_e}x.jpg'"
     message = refused(tmp_path, release_file=own(tmp_path, text))
@@ -540,7 +540,7 @@ def test_a_known_release_is_recognized(tmp_path, caplog):
         caplog.clear()
         root = build(tmp_path / build.__name__)
         Ingest(IngestConfig(), root, "d").scan()
-        assert f"--release {name}" in caplog.text and str(root) in caplog.text
+        assert f"normpipe run --release {name} --input {root} --output " in caplog.text
 
 
 def test_folders_of_splits_and_emotions_get_advice(tmp_path, caplog):

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ....manifests.layouts import LabelFiles, Pattern, fields_of, fill
-from ....manifests.matching import SlowPatternError
+from ....manifests.layouts import LabelFiles, Pattern, SlowPatternError, fields_of, fill
 from ....pipeline.errors import InputError, nearest
 from ..files import Root, path_order
 from .sheets import Cells, LabelSheet, joined_sheets

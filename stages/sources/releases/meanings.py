@@ -214,7 +214,8 @@ def _as_numbers(columns: Mapping[str, Cells], rows: int) -> Floats:
 
 
 def _named(names: Sequence[str], places: Rows) -> Cells:
-    return [names[place] if place >= 0 else None for place in places.tolist()]
+    found: list[int] = places.tolist()
+    return [names[place] if place >= 0 else None for place in found]
 
 
 def check_counts(

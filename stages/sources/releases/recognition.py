@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,10 +24,11 @@ def advice_for(folder: Path, paths: Sequence[str], class_per_folder: bool) -> li
     known = recognized(folder)
     if known:
         titles = " or ".join(load_description(name).title for name in known)
-        commands = " or ".join(f"--release {name}" for name in known)
+        first, *others = known
+        also = f" (or --release {' or '.join(others)})" if others else ""
         return [
             f"{folder} looks like {titles}; its labels are not read like this: "
-            f"normpipe run {commands} --input {folder} reads them"
+            f"{_command(first, folder)}{also} reads them"
         ]
     folders = [path.split("/")[:-1] for path in paths]
     first = {steps[0] for steps in folders if steps}
@@ -36,8 +38,8 @@ def advice_for(folder: Path, paths: Sequence[str], class_per_folder: bool) -> li
     if splits:
         also = f", and {', '.join(emotions[:_SHOWN])} as emotions" if emotions else ""
         return [
-            f"the folders {', '.join(splits)} are not read as splits like this: normpipe run "
-            f"--release folders --input {folder} reads them as splits{also}"
+            f"the folders {', '.join(splits)} are not read as splits like this: "
+            f"{_command('folders', folder)} reads them as splits{also}"
         ]
     if emotions and not class_per_folder:
         return [
@@ -45,6 +47,12 @@ def advice_for(folder: Path, paths: Sequence[str], class_per_folder: bool) -> li
             "--set ingest.class_per_folder=true reads them as labels"
         ]
     return []
+
+
+def _command(release: str, folder: Path) -> str:
+    # Another output: this one has rows for pictures that the release may not have.
+    place = shlex.quote(str(folder))
+    return f"normpipe run --release {release} --input {place} --output ANOTHER_OUT"
 
 
 def _named(folders: set[str], words: set[str]) -> list[str]:
