@@ -110,7 +110,7 @@ def exclude(
         return
     if list_file is not None and where is not None:
         raise InputError("give a list or --where, not both")
-    given = where if list_file is None else excluding.read_list(list_file)
+    given = where if list_file is None else excluding.read_key_list(list_file)
     if undo:
         done = excluding.include(root, given, allow_unknown)
         typer.echo(f"taken in again: {done.changed} keys; {done.excluded} stay excluded")

@@ -27,7 +27,7 @@ def test_columns_are_those_of_the_items(paired, job):
 def test_rows_that_a_condition_holds_for(paired):
     opened = open_rows(paired, None, "all")
     found = rows_where(opened, "brightness >= 100 and subject == 'S0'")
-    wanted = [n for n in range(100, ROWS, 10)]
+    wanted = list(range(100, ROWS, 10))
     assert found["_row"].to_pylist() == wanted
     assert found["key"].to_pylist() == [f"d/{n:03d}.jpg" for n in wanted]
     with pytest.raises(InputError, match="did you mean 'brightness'"):
