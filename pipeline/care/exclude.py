@@ -64,7 +64,7 @@ class Exclusion:
     excluded: int
 
 
-def read_list(path: Path) -> ListedKeys:
+def read_key_list(path: Path) -> ListedKeys:
     """Read keys: a CSV with a column ``key``, and maybe ``reason``, or one key a line.
 
     Raises InputError if it is neither, is empty, or cannot be read.
@@ -154,7 +154,7 @@ def include(
 
 
 def exclusion_lines(path: Path) -> list[str]:
-    """Return the excluded keys of a job as lines of CSV, with a head, as ``read_list`` takes them.
+    """Return the excluded keys of a job as lines of CSV, as ``read_key_list`` takes them.
 
     Raises InputError if it is not a job's folder.
     """
@@ -206,14 +206,17 @@ def _rows_where(path: Path, condition: str) -> pa.Table:
         return rows_where(open_rows(path, None, "all"), condition)
     # Later datasets have the columns of earlier ones, if they refer to them.
     finished = [name for name in described_datasets(path) if ShardFolder(path / name).records()]
-    first: InputError | None = None
+    errors: list[InputError] = []
     order = [name for name in finished if name == OPENED_FIRST]
     for name in dict.fromkeys([*order, *reversed(finished)]):
         try:
             return rows_where(open_rows(path / name, None, "all"), condition)
         except InputError as error:
-            first = first or error
-    raise first or InputError(f"{path} has no finished shard: run the job first")
+            errors.append(error)
+    if not errors:
+        raise InputError(f"{path} has no finished shard: run the job first")
+    # Best one that names a near column.
+    raise next((one for one in errors if "did you mean" in str(one)), errors[0])
 
 
 def _unknown(root: Path, given: ListedKeys, allowed: bool) -> list[str]:

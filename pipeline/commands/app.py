@@ -45,7 +45,7 @@ COMMANDS: dict[str, Command] = {
         "look_commands",
         "report",
         "Look",
-        "Write pages to look through a job, and to mark faces to exclude.",
+        "Write pages to look through the faces of a job.",
     ),
     "releases": Command(
         "look_commands",
@@ -67,7 +67,7 @@ COMMANDS: dict[str, Command] = {
         "care_commands",
         "exclude",
         "Care",
-        "Leave rows out where a job is read; --undo takes them in again.",
+        "Leave rows out where a job is read.",
     ),
     "clean": Command(
         "care_commands", "clean", "Care", "Free a dataset that the next run can make again."

@@ -95,10 +95,10 @@ def exclude(
         bool, typer.Option("--allow-unknown", help="pass over keys that are not in the job")
     ] = False,
 ) -> None:
-    """Leave rows out where a job is read; --undo takes them in again.
+    """Leave rows out where a job is read.
 
-    Nothing is made again, and no shard changes. A photograph's key leaves out
-    all of its faces.
+    Nothing is made again, no shard changes, and --undo takes them in again. A
+    photograph's key leaves out all of its faces.
     """
     start_logging()
     root = location(output)
@@ -110,7 +110,7 @@ def exclude(
         return
     if list_file is not None and where is not None:
         raise InputError("give a list or --where, not both")
-    given = where if list_file is None else excluding.read_list(list_file)
+    given = where if list_file is None else excluding.read_key_list(list_file)
     if undo:
         done = excluding.include(root, given, allow_unknown)
         typer.echo(f"taken in again: {done.changed} keys; {done.excluded} stay excluded")

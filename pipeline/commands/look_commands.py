@@ -76,10 +76,11 @@ def report(
         str, typer.Option(metavar="DEVICE", help="of that network: auto, cpu or cuda")
     ] = "auto",
 ) -> None:
-    """Write pages to look through a job, and to mark faces to exclude.
+    """Write pages to look through the faces of a job.
 
     They open from disk, without a network: counts and reasons, distributions,
-    and each face with its original and its normalized pictures.
+    each face with its original and its normalized pictures. Faces are marked
+    there, to exclude them.
     """
     from ...stages.review.faces_of_job import faces_of_job
     from ...stages.review.job_report import write_job_report

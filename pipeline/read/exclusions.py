@@ -15,7 +15,7 @@ from ...manifests.arrays import Mask
 from ..errors import InputError
 from ..store.commit import remove_file, write_if_changed
 from ..store.labels import holds_job, job_folder, labels_digest
-from ..store.shards import ShardFolder
+from ..store.layout import DatasetFiles
 from ..store.storage import parquet_file
 from ..store.tombstones import EXCLUDED_FILE, Withdrawn
 
@@ -84,7 +84,7 @@ def exclusions_of(folder: Path) -> pa.Table:
     if holds_job(job):
         return read_exclusions(job)
     try:
-        listed = json.loads(ShardFolder(folder).manifest_path.read_bytes())["files"]
+        listed = json.loads(DatasetFiles(folder).manifest_path.read_bytes())["files"]
     except (OSError, ValueError, KeyError, TypeError):
         listed = {}
     if EXCLUDED_FILE in listed:

@@ -17,7 +17,7 @@ from ...pipeline.read.dataset import ShardDataset, open_dataset
 from ...pipeline.store.job_file import read_job, saved_settings
 from ...pipeline.store.shards import ShardFolder
 from ...pipeline.store.storage import location
-from ..align import AlignConfig
+from ..faces.align_settings import AlignConfig
 from .job_report import JobFaces
 from .thumbnails import Originals
 

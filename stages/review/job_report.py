@@ -323,7 +323,7 @@ def _replacing(output: Path) -> Generator[Path]:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             try:
                 yield work
-            except BaseException:
+            except BaseException:  # also if it is interrupted: half a report shows faces, too
                 shutil.rmtree(work)
                 raise
             if output.exists():

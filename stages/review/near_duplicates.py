@@ -18,13 +18,8 @@ MOST_BITS = 12
 _BUCKET, _NEXT = 256, 32
 _SIDE = 16
 
-#: N hashes: (N, 32) uint8.
-Hashes = NDArray[np.uint8]
-#: M pairs of rows: (M, 2) int64.
-Links = NDArray[np.int64]
 
-
-def picture_hash(pixels_rgb_u8: Pixels) -> Hashes:
+def picture_hash(pixels_rgb_u8: Pixels) -> NDArray[np.uint8]:
     """Return (32,) uint8: which of 16 × 16 places are brighter than their right neighbour.
 
     It hardly changes when a picture is scaled, compressed, or made brighter (dHash).
@@ -35,7 +30,7 @@ def picture_hash(pixels_rgb_u8: Pixels) -> Hashes:
     return np.packbits(small[:, :-1] > small[:, 1:])
 
 
-def duplicate_groups(hashes: Hashes) -> Rows:
+def duplicate_groups(hashes: NDArray[np.uint8]) -> Rows:
     """Return (N,) the group of each picture, from 1 on; 0 for one that looks like no other.
 
     Two hashes that differ in at most ``MOST_BITS`` bits share one of 16 pieces of 16 bits. So only
@@ -47,7 +42,7 @@ def duplicate_groups(hashes: Hashes) -> Rows:
     rows = np.flatnonzero(hashes.any(axis=1))
     different, which = np.unique(hashes[rows], axis=0, return_inverse=True)
     words = np.ascontiguousarray(different).view(np.uint64)  # (M, 4)
-    links: list[Links] = [np.zeros((0, 2), np.int64)]
+    links: list[Rows] = [np.zeros((0, 2), np.int64)]
     for piece in np.ascontiguousarray(different).view(np.uint16).astype(np.int64).T:
         order = np.argsort(piece, kind="stable")  # within a piece, in the order of all bits
         edges = np.flatnonzero(np.diff(piece[order], prepend=-1, append=-1))
@@ -58,10 +53,10 @@ def duplicate_groups(hashes: Hashes) -> Rows:
     return _numbered(len(hashes), rows, first[which.reshape(-1)])
 
 
-def _near(words: NDArray[np.uint64], rows: Rows) -> Links:
+def _near(words: NDArray[np.uint64], rows: Rows) -> Rows:
     """Return (M, 2) pairs of near rows of a bucket; of a large one, with the next rows alone."""
     most = len(rows) if len(rows) <= _BUCKET else _NEXT
-    found: list[Links] = []
+    found: list[Rows] = []
     for step in range(1, most):
         one, other = rows[:-step], rows[step:]
         near = np.bitwise_count(words[one] ^ words[other]).sum(axis=1) <= MOST_BITS
@@ -69,7 +64,7 @@ def _near(words: NDArray[np.uint64], rows: Rows) -> Links:
     return np.concatenate(found)
 
 
-def _joined(count: int, links: Links) -> Rows:
+def _joined(count: int, links: Rows) -> Rows:
     """Return (M,) the lowest row that each is linked with, over any number of links."""
     lowest = np.arange(count)
     while True:

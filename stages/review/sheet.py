@@ -19,7 +19,7 @@ from ...pipeline.store.commit import write_bytes
 from ...pipeline.store.job_file import read_job
 from ...pipeline.store.shards import ShardFolder, datasets_in
 from ...pipeline.store.storage import location
-from ..align import AlignConfig
+from ..faces.align_settings import AlignConfig
 from ..faces.isolation import DecoderPool
 from ..faces.pixels import to_pixels
 from ..sources.fetching import SourceReader

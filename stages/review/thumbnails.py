@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ...manifests.arrays import Pixels, Rows
 from ...manifests.vocabularies import SampleError
 from ...pipeline.errors import InputError, OutputError
 from ...pipeline.read.reading import map_ahead
-from ..align import AlignConfig
+from ..faces.align_settings import AlignConfig
 from ..faces.isolation import DecoderPool
 from ..faces.pixels import Limits, decode, encode, to_pixels
 from ..sources.fetching import SourceReader
-from .near_duplicates import HASH_BYTES, Hashes, picture_hash
+from .near_duplicates import HASH_BYTES, picture_hash
 
 if TYPE_CHECKING:
     from ...pipeline.read.dataset import ShardDataset
@@ -90,7 +91,7 @@ class DrawnPictures:
 
     titles: list[str]
     there: Rows
-    hashes: Hashes
+    hashes: NDArray[np.uint8]
     bytes: int = 0
     lost: Counter[str] = field(default_factory=lambda: Counter[str]())
 

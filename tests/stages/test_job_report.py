@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from normpipe.manifests.schema import ALIGNED, MANIFEST, NORMALIZED
-from normpipe.pipeline.care.exclude import exclude, read_list
+from normpipe.pipeline.care.exclude import exclude, read_key_list
 from normpipe.pipeline.read.dataset import open_dataset
 from normpipe.pipeline.store.shards import ShardFolder, ShardWriter, write_table
 from normpipe.stages.faces.pixels import encode
@@ -217,7 +217,7 @@ def test_marked_faces_are_excluded_with_the_downloaded_list(
     rows = list(csv.reader((downloads / "exclude.csv").read_text().splitlines()))
     assert rows == [["key", "reason"], *([key, 'not, a "face"'] for key in sorted_as(keys[:3]))]
     copy = shutil.copytree(job, tmp_path / "out")
-    done = exclude(copy, read_list(downloads / "exclude.csv"))
+    done = exclude(copy, read_key_list(downloads / "exclude.csv"))
     assert done.changed == 3
     gone = open_dataset(copy / "aligned", status="excluded")
     assert {*gone.keys} == {*keys[:3]} and len(open_dataset(copy / "aligned")) == 588

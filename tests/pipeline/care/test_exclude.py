@@ -7,7 +7,13 @@ import pyarrow as pa
 import pytest
 
 from normpipe.pipeline.care.clean import clean
-from normpipe.pipeline.care.exclude import ListedKeys, exclude, exclusion_lines, include, read_list
+from normpipe.pipeline.care.exclude import (
+    ListedKeys,
+    exclude,
+    exclusion_lines,
+    include,
+    read_key_list,
+)
 from normpipe.pipeline.care.status import status, status_table
 from normpipe.pipeline.care.verify import verify
 from normpipe.pipeline.care.withdraw import withdraw
@@ -94,7 +100,7 @@ def test_a_condition_excludes_and_takes_in_again(job: Path) -> None:
 def test_lists_are_read_as_people_write_them(tmp_path: Path) -> None:
     def read(text: str, encoding: str = "utf-8") -> dict[str, str]:
         (tmp_path / "list.csv").write_bytes(text.encode(encoding))
-        return read_list(tmp_path / "list.csv").reasons
+        return read_key_list(tmp_path / "list.csv").reasons
 
     assert read("toy/n1\ntoy/n2\r\n\n") == {"toy/n1": "", "toy/n2": ""}
     assert read("key\ntoy/n1\n") == {"toy/n1": ""}
@@ -105,7 +111,7 @@ def test_lists_are_read_as_people_write_them(tmp_path: Path) -> None:
         read("\n")
     (tmp_path / "list.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot read the list"):
-        read_list(tmp_path / "list.csv")
+        read_key_list(tmp_path / "list.csv")
 
 
 def test_unknown_keys_are_named_and_nothing_changes(job: Path) -> None:
