@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Self
 import regex  # as the standard library's re, which has no limit on time
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from .vocabularies import NUMBER_FIELDS
-
+#: Fields whose text is a whole number, compared as one: ``0643`` is ``643``.
+NUMBER_FIELDS = frozenset({"frame", "fold"})
 _FIELD = re.compile(r"\{(?P<name>_?[A-Za-z][A-Za-z0-9_]*)(?::(?P<form>[^{}]*))?\}")
 
 #: CPU time of the process in which a name is searched. A sound pattern needs microseconds.

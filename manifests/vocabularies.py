@@ -101,8 +101,6 @@ UNKNOWN_WORDS = ("-", "?", "#n/a", "<na>", "n/a", "na", "nan", "none", "null")
 
 #: End of the name of a label column that counts the raters who chose an emotion.
 _VOTES = "_votes"
-#: Labels that are whole numbers, compared as such: ``0643`` is ``643``.
-NUMBER_FIELDS = frozenset({"frame", "fold"})
 #: Columns of votes, in the order of ``EMOTIONS``: how many raters chose the emotion, and how many
 #: none of them. Numbers from 0, mostly whole; null if unknown.
 VOTE_COLUMNS = (*(emotion + _VOTES for emotion in EMOTIONS), "unknown" + _VOTES)

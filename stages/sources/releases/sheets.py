@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ....manifests.vocabularies import NUMBER_FIELDS
+from ....manifests.layouts import NUMBER_FIELDS
 from ....pipeline.errors import InputError
 
 Cells = list[str | None]
