@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 
 from normpipe.manifests.schema import ALIGNED, MANIFEST, NORMALIZED
 from normpipe.pipeline.care.exclude import exclude, read_key_list
+from normpipe.pipeline.care.status import status
+from normpipe.pipeline.care.withdraw import described_datasets
 from normpipe.pipeline.read.dataset import open_dataset
 from normpipe.pipeline.store.shards import ShardFolder, ShardWriter, write_table
 from normpipe.stages.faces.pixels import encode
-from normpipe.stages.review.job_report import MARK_FILE, is_report
+from normpipe.stages.review.faces_of_job import faces_of_job
+from normpipe.stages.review.job_report import MARK_FILE, is_report, write_job_report
 from normpipe.stages.review.near_duplicates import duplicate_groups, picture_hash
 from normpipe.stages.review.report_columns import (
     column_of,
@@ -259,6 +263,23 @@ def test_it_fits_a_phone(pages: Path, tab: Tab) -> None:
         tab.until("document.querySelectorAll('.plot, .card').length > 3")
         assert tab.run("document.documentElement.scrollWidth") <= 380
     tab.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_coefficients_show_where_the_pointer_rests(job: Path, tab: Tab, tmp_path: Path) -> None:
+    found = faces_of_job(job, status(job), described_datasets(job), False, "")
+    values = [None if n % 50 == 7 else n % 10 / 10 for n in range(len(NAMES))]
+    measured = {"yaw_deg": values, "AU1": values, "jawOpen": [v and 1 - v for v in values]}
+    write_job_report(replace(found, measured=pa.table(measured)), tmp_path / "made")
+    tab.open(tmp_path / "made/faces.html", "#sort=sharpness")
+    shown(tab)
+    tab.run(
+        "document.querySelectorAll('.pictures')[3]"
+        ".dispatchEvent(new PointerEvent('pointerenter', {clientX: 50, clientY: 50}))"
+    )
+    said = tab.until("!by('tip').hidden && by('tip').innerText")
+    assert said.split() == ["jawOpen", "0.70", "AU1", "0.30"]
+    tab.open(tmp_path / "made/index.html")
+    tab.until("[...document.querySelectorAll('.plot h3')].some(one => one.innerText == 'yaw_deg')")
 
 
 def test_a_report_replaces_only_a_report(pages: Path, job: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from normpipe.pipeline.commands.running.execute import (
     opened,
     refuse_unusable,
     refuse_without_faces,
-    report,
+    report_run,
     report_scores,
     run_until,
     select,
@@ -156,13 +156,13 @@ def test_a_report_ends_in_an_error_where_rows_were_set_aside(
     given = {"output": tmp_path, "dataset": "toy"}
     job = load_job(None, given, ["normalize.variant=mine"], CONFIGS)
     run(tmp_path, flow())
-    report(job)
+    report_run(job)
     shown = capsys.readouterr().out
     assert shown.startswith("stage") and "normalized dataset" not in shown
     manifest = ShardFolder(tmp_path / "normalized/mine").manifest_path
     manifest.parent.mkdir(parents=True)
     manifest.write_text("{}")
-    report(job)
+    report_run(job)
     assert f"normalized dataset: {tmp_path}/normalized/mine\n" in capsys.readouterr().out
     stages = flow(["n1", "n2"])
     assert isinstance(stages[1], ToyMap)
@@ -170,7 +170,7 @@ def test_a_report_ends_in_an_error_where_rows_were_set_aside(
     other = tmp_path / "other"
     run(other, stages, retries=0)
     with pytest.raises(OutputError, match="2 of toy-map"):
-        report(job.model_copy(update={"output": other}))
+        report_run(job.model_copy(update={"output": other}))
     assert "toy-map: quarantined 2" in capsys.readouterr().out  # the table all the same
 
 
