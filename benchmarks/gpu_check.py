@@ -409,12 +409,18 @@ def training(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def classifier(options: argparse.Namespace) -> dict[str, Any]:
-    """Does reading keep up with training the classifier? benchmarks/classifier.py on the demo."""
+    """Does reading keep up with training? benchmarks/classifier.py on the samples."""
     with tempfile.TemporaryDirectory() as name:
-        _command("demo", "--output", Path(name) / "demo")
+        samples = ROOT / "stages/samples"
+        _command(
+            "run", "--input", samples / "labels.csv", "--output", Path(name) / "job",
+            "--until", "pair", "--set", f"ingest.root={samples}",
+            "--set", "ingest.au_columns=intensity",
+            "--set", "align.detector=none", "--set", f"normalize.device={options.device}",
+        )  # fmt: skip
         batch, steps = (4, 4) if options.quick else (64, 40)
         arguments = ["--device", options.device, "--batch", batch, "--steps", steps]
-        found = _script("classifier.py", Path(name) / "demo/job", *arguments, "--preset", "compact")
+        found = _script("classifier.py", Path(name) / "job", *arguments, "--preset", "compact")
     return {one: f"{value:.2f} steps/s" for one, value in found["steps_per_second"].items()}
 
 
