@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from normpipe.pipeline.commands import publish_commands
 from normpipe.pipeline.commands.app import app
 
-from ....stages.publishing.exports import NAMES, make_job, tree
-from ....stages.publishing.hub_server import serving
-from ...calling import call, refused
+from ...stages.publishing.exports import NAMES, make_job, tree
+from ...stages.publishing.hub_server import serving
+from ..calling import call, refused
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from normpipe.pipeline.store.shards import ShardFolder
 from normpipe.stages import CONFIGS, build_flow
 from normpipe.stages.classification.protocol_run import ProtocolResult
 
-from ..toys import ToyMap, flow, run
+from ...toys import ToyMap, flow, run
 
 FLOW = ["ingest", "align", "normalize", "pair", "classify", "evaluate"]
 

@@ -10,9 +10,9 @@ from normpipe.pipeline.care.status import status
 from normpipe.pipeline.store.job_file import saved_settings
 from normpipe.stages import CONFIGS
 
-from ..calling import call, refused
-from ..layouts import make_old, saved
-from ..living import digests
+from ...calling import call, refused
+from ...layouts import make_old, saved
+from ...living import digests
 
 
 @pytest.fixture

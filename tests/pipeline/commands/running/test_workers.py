@@ -15,7 +15,7 @@ from normpipe.pipeline.run.plan import describe
 from normpipe.pipeline.stage import MapStage
 from normpipe.stages import CONFIGS, build_flow
 
-from ..living import digests
+from ...living import digests
 
 
 def test_workers_build_the_same_stages(
