@@ -67,7 +67,7 @@ def test_it_leaves_a_model_and_a_card(whole, easy):
     assert found["classes"] == [*EMOTIONS] and found["steps"] == 12
     assert found["trained_on"] == {
         "dataset": "d", "faces": 38, "left_out": 2, "subjects": 10, "normalized_by": ["w"],
-        "dropped_duplicates": 0, "pictures_unknown": 38,
+        "dropped_duplicates": 0, "excluded": 0, "pictures_unknown": 38,
     }  # fmt: skip
     listing, task, part = planned(settings(), easy)
     truth = task.truth(listing.labels)[part.train][listing.usable[part.train]]

@@ -65,7 +65,7 @@ def test_unusable_faces_get_the_fallback(model, plan):
     assert card == read_scores(model / "scores").card
     assert card.coverage.model_dump() == {
         "test_rows": 20, "kept": 18, "without_truth": 0, "by_reason": {"no_face": 2},
-        "unknown_classes": {}, "trained": 0, "left_out": {},
+        "unknown_classes": {}, "trained": 0, "left_out": {}, "excluded": 0,
     }  # fmt: skip
     predictions = read_scores(model / "scores").predictions
     lost = np.array([status != "ok" for status in predictions["status"].to_pylist()])
