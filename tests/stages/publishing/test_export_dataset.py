@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -24,6 +25,7 @@ from normpipe.stages.publishing.export_plan import choose_variant, file_stem
 from normpipe.stages.publishing.export_sums import changed_files
 from normpipe.stages.publishing.hashed_keys import hash_text
 
+from ...pipeline.calling import call, refused
 from .exports import NAMES, export, facts, make_job, plan_of, tree
 
 SALT = bytes(range(32))
@@ -324,3 +326,18 @@ def test_exports_of_a_dataset_that_is_gone(job, tmp_path):
         plan_of(other, with_originals=True)
     assert not (tmp_path / "out").exists()
     assert Path(job / "aligned").is_dir()
+
+
+def test_excluded_rows_are_left_out_and_counted(samples_job, tmp_path):
+    """Of a real job; taken in again, they make another export."""
+    job, out = tmp_path / "job", tmp_path / "out"
+    shutil.copytree(samples_job, job)
+    done = call("exclude", job, "--where", "emotion == 'happiness'", "--reason", "blurred")
+    assert done.exit_code == 0, done.output
+    done = call("export", job, "--to", out)
+    assert done.exit_code == 0, done.output
+    assert "17 of 27 rows exported" in done.stdout and "excluded: blurred 8" in done.stdout
+    labels = pandas.read_parquet(out / "data", columns=["key"])["key"].tolist()
+    assert len(labels) == 17 and not any("happiness" in key for key in labels)
+    assert call("exclude", job, "--undo").exit_code == 0
+    refused(call("export", job, "--to", out), "--overwrite")
