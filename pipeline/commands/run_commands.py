@@ -38,6 +38,7 @@ from .options import (
 )
 from .running.execute import (
     execute,
+    is_classified,
     opened,
     refuse_unusable,
     refuse_without_faces,
@@ -303,6 +304,8 @@ def _report_import(root: Path, dataset: str, plan: "ImportPlan") -> None:
 
 def _classify(job: Job, sinks: list[str], asked: bool, overwrite: bool = False) -> None:
     """Run the last stages as ``classify_job`` does, and print what comes of it."""
+    if not is_classified(job.output, sinks, asked):
+        return
     from ...stages.classification.protocol_run import classify_job
 
     settings = job.stage("classify"), job.stage("evaluate")

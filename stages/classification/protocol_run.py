@@ -16,7 +16,6 @@ import numpy as np
 
 from ...pipeline.errors import InputError
 from ...pipeline.store.commit import write_json
-from ...pipeline.store.labels import LABELS_FILE
 from ...pipeline.store.lock import locked
 from ...pipeline.store.storage import is_store
 from ..classify import TrainingDataChanged, plan_partitions, settings_match, train
@@ -250,12 +249,8 @@ def classify_job(
     Raises:
         InputError: as ``plan_partitions``, if they were asked for.
     """
-    if not sinks:
-        return None
     if is_store(output) and asked:
         raise InputError(f"{output}: classify and evaluate work on folders: copy the job to one")
-    if not (output / LABELS_FILE).is_file() and not asked:
-        return None
     if is_store(output):
         say("classify, evaluate: left out, for they work on folders")
         return None

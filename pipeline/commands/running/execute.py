@@ -22,6 +22,7 @@ from ...run.places import Remote
 from ...run.runner import Options, Runner
 from ...run.stopping import stop_in_time, stop_when_interrupted
 from ...stage import Stage
+from ...store.labels import LABELS_FILE
 from ...store.shards import ShardFolder
 from ...store.tombstones import WITHDRAWN
 from ..handling import AGAIN, stopped_in_time
@@ -271,3 +272,16 @@ def run_stages(
     if selected:
         options = replace(options, identity=identity(job, flow), settings=job.stages)
         execute(job, flow, selected, options, remote=remote, called=called)
+
+
+def is_classified(output: Path, sinks: Sequence[str], asked: bool) -> bool:
+    """Return whether a run ends with a classifier: there are labels, or it was asked for.
+
+    Before torch is imported, and what draws curves, which opens a socket.
+
+    Args:
+        output: the job's folder.
+        sinks: which of classify and evaluate are to run.
+        asked: whether one of them was named.
+    """
+    return bool(sinks) and (asked or (output / LABELS_FILE).is_file())

@@ -12,7 +12,7 @@ from ....stages import CONFIGS, SINKS
 from ...care.status import status, status_table
 from ...errors import InputError, nearest
 from ...run.runner import Options
-from .execute import opened, refuse_unusable, run_stages, select
+from .execute import is_classified, opened, refuse_unusable, run_stages, select
 from .jobs import job_to_run, keep_settings, refuse_unusable_input, say_changes, with_release
 from .workers import remote
 
@@ -120,13 +120,15 @@ def run(  # noqa: PLR0913 - the options of normpipe run
     sinks = [name for name in SINKS if name in names]
     asked = any(name in SINKS for name in (stage, first, until))
     notes: list[str] = []
-    # Imported here: torch takes seconds to import.
-    from ....stages.classification.protocol_run import classify_job
+    outcome = None
+    if is_classified(made.output, sinks, asked):
+        # Imported here: torch takes seconds to import.
+        from ....stages.classification.protocol_run import classify_job
 
-    chosen = made.stage("classify"), made.stage("evaluate")
-    outcome = classify_job(
-        chosen, made.output, sinks, asked, overwrite, opened, keep_settings, notes.append
-    )
+        chosen = made.stage("classify"), made.stage("evaluate")
+        outcome = classify_job(
+            chosen, made.output, sinks, asked, overwrite, opened, keep_settings, notes.append
+        )
     for note in notes:
         log.warning("%s", note)
     scores: Mapping[str, Any] = {}
