@@ -139,6 +139,12 @@ OPENED_FIRST, OPENED_ELSE = "pairs", "normalized"
 #: The derived ``index.parquet`` of an image dataset.
 INDEX = schema([*_PLACE, ("image_sha256", pa.string())])
 
+
+def is_text(kind: pa.DataType | None) -> bool:
+    """Return whether a column of this type holds text; None: it is unknown."""
+    return kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 #: Label columns that normpipe knows; null if unknown. Two families are added by name: AU columns
 #: (``AU1`` …: occurrence 0/1 or intensity 0–5, see ``label_columns.py``) and the votes of raters
 #: (``vocabularies.VOTE_COLUMNS``).

@@ -101,6 +101,14 @@ UNKNOWN_WORDS = ("-", "?", "#n/a", "<na>", "n/a", "na", "nan", "none", "null")
 
 #: End of the name of a label column that counts the raters who chose an emotion.
 _VOTES = "_votes"
+
+
+def sorted_emotions(names: Iterable[str]) -> list[str]:
+    """Return emotions in the order of ``EMOTIONS``, then all other names by the alphabet."""
+    found = {*names}
+    return [*(name for name in EMOTIONS if name in found), *sorted(found - {*EMOTIONS})]
+
+
 #: Columns of votes, in the order of ``EMOTIONS``: how many raters chose the emotion, and how many
 #: none of them. Numbers from 0, mostly whole; null if unknown.
 VOTE_COLUMNS = (*(emotion + _VOTES for emotion in EMOTIONS), "unknown" + _VOTES)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ...manifests.schema import IMAGE
-from ...manifests.vocabularies import EMOTIONS
+from ...manifests.vocabularies import sorted_emotions
 from ..store.commit import write_if_changed
 from ..store.derive import totals
 from ..store.labels import LABELS_FILE, own_label_columns, read_labels
@@ -37,7 +37,7 @@ def write_job_card(root: Path) -> None:
 def _card(made: dict[str, ShardFolder], labels: pa.Table | None) -> str:
     splits = _counts(labels, _SPLIT)
     emotions = _counts(labels, _EMOTION)
-    classes = [*(n for n in EMOTIONS if n in emotions), *sorted({*emotions} - {*EMOTIONS})]
+    classes = sorted_emotions(emotions)
     head: dict[str, Any] = {
         "tags": ["normpipe", "facial-expression"],
         "configs": [one for name in made for one in _configs(name, made[name], [*splits])],

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
+from ...manifests.arrays import Rows
 from ...manifests.schema import IMAGE
 from ..errors import InputError
 from ..store.shards import ShardFolder
@@ -60,12 +62,32 @@ def rows_where(opened: OpenedDataset, condition: str) -> pa.Table:
     Raises:
         InputError: as ``parse_where`` and ``read_columns``.
     """
-    schema = offered_schema(opened)
-    expression = parse_where(condition, schema)
-    names = columns_in(condition, schema)
-    table = read_columns(opened, names).append_column("_row", pa.array(range(opened.rows.num_rows)))
-    places = table.filter(expression)["_row"]
+    places = pa.array(places_where(opened, condition))
     return opened.rows.take(places).append_column("_row", places)
+
+
+def places_where(opened: OpenedDataset, condition: str | pyarrow.compute.Expression) -> Rows:
+    """Return (M,) which rows of an open dataset a condition holds for, in their order.
+
+    Args:
+        condition: see ``parse_where``; or an expression of pyarrow on columns of
+            ``offered_schema``.
+
+    Raises:
+        InputError: as ``parse_where`` and ``read_columns``, or the expression cannot be computed.
+    """
+    schema, shown = offered_schema(opened), str(condition)
+    if isinstance(condition, str):
+        expression, names = parse_where(condition, schema), columns_in(condition, schema)
+    else:  # it does not say what it names: not more than its text does
+        expression, names = condition, [name for name in schema.names if name in shown]
+    try:
+        table = read_columns(opened, names or ["key"])
+        numbered = table.append_column("_row", pa.array(np.arange(table.num_rows)))
+        return numbered.filter(expression)["_row"].to_numpy()
+    except (pa.ArrowException, TypeError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"where = {shown}: {why}") from None
 
 
 def _gathered(opened: OpenedDataset, source: ColumnSource, columns: list[str]) -> pa.Table | None:

@@ -16,14 +16,14 @@ from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
 from ...manifests.arrays import Mask
-from ...manifests.vocabularies import EMOTIONS
+from ...manifests.schema import is_text
+from ...manifests.vocabularies import EMOTIONS, sorted_emotions
 from ..errors import InputError, first_few, nearest
 from ..store.storage import location
-from .columns import offered_schema, read_columns
+from .columns import places_where, read_columns
 from .opening import ColumnReader, OpenedDataset, open_rows
 from .reading import Place
 from .stream import ShardStream
-from .where import columns_in, parse_where
 
 Item = dict[str, Any]
 #: Items that are read at once in a loop over a dataset.
@@ -82,6 +82,13 @@ class ShardDataset(Dataset[Any]):
     def opened(self) -> OpenedDataset:
         """Where the dataset is, and which columns it offers."""
         return self._opened
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Return columns of all items as one table, without reading them item by item.
+
+        Raises InputError for a picture, or for a column that is not in ``opened.offered``.
+        """
+        return read_columns(self._opened, columns)
 
     def select(self, columns: Sequence[str]) -> ShardDataset:
         """Return the same rows with other columns, without opening the dataset again.
@@ -195,7 +202,7 @@ class _TypedLabels:
 
     def __init__(self, types: dict[str, pa.DataType], classes: Sequence[str]) -> None:
         self._numbers: dict[str, Any] = {}
-        self._texts = [name for name, kind in types.items() if _is_text(kind)]
+        self._texts = [name for name, kind in types.items() if is_text(kind)]
         self._class_of = {name: number for number, name in enumerate(classes)}
         for name, kind in types.items():
             if pa.types.is_boolean(kind):
@@ -215,10 +222,6 @@ class _TypedLabels:
         if "emotion" in item:
             item["emotion"] = self._class_of.get(item["emotion"], -1)
         return item
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def open_dataset(  # noqa: PLR0913 - each is a question of its own
@@ -273,7 +276,9 @@ def open_dataset(  # noqa: PLR0913 - each is a question of its own
     if split is not None:
         found = found.keep(_of_split(found, [split] if isinstance(split, str) else list(split)))
     if where is not None:
-        found = found.keep(_meets(found, where))
+        mask = np.zeros(found.rows.num_rows, np.bool_)
+        mask[places_where(found, where)] = True
+        found = found.keep(mask)
     return ShardDataset(found, columns, decode, transform, classes)
 
 
@@ -289,25 +294,6 @@ def _of_split(found: OpenedDataset, wanted: Sequence[str]) -> Mask:
     return np.asarray([name in wanted for name in column], np.bool_)
 
 
-def _meets(found: OpenedDataset, where: str | pyarrow.compute.Expression) -> Mask:
-    """Return (N,) which rows meet a condition."""
-    schema, shown = offered_schema(found), str(where)
-    if isinstance(where, str):
-        condition, names = parse_where(where, schema), columns_in(where, schema)
-    else:  # it does not say what it names: not more than its text does
-        condition, names = where, [name for name in schema.names if name in shown]
-    try:
-        table = read_columns(found, names or ["key"])
-        table = table.append_column("_place", pa.array(np.arange(table.num_rows)))
-        places = table.filter(condition)["_place"].to_numpy()
-    except (pa.ArrowException, TypeError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"where = {shown}: {why}") from None
-    mask = np.zeros(len(table), np.bool_)
-    mask[places] = True
-    return mask
-
-
 def _classes(found: OpenedDataset, wanted: bool | Sequence[str]) -> list[str]:
     """Return the names of the classes that ``as_classes`` asks for."""
     if "emotion" not in found.offered:
@@ -318,7 +304,7 @@ def _classes(found: OpenedDataset, wanted: bool | Sequence[str]) -> list[str]:
     column = read_columns(found, ["emotion"])["emotion"] if labels is None else labels
     there = {name for name in column.to_pylist() if name}
     if wanted is True:
-        return sorted(there, key=lambda n: (EMOTIONS.index(n) if n in EMOTIONS else 99, n))
+        return sorted_emotions(there)
     names = [str(one) for one in wanted]  # type: ignore[union-attr]
     if unknown := [name for name in names if name not in {*there, *EMOTIONS}]:
         raise InputError(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute
 
+from ...manifests.schema import is_text
 from ..errors import InputError, nearest
 
 # pyarrow makes these functions at run time; no type checker sees them.
@@ -185,8 +186,7 @@ def _column(name: str, schema: pa.Schema) -> _Part:
         return _Part(found, "number", kind == pa.float32())
     if pa.types.is_boolean(kind):
         return _Part(found, "truth")
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return _Part(found, "text" if text else "other")
+    return _Part(found, "text" if is_text(kind) else "other")
 
 
 def _compared(left: ast.expr, op: ast.cmpop, right: ast.expr, schema: pa.Schema) -> Any:

@@ -14,6 +14,7 @@ In release 0.1.0 everything was in the first folder; ``layout`` knows which layo
 """
 
 import builtins  # "bytes" is a field of the record
+import hashlib
 import json
 import re
 from collections import Counter
@@ -144,6 +145,14 @@ class ShardFolder(DatasetFiles):
         stored = self.stored_records()
         existing = self.shard_sizes() if stored else {}  # listed second: records are written last
         return {number: record for number, record in stored.items() if number in existing}
+
+    def content_digest(self) -> str:
+        """Return the sha256 of all records; of names and sizes if there are no records."""
+        marks = [(record.fingerprint, record.sha256) for record in self.records().values()]
+        if not marks:
+            files = sorted(self.path.glob("shard-*.parquet"))
+            marks = [(file.name, str(file.stat().st_size)) for file in files]
+        return hashlib.sha256(repr(marks).encode()).hexdigest()
 
     def read(self, number: int, columns: list[str] | None = None) -> pa.Table:
         """Return a shard's rows and their positions: columns shard, row_group, row (within it)."""

@@ -99,7 +99,7 @@ class Listing:
 
         ``further``: labels that count, too.
         """
-        hashed = hashlib.sha256(shards_digest(self.dataset.opened.folder).encode())
+        hashed = hashlib.sha256(ShardFolder(self.dataset.opened.folder).content_digest().encode())
         for name in ("key", "status", *task.columns, *further):
             hashed.update(repr((name, self.column(name))).encode())
         return hashed.hexdigest()
@@ -295,9 +295,7 @@ def stored_column(listing: Listing, name: str) -> list[Any] | None:
     """Return a column of the shards, of each input; None if the dataset does not have it."""
     if name not in listing.dataset.opened.offered:
         return None
-    dataset, items = listing.dataset.select([name]), listing.items.tolist()
-    chunks = (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
-    return [row[name] for chunk in chunks for row in dataset.__getitems__(chunk)]
+    return listing.dataset.read([name])[name].take(pa.array(listing.items)).to_pylist()
 
 
 def _of_variant(table: pa.Table, variant: str, path: Path) -> tuple[Rows, tuple[str, ...]]:
@@ -343,24 +341,10 @@ def counted_statuses(statuses: Mapping[str, int]) -> str:
 
 def rows_digest(listing: Listing) -> str:
     """Return the sha256 of the shards that a listing is of, and of which rows are excluded."""
-    digest = shards_digest(listing.dataset.opened.folder)
+    digest = ShardFolder(listing.dataset.opened.folder).content_digest()
     if without := excluded_digest(listing.labels):
         digest = hashlib.sha256(f"{digest} without {without}".encode()).hexdigest()
     return digest
-
-
-def shards_digest(shards: Path) -> str:
-    """Return the sha256 of the shards' records; of names and sizes if there are no records.
-
-    ``shards``: the folder of the shards.
-    """
-    folder = ShardFolder(shards)
-    records = folder.records()
-    marks = [(record.fingerprint, record.sha256) for record in records.values()]
-    if not marks:
-        files = sorted(folder.path.glob("shard-*.parquet"))
-        marks = [(file.name, str(file.stat().st_size)) for file in files]
-    return hashlib.sha256(repr(marks).encode()).hexdigest()
 
 
 class ViewStore:

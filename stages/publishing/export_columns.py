@@ -73,11 +73,6 @@ def column_names(
     return names
 
 
-def is_text(kind: pa.DataType | None) -> bool:
-    """Return whether a column of this type holds text; None: it is unknown."""
-    return kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
 def describe_column(name: str) -> str:
     """Return what a column holds, for people."""
     unit = ACTION_UNITS.get(name.removesuffix("_intensity"), "")

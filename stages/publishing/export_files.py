@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...manifests.schema import IMAGE
+from ...manifests.schema import IMAGE, is_text
 from ...pipeline.store.commit import (
     PendingFile,
     commit_file,
@@ -24,7 +24,7 @@ from ...pipeline.store.commit import (
     storage_errors,
     temporary,
 )
-from .export_columns import ExportColumn, is_text
+from .export_columns import ExportColumn
 from .export_plan import ExportPart, ExportPlan, ExportRow, file_stem
 
 #: Rows of a row group: few, so that a viewer need not read much.

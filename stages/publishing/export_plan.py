@@ -17,6 +17,7 @@ import pyarrow.compute
 
 from ...manifests.arrays import Rows
 from ...manifests.datasets import Description
+from ...manifests.schema import is_text
 from ...manifests.vocabularies import REASONS
 from ...pipeline.errors import InputError, first_few, nearest
 from ...pipeline.store.labels import labels_digest
@@ -30,7 +31,6 @@ from .export_columns import (
     class_counts,
     column_names,
     describe_column,
-    is_text,
     refuse_paths,
 )
 from .hashed_keys import hash_text
@@ -209,11 +209,8 @@ def choose_variant(root: Path, variant: str) -> str:
 
 def source_digests(aligned: ShardDataset) -> Iterator[str | None]:
     """Yield the sha256 of the file of each usable aligned face."""
-    faces = aligned.select(["status", "source_sha256"])
-    for start in range(0, len(faces), READ_ROWS):
-        numbers = range(start, min(start + READ_ROWS, len(faces)))
-        found = faces.__getitems__(numbers)
-        yield from (one["source_sha256"] for one in found if one["status"] == "ok")
+    found = aligned.read(["status", "source_sha256"])
+    yield from found.filter(pc.equal(found["status"], "ok"))["source_sha256"].to_pylist()
 
 
 def plan_export(
@@ -236,7 +233,7 @@ def plan_export(
     """
     folder = opened.opened.folder
     offered = [n for n in opened.opened.offered if n not in NEVER_EXPORTED and n != "key"]
-    types = _types(opened, ShardFolder(folder))
+    types = opened.opened.types
     names = column_names(request.columns, offered, types)
     always = ["split"] if "split" in offered else []
     faces = opened.select(
@@ -264,7 +261,7 @@ def plan_export(
     splits, split_names, parts = _parts(table, ok, request.file_rows)
     originals, places = (None, None) if aligned is None else _originals(request, faces, aligned)
     sources = [folder, *([] if aligned is None else [aligned.opened.folder])]
-    digest = [labels_digest(table), *(_content(ShardFolder(one)) for one in sources)]
+    digest = [labels_digest(table), *(ShardFolder(one).content_digest() for one in sources)]
     return ExportPlan(
         request=request,
         columns=columns,
@@ -299,12 +296,6 @@ def file_stem(key: str) -> str:
 
 def _escaped(char: str) -> str:
     return "".join(f"={byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
-
-
-def _types(opened: ShardDataset, folder: ShardFolder) -> dict[str, pa.DataType]:
-    first = next(iter(folder.shard_sizes()))
-    own = {one.name: one.type for one in folder.schema(first)}
-    return own | {one.name: one.type for one in opened.table.schema}
 
 
 def _parts(
@@ -374,11 +365,3 @@ def reason_meaning(left_out: str) -> str:
     """Return what a reason of ``left_out`` means, for people; "" if it is not known."""
     reason = left_out.partition(": ")[2]
     return REASONS[reason][1] if reason in REASONS else ""
-
-
-def _content(folder: ShardFolder) -> list[Any]:
-    """Return what identifies the bytes of a dataset's shards."""
-    records = folder.records()
-    if records:
-        return [[number, one.sha256] for number, one in records.items()]
-    return [[number, size] for number, size in folder.shard_sizes().items()]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from ...pipeline.errors import InputError
 from ...pipeline.store.commit import fsync_folder, make_folder, storage_errors, temporary
@@ -52,15 +53,25 @@ def _make(file: Path) -> None:
     make_folder(file.parent)
     place = temporary(file)
     place = place.with_name(f"{place.stem}.{os.getpid()}{place.suffix}")
-    handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as stream:
+    with _private(place) as stream:
         stream.write(secrets.token_hex(_SALT_BYTES) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
     with suppress(FileExistsError):
         os.link(place, file)
     place.unlink()
     fsync_folder(file.parent)
+
+
+@contextmanager
+def _private(file: Path) -> Generator[TextIO]:
+    """Yield a new file, UTF-8 without translated newlines, that only its owner can read.
+
+    It is on the disk when it is closed.
+    """
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def hash_text(salt: bytes, text: str) -> str:
@@ -76,12 +87,9 @@ def write_key_map(file: Path, salt: bytes, keys: Iterable[str]) -> None:
         make_folder(file.parent)
         place = temporary(file)
         place.unlink(missing_ok=True)
-        handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+        with _private(place) as stream:
             writer = csv.writer(stream)
             writer.writerow(["key", "hash"])
             writer.writerows([key, hash_text(salt, key)] for key in keys)
-            stream.flush()
-            os.fsync(stream.fileno())
         place.replace(file)
         fsync_folder(file.parent)

@@ -180,9 +180,12 @@ def run_until(
         if stage.name == "normalize" and accept is not None:
             stage.open()
             accept(stage.digests()["weights"])
-    execute(
-        job, flow, selected, replace(options, identity=identity(job, flow), settings=job.stages)
-    )
+    execute(job, flow, selected, _for_job(options, job, flow))
+
+
+def _for_job(options: Options, job: Job, flow: list[Stage]) -> Options:
+    """Return options with the job's identity and settings."""
+    return replace(options, identity=identity(job, flow), settings=job.stages)
 
 
 def opened(data: Path) -> "ShardDataset":
@@ -270,7 +273,7 @@ def run_stages(
     flow = build_flow(job)
     selected = [stage for stage in flow if stage.name in names]
     if selected:
-        options = replace(options, identity=identity(job, flow), settings=job.stages)
+        options = _for_job(options, job, flow)
         execute(job, flow, selected, options, remote=remote, called=called)
 
 

@@ -12,6 +12,7 @@ from ....stages import CONFIGS, SINKS
 from ...care.status import status, status_table
 from ...errors import InputError, nearest
 from ...run.runner import Options
+from ..options import DataOptions
 from .execute import is_classified, opened, refuse_unusable, run_stages, select
 from .jobs import job_to_run, keep_settings, refuse_unusable_input, say_changes, with_release
 from .workers import remote
@@ -98,10 +99,8 @@ def run(  # noqa: PLR0913 - the options of normpipe run
     for name in settings:
         if name not in ("run", *CONFIGS):
             raise InputError(f"unknown table '{name}'{nearest(name, ['run', *CONFIGS])}")
-    ingest = dict(settings.get("ingest", {}))
-    if release is not None:
-        own = str(release).endswith(".toml")
-        ingest["release_file" if own else "release"] = str(release)
+    named = DataOptions(release=None if release is None else str(release))
+    ingest = {**settings.get("ingest", {}), **named.release_settings()}
     given = {
         **{name: dict(table) for name, table in settings.items()},
         "input": None if input is None else str(input),
